@@ -1,0 +1,61 @@
+/*
+ * The local APIC (SDM vol. 3 chapter 10), xAPIC and x2APIC, and the bus that carries interrupt messages between I/O
+ * APICs, MSIs, other local APICs, and the 8259. SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef RHEA_ARCH_X86_APIC_H
+#define RHEA_ARCH_X86_APIC_H
+
+#include "arch/x86/cpu.h"
+
+typedef enum ApicDeliveryMode {
+    APIC_FIXED, APIC_LOWEST, APIC_SMI, APIC_RESERVED, APIC_NMI, APIC_INIT, APIC_SIPI, APIC_EXTINT,
+} ApicDeliveryMode;
+
+typedef struct ApicMessage {
+    uint32_t destination; /* xAPIC: 8 bits; x2APIC and extended destination: 32 */
+    bool logical;
+    ApicDeliveryMode mode;
+    uint8_t vector;
+    bool level;   /* trigger mode */
+    bool assert_; /* INIT level de-assert is ignored */
+} ApicMessage;
+
+ApicBus *apic_bus_new(void);
+void apic_bus_free(ApicBus *bus);
+/* Delivers to every local APIC that accepts. [any thread]; leaf lock. */
+void apic_bus_deliver(ApicBus *bus, const ApicMessage *message);
+/* An MSI write's address and data (SDM vol. 3 10.11). [any thread] */
+void apic_bus_msi(ApicBus *bus, uint64_t address, uint32_t data);
+/* The I/O APIC wants to know of EOIs of level-triggered vectors. Called in the vCPU's thread, no locks held. */
+void apic_bus_add_eoi_handler(ApicBus *bus, void (*fn)(void *opaque, uint8_t vector), void *opaque);
+/* The 8259 pair: acknowledge gives the vector to an APIC in ExtINT mode (or with the APIC off). */
+void apic_bus_set_pic(ApicBus *bus, int (*acknowledge)(void *opaque), void *opaque);
+/* The 8259's INTR line, wired to the BSP's LINT0. [any thread] */
+void apic_bus_set_pic_line(ApicBus *bus, bool level);
+/* NMI through LINT1 of every CPU ("inject-nmi"). */
+void apic_bus_nmi(ApicBus *bus);
+
+X86Apic *apic_new(X86Cpu *cpu, ApicBus *bus);
+void apic_free(X86Apic *apic);
+void apic_reset(X86Apic *apic, bool is_init);
+/* The vector to deliver now, taken into service; -1: none (spurious or masked by TPR). vCPU's thread. */
+int apic_acknowledge(X86Apic *apic);
+bool apic_has_interrupt(X86Apic *apic); /* one that TPR lets through */
+uint64_t apic_get_base(X86Apic *apic);
+bool apic_set_base(X86Apic *apic, uint64_t value); /* false: #GP */
+/* Accesses from the CPU's own page (gpa in [base, base + 4 KiB)); the mmu's slow path calls them. */
+bool apic_owns(X86Apic *apic, uint64_t gpa);
+uint32_t apic_mmio_read(X86Apic *apic, uint32_t offset);
+void apic_mmio_write(X86Apic *apic, uint32_t offset, uint32_t value);
+bool apic_msr_read(X86Apic *apic, uint32_t index, uint64_t *value);
+bool apic_msr_write(X86Apic *apic, uint32_t index, uint64_t value);
+uint8_t apic_get_tpr(X86Apic *apic);
+void apic_set_tpr(X86Apic *apic, uint8_t tpr);
+/* The earliest time (virtual clock, ns) at which the timer wants CPU_INTERRUPT_TIMER; INT64_MAX: none. */
+int64_t apic_timer_deadline_ns(X86Apic *apic);
+void apic_timer_expired(X86Apic *apic); /* vCPU's thread */
+extern const struct VmState apic_vmstate;
+/* The APIC as the bus's user: the type "apic" in the object tree below its CPU. */
+#define TYPE_APIC "apic"
+
+#endif

@@ -1,0 +1,122 @@
+/*
+ * Address translation of the software CPU: page walks (SDM vol. 3 chapter 4) behind a TLB, and guest memory accesses by
+ * linear address. A TLB tag is installed only for plain RAM with that permission; a write tag only where every dirty
+ * client has the page marked and no code is cached from it (design invariant 4). All else takes the slow path.
+ *
+ * Accessors raise #PF and friends through x86_raise() and never return then. They handle page-crossing accesses so
+ * that a fault on either page leaves memory unchanged. SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef RHEA_ARCH_X86_MMU_H
+#define RHEA_ARCH_X86_MMU_H
+
+#include "arch/x86/cpu.h"
+
+#include <string.h>
+
+typedef enum MmuAccess { MMU_READ, MMU_WRITE, MMU_EXEC } MmuAccess;
+/* Which permissions apply. MMU_KERNEL: supervisor, SMAP enforced; MMU_KERNEL_AC: supervisor with EFLAGS.AC set (SMAP
+ * lets through); MMU_USER: CPL 3. Implicit supervisor accesses (descriptor tables, TSS) use MMU_KERNEL always. */
+typedef enum MmuIndex { MMU_KERNEL, MMU_KERNEL_AC, MMU_USER, MMU_INDEXES } MmuIndex;
+
+#define TLB_BITS 10
+#define TLB_SIZE (1u << TLB_BITS)
+#define PAGE_MASK_4K (~UINT64_C(0xfff))
+
+/* tag: the page's linear address (bits 0 to 11 clear); a tag with bit 0 set never matches. */
+typedef struct TlbEntry {
+    uint64_t tag[3];  /* by MmuAccess */
+    intptr_t addend;  /* host address = linear + addend */
+} TlbEntry;
+
+struct X86Mmu {
+    TlbEntry tlb[MMU_INDEXES][TLB_SIZE];
+    int index; /* the MmuIndex of the running code's data accesses: kept by x86_update_mode */
+    /* The rest is mmu.c's. */
+    struct MmuPrivate *priv;
+};
+
+/* Walks the tables. false: *error_code and cr2 tell the page fault (not raised). Sets accessed and dirty bits. */
+typedef struct MmuTranslation {
+    uint64_t gpa;         /* of the very byte */
+    uint64_t page_size;   /* of the mapping */
+    bool writable, user, nx, global;
+} MmuTranslation;
+bool mmu_walk(X86Cpu *cpu, uint64_t linear, MmuAccess access, MmuIndex index, MmuTranslation *out, uint32_t *error_code);
+/* For debuggers and the monitor: no permissions, no side effects. */
+bool mmu_walk_debug(X86Cpu *cpu, uint64_t linear, uint64_t *gpa);
+
+void mmu_flush(X86Cpu *cpu, bool keep_global);
+void mmu_flush_page(X86Cpu *cpu, uint64_t linear);
+/* On a CR3 write: with PCID, contexts are kept (as far as the implementation can). */
+void mmu_switch(X86Cpu *cpu, uint64_t new_cr3, bool no_flush);
+void mmu_invpcid(X86Cpu *cpu, unsigned type, uint64_t pcid, uint64_t linear);
+X86Mmu *mmu_new(X86Cpu *cpu);
+void mmu_free(X86Mmu *mmu);
+
+/* Slow paths: fill the TLB or reach devices. size 1, 2, 4, 8. */
+uint64_t mmu_load_slow(X86Cpu *cpu, uint64_t linear, unsigned size, MmuIndex index);
+void mmu_store_slow(X86Cpu *cpu, uint64_t linear, uint64_t value, unsigned size, MmuIndex index);
+
+static inline TlbEntry *mmu_entry(X86Mmu *mmu, MmuIndex index, uint64_t linear)
+{
+    return &mmu->tlb[index][(linear >> 12) & (TLB_SIZE - 1)];
+}
+
+/* x86_ld8/16/32/64(cpu, linear) and x86_st...: with the running code's MmuIndex. One compare checks tag, permission,
+ * and that the access stays within the page. Values are host (little-endian) order. */
+#define MMU_ACCESSORS(bits, type)                                                                                      \
+    static inline type x86_ld##bits##_idx(X86Cpu *cpu, uint64_t linear, MmuIndex index)                                \
+    {                                                                                                                  \
+        TlbEntry *e = mmu_entry(cpu->mmu, index, linear);                                                              \
+        if (G_LIKELY(linear - e->tag[MMU_READ] <= 4096 - sizeof(type))) {                                              \
+            type value;                                                                                                \
+            memcpy(&value, (void *)(linear + e->addend), sizeof(value));                                               \
+            return value;                                                                                              \
+        }                                                                                                              \
+        return (type)mmu_load_slow(cpu, linear, sizeof(type), index);                                                  \
+    }                                                                                                                  \
+    static inline void x86_st##bits##_idx(X86Cpu *cpu, uint64_t linear, type value, MmuIndex index)                    \
+    {                                                                                                                  \
+        TlbEntry *e = mmu_entry(cpu->mmu, index, linear);                                                              \
+        if (G_LIKELY(linear - e->tag[MMU_WRITE] <= 4096 - sizeof(type))) {                                             \
+            memcpy((void *)(linear + e->addend), &value, sizeof(value));                                               \
+            return;                                                                                                    \
+        }                                                                                                              \
+        mmu_store_slow(cpu, linear, value, sizeof(type), index);                                                       \
+    }                                                                                                                  \
+    static inline type x86_ld##bits(X86Cpu *cpu, uint64_t linear)                                                      \
+    {                                                                                                                  \
+        return x86_ld##bits##_idx(cpu, linear, (MmuIndex)cpu->mmu->index);                                             \
+    }                                                                                                                  \
+    static inline void x86_st##bits(X86Cpu *cpu, uint64_t linear, type value)                                          \
+    {                                                                                                                  \
+        x86_st##bits##_idx(cpu, linear, value, (MmuIndex)cpu->mmu->index);                                             \
+    }
+MMU_ACCESSORS(8, uint8_t)
+MMU_ACCESSORS(16, uint16_t)
+MMU_ACCESSORS(32, uint32_t)
+MMU_ACCESSORS(64, uint64_t)
+
+/* Runs of bytes (SIMD operands, FXSAVE, string operations): all pages are checked before anything is changed. */
+void x86_read_bytes(X86Cpu *cpu, uint64_t linear, void *buffer, unsigned size);
+void x86_write_bytes(X86Cpu *cpu, uint64_t linear, const void *buffer, unsigned size);
+/* Raises what a write (or read) of the range would raise, and changes nothing. */
+void x86_probe(X86Cpu *cpu, uint64_t linear, unsigned size, MmuAccess access);
+/* For read-modify-write and LOCKed instructions: a host pointer that stays valid until the next access, where the
+ * whole range lies in one page of plain writable RAM; NULL: take the slow way (load, then store; for LOCK:
+ * mmu_lock_slow_begin/end around them, which stops no other vCPU but excludes other slow locks and splits). */
+void *x86_rmw_pointer(X86Cpu *cpu, uint64_t linear, unsigned size);
+void mmu_lock_slow_begin(X86Cpu *cpu);
+void mmu_lock_slow_end(X86Cpu *cpu);
+/* For block lookup: the guest physical address of an instruction fetch (raises #PF), with the host pointer and RAM
+ * block of its page; host NULL: code runs from a device or ROM without RAM: fetch byte-wise with x86_fetch_slow. */
+typedef struct CodePage {
+    uint64_t gpa;
+    const uint8_t *host; /* of the page's first byte */
+    RamBlock *ram;
+    uint64_t ram_offset; /* of the page */
+} CodePage;
+void x86_code_page(X86Cpu *cpu, uint64_t linear, CodePage *page);
+uint8_t x86_fetch_slow(X86Cpu *cpu, uint64_t linear);
+
+#endif
