@@ -258,6 +258,8 @@ void cpu_interrupt(X86Cpu *cpu, uint32_t mask);
 void cpu_interrupt_clear(X86Cpu *cpu, uint32_t mask); /* [any thread] */
 /* Set by accel/vcpu.c: how to wake a vCPU that sleeps in HLT. */
 extern void (*cpu_wake_hook)(X86Cpu *cpu);
+/* Set by accel/vcpu.c: the APIC timer's deadline changed. Called in the vCPU's thread. */
+extern void (*cpu_timer_hook)(X86Cpu *cpu);
 
 /* ---- flags (flags.c) ---- */
 uint64_t x86_get_rflags(const X86Cpu *cpu);
