@@ -1,19 +1,20 @@
 /*
- * The generic event device: tells a hardware-reduced ACPI guest of the power button and takes its power-off and reset.
+ * The generic event device: tells a hardware-reduced ACPI guest of the power button and takes its power-off
+ * and reset.
  *
- * ACPI 6.4 sections 4.8.3.7 (sleep control and status registers) and 5.6.9 (interrupt-signalled events). Memory and CPU
- * hot-plug events are left out: no board that uses this device has them. All of it runs under the device's lock.
- * SPDX-License-Identifier: GPL-2.0-or-later
+ * ACPI 6.4 sections 4.8.3.7 (sleep control and status registers) and 5.6.9 (interrupt-signalled events).
+ * Memory and CPU hot-plug events are left out: no board that uses this device has them. All of it runs under
+ * the device's lock. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "hw/acpi/ged.h"
 
 #include "base/log.h"
 #include "trace/trace.h"
 
-#define SLEEP_ENABLE     0x20
-#define SLEEP_TYPE(v)    (((v) >> 2) & 7)
-#define SLEEP_TYPE_S5    5
-#define WAKE_STATUS      0x80
+#define SLEEP_ENABLE  0x20
+#define SLEEP_TYPE(v) (((v) >> 2) & 7)
+#define SLEEP_TYPE_S5 5
+#define WAKE_STATUS   0x80
 
 typedef struct AcpiGed {
     Device parent_obj;
@@ -74,8 +75,8 @@ static void ged_write(void *opaque, hwaddr offset, uint64_t value, unsigned size
         }
         break;
     default:
-        LOG(LOG_GUEST_ERROR, "acpi-ged: write of 0x%" G_GINT64_MODIFIER "x at 0x%" G_GINT64_MODIFIER "x", value,
-            offset);
+        LOG(LOG_GUEST_ERROR, "acpi-ged: write of 0x%" G_GINT64_MODIFIER "x at 0x%" G_GINT64_MODIFIER "x",
+            value, offset);
     }
 }
 

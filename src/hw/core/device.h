@@ -1,10 +1,10 @@
 /*
  * Devices and buses: the root of everything that a guest can see.
  *
- * A device is made (object_new), given properties, then realized: that is when it gets its DeviceEnv (from its bus or,
- * for the board's own devices, from the board), maps its regions, and becomes visible. Every device has one HomeLock,
- * which is held around its region operations, timers, bottom halves and back-end callbacks (docs/internals/threads.md).
- * SPDX-License-Identifier: GPL-2.0-or-later
+ * A device is made (object_new), given properties, then realized: that is when it gets its DeviceEnv (from
+ * its bus or, for the board's own devices, from the board), maps its regions, and becomes visible. Every
+ * device has one HomeLock, which is held around its region operations, timers, bottom halves and back-end
+ * callbacks (docs/internals/threads.md). SPDX-License-Identifier: GPL-2.0-or-later
  */
 #ifndef RHEA_HW_CORE_DEVICE_H
 #define RHEA_HW_CORE_DEVICE_H
@@ -25,16 +25,25 @@ typedef struct DeviceClass DeviceClass;
 typedef struct Bus Bus;
 typedef struct BusClass BusClass;
 
-/* What a device may ask of the virtual machine; implemented by src/vm. All functions: any thread, they only queue. */
+/* What a device may ask of the virtual machine; implemented by src/vm. All functions: any thread, they only
+ * queue. */
 typedef enum ShutdownCause {
-    SHUTDOWN_NONE, SHUTDOWN_HOST_ERROR, SHUTDOWN_HOST_QMP_QUIT, SHUTDOWN_HOST_QMP_SYSTEM_RESET, SHUTDOWN_HOST_SIGNAL,
-    SHUTDOWN_HOST_UI, SHUTDOWN_GUEST_SHUTDOWN, SHUTDOWN_GUEST_RESET, SHUTDOWN_GUEST_PANIC, SHUTDOWN_SUBSYSTEM_RESET,
+    SHUTDOWN_NONE,
+    SHUTDOWN_HOST_ERROR,
+    SHUTDOWN_HOST_QMP_QUIT,
+    SHUTDOWN_HOST_QMP_SYSTEM_RESET,
+    SHUTDOWN_HOST_SIGNAL,
+    SHUTDOWN_HOST_UI,
+    SHUTDOWN_GUEST_SHUTDOWN,
+    SHUTDOWN_GUEST_RESET,
+    SHUTDOWN_GUEST_PANIC,
+    SHUTDOWN_SUBSYSTEM_RESET,
 } ShutdownCause;
 typedef struct VmServices {
     void (*request_reset)(void *opaque, ShutdownCause cause);
     void (*request_shutdown)(void *opaque, ShutdownCause cause);
-    void (*request_exit)(void *opaque, int status);  /* isa-debug-exit: ends the process with that status */
-    void (*request_suspend)(void *opaque);           /* ACPI S3 */
+    void (*request_exit)(void *opaque, int status); /* isa-debug-exit: ends the process with that status */
+    void (*request_suspend)(void *opaque);          /* ACPI S3 */
     void (*request_wakeup)(void *opaque);
     /* ACPI power button and friends: the board's PM device registers; called in the main loop's thread. */
     void (*add_powerdown_handler)(void *opaque, void (*fn)(void *dev), void *dev);
@@ -48,17 +57,17 @@ typedef struct VmServices {
 
 /* Where a device lives; borrowed, stays until unrealize. */
 typedef struct DeviceEnv {
-    AddressSpace *memory;       /* for DMA by devices without a bus of their own */
+    AddressSpace *memory; /* for DMA by devices without a bus of their own */
     AddressSpace *io;
     MemoryRegion *system_memory, *system_io; /* roots, for the board's own devices */
     ApicBus *apic_bus;
     ClockSet *clocks;
-    Loop *loop;                 /* the main loop: a device's home unless an iothread is named */
+    Loop *loop; /* the main loop: a device's home unless an iothread is named */
     const VmServices *vm;
-    Object *root;               /* of the composition tree */
-    struct FwCfg *fw_cfg;       /* hw/firmware/fw_cfg.h; may be NULL */
-    IrqLine **isa_irqs;         /* 16 ISA interrupt inputs, or NULL */
-    IrqLine **gsi;              /* the global system interrupts (24), or NULL */
+    Object *root;         /* of the composition tree */
+    struct FwCfg *fw_cfg; /* hw/firmware/fw_cfg.h; may be NULL */
+    IrqLine **isa_irqs;   /* 16 ISA interrupt inputs, or NULL */
+    IrqLine **gsi;        /* the global system interrupts (24), or NULL */
 } DeviceEnv;
 
 struct Device {
@@ -70,32 +79,33 @@ struct Device {
     bool realized;
     bool hotplugged;
     bool pending_unplug;
-    GPtrArray *child_buses; /* of Bus *, owned */
+    GPtrArray *child_buses; /* of Bus *, borrowed: they are children in the composition tree */
 };
 
 struct DeviceClass {
     ObjectClass parent_class;
-    const char *bus_type;      /* NULL: sits on no bus */
-    bool user_creatable;       /* -device may make it; default true for types with a bus */
+    const char *bus_type; /* NULL: sits on no bus */
+    bool user_creatable;  /* -device may make it; default true for types with a bus */
     bool hotpluggable;
-    const char *category;      /* for -device help: "Storage", "Network", "Input", "Misc", ... */
-    const VmState *vmstate;    /* every device that keeps state has one; NULL: has none */
+    const char *category;   /* for -device help: "Storage", "Network", "Input", "Misc", ... */
+    const VmState *vmstate; /* every device that keeps state has one; NULL: has none */
     /* Cannot be left half done: on error everything is undone. Main loop's thread. The lock is not held. */
     bool (*realize)(Device *dev, GError **error);
     void (*unrealize)(Device *dev);
-    /* To power-on state; vCPUs stand still. The lock is held. A subclass that overrides calls its parent's. */
+    /* To power-on state; vCPUs stand still. The lock is held. A subclass that overrides calls its parent's.
+     */
     void (*reset)(Device *dev);
     /* NULL: unplugged at once; else asks the guest first (ACPI, PCIe) and ends with device_unplug_done(). */
     bool (*unplug_request)(Device *dev, GError **error);
 };
-#define DEVICE(obj)            OBJECT_CHECK(Device, obj, TYPE_DEVICE)
-#define DEVICE_CLASS(klass)    ((DeviceClass *)(klass))
-#define DEVICE_GET_CLASS(obj)  OBJECT_GET_CLASS(DeviceClass, obj)
+#define DEVICE(obj)           OBJECT_CHECK(Device, obj, TYPE_DEVICE)
+#define DEVICE_CLASS(klass)   ((DeviceClass *)(klass))
+#define DEVICE_GET_CLASS(obj) OBJECT_GET_CLASS(DeviceClass, obj)
 
 struct Bus {
     Object parent_obj;
-    char *name;       /* "pci.0", "isa.0" */
-    Device *owner;    /* the device that has this bus; may be NULL for a board's root bus */
+    char *name;          /* "pci.0", "isa.0" */
+    Device *owner;       /* the device that has this bus; may be NULL for a board's root bus */
     GPtrArray *children; /* of Device *, counted */
     int next_number;
     const DeviceEnv *env; /* what its devices get at realize */
@@ -103,26 +113,40 @@ struct Bus {
 struct BusClass {
     ObjectClass parent_class;
     unsigned max_devices; /* 0: no limit */
+    bool hotplug;         /* devices may come and go while the guest runs */
     /* Refuses or adjusts an address before realize (PCI slot in use, ...). */
     bool (*check_address)(Bus *bus, Device *dev, GError **error);
-    char *(*device_path)(Device *dev);                 /* for info qtree and boot order; caller frees */
+    char *(*device_path)(Device *dev); /* for info qtree and boot order; caller frees */
     void (*print_device)(Device *dev, GString *out, int indent); /* extra lines of info qtree */
 };
 #define BUS(obj)           OBJECT_CHECK(Bus, obj, TYPE_BUS)
 #define BUS_GET_CLASS(obj) OBJECT_GET_CLASS(BusClass, obj)
 
-/* Makes a bus below owner (child property of its name). Borrowed result: the owner has it. */
+/* Makes a bus below owner (child property of its name). Borrowed result: the owner has it. name NULL: "ID.n"
+ * after the owner's id, else "type.n". owner NULL: a root bus, kept below /machine/unattached of env->root.
+ */
 Bus *bus_new(const char *bus_type, Device *owner, const char *name, const DeviceEnv *env);
 
-/* Realizes dev on a bus (may be NULL) with an environment (NULL: the bus's). dev must already be in the composition
- * tree. On success the bus holds a reference. */
+/* Realizes dev on a bus (may be NULL) with an environment (NULL: the bus's). dev must already be in the
+ * composition tree. On success the bus holds a reference. */
 bool device_realize(Device *dev, Bus *bus, const DeviceEnv *env, GError **error);
 void device_unrealize(Device *dev);
 /* Takes a device out of bus and tree for good and emits DEVICE_DELETED. Main loop's thread. */
 void device_unplug_done(Device *dev);
+/* A new device of a type that the program knows, for boards: placed below /machine/unattached as name (NULL:
+ * "device[N]"). Borrowed result; set its properties and realize it. */
+Device *device_new_unattached(Object *root, const char *type_name, const char *name);
 /* Reset of one device and of everything below its buses (children first), or of a bus. */
 void device_reset(Device *dev);
 void bus_reset(Bus *bus);
+/* Reset of every realized device of a machine, those with no bus first in the order in which they were made.
+ * vCPUs stand still. */
+void device_reset_all(Object *root);
+/* Calls fn for every realized device of a machine in that same order (devices on a bus follow the bus's
+ * owner). */
+void device_foreach(Object *root, void (*fn)(Device *dev, void *opaque), void *opaque);
+/* "name (type)" or the path, for messages. Caller frees. */
+char *device_describe(const Device *dev);
 /* Calls fn for a device and all below it, parents first. */
 void bus_foreach(Bus *bus, void (*fn)(Device *dev, void *opaque), void *opaque);
 /* Finds a bus of a type with room for one more, by name or (name NULL) the first. Borrowed. */
@@ -130,9 +154,10 @@ Bus *bus_find(Object *root, const char *bus_type, const char *name, GError **err
 /* A device by its user-given id or QOM path. Borrowed. */
 Device *device_find(Object *root, const char *id_or_path);
 
-/* -device and device_add: makes, sets properties (keyval or JSON dict with "driver", "id", "bus", then properties),
- * applies globals, puts below /machine/peripheral (or peripheral-anon), realizes. Borrowed result. Errors as QEMU
- * words them: "'x' is not a valid device model name", "Property 'virtio-blk-pci.foo' not found", "Duplicate device ID". */
+/* -device and device_add: makes, sets properties (keyval or JSON dict with "driver", "id", "bus", then
+ * properties), applies globals, puts below /machine/peripheral (or peripheral-anon), realizes. Borrowed
+ * result. Errors as QEMU words them: "'x' is not a valid device model name", "Property 'virtio-blk-pci.foo'
+ * not found", "Duplicate device ID". */
 Device *device_create(Object *root, json_object *options, bool keyval, bool hotplug, GPtrArray *globals,
                       GError **error);
 /* device_del: id or path. */

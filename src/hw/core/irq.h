@@ -1,6 +1,6 @@
 /*
- * Interrupt lines between devices and controllers. A line has one sink; setting it calls the sink's handler at once,
- * in the caller's thread, with the caller's locks held: handlers take only locks later in the order
+ * Interrupt lines between devices and controllers. A line has one sink; setting it calls the sink's handler
+ * at once, in the caller's thread, with the caller's locks held: handlers take only locks later in the order
  * (device -> routing -> 8259, I/O APIC -> local APIC). SPDX-License-Identifier: GPL-2.0-or-later
  */
 #ifndef RHEA_HW_CORE_IRQ_H

@@ -1,9 +1,10 @@
 /*
  * PCI: the bus, configuration space, BARs, INTx routing, capabilities, MSI and MSI-X.
- * Sources: PCI Local Bus Specification 3.0 (chapters 6 and 2), PCI Express Base Specification for the extended space.
+ * Sources: PCI Local Bus Specification 3.0 (chapters 6 and 2), PCI Express Base Specification for the
+ * extended space.
  *
- * Configuration accesses of vCPUs hold the device's HomeLock. BAR changes take the memory topology lock inside.
- * SPDX-License-Identifier: GPL-2.0-or-later
+ * Configuration accesses of vCPUs hold the device's HomeLock. BAR changes take the memory topology lock
+ * inside. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #ifndef RHEA_HW_PCI_PCI_H
 #define RHEA_HW_PCI_PCI_H
@@ -13,9 +14,9 @@
 #define TYPE_PCI_BUS    "PCI"
 #define TYPE_PCI_DEVICE "pci-device"
 
-#define PCI_DEVFN(slot, function) ((((slot) & 0x1f) << 3) | ((function) & 7))
+#define PCI_DEVFN(slot, function) ((((slot)&0x1f) << 3) | ((function)&7))
 #define PCI_SLOT(devfn)           (((devfn) >> 3) & 0x1f)
-#define PCI_FUNC(devfn)           ((devfn) & 7)
+#define PCI_FUNC(devfn)           ((devfn)&7)
 #define PCI_CONFIG_SIZE           256
 #define PCI_NUM_REGIONS           7 /* six BARs and the expansion ROM */
 #define PCI_ROM_SLOT              6
@@ -36,7 +37,7 @@ typedef struct PciRegion {
 
 struct PciDevice {
     Device parent_obj;
-    int32_t devfn;           /* property "addr" ("slot.function"); -1: first free */
+    int32_t devfn; /* property "addr" ("slot.function"); -1: first free */
     bool multifunction;
     char *romfile;
     int32_t rombar;
@@ -46,8 +47,8 @@ struct PciDevice {
     uint8_t used[PCI_CONFIG_SIZE];    /* allocated to a capability */
     PciRegion regions[PCI_NUM_REGIONS];
     MemoryRegion bus_master_root, bus_master_alias;
-    AddressSpace *dma_as;    /* system memory while bus mastering is on: use it for all DMA */
-    uint8_t irq_pin_level;   /* INTx as the device drives it */
+    AddressSpace *dma_as;      /* system memory while bus mastering is on: use it for all DMA */
+    uint8_t irq_pin_level;     /* INTx as the device drives it */
     uint8_t msi_cap, msix_cap; /* offsets; 0: none */
     struct PciMsix *msix;
 };
@@ -69,7 +70,7 @@ typedef struct PciDeviceClass {
 
 struct PciBus {
     Bus parent_obj;
-    uint8_t number;        /* as configured; 0 for a root bus */
+    uint8_t number; /* as configured; 0 for a root bus */
     PciDevice *devices[256];
     MemoryRegion *memory, *io; /* address spaces that BARs map into */
     AddressSpace *dma;
@@ -77,20 +78,21 @@ struct PciBus {
     int (*map_irq)(PciDevice *dev, int pin);
     void (*set_irq)(void *opaque, int input, bool level);
     void *irq_opaque;
-    int irq_count[8];      /* how many devices hold each input */
+    int irq_count[8]; /* how many devices hold each input */
     HomeLock irq_lock;
 };
 #define PCI_BUS(obj) OBJECT_CHECK(PciBus, obj, TYPE_PCI_BUS)
 
-PciBus *pci_root_bus_new(Device *owner, const char *name, const DeviceEnv *env, MemoryRegion *memory, MemoryRegion *io,
-                         AddressSpace *dma, int (*map_irq)(PciDevice *, int), void (*set_irq)(void *, int, bool),
-                         void *irq_opaque);
+PciBus *pci_root_bus_new(Device *owner, const char *name, const DeviceEnv *env, MemoryRegion *memory,
+                         MemoryRegion *io, AddressSpace *dma, int (*map_irq)(PciDevice *, int),
+                         void (*set_irq)(void *, int, bool), void *irq_opaque);
 /* Configuration cycles from a host bridge; addresses nothing answers read as all ones. */
 uint32_t pci_bus_config_read(PciBus *bus, unsigned devfn, uint32_t address, unsigned size);
 void pci_bus_config_write(PciBus *bus, unsigned devfn, uint32_t address, uint32_t value, unsigned size);
 
 void pci_register_bar(PciDevice *dev, int number, uint8_t type, MemoryRegion *memory);
-/* Adds a capability of size bytes at the first free offset (or at offset if not 0); its offset, or 0 with an error. */
+/* Adds a capability of size bytes at the first free offset (or at offset if not 0); its offset, or 0 with an
+ * error. */
 uint8_t pci_add_capability(PciDevice *dev, uint8_t id, uint8_t offset, uint8_t size, GError **error);
 uint32_t pci_default_config_read(PciDevice *dev, uint32_t address, unsigned size);
 void pci_default_config_write(PciDevice *dev, uint32_t address, uint32_t value, unsigned size);
@@ -106,7 +108,8 @@ bool pci_msi_enabled(const PciDevice *dev);
 void pci_msi_notify(PciDevice *dev, unsigned vector);
 void pci_msix_uninit(PciDevice *dev);
 
-extern const VmState pci_device_vmstate; /* a device's table embeds it: VMS_STRUCT(parent_obj, State, pci_device_vmstate) */
+extern const VmState
+    pci_device_vmstate; /* a device's table embeds it: VMS_STRUCT(parent_obj, State, pci_device_vmstate) */
 extern const PropertyType property_type_pci_devfn;
 
 /* Little-endian accessors of configuration bytes. */
