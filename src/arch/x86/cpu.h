@@ -177,12 +177,14 @@ struct X86Cpu {
 
     /* ---- registers ---- */
     uint64_t regs[16] __attribute__((aligned(64)));
-    uint64_t rip;      /* of the instruction that runs (slow paths), of the next one between instructions */
-    /* Arithmetic flags are lazy (arch/x86/flags.h); rflags holds all the other bits, FLAG_ONE included, never
+    /* Of the next instruction between instructions, and of the running one inside system.h's functions. Elsewhere, while
+     * a block runs, the address of its first instruction (interp/interp.h). Right behind regs: pseudo-register 16. */
+    uint64_t rip;
+    uint64_t zero; /* always 0: pseudo-register 17, of addresses without base or index */
+    /* The arithmetic flags are in cc (arch/x86/flags.h); rflags holds all the other bits, FLAG_ONE included, never
      * FLAGS_ARITH. Read and write the whole through x86_get_rflags()/x86_set_rflags(). */
     uint64_t rflags;
-    uint64_t cc_dst, cc_src, cc_src2;
-    uint32_t cc_op;
+    uint16_t cc;
     uint32_t mode;     /* MODE_* */
     uint8_t cpl;
     bool inhibit_interrupts;    /* for one instruction boundary: after STI, MOV SS, POP SS */
@@ -213,9 +215,9 @@ struct X86Cpu {
         uint64_t next_rip; /* where INT n, INT3, INTO return to; for faults unused */
     } exc;
     sigjmp_buf *fault_return; /* where x86_raise() lands: set by the running executor */
-    /* The executor's view of the instruction that runs, so that a fault finds its rip: see accel/soft/interp. */
+    /* The executor's view of the instruction that runs, so that a fault finds its rip (accel/soft/interp/interp.h);
+     * NULL: rip is right as it is. */
     const void *current_op;
-    uint64_t block_rip;
 
     /* ---- parts ---- */
     X86Mmu *mmu;   /* owned; arch/x86/mmu.c */
