@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# The front door: `make run` boots a guest, `make test` runs the tests. Meson and Ninja do the work in build/.
+
+BUILD      ?= build
+BUILD_ASAN ?= build-asan
+BUILD_TSAN ?= build-tsan
+GUEST      ?= $(BUILD)/guest
+KERNEL     ?= cloud
+PREFIX     ?= /usr/local
+JOBS       ?= $(shell nproc)
+MESON      ?= meson
+SECONDS    ?= 600
+
+.PHONY: all run test check bench fuzz format install clean deps deps-test guest soak
+
+all: $(BUILD)/build.ninja
+	ninja -C $(BUILD) -j $(JOBS)
+
+deps:
+	@tools/install-deps.sh
+
+deps-test:
+	@tools/install-deps.sh --test
+
+$(BUILD)/build.ninja:
+	@tools/install-deps.sh
+	$(MESON) setup $(BUILD) --prefix $(PREFIX)
+
+# Boots Debian's kernel to a shell (Ctrl-A X ends it). Where standard input is no terminal, the guest checks itself, and
+# the last line reads "N passed, N failed".
+run: deps
+	@$(MAKE) --no-print-directory all >$(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }
+	@$(MAKE) --no-print-directory guest
+	@tools/run_guest.sh $(BUILD) $(GUEST)
+
+guest:
+	@tools/guest.sh -k $(KERNEL) -o $(GUEST)
+
+test: deps-test all guest
+	@tests/run_tests.py --build $(BUILD) --asan $(BUILD_ASAN) --guest $(GUEST) --jobs $(JOBS)
+
+# Layers, formatting, headers that compile alone, clang-tidy.
+check: deps-test all
+	@tools/check.sh $(BUILD)
+
+bench: deps-test all guest
+	@tests/bench/run_bench.py --build $(BUILD) --guest $(GUEST)
+
+# Each fuzz target for SECONDS, under the sanitizers.
+fuzz: deps-test
+	@tests/fuzz/run_fuzz.py --build $(BUILD_ASAN) --seconds $(SECONDS)
+
+format:
+	git ls-files '*.c' '*.h' | xargs clang-format -i
+
+install: all
+	$(MESON) install -C $(BUILD)
+
+clean:
+	rm -rf $(BUILD) $(BUILD_ASAN) $(BUILD_TSAN) $(BUILD).log

@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`make test`: the layer check, the unit tests plainly and under AddressSanitizer and UBSan, and the tests that drive
+the built programs. The last line reads 'N passed, N failed' (', N skipped')."""
+import argparse
+import os
+import pathlib
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+class Totals:
+    def __init__(self):
+        self.passed = self.failed = self.skipped = 0
+        self.problems = []
+
+    def add(self, name, ok):
+        if ok:
+            self.passed += 1
+        else:
+            self.failed += 1
+            self.problems.append(name)
+
+    def add_junit(self, path, label):
+        for suite in ElementTree.parse(path).getroot().iter("testsuite"):
+            cases = list(suite.iter("testcase"))
+            for case in cases:
+                name = f"{label} {suite.get('name')}: {case.get('name')}"
+                if case.find("skipped") is not None:
+                    self.skipped += 1
+                    reason = case.find("skipped").get("message") or ""
+                    print(f"skipped: {name} {reason}".rstrip())
+                else:
+                    self.add(name, case.find("failure") is None and case.find("error") is None)
+
+
+def meson_test(build, label, totals, options, environment=None):
+    """Runs Meson's tests of one build directory; sub-tests count one by one."""
+    junit = build / "meson-logs" / "testlog.junit.xml"
+    junit.unlink(missing_ok=True)
+    print(f"== {label}", flush=True)
+    started = time.monotonic()
+    done = subprocess.run(["meson", "test", "-C", str(build), "--no-rebuild", "--print-errorlogs", *options],
+                          env={**os.environ, **(environment or {})})
+    before = totals.failed
+    if junit.exists():
+        totals.add_junit(junit, label)
+    if done.returncode and totals.failed == before:
+        totals.add(f"{label}: meson test exited with {done.returncode}", False)
+    print(f"== {label}: {time.monotonic() - started:.0f} s", flush=True)
+
+
+def build_sanitized(directory, jobs):
+    if not (directory / "build.ninja").exists():
+        subprocess.run(["meson", "setup", str(directory), "-Db_sanitize=address,undefined", "-Dbuildtype=debug",
+                        "-Doptimization=1", "-Db_lundef=false"], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    subprocess.run(["ninja", "-C", str(directory), "-j", str(jobs), "--quiet"], check=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build")
+    parser.add_argument("--asan", type=pathlib.Path, default=ROOT / "build-asan")
+    parser.add_argument("--guest", type=pathlib.Path, default=ROOT / "build/guest")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    totals = Totals()
+
+    layers = subprocess.run([str(ROOT / "tools/check_layers.py"), "--build", str(args.build)])
+    totals.add("layers", layers.returncode == 0)
+
+    sanitizers = {
+        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:detect_stack_use_after_return=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+    }
+    where = {"RHEA_GUEST": str(args.guest.resolve())}
+    meson_test(args.build, "unit", totals, ["--suite", "unit"])
+    meson_test(args.build, "programs", totals, ["--no-suite", "unit", "--no-suite", "long", "--num-processes", "1"],
+               where)
+    try:
+        build_sanitized(args.asan.resolve(), args.jobs)
+    except subprocess.CalledProcessError as problem:
+        totals.add(f"sanitizer build: {problem}", False)
+    else:
+        meson_test(args.asan, "unit under ASan and UBSan", totals,
+                   ["--suite", "unit", "--timeout-multiplier", "4"], sanitizers)
+        meson_test(args.asan, "fuzz seeds under ASan and UBSan", totals,
+                   ["--suite", "fuzz", "--timeout-multiplier", "4"], sanitizers)
+
+    for problem in totals.problems:
+        print(f"FAILED: {problem}")
+    skipped = f", {totals.skipped} skipped" if totals.skipped else ""
+    print(f"{totals.passed} passed, {totals.failed} failed{skipped}")
+    return 1 if totals.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
