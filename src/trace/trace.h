@@ -24,7 +24,7 @@ typedef struct TraceEvent {
 
 #define TRACE_EVENT(event, fmt)                                                                                        \
     static TraceEvent trace_event_##event = { .name = #event, .format = fmt, .enabled = false };                       \
-    SECTION_ENTRY(rhea_trace_events, TraceEvent, trace_event_##event)
+    SECTION_ENTRY(rhea_trace_events, TraceEvent, trace_event_##event);
 
 #define TRACE(event, ...)                                                                                              \
     do {                                                                                                               \
