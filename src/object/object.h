@@ -1,10 +1,11 @@
 /*
  * The object model: types, classes, instances, interfaces, properties, and the composition tree.
  *
- * The design is that of QEMU's object model as its documentation describes it, since libvirt and users see its names
- * and paths: types are registered as data and initialised lazily, parents first; an object has exactly one parent in
- * the composition tree (a child<> property of it owns it) and a canonical path; link<> properties point across.
- * Everything here is control plane: call it from the main loop's thread only, except object_ref/unref and casts.
+ * The design is that of QEMU's object model as its documentation describes it, since libvirt and users see
+ * its names and paths: types are registered as data and initialised lazily, parents first; an object has
+ * exactly one parent in the composition tree (a child<> property of it owns it) and a canonical path; link<>
+ * properties point across. Everything here is control plane: call it from the main loop's thread only, except
+ * object_ref/unref and casts.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -35,7 +36,8 @@ struct TypeInfo {
     bool abstract;
     /* Runs once, when the class is first needed, with a copy of the parent's class in *klass. */
     void (*class_init)(ObjectClass *klass, const void *class_data);
-    /* Runs for this class and every class below it, before class_init of those: undoes what must not be inherited. */
+    /* Runs for this class and every class below it, before class_init of those: undoes what must not be
+     * inherited. */
     void (*class_base_init)(ObjectClass *klass, const void *class_data);
     const void *class_data;
     void (*instance_init)(Object *obj);      /* parents first; cannot fail */
@@ -54,13 +56,15 @@ struct ObjectClass {
     ObjectClass *parent;
     const char *const *interfaces; /* all of them, inherited ones too; NULL-terminated */
     GHashTable *properties;        /* class properties of this very class by name; may be NULL */
+    GPtrArray *property_order;     /* the same in the order of their addition; may be NULL */
 };
 
 struct Object {
     ObjectClass *klass;
-    int ref; /* atomic */
-    Object *parent;
-    GHashTable *properties; /* instance properties by name (with children and links); may be NULL */
+    int ref;                    /* atomic */
+    Object *parent;             /* in the composition tree; borrowed */
+    const char *name_in_parent; /* borrowed from the parent's child<> property */
+    GHashTable *properties;     /* instance properties by name (with children and links); may be NULL */
     GPtrArray *property_order;
     void *mem; /* what to free: the instance may be aligned inside it */
 };
@@ -70,19 +74,23 @@ struct Object {
 #define TYPE_CONTAINER      "container"      /* a node of the tree that only holds children */
 #define TYPE_USER_CREATABLE "user-creatable" /* interface: -object and object-add may make it */
 
-/* The user-creatable interface's class part: found with object_class_interface(klass, TYPE_USER_CREATABLE). Types
- * that have it set these in their class_init through user_creatable_class_set(). complete runs when all properties
- * are set; can_be_deleted says whether object-del may take it (NULL: it may). */
+/* The user-creatable interface's class part: found with object_class_interface(klass, TYPE_USER_CREATABLE).
+ * Types that have it set these in their class_init through user_creatable_class_set(). complete runs when all
+ * properties are set; can_be_deleted says whether object-del may take it (NULL: it may). */
 typedef struct UserCreatableOps {
     bool (*complete)(Object *obj, GError **error);
     bool (*can_be_deleted)(Object *obj);
 } UserCreatableOps;
 void user_creatable_class_set(ObjectClass *klass, const UserCreatableOps *ops);
 const UserCreatableOps *user_creatable_class_get(ObjectClass *klass);
-/* Makes /objects/ID from a type name and a dict of properties (a Visitor over it), as -object does. The composition
- * tree's root is passed in. Borrowed result. */
-Object *user_creatable_add(Object *root, const char *type_name, const char *id, Visitor *properties, GError **error);
+/* Makes /objects/ID from a type name and a dict of properties (a Visitor over it), as -object does. The
+ * composition tree's root is passed in. Borrowed result. */
+Object *user_creatable_add(Object *root, const char *type_name, const char *id, Visitor *properties,
+                           GError **error);
 bool user_creatable_del(Object *root, const char *id, GError **error);
+/* Whether text may be the id of a device, object, back end or block node: a letter, then letters, digits, - .
+ * _ */
+bool object_id_wellformed(const char *id);
 
 /* ---- classes ---- */
 /* The class of a name, initialised; NULL where no such type is registered. Borrowed. */
@@ -92,7 +100,8 @@ const char *object_class_get_name(ObjectClass *klass);
 bool object_class_is_abstract(ObjectClass *klass);
 /* klass itself if it is type_name or below it or has the interface; else NULL. */
 ObjectClass *object_class_cast(ObjectClass *klass, const char *type_name);
-/* Every class that is type_name or below it (or has the interface), sorted by name. Free with g_ptr_array_unref. */
+/* Every class that is type_name or below it (or has the interface), sorted by name. Free with
+ * g_ptr_array_unref. */
 GPtrArray *object_class_list(const char *implements, bool include_abstract);
 
 /* ---- instances ---- */
@@ -108,10 +117,10 @@ const char *object_get_typename(const Object *obj);
 void *object_dynamic_cast(const Object *obj, const char *type_name);
 /* Checked casts: abort with both names where the cast is wrong. */
 void *object_check(const void *obj, const char *type_name, const char *file, int line);
-#define OBJECT(obj)                    ((Object *)(obj))
-#define OBJECT_CHECK(type, obj, name)  ((type *)object_check((obj), (name), __FILE__, __LINE__))
-#define OBJECT_GET_CLASS(type, obj)    ((type *)OBJECT(obj)->klass)
-#define OBJECT_CLASS(klass)            ((ObjectClass *)(klass))
+#define OBJECT(obj)                   ((Object *)(obj))
+#define OBJECT_CHECK(type, obj, name) ((type *)object_check((obj), (name), __FILE__, __LINE__))
+#define OBJECT_GET_CLASS(type, obj)   ((type *)OBJECT(obj)->klass)
+#define OBJECT_CLASS(klass)           ((ObjectClass *)(klass))
 
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Object, object_unref)
 
@@ -131,8 +140,8 @@ struct ObjectProperty {
     Object **link;       /* of a link<> property */
 };
 
-/* Adds an instance property; names are unique along class and instance (a duplicate is a programming error). A name
- * that ends in "[*]" gets the first free number. Borrowed result. */
+/* Adds an instance property; names are unique along class and instance (a duplicate is a programming error).
+ * A name that ends in "[*]" gets the first free number. Borrowed result. */
 ObjectProperty *object_property_add(Object *obj, const char *name, const char *type, PropertyAccessor *get,
                                     PropertyAccessor *set, void (*release)(Object *, const char *, void *),
                                     void *opaque);
@@ -143,9 +152,11 @@ void object_property_set_default_json(ObjectProperty *property, const char *json
 
 /* Makes child the child "name" of obj, which takes a reference of its own (the caller still owns its one). */
 bool object_property_add_child(Object *obj, const char *name, Object *child, GError **error);
-/* A link of a given type at *target (the object holds a counted reference while set). check may refuse a value. */
-ObjectProperty *object_property_add_link(Object *obj, const char *name, const char *target_type, Object **target,
-                                         bool (*check)(Object *obj, const char *name, Object *value, GError **error));
+/* A link of a given type at *target (the object holds a counted reference while set). check may refuse a
+ * value. */
+ObjectProperty *
+object_property_add_link(Object *obj, const char *name, const char *target_type, Object **target,
+                         bool (*check)(Object *obj, const char *name, Object *value, GError **error));
 /* Shorthands for simple ones. The pointed-to fields live in the object. */
 ObjectProperty *object_property_add_bool(Object *obj, const char *name, bool (*get)(Object *, GError **),
                                          bool (*set)(Object *, bool, GError **));
@@ -188,7 +199,13 @@ char *object_get_canonical_path(const Object *obj);
 const char *object_get_name_in_parent(const Object *obj);
 /* An absolute or partial path; *ambiguous (may be NULL) tells why a partial one gave NULL. Borrowed. */
 Object *object_resolve_path(Object *root, const char *path, bool *ambiguous);
+/* The same among objects of one type only (NULL: any). */
+Object *object_resolve_path_of_type(Object *root, const char *path, const char *type_name, bool *ambiguous);
 Object *object_resolve_path_component(Object *parent, const char *part);
+/* What the text of a link names, looked up from the root of obj's tree (so obj must be in the tree before its
+ * links are set): a path or an id; "" gives NULL. The target is borrowed. */
+bool object_link_resolve(Object *obj, const char *path, const char *target_type, Object **target,
+                         GError **error);
 /* Removes obj from its parent; may drop the last reference. */
 void object_unparent(Object *obj);
 /* Calls fn for each child (recursive: for the whole subtree, parents first) until it returns false. */

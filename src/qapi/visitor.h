@@ -1,10 +1,10 @@
 /*
- * Visitors: one walk over a value, whatever its form. Input visitors fill C variables from JSON or from key=value
- * text; output visitors make JSON or text from them. Generated code for the schema's types and the object model's
- * properties are both written against this.
+ * Visitors: one walk over a value, whatever its form. Input visitors fill C variables from JSON or from
+ * key=value text; output visitors make JSON or text from them. Generated code for the schema's types and the
+ * object model's properties are both written against this.
  *
- * Inside a struct, name is the member's name; inside a list, NULL. Input visitors check ranges and reject members
- * that nobody visited (visit_check_struct). SPDX-License-Identifier: GPL-2.0-or-later
+ * Inside a struct, name is the member's name; inside a list, NULL. Input visitors check ranges and reject
+ * members that nobody visited (visit_check_struct). SPDX-License-Identifier: GPL-2.0-or-later
  */
 #ifndef RHEA_QAPI_VISITOR_H
 #define RHEA_QAPI_VISITOR_H
@@ -48,21 +48,25 @@ bool visit_null(Visitor *v, const char *name, GError **error);
 bool visit_any(Visitor *v, const char *name, json_object **value, GError **error);
 
 bool visit_start_struct(Visitor *v, const char *name, GError **error);
-/* Input: fails where the struct has members that were not visited. Call before visit_end_struct on success. */
+/* Input: fails where the struct has members that were not visited. Call before visit_end_struct on success.
+ */
 bool visit_check_struct(Visitor *v, GError **error);
 void visit_end_struct(Visitor *v);
+/* Input: the members of the open struct that nobody visited yet, in their order; for receivers that take any
+ * name (properties of an object). Free with g_strfreev. */
+char **visit_member_names(Visitor *v);
 /* Input: *present tells whether the member is there. Output: *present says whether it will be written. */
 bool visit_optional(Visitor *v, const char *name, bool *present);
 /* Lists: input, *count elements are there; output, *count of them follow. Then visit each with name NULL. */
 bool visit_start_list(Visitor *v, const char *name, size_t *count, GError **error);
 void visit_end_list(Visitor *v);
-/* Input: the JSON type of a member, to choose an alternate's branch; json_type_null where it is missing. Text forms
- * answer json_type_string. */
+/* Input: the JSON type of a member, to choose an alternate's branch; json_type_null where it is missing. Text
+ * forms answer json_type_string. */
 json_type visit_peek_type(Visitor *v, const char *name);
 
 /* ---- the visitors ---- */
-/* Reads a JSON value, which it takes a reference to. keyval: scalars arrive as strings and are parsed ("on", "64M"),
- * as -device key=value and human input need. */
+/* Reads a JSON value, which it takes a reference to. keyval: scalars arrive as strings and are parsed ("on",
+ * "64M"), as -device key=value and human input need. */
 Visitor *visitor_new_input(json_object *value, bool keyval);
 /* Reads one scalar from text. */
 Visitor *visitor_new_text_input(const char *text);
@@ -72,10 +76,10 @@ json_object *visitor_output_take(Visitor *v);
 void visitor_free(Visitor *v);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Visitor, visitor_free)
 
-/* Parses QEMU's key=value text ("driver=virtio-blk-pci,addr=0x4,file.driver=file,list.0=a"; ",," is a comma; a bare
- * first word gets implied_key where that is not NULL; a bare later word "x" is x=on, "nox" is x=off) into a JSON dict
- * of strings, nested at dots. NULL on error. Where the text begins with '{' it is parsed as JSON and *is_json (may be
- * NULL) is set. Free with json_object_put. */
+/* Parses QEMU's key=value text ("driver=virtio-blk-pci,addr=0x4,file.driver=file,list.0=a"; ",," is a comma;
+ * a bare first word gets implied_key where that is not NULL; a bare later word "x" is x=on, "nox" is x=off)
+ * into a JSON dict of strings, nested at dots. NULL on error. Where the text begins with '{' it is parsed as
+ * JSON and *is_json (may be NULL) is set. Free with json_object_put. */
 json_object *keyval_parse(const char *text, const char *implied_key, bool *is_json, GError **error);
 
 #endif
