@@ -3,6 +3,7 @@
 """Boots Debian's kernel (tools/guest.sh) on a machine and lets the guest check itself: CPUs, clock, random numbers,
 disk, file system, network, power-off. Each of the guest's checks is one test here."""
 import argparse
+import os
 import pathlib
 import re
 import sys
@@ -34,7 +35,7 @@ def main():
     parser.add_argument("--summary", action="store_true", help="end with a line 'N passed, N failed'")
     parser.add_argument("--verbose", action="store_true", help="show the guest's console")
     args = parser.parse_args()
-    guest = (args.guest or args.build / "guest").resolve()
+    guest = pathlib.Path(args.guest or os.environ.get("RHEA_GUEST") or args.build / "guest").resolve()
     binary = args.binary or args.build / "rhea-system-x86_64"
     tap = Tap()
     if not (guest / "vmlinuz").exists():
