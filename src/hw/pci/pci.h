@@ -10,6 +10,7 @@
 #define RHEA_HW_PCI_PCI_H
 
 #include "hw/core/device.h"
+#include "hw/pci/pci_regs.h"
 
 #define TYPE_PCI_BUS    "PCI"
 #define TYPE_PCI_DEVICE "pci-device"
@@ -80,6 +81,7 @@ struct PciBus {
     void *irq_opaque;
     int irq_count[8]; /* how many devices hold each input */
     HomeLock irq_lock;
+    pthread_mutex_t devices_lock; /* of devices[]; taken before a device's lock */
 };
 #define PCI_BUS(obj) OBJECT_CHECK(PciBus, obj, TYPE_PCI_BUS)
 
@@ -89,6 +91,20 @@ PciBus *pci_root_bus_new(Device *owner, const char *name, const DeviceEnv *env, 
 /* Configuration cycles from a host bridge; addresses nothing answers read as all ones. */
 uint32_t pci_bus_config_read(PciBus *bus, unsigned devfn, uint32_t address, unsigned size);
 void pci_bus_config_write(PciBus *bus, unsigned devfn, uint32_t address, uint32_t value, unsigned size);
+
+/* Who routes interrupts, where that is not the one who made the bus (a south bridge). Before the guest runs.
+ */
+void pci_bus_set_irq_routing(PciBus *bus, int (*map_irq)(PciDevice *, int),
+                             void (*set_irq)(void *, int, bool), void *irq_opaque);
+/* What firmware does, for boards that start a kernel directly: gives every BAR an address from the windows
+ * (ends exclusive), switches decoding on, and writes interrupt lines (line_of may be NULL). After a reset,
+ * vCPUs stand still. */
+void pci_bus_assign_resources(PciBus *bus, uint32_t io_start, uint32_t io_end, uint64_t memory_start,
+                              uint64_t memory_end, uint8_t (*line_of)(PciDevice *dev, int pin));
+/* To power-on state; a subclass that overrides DeviceClass.reset calls it first. */
+void pci_device_reset(Device *dev);
+/* "0000:00:04.0"-like text of bus, slot and function. Caller frees. */
+char *pci_device_address(const PciDevice *dev);
 
 void pci_register_bar(PciDevice *dev, int number, uint8_t type, MemoryRegion *memory);
 /* Adds a capability of size bytes at the first free offset (or at offset if not 0); its offset, or 0 with an
