@@ -10,13 +10,6 @@
 #ifndef RHEA_MEM_RCU_H
 #define RHEA_MEM_RCU_H
 
-#ifndef _LGPL_SOURCE
-#define _LGPL_SOURCE /* inlines the read side */
-#endif
-#include <urcu-bp.h>
-
-#include <stdbool.h>
-
 #if defined(__SANITIZE_THREAD__)
 #define RHEA_TSAN 1
 #elif defined(__has_feature)
@@ -27,6 +20,15 @@
 #ifndef RHEA_TSAN
 #define RHEA_TSAN 0
 #endif
+
+/* Inlines the read side; not where sanitizers would trip over liburcu's own alignment of its reader records.
+ */
+#if !defined(_LGPL_SOURCE) && !RHEA_TSAN && !defined(__SANITIZE_ADDRESS__)
+#define _LGPL_SOURCE
+#endif
+#include <urcu-bp.h>
+
+#include <stdbool.h>
 
 #if RHEA_TSAN
 void __tsan_acquire(void *addr);
@@ -55,7 +57,7 @@ static inline void memory_rcu_unlock(void)
 
 static inline bool memory_rcu_held(void)
 {
-    return urcu_bp_read_ongoing();
+    return rcu_read_ongoing();
 }
 
 /* Waits until every read section that was under way has ended. Hold no lock that a reader may take. */
