@@ -1,6 +1,7 @@
 /*
- * Coroutines: a request's code in a straight line. A coroutine runs in one loop's thread; it yields while something
- * asynchronous is under way and is entered again from there. SPDX-License-Identifier: GPL-2.0-or-later
+ * Coroutines: a request's code in a straight line. A coroutine runs in one loop's thread; it yields while
+ * something asynchronous is under way and is entered again from there. SPDX-License-Identifier:
+ * GPL-2.0-or-later
  */
 #ifndef RHEA_LOOP_COROUTINE_H
 #define RHEA_LOOP_COROUTINE_H
@@ -12,7 +13,8 @@ typedef void CoroutineFunc(void *opaque);
 
 /* A coroutine that is not yet running; pooled per thread. */
 Coroutine *coroutine_new(CoroutineFunc *fn, void *opaque);
-/* Runs it until it yields or ends; it must be in no other thread's hands. From outside or inside coroutines. */
+/* Runs it until it yields or ends; it must be in no other thread's hands. From outside or inside coroutines.
+ */
 void coroutine_enter(Coroutine *co);
 /* Enters it from a bottom half of that loop. [any thread] */
 void coroutine_wake(Loop *loop, Coroutine *co);

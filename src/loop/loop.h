@@ -1,11 +1,11 @@
 /*
- * The event loop: one kind for the main thread and every I/O thread. It owns file descriptor handlers, timers, bottom
- * halves and io_uring requests. io_uring drives it where the host allows it, epoll otherwise; the cost of an iteration
- * depends on what is ready, not on what exists.
+ * The event loop: one kind for the main thread and every I/O thread. It owns file descriptor handlers,
+ * timers, bottom halves and io_uring requests. io_uring drives it where the host allows it, epoll otherwise;
+ * the cost of an iteration depends on what is ready, not on what exists.
  *
- * Threads: a loop belongs to the thread that runs it. Only the functions marked [any thread] may be called from
- * elsewhere. Handlers run in the loop's thread with the HomeLock they were registered with held (NULL: none), so that
- * vCPU threads and handlers exclude each other per device (docs/internals/threads.md).
+ * Threads: a loop belongs to the thread that runs it. Only the functions marked [any thread] may be called
+ * from elsewhere. Handlers run in the loop's thread with the HomeLock they were registered with held (NULL:
+ * none), so that vCPU threads and handlers exclude each other per device (docs/internals/threads.md).
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #ifndef RHEA_LOOP_LOOP_H
@@ -23,8 +23,8 @@ typedef struct Loop Loop;
 typedef struct LoopFd LoopFd;
 typedef struct BottomHalf BottomHalf;
 
-/* A loop for the calling program; which monitor ("io_uring", "epoll") it got is told by loop_backend(). backend: NULL
- * for the best, or a name. NULL on error. */
+/* A loop for the calling program; which monitor ("io_uring", "epoll") it got is told by loop_backend().
+ * backend: NULL for the best, or a name. NULL on error. */
 Loop *loop_new(const char *backend, GError **error);
 /* The loop must not be running and must have no handlers left that others own. */
 void loop_free(Loop *loop);
@@ -34,18 +34,24 @@ void loop_run(Loop *loop);
 /* One iteration: handles what is ready; blocks for it first if asked to. Returns whether anything ran. */
 bool loop_iterate(Loop *loop, bool block);
 void loop_quit(Loop *loop); /* [any thread] */
+/* Runs only completions of host I/O (loop_submit_*), waiting for one if asked to; nothing else of the loop
+ * runs. For draining requests. Returns whether any ran. */
+bool loop_iterate_io(Loop *loop, bool block);
+/* The loop whose iteration the calling thread is in; NULL outside. */
+Loop *loop_current(void);
 /* Whether the calling thread is the one that runs (or last ran) the loop. [any thread] */
 bool loop_is_current(const Loop *loop);
-/* Adaptive busy polling before blocking: at most max_ns (0: off); grows by `grow` and shrinks by `shrink` (0: defaults 2
- * and "to zero"). */
+/* Adaptive busy polling before blocking: at most max_ns (0: off); grows by `grow` and shrinks by `shrink` (0:
+ * defaults 2 and "to zero"). */
 void loop_set_polling(Loop *loop, int64_t max_ns, int64_t grow, int64_t shrink);
 
 /* ---- file descriptors (loop's thread only, or before it runs) ---- */
 typedef void LoopFdHandler(void *opaque);
-/* Watches fd for reading and/or writing; poll (may be NULL) looks without a system call whether there is work, and is
- * used while polling. A second call for the same fd is an error of the program. The fd stays the caller's. */
-LoopFd *loop_add_fd(Loop *loop, int fd, LoopFdHandler *on_read, LoopFdHandler *on_write, bool (*poll)(void *opaque),
-                    void *opaque, HomeLock *lock);
+/* Watches fd for reading and/or writing; poll (may be NULL) looks without a system call whether there is
+ * work, and is used while polling. A second call for the same fd is an error of the program. The fd stays the
+ * caller's. */
+LoopFd *loop_add_fd(Loop *loop, int fd, LoopFdHandler *on_read, LoopFdHandler *on_write,
+                    bool (*poll)(void *opaque), void *opaque, HomeLock *lock);
 /* Changes which handlers are on; NULL switches one off. */
 void loop_fd_set(LoopFd *lfd, LoopFdHandler *on_read, LoopFdHandler *on_write);
 /* Safe inside its own handler. */
@@ -68,7 +74,8 @@ void bh_cancel(BottomHalf *bh);   /* [any thread] */
 void bh_free(BottomHalf *bh);     /* [any thread]; it will not run any more unless it is running right now */
 /* Runs fn once in the loop's thread. [any thread] */
 void loop_call(Loop *loop, BottomHalfFunc *fn, void *opaque);
-/* The same, and waits until it has run (runs it at once in the loop's own thread). Hold no HomeLock. [any thread] */
+/* The same, and waits until it has run (runs it at once in the loop's own thread). Hold no HomeLock. [any
+ * thread] */
 void loop_call_sync(Loop *loop, BottomHalfFunc *fn, void *opaque);
 
 /* ---- clocks and timers ---- */
@@ -102,8 +109,8 @@ typedef struct Timer {
     int64_t expire_ns; /* -1: not armed */
     int heap_index;    /* the loop's */
 } Timer;
-void timer_init(Timer *t, Loop *loop, ClockSet *clocks, ClockType type, void (*fn)(void *opaque), void *opaque,
-                HomeLock *lock);
+void timer_init(Timer *t, Loop *loop, ClockSet *clocks, ClockType type, void (*fn)(void *opaque),
+                void *opaque, HomeLock *lock);
 /* Arms it for an absolute time of its clock, replacing an earlier deadline. [any thread] */
 void timer_set(Timer *t, int64_t expire_ns);
 /* [any thread]; after it returns in the loop's thread or with the timer's lock held, fn does not run. */
@@ -114,15 +121,25 @@ void timer_destroy(Timer *t);
 
 /* ---- asynchronous host I/O, straight to io_uring or the thread pool ---- */
 typedef void LoopIoDone(void *opaque, ssize_t result); /* result: bytes, or a negative errno */
-typedef enum LoopIoOp { LOOP_IO_READV, LOOP_IO_WRITEV, LOOP_IO_FSYNC, LOOP_IO_FDATASYNC, LOOP_IO_FALLOCATE } LoopIoOp;
+typedef enum LoopIoOp {
+    LOOP_IO_READV,
+    LOOP_IO_WRITEV,
+    LOOP_IO_FSYNC,
+    LOOP_IO_FDATASYNC,
+    LOOP_IO_FALLOCATE
+} LoopIoOp;
 typedef enum LoopIoEngine { LOOP_IO_AUTO, LOOP_IO_URING, LOOP_IO_THREADS } LoopIoEngine;
-/* Submits from the loop's thread; iov must stay until done runs, in the loop's thread, with no lock held. Short reads
- * and writes are the caller's to continue. mode: fallocate's mode; offset and length for it are offset and length. */
-void loop_submit_io(Loop *loop, LoopIoEngine engine, LoopIoOp op, int fd, const struct iovec *iov, int iov_count,
-                    off_t offset, off_t length, int mode, LoopIoDone *done, void *opaque);
+/* Submits from the loop's thread; iov must stay until done runs, in the loop's thread, with no lock held.
+ * Short reads and writes are the caller's to continue. mode: fallocate's mode; offset and length for it are
+ * offset and length. */
+void loop_submit_io(Loop *loop, LoopIoEngine engine, LoopIoOp op, int fd, const struct iovec *iov,
+                    int iov_count, off_t offset, off_t length, int mode, LoopIoDone *done, void *opaque);
 /* Runs fn in a pool thread, then done in the loop's thread with fn's result. */
 void loop_submit_work(Loop *loop, ssize_t (*fn)(void *opaque), LoopIoDone *done, void *opaque);
 /* Limits of the loop's own share of the thread pool (thread-pool-min/max of -object iothread). */
 void loop_set_thread_pool(Loop *loop, int min_threads, int max_threads);
+/* How many requests may gather before they are given to the kernel at once (aio-max-batch; 0: the default).
+ */
+void loop_set_io_batch(Loop *loop, int max_batch);
 
 #endif

@@ -1,0 +1,372 @@
+/*
+ * Coroutines: stacks of their own, and a switch that saves what the x86-64 System V ABI asks a callee to
+ * keep. SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "loop/coroutine.h"
+
+#include "loop/loop_internal.h"
+
+#include <string.h>
+#include <sys/mman.h>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+#if defined(__SANITIZE_THREAD__)
+#include <sanitizer/tsan_interface.h>
+#endif
+
+#define STACK_BYTES (256 * 1024)
+#define GUARD_BYTES 4096
+#define POOL_MAX    64
+
+struct Coroutine {
+    CoroutineFunc *fn;
+    void *opaque;
+    Coroutine *caller; /* who entered it; NULL: it is not running */
+    void *sp;
+    char *stack;
+    Coroutine *pool_next;
+    GList link; /* of the queue it waits in */
+    Loop *waiting_loop;
+    bool ended;
+    void *fake_stack;      /* AddressSanitizer's */
+    const void *asan_base; /* the thread's own stack, in the leader */
+    size_t asan_size;
+    void *fiber; /* ThreadSanitizer's */
+};
+
+/* Saves the callee-saved registers, the SSE control word and the x87 one; stores the stack pointer at *save
+ * and goes on with `load`, where the same was done. */
+void coroutine_switch_stack(void **save, void *load);
+__asm__(".text\n"
+        ".globl coroutine_switch_stack\n"
+        ".hidden coroutine_switch_stack\n"
+        ".type coroutine_switch_stack, @function\n"
+        "coroutine_switch_stack:\n"
+        "    pushq %rbp\n"
+        "    pushq %rbx\n"
+        "    pushq %r12\n"
+        "    pushq %r13\n"
+        "    pushq %r14\n"
+        "    pushq %r15\n"
+        "    subq $8, %rsp\n"
+        "    stmxcsr (%rsp)\n"
+        "    fnstcw 4(%rsp)\n"
+        "    movq %rsp, (%rdi)\n"
+        "    movq %rsi, %rsp\n"
+        "    ldmxcsr (%rsp)\n"
+        "    fldcw 4(%rsp)\n"
+        "    addq $8, %rsp\n"
+        "    popq %r15\n"
+        "    popq %r14\n"
+        "    popq %r13\n"
+        "    popq %r12\n"
+        "    popq %rbx\n"
+        "    popq %rbp\n"
+        "    ret\n"
+        ".size coroutine_switch_stack, . - coroutine_switch_stack\n");
+
+static __thread Coroutine leader; /* stands for the thread's own stack */
+static __thread Coroutine *current;
+static __thread Coroutine *pool;
+static __thread int pool_size;
+
+static void coroutine_free(Coroutine *co)
+{
+#if defined(__SANITIZE_THREAD__)
+    __tsan_destroy_fiber(co->fiber);
+#endif
+    munmap(co->stack, STACK_BYTES + GUARD_BYTES);
+    g_free(co);
+}
+
+static pthread_key_t pool_key;
+
+static void pool_drop(void *unused)
+{
+    while (pool) {
+        Coroutine *co = pool;
+
+        pool = co->pool_next;
+        coroutine_free(co);
+    }
+    pool_size = 0;
+}
+
+__attribute__((constructor)) static void make_pool_key(void)
+{
+    pthread_key_create(&pool_key, pool_drop);
+}
+
+static void switch_to(Coroutine *from, Coroutine *to)
+{
+#if defined(__SANITIZE_ADDRESS__)
+    const char *base = to == &leader ? to->asan_base : to->stack + GUARD_BYTES;
+    size_t size = to == &leader ? to->asan_size : STACK_BYTES;
+
+    __sanitizer_start_switch_fiber(from->ended ? NULL : &from->fake_stack, base, size);
+#endif
+#if defined(__SANITIZE_THREAD__)
+    if (!leader.fiber) {
+        leader.fiber = __tsan_get_current_fiber();
+    }
+    __tsan_switch_to_fiber(to->fiber, 0);
+#endif
+    coroutine_switch_stack(&from->sp, to->sp);
+#if defined(__SANITIZE_ADDRESS__)
+    /* We are `from` again, come back from whoever it was. */
+    __sanitizer_finish_switch_fiber(from->fake_stack, NULL, NULL);
+#endif
+}
+
+__attribute__((noreturn, noinline)) static void coroutine_entry(void)
+{
+    Coroutine *co = current;
+
+#if defined(__SANITIZE_ADDRESS__)
+    const void *base;
+    size_t size;
+
+    __sanitizer_finish_switch_fiber(NULL, &base, &size);
+    if (co->caller == &leader) {
+        leader.asan_base = base;
+        leader.asan_size = size;
+    }
+#endif
+    for (;;) {
+        Coroutine *caller;
+
+        co->fn(co->opaque);
+        co->ended = true;
+        caller = co->caller;
+        co->caller = NULL;
+        current = caller;
+        switch_to(co, caller);
+        co = current;
+    }
+}
+
+static void prepare_stack(Coroutine *co)
+{
+    uint64_t *sp = (uint64_t *)(co->stack + GUARD_BYTES + STACK_BYTES);
+    uint32_t mxcsr = __builtin_ia32_stmxcsr();
+    uint16_t cw;
+
+    __asm__("fnstcw %0" : "=m"(cw));
+    /* At entry the stack pointer is 8 off a multiple of 16, as after a call. */
+    *--sp = 0;
+    *--sp = (uintptr_t)coroutine_entry;
+    sp -= 6;
+    memset(sp, 0, 6 * sizeof(*sp));
+    *--sp = mxcsr | (uint64_t)cw << 32;
+    co->sp = sp;
+}
+
+Coroutine *coroutine_new(CoroutineFunc *fn, void *opaque)
+{
+    Coroutine *co = pool;
+
+    if (co) {
+        pool = co->pool_next;
+        pool_size--;
+    } else {
+        co = g_new0(Coroutine, 1);
+        co->stack = mmap(NULL, STACK_BYTES + GUARD_BYTES, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK | MAP_NORESERVE, -1, 0);
+        if (co->stack == MAP_FAILED) {
+            g_error("no memory for a coroutine's stack");
+        }
+        mprotect(co->stack, GUARD_BYTES, PROT_NONE);
+#if defined(__SANITIZE_THREAD__)
+        co->fiber = __tsan_create_fiber(0);
+#endif
+    }
+    prepare_stack(co);
+    co->fn = fn;
+    co->opaque = opaque;
+    co->caller = NULL;
+    co->ended = false;
+    co->fake_stack = NULL;
+    return co;
+}
+
+void coroutine_enter(Coroutine *co)
+{
+    Coroutine *self = current ? current : &leader;
+
+    g_assert(!co->caller);
+    co->caller = self;
+    current = co;
+    switch_to(self, co);
+    if (co->ended) {
+        if (pool_size < POOL_MAX) {
+            if (!pool) {
+                pthread_setspecific(pool_key, &pool);
+            }
+            co->pool_next = pool;
+            pool = co;
+            pool_size++;
+        } else {
+            coroutine_free(co);
+        }
+    }
+}
+
+void coroutine_yield(void)
+{
+    Coroutine *self = current, *caller = self->caller;
+
+    g_assert(caller);
+    self->caller = NULL;
+    current = caller;
+    switch_to(self, caller);
+}
+
+Coroutine *coroutine_self(void)
+{
+    return current == &leader ? NULL : current;
+}
+
+bool in_coroutine(void)
+{
+    return coroutine_self() != NULL;
+}
+
+static void enter_bh(void *opaque)
+{
+    coroutine_enter(opaque);
+}
+
+void coroutine_wake(Loop *loop, Coroutine *co)
+{
+    loop_call(loop, enter_bh, co);
+}
+
+/* ---- queues and mutexes ---- */
+
+void co_queue_init(CoQueue *q)
+{
+    g_queue_init(&q->waiting);
+}
+
+void co_queue_wait(CoQueue *q)
+{
+    Coroutine *self = coroutine_self();
+
+    self->link = (GList){ .data = self };
+    self->waiting_loop = loop_current();
+    g_queue_push_tail_link(&q->waiting, &self->link);
+    coroutine_yield();
+}
+
+bool co_queue_wake_one(CoQueue *q)
+{
+    GList *link = g_queue_pop_head_link(&q->waiting);
+    Coroutine *co = link ? link->data : NULL;
+
+    if (!co) {
+        return false;
+    }
+    if (co->waiting_loop) {
+        coroutine_wake(co->waiting_loop, co);
+    } else {
+        coroutine_enter(co);
+    }
+    return true;
+}
+
+void co_queue_wake_all(CoQueue *q)
+{
+    for (guint n = g_queue_get_length(&q->waiting); n > 0; n--) {
+        co_queue_wake_one(q);
+    }
+}
+
+void co_mutex_init(CoMutex *m)
+{
+    m->holder = NULL;
+    co_queue_init(&m->queue);
+}
+
+void co_mutex_lock(CoMutex *m)
+{
+    Coroutine *self = coroutine_self();
+
+    if (!m->holder) {
+        m->holder = self;
+        return;
+    }
+    g_assert(m->holder != self);
+    co_queue_wait(&m->queue); /* whoever unlocks hands it over */
+    g_assert(m->holder == self);
+}
+
+void co_mutex_unlock(CoMutex *m)
+{
+    GList *head = g_queue_peek_head_link(&m->queue.waiting);
+
+    g_assert(m->holder == coroutine_self());
+    m->holder = head ? head->data : NULL;
+    if (head) {
+        co_queue_wake_one(&m->queue);
+    }
+}
+
+/* ---- waiting for the host ---- */
+
+typedef struct CoWait {
+    Coroutine *co;
+    ssize_t result;
+    ssize_t (*fn)(void *opaque);
+    void *opaque;
+} CoWait;
+
+static void co_wait_done(void *opaque, ssize_t result)
+{
+    CoWait *wait = opaque;
+
+    wait->result = result;
+    coroutine_enter(wait->co);
+}
+
+ssize_t co_io(Loop *loop, LoopIoEngine engine, LoopIoOp op, int fd, const struct iovec *iov, int iov_count,
+              off_t offset, off_t length, int mode)
+{
+    CoWait wait = { .co = coroutine_self() };
+
+    loop_submit_io(loop, engine, op, fd, iov, iov_count, offset, length, mode, co_wait_done, &wait);
+    coroutine_yield();
+    return wait.result;
+}
+
+static ssize_t co_work_fn(void *opaque)
+{
+    CoWait *wait = opaque;
+
+    return wait->fn(wait->opaque);
+}
+
+ssize_t co_work(Loop *loop, ssize_t (*fn)(void *opaque), void *opaque)
+{
+    CoWait wait = { .co = coroutine_self(), .fn = fn, .opaque = opaque };
+
+    loop_submit_work(loop, co_work_fn, co_wait_done, &wait);
+    coroutine_yield();
+    return wait.result;
+}
+
+static void co_sleep_done(void *opaque)
+{
+    coroutine_enter(opaque);
+}
+
+void co_sleep_ns(Loop *loop, int64_t ns)
+{
+    Timer timer;
+
+    timer_init(&timer, loop, NULL, CLOCK_TYPE_REALTIME, co_sleep_done, coroutine_self(), NULL);
+    timer_set(&timer, monotonic_ns() + MAX(ns, 0));
+    coroutine_yield();
+    timer_destroy(&timer);
+}
