@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the system program says to mistakes: one clear line each (and at most one hint), exit status 1, nothing written."""
+import argparse
+import os
+import pathlib
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from harness import ROOT, Machine, Tap, expect, run  # noqa: E402
+
+QUIET = ["-nodefaults", "-no-user-config", "-display", "none"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build")
+    args = parser.parse_args()
+    binary = args.build / "rhea-system-x86_64"
+    tap = Tap()
+    directory = tempfile.TemporaryDirectory(prefix="rhea-bad-")
+    base = pathlib.Path(directory.name)
+
+    def refused(arguments, *parts, status=1):
+        code, out, err = run([binary, *QUIET, *arguments], timeout=30)
+        expect(code == status, f"exit status {code}, stderr: {err}")
+        lines = [line for line in err.strip().splitlines() if line]
+        expect(1 <= len(lines) <= 2, f"{len(lines)} lines where one (and a hint) belong:\n{err}")
+        for part in parts:
+            expect(part in err, f"{part!r} is not in: {err}")
+        expect(out == "", f"standard output says: {out[:200]}")
+
+    cases = [
+        ("unknown option", ["-mahcine", "pc"], "-mahcine", "-machine"),
+        ("unknown machine", ["-M", "pcc"], "pcc"),
+        ("machine named with the nearest", ["-M", "microvn"], "microvm"),
+        ("unknown machine property", ["-M", "pc,kernal=x"], "kernal"),
+        ("unknown device", ["-M", "pc", "-device", "virtio-bkl-pci"], "virtio-bkl-pci", "virtio-blk-pci"),
+        ("unknown device property", ["-M", "pc", "-device", "virtio-rng-pci,max-bites=1"], "max-bites"),
+        ("bad property value", ["-M", "pc", "-device", "virtio-rng-pci,max-bytes=lots"], "max-bytes"),
+        ("unknown bus", ["-M", "pc", "-device", "virtio-rng-pci,bus=pci.7"], "pci.7"),
+        ("slot in use", ["-M", "pc", "-device", "virtio-rng-pci,addr=0x0"], "in use"),
+        ("unknown accelerator", ["-accel", "tgc"], "tgc"),
+        ("unknown CPU model", ["-M", "pc", "-cpu", "Nehalen"], "Nehalen"),
+        ("unknown CPU feature", ["-M", "pc", "-cpu", "qemu64,+avx3000"], "avx3000"),
+        ("missing kernel", ["-M", "pc", "-kernel", base / "nothing"], "nothing", "No such file"),
+        ("no such drive", ["-M", "pc", "-device", "virtio-blk-pci,drive=d9"], "d9"),
+        ("unreadable disk", ["-M", "pc", "-drive", f"file={base}/gone.img,format=raw,if=none,id=d"], "gone.img"),
+        ("wrong JSON", ["-M", "pc", "-device", '{"driver":"virtio-rng-pci",}'], "JSON"),
+        ("JSON of the wrong type", ["-M", "pc", "-device", '{"driver":"virtio-rng-pci","max-bytes":"x"}'], "max-bytes"),
+        ("16 EiB of memory", ["-M", "pc", "-m", "16E"], ""),
+        ("too much memory", ["-M", "pc", "-m", "8E"], ""),
+        ("no memory", ["-M", "pc", "-m", "0"], ""),
+        ("no CPUs", ["-M", "pc", "-smp", "0"], ""),
+        ("too many CPUs", ["-M", "pc", "-smp", "5000"], ""),
+        ("topology that does not add up", ["-M", "pc", "-smp", "4,sockets=1,cores=3,threads=1"], ""),
+        ("unknown chardev", ["-M", "pc", "-serial", "chardev:nobody"], "nobody"),
+        ("unknown netdev type", ["-M", "pc", "-netdev", "usre,id=n"], "usre"),
+        ("duplicate id", ["-M", "pc", "-device", "virtio-rng-pci,id=a", "-device", "virtio-rng-pci,id=a"], "a"),
+        ("missing argument", ["-M"], "-M"),
+    ]
+    for name, arguments, *parts in cases:
+        tap.test(name, refused, arguments, *parts)
+
+    def truncated_kernel():
+        short = base / "short"
+        guest = pathlib.Path(os.environ.get("RHEA_GUEST", args.build / "guest")) / "vmlinuz"
+        if not guest.exists():
+            raise Tap.Skip("no guest kernel: run make guest")
+        for size in (10, 0x210, 4096, 1 << 20):
+            short.write_bytes(guest.read_bytes()[:size])
+            refused(["-M", "pc", "-kernel", short], "short")
+
+    def kernel_of_garbage():
+        garbage = base / "garbage"
+        garbage.write_bytes(bytes(range(256)) * 64)
+        refused(["-M", "pc", "-kernel", garbage], "garbage")
+
+    def held_disk():
+        disk = base / "held.img"
+        disk.write_bytes(b"\0" * (1 << 20))
+        drive = ["-M", "none", "-drive", f"file={disk},format=raw,if=none,id=d"]
+        with Machine(binary, [*QUIET, *drive, "-qmp", f"unix:{base}/qmp,server=on,wait=off"], base) as first:
+            first.qmp.command("query-status")
+            before = disk.read_bytes()
+            refused(drive, "held.img", str(first.process.pid))
+            expect(disk.read_bytes() == before, "the disk was changed")
+
+    def qmp_garbage():
+        with Machine(binary, [*QUIET, "-M", "none", "-qmp", f"unix:{base}/qmp,server=on,wait=off"], base) as vm:
+            vm.qmp.command("query-status")
+            for garbage in (b"}{\r\n", b"\xff\xfe\x00\r\n", b'{"execute": 5}\r\n', b"[" * 5000 + b"\r\n",
+                            b'{"execute":"query-status","arguments":[]}\r\n', b'{"no":"execute"}\r\n'):
+                vm.qmp.send_raw(garbage)
+                reply = vm.qmp.read()
+                expect(reply.get("error", {}).get("class") == "GenericError", f"{garbage!r}: {reply}")
+                # Wait until it speaks sense again: one broken line may give several errors.
+                vm.qmp.socket.settimeout(5)
+                while "error" in vm.qmp.execute("query-status"):
+                    pass
+
+    def qmp_client_that_never_reads():
+        import socket
+        with Machine(binary, [*QUIET, "-M", "none", "-qmp", f"unix:{base}/qmp,server=on,wait=off",
+                              "-qmp", f"unix:{base}/other,server=on,wait=off"], base) as vm:
+            deaf = socket.socket(socket.AF_UNIX)
+            deadline = time.monotonic() + 10
+            while True:
+                try:
+                    deaf.connect(f"{base}/other")
+                    break
+                except OSError:
+                    expect(time.monotonic() < deadline, "no second QMP server")
+                    time.sleep(0.02)
+            deaf.setblocking(False)
+            sent = 0
+            request = b'{"execute":"qmp_capabilities"}\r\n' + b'{"execute":"query-qmp-schema"}\r\n' * 200
+            try:
+                while sent < 64 << 20:
+                    sent += deaf.send(request)
+            except (BlockingIOError, BrokenPipeError, ConnectionResetError):
+                pass
+            began = time.monotonic()
+            vm.qmp.command("query-status")
+            expect(time.monotonic() - began < 2, "the other client had to wait")
+            rss = int(next(line.split()[1] for line in
+                           pathlib.Path(f"/proc/{vm.process.pid}/status").read_text().splitlines()
+                           if line.startswith("VmRSS")))
+            expect(rss < 300 * 1024, f"{rss} KiB resident: replies pile up")
+            deaf.close()
+
+    for function in (truncated_kernel, kernel_of_garbage, held_disk, qmp_garbage, qmp_client_that_never_reads):
+        tap.test(function.__name__.replace("_", " "), function)
+    directory.cleanup()
+    tap.finish()
+
+
+if __name__ == "__main__":
+    main()
