@@ -21,7 +21,7 @@ FIXED = {
     "XMM0": ("XMM", 0, "DQ"),
 }
 ATTRS = ["lock", "no64", "only64", "cpl0", "d64", "f64", "rep", "prot", "native", "x87", "mmx", "end", "notvm86",
-         "branch", "string", "sse", "avx", "system", "sae", "novex"]
+         "branch", "string", "sse", "avx", "system", "sae", "novex", "fp", "align", "unal"]
 FLAGBITS = {"o": 1 << 11, "s": 1 << 7, "z": 1 << 6, "a": 1 << 4, "p": 1 << 2, "c": 1, "d": 1 << 10, "i": 1 << 9}
 
 

@@ -1,0 +1,618 @@
+/*
+ * MMX, SSE and AVX instructions: operands and faults here, the computation in native.c's stubs. Exception
+ * order and alignment rules after SDM vol. 2 2.5 (types 1 to 12) for VEX forms and vol. 3 chapters 12 and 13
+ * for legacy ones. SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "accel/soft/interp/fpu.h"
+#include "arch/x86/system.h"
+
+#include <stddef.h>
+
+/* InterpNative.aux of forms that run through a stub. */
+#define AUX_SIZE        0x3fu /* of the memory operand in bytes; 0: none */
+#define AUX_READ        (1u << 6)
+#define AUX_WRITE       (1u << 7)
+#define AUX_ALIGN_SHIFT 8 /* 5 bits: a mask of address bits that must be 0, or else #GP(0) */
+#define AUX_GPR_IN      (1u << 13)
+#define AUX_GPR_OUT     (1u << 14)
+#define AUX_GPR_SHIFT   15 /* 4 bits */
+#define AUX_FLAGS_OUT   (1u << 19)
+#define AUX_STRING      (1u << 20) /* PCMPxSTRx: AX and DX in */
+#define AUX_CX_OUT      (1u << 21)
+#define AUX_AVX         (1u << 22)
+#define AUX_SSE         (1u << 23)
+#define AUX_MMX         (1u << 24)
+#define AUX_FLAGS       (AUX_FLAGS_OUT | AUX_STRING | AUX_CX_OUT | AUX_GPR_IN | AUX_GPR_OUT)
+
+void fpu_unavailable_sse(X86Cpu *cpu)
+{
+    if ((cpu->cr0 & CR0_EM) || !(cpu->cr4 & CR4_OSFXSR)) {
+        x86_raise(cpu, EXC_UD);
+    }
+    x86_raise(cpu, EXC_NM);
+}
+
+void fpu_unavailable_avx(X86Cpu *cpu)
+{
+    if (!(cpu->mode & MODE_PE) || (cpu->mode & MODE_VM86) || !(cpu->cr4 & CR4_OSXSAVE) ||
+        (cpu->xcr0 & 6) != 6) {
+        x86_raise(cpu, EXC_UD);
+    }
+    x86_raise(cpu, EXC_NM);
+}
+
+void fpu_unavailable_mmx(X86Cpu *cpu)
+{
+    x86_raise(cpu, cpu->cr0 & CR0_EM ? EXC_UD : EXC_NM);
+}
+
+/* ---- binding ---- */
+
+static bool form_has_size(const X86Form *form, unsigned size)
+{
+    for (unsigned i = 0; i < form->operand_count; i++) {
+        if (form->operands[i].size == size) {
+            return true;
+        }
+    }
+    return false;
+}
+
+NativeStub *simd_make_stub(const X86Cpu *cpu, const X86Insn *insn, NativeForm *f)
+{
+    const X86Form *form = insn->form;
+    memset(f, 0, sizeof(*f));
+    f->map = form->map;
+    f->opcode = form->opcode;
+    f->vex = form->space == X86_SPACE_VEX;
+    switch (form->prefix) {
+    case X86_PREFIX_66:
+        f->prefix = 0x66;
+        break;
+    case X86_PREFIX_F3:
+        f->prefix = 0xf3;
+        break;
+    case X86_PREFIX_F2:
+        f->prefix = 0xf2;
+        break;
+    }
+    if (f->vex) {
+        f->l = form->l == X86_BIT_1 ||
+               (form->l == X86_BIT_ANY && form_has_size(form, X86_SIZE_X) && insn->vex_l);
+    }
+    f->w = form->w == X86_BIT_1;
+    f->rm = insn->rm & 7;
+    if (form->digit >= 0) {
+        f->reg_kind = NATIVE_EXT;
+        f->reg = (uint8_t)form->digit;
+    }
+    bool w_matters = false;
+    for (unsigned i = 0; i < form->operand_count; i++) {
+        const X86Operand *o = &form->operands[i];
+        bool out = o->access & X86_ACCESS_W;
+        bool is_mem = false;
+        switch (o->kind) {
+        case X86_OPERAND_V:
+            f->reg_kind = NATIVE_VEC;
+            f->flags |= out ? NATIVE_OUT_REG : 0;
+            break;
+        case X86_OPERAND_P:
+            f->reg_kind = NATIVE_MMX;
+            f->reg = insn->reg & 7;
+            f->flags |= NATIVE_X87;
+            break;
+        case X86_OPERAND_G:
+            f->reg_kind = NATIVE_GPR;
+            f->flags |= out ? NATIVE_OUT_REG : 0;
+            w_matters = o->size == X86_SIZE_Y;
+            break;
+        case X86_OPERAND_H:
+            f->vvvv_kind = NATIVE_VEC;
+            f->flags |= out ? NATIVE_OUT_VVVV : 0;
+            break;
+        case X86_OPERAND_W:
+        case X86_OPERAND_U:
+            is_mem = insn->is_memory;
+            if (!is_mem) {
+                f->rm_kind = NATIVE_VEC;
+                f->flags |= out ? NATIVE_OUT_RM : 0;
+            }
+            break;
+        case X86_OPERAND_Q:
+        case X86_OPERAND_N:
+            is_mem = insn->is_memory;
+            if (!is_mem) {
+                f->rm_kind = NATIVE_MMX;
+                f->flags |= NATIVE_X87;
+            }
+            break;
+        case X86_OPERAND_E:
+        case X86_OPERAND_R:
+            w_matters |= o->size == X86_SIZE_Y;
+            is_mem = insn->is_memory;
+            if (!is_mem) {
+                f->rm_kind = NATIVE_GPR;
+                f->flags |= out ? NATIVE_OUT_RM : 0;
+            }
+            break;
+        case X86_OPERAND_M:
+            is_mem = true;
+            break;
+        case X86_OPERAND_T:
+            f->rm_kind = NATIVE_ST;
+            break;
+        case X86_OPERAND_I:
+            f->has_imm = true;
+            f->imm = (uint8_t)insn->imm;
+            break;
+        case X86_OPERAND_L:
+            f->has_imm = true;
+            f->flags |= NATIVE_IS4;
+            break;
+        case X86_OPERAND_XMM:
+            f->flags |= NATIVE_IN_XMM0;
+            break;
+        default:
+            break;
+        }
+        if (is_mem) {
+            f->rm_kind = NATIVE_MEM;
+        }
+    }
+    if (form->exact_modrm >= 0) {
+        f->reg_kind = NATIVE_EXT;
+        f->reg = (form->exact_modrm >> 3) & 7;
+        f->rm_kind = NATIVE_ST;
+    }
+    if (form->attrs & X86_ATTR_FP) {
+        f->flags |= NATIVE_FP;
+    }
+    if (form->attrs & (X86_ATTR_X87 | X86_ATTR_MMX)) {
+        f->flags |= NATIVE_X87;
+    }
+    if (form->flags_written & FLAGS_ARITH) {
+        f->flags |= NATIVE_OUT_FLAGS;
+    }
+    if (form->flags_read & FLAGS_ARITH) {
+        f->flags |= NATIVE_IN_FLAGS;
+    }
+    switch (form->mnemonic) {
+    case X86_PCMPESTRI:
+    case X86_VPCMPESTRI:
+        f->flags |= NATIVE_IN_AX_DX | NATIVE_OUT_CX;
+        w_matters = true;
+        break;
+    case X86_PCMPISTRI:
+    case X86_VPCMPISTRI:
+        f->flags |= NATIVE_OUT_CX;
+        break;
+    case X86_PCMPESTRM:
+    case X86_VPCMPESTRM:
+        f->flags |= NATIVE_IN_AX_DX | NATIVE_OUT_XMM0;
+        w_matters = true;
+        break;
+    case X86_PCMPISTRM:
+    case X86_VPCMPISTRM:
+        f->flags |= NATIVE_OUT_XMM0;
+        break;
+    }
+    if (w_matters && form->w == X86_BIT_ANY && (cpu->mode & MODE_CS64)) {
+        f->w = insn->rex_w;
+    }
+    return native_stub(f);
+}
+
+/* ---- execution through a stub ---- */
+
+G_NORETURN static void raise_native(X86Cpu *cpu, int vector)
+{
+    if (vector == EXC_XM && !(cpu->cr4 & CR4_OSXMMEXCPT)) {
+        vector = EXC_UD;
+    }
+    x86_raise(cpu, vector);
+}
+
+static inline void check_mode(X86Cpu *cpu, uint32_t aux)
+{
+    if (aux & AUX_AVX) {
+        fpu_check_avx(cpu);
+    } else if (aux & AUX_SSE) {
+        fpu_check_sse(cpu);
+    } else if (G_UNLIKELY(!(cpu->mode & MODE_FPU_OK))) {
+        fpu_unavailable_mmx(cpu);
+    }
+}
+
+static inline void check_alignment(X86Cpu *cpu, uint64_t linear, uint32_t aux)
+{
+    if (G_UNLIKELY(linear & ((aux >> AUX_ALIGN_SHIFT) & 0x1f))) {
+        x86_raise_error(cpu, EXC_GP, 0);
+    }
+    if (G_UNLIKELY(cpu->mode & MODE_AC)) {
+        unsigned size = aux & AUX_SIZE;
+        if (size && !(size & (size - 1)) && (linear & (size - 1))) {
+            x86_raise_error(cpu, EXC_AC, 0);
+        }
+    }
+}
+
+static void exec_stub(X86Cpu *cpu, const InterpNative *n)
+{
+    uint8_t bounce[64] __attribute__((aligned(64)));
+    uint32_t aux = n->aux;
+    const X86Insn *insn = &n->insn;
+    unsigned size = aux & AUX_SIZE;
+    uint64_t linear = 0;
+    void *mem = NULL;
+    bool write_back = false;
+    NativeArgs args;
+
+    check_mode(cpu, aux);
+    if (size) {
+        bool write = aux & AUX_WRITE;
+        linear = interp_linear(cpu, n, size, write);
+        check_alignment(cpu, linear, aux);
+        TlbEntry *e = mmu_entry(cpu->mmu, (MmuIndex)cpu->mmu->index, linear);
+        if (G_LIKELY(linear - e->tag[write ? MMU_WRITE : MMU_READ] <= 4096 - size)) {
+            mem = (void *)(linear + (uint64_t)e->addend);
+        } else {
+            mem = bounce;
+            if (write) {
+                x86_probe(cpu, linear, size, MMU_WRITE);
+                write_back = true;
+            } else {
+                x86_read_bytes(cpu, linear, bounce, size);
+            }
+        }
+    }
+    if (aux & AUX_FLAGS) {
+        args.gpr = cpu->regs[(aux >> AUX_GPR_SHIFT) & 15];
+        args.ax = cpu->regs[R_RAX];
+        args.dx = cpu->regs[R_RDX];
+    }
+    int vector = ((NativeStub *)n->data)(cpu->xsave, insn->reg * 16u, insn->vvvv * 16u, insn->rm * 16u, mem,
+                                         &args, (insn->imm >> 4 & 15) * 16u);
+    if (G_UNLIKELY(vector)) {
+        raise_native(cpu, vector);
+    }
+    if (G_UNLIKELY(write_back)) {
+        x86_write_bytes(cpu, linear, bounce, size);
+    }
+    if (aux & AUX_FLAGS) {
+        if (aux & AUX_GPR_OUT) {
+            cpu->regs[(aux >> AUX_GPR_SHIFT) & 15] = args.gpr;
+        }
+        if (aux & AUX_CX_OUT) {
+            cpu->regs[R_RCX] = args.cx;
+        }
+        if (aux & AUX_FLAGS_OUT) {
+            x86_set_arith(cpu, (uint32_t)args.flags);
+        }
+    }
+}
+
+/* ---- masked moves: SDM vol. 2 VMASKMOV, VPMASKMOV, MASKMOVDQU. Elements whose mask is clear do not fault
+ * ---- */
+
+static void vec_get(const X86Cpu *cpu, unsigned number, uint8_t out[32])
+{
+    memcpy(out, cpu->xsave + XSAVE_XMM + number * 16, 16);
+    memcpy(out + 16, cpu->xsave + XSAVE_AVX + number * 16, 16);
+}
+
+/* Writes size (16 or 32) bytes; what is above is zeroed, as every VEX instruction does. */
+static void vec_put(X86Cpu *cpu, unsigned number, const uint8_t *value, unsigned size)
+{
+    memcpy(cpu->xsave + XSAVE_XMM + number * 16, value, 16);
+    if (size == 32) {
+        memcpy(cpu->xsave + XSAVE_AVX + number * 16, value + 16, 16);
+    } else {
+        memset(cpu->xsave + XSAVE_AVX + number * 16, 0, 16);
+    }
+}
+
+/* aux: the element's size. */
+static void exec_vmaskmov(X86Cpu *cpu, const InterpNative *n)
+{
+    const X86Insn *insn = &n->insn;
+    unsigned size = 16u << insn->vex_l, element = n->aux & 0xff;
+    bool store = insn->form->operands[0].kind == X86_OPERAND_M;
+    uint8_t mask[32], value[32];
+    fpu_check_avx(cpu);
+    uint64_t offset = interp_effective(cpu, n);
+    uint64_t address_mask = insn->address_size == 8   ? UINT64_MAX
+                            : insn->address_size == 4 ? 0xffffffffu
+                                                      : 0xffffu;
+    uint64_t linear[8];
+    vec_get(cpu, insn->vvvv, mask);
+    if (store) {
+        vec_get(cpu, insn->reg, value);
+    } else {
+        memset(value, 0, sizeof(value));
+    }
+    for (unsigned i = 0; i < size; i += element) {
+        if (mask[i + element - 1] & 0x80) {
+            linear[i / element] = x86_linear(cpu, insn->segment, (offset + i) & address_mask, element, store);
+            if (store) {
+                x86_probe(cpu, linear[i / element], element, MMU_WRITE);
+            } else {
+                x86_read_bytes(cpu, linear[i / element], value + i, element);
+            }
+        }
+    }
+    if (!store) {
+        vec_put(cpu, insn->reg, value, size);
+        return;
+    }
+    for (unsigned i = 0; i < size; i += element) {
+        if (mask[i + element - 1] & 0x80) {
+            x86_write_bytes(cpu, linear[i / element], value + i, element);
+        }
+    }
+}
+
+/* MASKMOVQ and MASKMOVDQU: bytes of reg to [rDI] where rm's bytes have bit 7 set. aux: 8 or 16. */
+static void exec_maskmovdqu(X86Cpu *cpu, const InterpNative *n)
+{
+    const X86Insn *insn = &n->insn;
+    unsigned size = n->aux & 0xff;
+    uint8_t mask[16], value[16];
+    uint64_t linear[16];
+    if (insn->form->attrs & X86_ATTR_AVX) {
+        fpu_check_avx(cpu);
+    } else if (insn->form->attrs & X86_ATTR_SSE) {
+        fpu_check_sse(cpu);
+    } else {
+        if (!(cpu->mode & MODE_FPU_OK)) {
+            fpu_unavailable_mmx(cpu);
+        }
+        fpu_check_pending(cpu);
+    }
+    if (size == 16) {
+        memcpy(mask, cpu->xsave + XSAVE_XMM + insn->rm * 16, 16);
+        memcpy(value, cpu->xsave + XSAVE_XMM + insn->reg * 16, 16);
+    } else {
+        /* The image holds registers relative to the top of the x87 stack; MMX numbers are absolute. */
+        unsigned top = xsave_get16(cpu->xsave, XSAVE_FSW) >> FSW_TOP_SHIFT & 7;
+        memcpy(mask, cpu->xsave + XSAVE_ST + ((insn->rm - top) & 7) * 16, 8);
+        memcpy(value, cpu->xsave + XSAVE_ST + ((insn->reg - top) & 7) * 16, 8);
+    }
+    uint64_t address_mask = insn->address_size == 8   ? UINT64_MAX
+                            : insn->address_size == 4 ? 0xffffffffu
+                                                      : 0xffffu;
+    for (unsigned i = 0; i < size; i++) {
+        if (mask[i] & 0x80) {
+            linear[i] = x86_linear(cpu, insn->segment, (cpu->regs[R_RDI] + i) & address_mask, 1, true);
+            x86_probe(cpu, linear[i], 1, MMU_WRITE);
+        }
+    }
+    for (unsigned i = 0; i < size; i++) {
+        if (mask[i] & 0x80) {
+            x86_st8(cpu, linear[i], value[i]);
+        }
+    }
+    if (size == 8) {
+        /* An MMX instruction: the stack's top becomes 0 and every register valid. The image is relative to
+         * the top, so it turns with it. */
+        uint16_t fsw = xsave_get16(cpu->xsave, XSAVE_FSW);
+        unsigned top = fsw >> FSW_TOP_SHIFT & 7;
+        uint8_t st[128];
+        for (unsigned i = 0; i < 8; i++) {
+            memcpy(st + i * 16, cpu->xsave + XSAVE_ST + ((i - top) & 7) * 16, 16);
+        }
+        memcpy(cpu->xsave + XSAVE_ST, st, sizeof(st));
+        xsave_put16(cpu->xsave, XSAVE_FSW, fsw & (uint16_t) ~(7u << FSW_TOP_SHIFT));
+        cpu->xsave[XSAVE_FTW] = 0xff;
+    }
+}
+
+/* ---- gathers: SDM vol. 2 VGATHERxPx, VPGATHERxx. aux: element size | index size << 8 | elements << 16 ----
+ */
+
+static void exec_gather(X86Cpu *cpu, const InterpNative *n)
+{
+    const X86Insn *insn = &n->insn;
+    unsigned element = n->aux & 0xff, index_size = n->aux >> 8 & 0xff, count = n->aux >> 16;
+    uint8_t value[32], mask[32], index[32];
+    fpu_check_avx(cpu);
+    vec_get(cpu, insn->reg, value);
+    vec_get(cpu, insn->vvvv, mask);
+    vec_get(cpu, insn->index, index);
+    unsigned size = count * element;
+    /* Bytes of destination and mask above the gathered elements end up zero. */
+    memset(value + size, 0, 32 - size);
+    memset(mask + size, 0, 32 - size);
+    uint64_t address_mask = insn->address_size == 8 ? UINT64_MAX : 0xffffffffu;
+    uint64_t base = insn->base < 16 ? cpu->regs[insn->base] : 0;
+    for (unsigned i = 0; i < count; i++) {
+        memset(mask + i * element, mask[i * element + element - 1] & 0x80 ? 0xff : 0, element);
+    }
+    for (unsigned i = 0; i < count; i++) {
+        if (!(mask[i * element] & 0x80)) {
+            continue;
+        }
+        int64_t at;
+        if (index_size == 4) {
+            int32_t v;
+            memcpy(&v, index + i * 4, 4);
+            at = v;
+        } else {
+            memcpy(&at, index + i * 8, 8);
+        }
+        uint64_t offset =
+            (base + ((uint64_t)at << insn->scale) + (uint64_t)(int64_t)insn->disp) & address_mask;
+        uint64_t linear = x86_linear(cpu, insn->segment, offset, element, false);
+        /* x86_raise does not come back: elements done so far must stand in the registers by then, with their
+         * masks cleared, so that the instruction can go on from there. */
+        if (element == 4) {
+            uint32_t v = x86_ld32(cpu, linear);
+            memcpy(value + i * 4, &v, 4);
+        } else {
+            uint64_t v = x86_ld64(cpu, linear);
+            memcpy(value + i * 8, &v, 8);
+        }
+        memset(mask + i * element, 0, element);
+        unsigned full = size > 16 ? 32 : 16;
+        vec_put(cpu, insn->reg, value, full);
+        vec_put(cpu, insn->vvvv, mask, full);
+    }
+    memset(mask, 0, sizeof(mask));
+    vec_put(cpu, insn->reg, value, 32);
+    vec_put(cpu, insn->vvvv, mask, 32);
+}
+
+/* ---- the rest ---- */
+
+static void exec_vzeroall(X86Cpu *cpu, const InterpNative *n)
+{
+    fpu_check_avx(cpu);
+    unsigned count = cpu->mode & MODE_CS64 ? 16 : 8;
+    memset(cpu->xsave + XSAVE_XMM, 0, count * 16);
+    memset(cpu->xsave + XSAVE_AVX, 0, count * 16);
+}
+
+static void exec_vzeroupper(X86Cpu *cpu, const InterpNative *n)
+{
+    fpu_check_avx(cpu);
+    memset(cpu->xsave + XSAVE_AVX, 0, (cpu->mode & MODE_CS64 ? 16 : 8) * 16);
+}
+
+static void check_mxcsr_allowed(X86Cpu *cpu, const InterpNative *n)
+{
+    if (n->insn.form->attrs & X86_ATTR_AVX) {
+        fpu_check_avx(cpu);
+    } else {
+        fpu_check_sse(cpu);
+    }
+}
+
+static void exec_ldmxcsr(X86Cpu *cpu, const InterpNative *n)
+{
+    check_mxcsr_allowed(cpu, n);
+    uint64_t linear = interp_linear(cpu, n, 4, false);
+    uint32_t value = x86_ld32(cpu, linear);
+    if (value & ~MXCSR_VALID) {
+        x86_raise_error(cpu, EXC_GP, 0);
+    }
+    xsave_put32(cpu->xsave, XSAVE_MXCSR, value);
+}
+
+static void exec_stmxcsr(X86Cpu *cpu, const InterpNative *n)
+{
+    check_mxcsr_allowed(cpu, n);
+    uint64_t linear = interp_linear(cpu, n, 4, true);
+    x86_st32(cpu, linear, xsave_get32(cpu->xsave, XSAVE_MXCSR));
+}
+
+FpuExec *simd_bind(X86Cpu *cpu, InterpNative *n)
+{
+    const X86Insn *insn = &n->insn;
+    const X86Form *form = insn->form;
+    unsigned vl = 16u << insn->vex_l;
+    switch (form->mnemonic) {
+    case X86_VZEROALL:
+        return exec_vzeroall;
+    case X86_VZEROUPPER:
+        return exec_vzeroupper;
+    case X86_LDMXCSR:
+    case X86_VLDMXCSR:
+        return exec_ldmxcsr;
+    case X86_STMXCSR:
+    case X86_VSTMXCSR:
+        return exec_stmxcsr;
+    case X86_MASKMOVQ:
+        n->insn.reg &= 7;
+        n->insn.rm &= 7;
+        n->aux = 8;
+        return exec_maskmovdqu;
+    case X86_MASKMOVDQU:
+    case X86_VMASKMOVDQU:
+        n->aux = 16;
+        return exec_maskmovdqu;
+    case X86_VMASKMOVPS:
+    case X86_VPMASKMOVD:
+        n->aux = 4;
+        return exec_vmaskmov;
+    case X86_VMASKMOVPD:
+    case X86_VPMASKMOVQ:
+        n->aux = 8;
+        return exec_vmaskmov;
+    case X86_VPGATHERDD:
+    case X86_VGATHERDPS:
+        n->aux = 4 | 4 << 8 | (vl / 4) << 16;
+        break;
+    case X86_VPGATHERDQ:
+    case X86_VGATHERDPD:
+        n->aux = 8 | 4 << 8 | (vl / 8) << 16;
+        break;
+    case X86_VPGATHERQD:
+    case X86_VGATHERQPS:
+        n->aux = 4 | 8 << 8 | (vl / 8) << 16;
+        break;
+    case X86_VPGATHERQQ:
+    case X86_VGATHERQPD:
+        n->aux = 8 | 8 << 8 | (vl / 8) << 16;
+        break;
+    }
+    if (n->aux) {
+        /* Destination, mask and index must be three registers. */
+        if (insn->reg == insn->vvvv || insn->reg == insn->index || insn->vvvv == insn->index) {
+            return NULL;
+        }
+        return exec_gather;
+    }
+    if (!(form->attrs & X86_ATTR_NATIVE)) {
+        return NULL;
+    }
+    NativeForm f;
+    n->data = (void *)simd_make_stub(cpu, insn, &f);
+    if (!n->data) {
+        return NULL;
+    }
+    uint32_t aux = form->attrs & X86_ATTR_AVX ? AUX_AVX : form->attrs & X86_ATTR_SSE ? AUX_SSE : AUX_MMX;
+    if (f.rm_kind == NATIVE_MEM) {
+        for (unsigned i = 0; i < form->operand_count; i++) {
+            const X86Operand *o = &form->operands[i];
+            switch (o->kind) {
+            case X86_OPERAND_W:
+            case X86_OPERAND_Q:
+            case X86_OPERAND_E:
+            case X86_OPERAND_M: {
+                unsigned size = o->size == X86_SIZE_Y ? (f.w ? 8 : 4) : x86_operand_bytes(insn, o);
+                aux |= size;
+                aux |= o->access & X86_ACCESS_W ? AUX_WRITE : AUX_READ;
+                bool aligned = (form->attrs & X86_ATTR_ALIGN) ||
+                               (size == 16 && !f.vex && !(form->attrs & X86_ATTR_UNAL));
+                aux |= aligned ? (size - 1) << AUX_ALIGN_SHIFT : 0;
+                break;
+            }
+            default:
+                break;
+            }
+        }
+    }
+    if (f.reg_kind == NATIVE_GPR) {
+        aux |= (uint32_t)insn->reg << AUX_GPR_SHIFT;
+        aux |= f.flags & NATIVE_OUT_REG ? AUX_GPR_OUT : AUX_GPR_IN;
+    } else if (f.rm_kind == NATIVE_GPR) {
+        aux |= (uint32_t)insn->rm << AUX_GPR_SHIFT;
+        aux |= f.flags & NATIVE_OUT_RM ? AUX_GPR_OUT : AUX_GPR_IN;
+    }
+    aux |= f.flags & NATIVE_OUT_FLAGS ? AUX_FLAGS_OUT : 0;
+    aux |= f.flags & NATIVE_OUT_CX ? AUX_CX_OUT : 0;
+    aux |= f.flags & NATIVE_IN_AX_DX ? AUX_STRING : 0;
+    n->aux = aux;
+    return exec_stub;
+}
+
+bool interp_native_bind(X86Cpu *cpu, InterpNative *native)
+{
+    uint32_t attrs = native->insn.form->attrs;
+    native->data = NULL;
+    native->aux = 0;
+    native->exec = xsave_bind(cpu, native);
+    if (!native->exec) {
+        native->exec = attrs & X86_ATTR_X87 ? x87_bind(cpu, native) : simd_bind(cpu, native);
+    }
+    return native->exec != NULL;
+}

@@ -1,0 +1,45 @@
+/*
+ * Runs one instruction on the host's own CPU with every register chosen by the caller: rt_sigreturn loads
+ * GPRs, RIP, RFLAGS (TF set) and the extended state, the instruction runs, and the signal that follows (#DB
+ * from TF, or the fault) brings the result. 64-bit code, and 32-bit code through the kernel's
+ * compatibility-mode code segment. SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef RHEA_TESTS_CPU_NATIVE_RUN_H
+#define RHEA_TESTS_CPU_NATIVE_RUN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* The linear addresses that both sides map alike. Data: [none][rw][rw][ro][none], one page each. */
+#define CASE_CODE_BASE  UINT64_C(0x10000000)
+#define CASE_DATA_BASE  UINT64_C(0x20000000)
+#define CASE_PAGE       4096u
+#define CASE_DATA_PAGES 5
+
+/* The extended state in the XSAVE standard format, as far as a guest has it: legacy area, header, AVX. */
+#define CASE_XSAVE_SIZE 832
+#define CASE_XSAVE_AVX  576
+
+typedef struct CaseState {
+    uint64_t regs[16]; /* R_RAX, R_RCX, ... order */
+    uint64_t rip, rflags;
+    uint64_t fs_base, gs_base;
+    uint8_t xsave[CASE_XSAVE_SIZE] __attribute__((aligned(64)));
+} CaseState;
+
+typedef struct CaseOutcome {
+    CaseState state;
+    int vector; /* -1: the instruction completed */
+    uint32_t error_code;
+    uint64_t cr2;
+} CaseOutcome;
+
+/* Maps the pages and installs the handlers. Returns NULL, or why this host cannot. Once. */
+const char *native_setup(void);
+/* Writable aliases of the mapped pages. */
+uint8_t *native_code(void); /* CASE_PAGE bytes */
+uint8_t *native_data(void); /* CASE_DATA_PAGES pages; those without a mapping are there too, unused */
+/* Runs one instruction at in->rip. cs32: in compatibility mode. */
+void native_run(const CaseState *in, bool cs32, CaseOutcome *out);
+
+#endif
