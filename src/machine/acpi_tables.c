@@ -17,7 +17,6 @@
 #define FADT_PROC_C1       (1u << 2)
 #define FADT_SLP_BUTTON    (1u << 5)
 #define FADT_RTC_S4        (1u << 7)
-#define FADT_TMR_VAL_EXT   (1u << 8)
 #define FADT_RESET_REG_SUP (1u << 10)
 #define FADT_HW_REDUCED    (1u << 20)
 
@@ -385,7 +384,7 @@ static guint build_facs(GByteArray *t)
 static guint build_fadt(GByteArray *t, const AcpiBoard *board, uint32_t facs, uint32_t dsdt)
 {
     bool reduced = board->pm_base == 0;
-    uint32_t flags = FADT_WBINVD | FADT_PROC_C1 | FADT_SLP_BUTTON | FADT_RTC_S4 | FADT_TMR_VAL_EXT;
+    uint32_t flags = FADT_WBINVD | FADT_PROC_C1 | FADT_SLP_BUTTON | FADT_RTC_S4;
     if (reduced) {
         flags = FADT_WBINVD | FADT_PROC_C1 | FADT_HW_REDUCED;
     }
