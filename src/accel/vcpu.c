@@ -22,7 +22,6 @@
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
-#include <urcu.h>
 
 #define VCPU_SIGNAL SIGUSR1
 /* A halted vCPU looks for work this long before it sleeps, if its last sleeps were that short. */
@@ -213,7 +212,6 @@ static void *vcpu_main(void *opaque)
         *p = g_ascii_toupper(*p);
     }
     pthread_setname_np(pthread_self(), name);
-    rcu_register_thread();
 
     struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = VCPU_SIGNAL };
     event._sigev_un._tid = gettid();
@@ -263,7 +261,6 @@ static void *vcpu_main(void *opaque)
     if (v->has_timer) {
         timer_delete(v->timer);
     }
-    rcu_unregister_thread();
     return NULL;
 }
 

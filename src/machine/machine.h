@@ -45,11 +45,9 @@ typedef struct MachineConfig {
     const char *cpu_model;                /* -cpu: "max,+x2apic,-avx", or NULL for the machine's default */
     Chardev *serial[MACHINE_MAX_SERIALS]; /* -serial; NULL: no such port */
     const char *uuid;
-    int64_t rtc_base_s; /* -rtc base=TIME in seconds since 1970; INT64_MIN: utc; INT64_MIN + 1: localtime */
+    const char *rtc_base, *rtc_clock, *rtc_driftfix; /* of -rtc, as the RTC's properties take them; or NULL */
     bool graphics_off;  /* -nographic, -display none */
 } MachineConfig;
-#define MACHINE_RTC_UTC       INT64_MIN
-#define MACHINE_RTC_LOCALTIME (INT64_MIN + 1)
 
 /* A CPU place of the machine, present or not (query-hotpluggable-cpus). */
 typedef struct MachineCpuSlot {
@@ -64,9 +62,8 @@ struct Machine {
     /* ---- properties ---- */
     char *kernel, *initrd, *append, *dtb, *firmware;
     char *memory_backend; /* id of a memory-backend object */
-    char *memory_encryption;
     char *boot_order; /* of -boot, for fw_cfg */
-    bool dump_guest_core, mem_merge, usb, graphics, suppress_vmdesc, hmat;
+    bool dump_guest_core, mem_merge, usb, graphics, suppress_vmdesc;
 
     /* ---- built ---- */
     MachineConfig config; /* strings in it are not kept */
@@ -82,6 +79,7 @@ struct Machine {
     FwCfg *fw_cfg;  /* or NULL */
     char *cpu_type; /* the QOM type of its CPUs */
     char *cpu_features;
+    Device *rtc; /* or NULL */
     bool built;
 };
 
@@ -102,8 +100,8 @@ struct MachineClass {
     const char *default_disk_interface; /* if= of -drive without one */
     bool no_serial;                     /* "none": has no serial ports by default */
     bool no_cpus;                       /* "none" */
-    const GlobalProperty *compat_props; /* ends with driver NULL; older versions' tables come first */
-    const MachineClass *compat_base;    /* the version whose tables apply as well */
+    /* Tables that each end with driver NULL, the newest version's first; NULL-terminated. */
+    const GlobalProperty *const *compat_props;
     bool (*init)(Machine *machine, GError **error);
     /* Boards' own part of a reset; devices and CPUs were reset just before. */
     void (*reset)(Machine *machine);
@@ -128,13 +126,14 @@ bool machine_smp_complete(MachineSmp *smp, unsigned machine_max, const char *mac
 /* Appends the machine's compat properties to a list of GlobalProperty *, so that later entries win. */
 void machine_append_compat(MachineClass *klass, GPtrArray *globals);
 
+/* For boards' init: makes the CPU of a slot, with its thread. smram: what it sees in SMM, or NULL. */
+bool machine_add_cpu(Machine *machine, unsigned index, AddressSpace *smram, GError **error);
+
 bool machine_init(Machine *machine, const MachineConfig *config, GError **error);
 bool machine_ready(Machine *machine, GError **error);
 /* Everything to power-on state. vCPUs stand still. */
 void machine_reset(Machine *machine);
 /* Devices away, memory freed; the vCPU threads have ended. */
 void machine_fini(Machine *machine);
-/* Connects "-drive if=virtio" and the like, and the default network card's device. */
-bool machine_add_default_devices(Machine *machine, GError **error);
 
 #endif

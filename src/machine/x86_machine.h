@@ -1,0 +1,65 @@
+/*
+ * What the PC-like boards share: RAM around the 4 GiB hole, CPUs, the MSI doorbell, tables, and the start of a kernel.
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef RHEA_MACHINE_X86_MACHINE_H
+#define RHEA_MACHINE_X86_MACHINE_H
+
+#include "hw/intc/gsi.h"
+#include "machine/acpi_tables.h"
+#include "machine/direct_boot.h"
+#include "machine/machine.h"
+
+#define TYPE_X86_MACHINE "x86-machine" /* abstract */
+
+typedef enum OnOffAuto { ON_OFF_AUTO_AUTO, ON_OFF_AUTO_ON, ON_OFF_AUTO_OFF } OnOffAuto;
+extern const EnumLookup on_off_auto_lookup;
+
+typedef struct X86Machine {
+    Machine parent_obj;
+    int acpi, smm, pit, pic; /* OnOffAuto */
+    uint64_t max_ram_below_4g;
+
+
+    MemoryRegion ram_below_4g, ram_above_4g, smram_root, smram_view, msi;
+    AddressSpace *smram; /* what CPUs see in SMM */
+    GsiLines *lines;
+    IrqLine *a20;
+    Device *pic_dev, *ioapic, *pit_dev, *hpet_dev;
+    unsigned serial_ports;
+    E820Entry e820[E820_MAX_ENTRIES];
+    unsigned e820_count;
+    GByteArray *acpi_tables;
+    DirectBoot *boot;
+} X86Machine;
+#define X86_MACHINE(obj) OBJECT_CHECK(X86Machine, obj, TYPE_X86_MACHINE)
+
+/* Where the ACPI image lies; the memory map keeps its 128 KiB from the guest's allocator. */
+#define X86_ACPI_ADDRESS 0xe0000u
+#define X86_ACPI_LIMIT   0x100000u
+#define X86_MSI_ADDRESS  0xfee00000u
+
+/* Splits RAM around the hole, maps it, makes the doorbell and, with smm, the CPUs' other view. */
+void x86_machine_init_memory(X86Machine *x86);
+bool x86_machine_init_cpus(X86Machine *x86, GError **error);
+/* The interrupt lines (into env), the 8259 pair where wanted, and the I/O APIC. */
+bool x86_machine_init_interrupts(X86Machine *x86, bool pic, GError **error);
+/* 8254 and RTC, behind an HPET if there is one. */
+bool x86_machine_init_timers(X86Machine *x86, bool pit, bool rtc, bool hpet, GError **error);
+bool x86_machine_init_fw_cfg(X86Machine *x86, GError **error);
+/* isa-serial for each -serial. */
+bool x86_machine_init_serial(X86Machine *x86, Bus *isa, GError **error);
+/* Makes a device of the board, sets text properties (NULL-terminated pairs) and realizes it. NULL on error. */
+Device *x86_machine_add_device(X86Machine *x86, const char *type, Bus *bus, GError **error, ...) G_GNUC_NULL_TERMINATED;
+/* Finishes `board` with what is known here (CPUs), builds tables unless acpi=off, and loads the kernel.
+ * extra_cmdline (may be NULL) goes behind -append. */
+bool x86_machine_ready(X86Machine *x86, AcpiBoard *board, const char *extra_cmdline, GError **error);
+/* What firmware would have left in CPUs and memory, then the kernel's entry state. */
+void x86_machine_reset(X86Machine *x86);
+void x86_machine_fini(X86Machine *x86);
+static inline bool on_off_auto(int value, bool automatic)
+{
+    return value == ON_OFF_AUTO_AUTO ? automatic : value == ON_OFF_AUTO_ON;
+}
+
+#endif
