@@ -3,6 +3,12 @@
 
 #include "base/error.h"
 #include "base/nearest.h"
+#if __has_include("mem/memory_backend.h")
+#include "mem/memory_backend.h"
+#else /* until it is landed */
+#define TYPE_MEMORY_BACKEND "memory-backend"
+#define memory_backend_block(backend) ((RamBlock *)NULL)
+#endif
 #include "object/property.h"
 
 #include <string.h>
@@ -66,7 +72,8 @@ char *machine_help(void)
         if (mc->alias) {
             g_string_append_printf(out, "%-20s %s (alias of %s)\n", mc->alias, mc->description, mc->name);
         }
-        g_string_append_printf(out, "%-20s %s%s%s\n", mc->name, mc->description, mc->is_default ? " (default)" : "",
+        g_string_append_printf(out, "%-20s %s%s%s\n", mc->name, mc->description,
+                               mc->is_default ? " (default)" : "",
                                mc->deprecation_reason ? " (deprecated)" : "");
     }
     g_ptr_array_unref(classes);
@@ -113,20 +120,22 @@ bool machine_smp_complete(MachineSmp *smp, unsigned machine_max, const char *mac
     s.max_cpus = s.max_cpus ? s.max_cpus : total;
     s.cpus = s.cpus ? s.cpus : s.max_cpus;
     if (total != s.max_cpus) {
-        return error_set(error,
-                         "Invalid CPU topology: product of the hierarchy must match maxcpus: sockets (%u) * dies (%u) * "
-                         "cores (%u) * threads (%u) != maxcpus (%u)",
-                         s.sockets, s.dies, s.cores, s.threads, s.max_cpus);
+        return error_set(
+            error,
+            "Invalid CPU topology: product of the hierarchy must match maxcpus: sockets (%u) * dies (%u) * "
+            "cores (%u) * threads (%u) != maxcpus (%u)",
+            s.sockets, s.dies, s.cores, s.threads, s.max_cpus);
     }
     if (s.max_cpus < s.cpus) {
-        return error_set(error,
-                         "Invalid CPU topology: maxcpus must be equal to or greater than smp: sockets (%u) * dies (%u) "
-                         "* cores (%u) * threads (%u) == maxcpus (%u) < smp_cpus (%u)",
-                         s.sockets, s.dies, s.cores, s.threads, s.max_cpus, s.cpus);
+        return error_set(
+            error,
+            "Invalid CPU topology: maxcpus must be equal to or greater than smp: sockets (%u) * dies (%u) "
+            "* cores (%u) * threads (%u) == maxcpus (%u) < smp_cpus (%u)",
+            s.sockets, s.dies, s.cores, s.threads, s.max_cpus, s.cpus);
     }
     if (s.max_cpus > machine_max) {
-        return error_set(error, "Invalid SMP CPUs %u. The max CPUs supported by machine '%s' is %u", s.max_cpus,
-                         machine_name, machine_max);
+        return error_set(error, "Invalid SMP CPUs %u. The max CPUs supported by machine '%s' is %u",
+                         s.max_cpus, machine_name, machine_max);
     }
     *smp = s;
     return true;
@@ -146,7 +155,8 @@ static unsigned bits_for(unsigned count)
 static bool machine_make_slots(Machine *machine, GError **error)
 {
     const MachineSmp *smp = &machine->smp;
-    unsigned thread_bits = bits_for(smp->threads), core_bits = bits_for(smp->cores), die_bits = bits_for(smp->dies);
+    unsigned thread_bits = bits_for(smp->threads), core_bits = bits_for(smp->cores),
+             die_bits = bits_for(smp->dies);
 
     machine->cpu_slots = g_new0(MachineCpuSlot, smp->max_cpus);
     for (unsigned i = 0; i < smp->max_cpus; i++) {
@@ -160,9 +170,10 @@ static bool machine_make_slots(Machine *machine, GError **error)
                           << thread_bits |
                       slot->thread_id;
         if (id >= 255) {
-            return error_set(error,
-                             "this CPU topology needs APIC ids beyond 254: make cores and threads powers of two, or "
-                             "have fewer CPUs");
+            return error_set(
+                error,
+                "this CPU topology needs APIC ids beyond 254: make cores and threads powers of two, or "
+                "have fewer CPUs");
         }
         slot->apic_id = id;
     }
@@ -273,8 +284,8 @@ bool machine_add_cpu(Machine *machine, unsigned index, AddressSpace *smram, GErr
     cpu->threads = machine->smp.threads;
     if (!object_apply_globals(obj, machine->config.globals, error) ||
         !cpu_set_features(obj, machine->cpu_features, error) ||
-        !object_property_add_child(container_get(machine->config.root, "/machine/unattached"), "device[*]", obj,
-                                   error)) {
+        !object_property_add_child(container_get(machine->config.root, "/machine/unattached"), "device[*]",
+                                   obj, error)) {
         object_unref(obj);
         return false;
     }
@@ -327,7 +338,7 @@ static bool machine_make_ram(Machine *machine, GError **error)
             .prealloc = config->mem_prealloc,
             .prealloc_threads = 1,
             .merge = machine->mem_merge,
-            .dump = machine->dump_guest_core,
+            .no_dump = !machine->dump_guest_core,
         };
         block = ram_block_new(mc->default_ram_id ? mc->default_ram_id : "ram", &options, error);
         if (!block) {
@@ -378,7 +389,8 @@ bool machine_init(Machine *machine, const MachineConfig *config, GError **error)
         return error_set(error, "machine option 'firmware': firmware start is not supported yet");
     }
     if (!mc->no_cpus) {
-        if (!machine_smp_complete(&machine->smp, mc->max_cpus, mc->name, error) || !machine_make_slots(machine, error) ||
+        if (!machine_smp_complete(&machine->smp, mc->max_cpus, mc->name, error) ||
+            !machine_make_slots(machine, error) ||
             !machine_find_cpu_type(machine, config->cpu_model, error)) {
             return false;
         }
@@ -393,7 +405,8 @@ bool machine_init(Machine *machine, const MachineConfig *config, GError **error)
     if (mc->init && !mc->init(machine, error)) {
         return false;
     }
-    machine->config.cpu_model = machine->config.mem_path = machine->config.uuid = machine->config.rtc_base = NULL;
+    machine->config.cpu_model = machine->config.mem_path = machine->config.uuid = machine->config.rtc_base =
+        NULL;
     return true;
 }
 
@@ -483,13 +496,15 @@ static const Property machine_properties[] = {
     PROP_STR("append", Machine, append, NULL, "Linux kernel command line"),
     PROP_STR("dtb", Machine, dtb, NULL, "Linux kernel device tree file"),
     PROP_STR("firmware", Machine, firmware, NULL, "Firmware image"),
-    PROP_STR("memory-backend", Machine, memory_backend, NULL, "id of the memory backend that is the machine's RAM"),
+    PROP_STR("memory-backend", Machine, memory_backend, NULL,
+             "id of the memory backend that is the machine's RAM"),
     PROP_STR("boot-order", Machine, boot_order, NULL, "order of boot devices"),
     PROP_BOOL("dump-guest-core", Machine, dump_guest_core, true, "include guest memory in a core dump"),
     PROP_BOOL("mem-merge", Machine, mem_merge, true, "let the host merge equal pages"),
     PROP_BOOL("usb", Machine, usb, false, "add a USB controller"),
     PROP_BOOL("graphics", Machine, graphics, true, "the machine has a display"),
-    PROP_BOOL("suppress-vmdesc", Machine, suppress_vmdesc, false, "leave the description out of migration streams"),
+    PROP_BOOL("suppress-vmdesc", Machine, suppress_vmdesc, false,
+              "leave the description out of migration streams"),
     PROP_END,
 };
 

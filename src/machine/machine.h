@@ -46,7 +46,7 @@ typedef struct MachineConfig {
     Chardev *serial[MACHINE_MAX_SERIALS]; /* -serial; NULL: no such port */
     const char *uuid;
     const char *rtc_base, *rtc_clock, *rtc_driftfix; /* of -rtc, as the RTC's properties take them; or NULL */
-    bool graphics_off;  /* -nographic, -display none */
+    bool graphics_off;                               /* -nographic, -display none */
 } MachineConfig;
 
 /* A CPU place of the machine, present or not (query-hotpluggable-cpus). */
@@ -62,7 +62,7 @@ struct Machine {
     /* ---- properties ---- */
     char *kernel, *initrd, *append, *dtb, *firmware;
     char *memory_backend; /* id of a memory-backend object */
-    char *boot_order; /* of -boot, for fw_cfg */
+    char *boot_order;     /* of -boot, for fw_cfg */
     bool dump_guest_core, mem_merge, usb, graphics, suppress_vmdesc;
 
     /* ---- built ---- */

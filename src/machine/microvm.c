@@ -1,6 +1,6 @@
 /*
- * microvm: virtio over MMIO, an I/O APIC, and little else. Devices are described by ACPI (hardware-reduced) or, without
- * it, on the kernel's command line.
+ * microvm: virtio over MMIO, an I/O APIC, and little else. Devices are described by ACPI (hardware-reduced)
+ * or, without it, on the kernel's command line.
  *
  *     0xfea00000  generic event device (power button, sleep, reset)
  *     0xfeb00000  virtio-mmio transports, 512 bytes each; interrupts GSI 16 and up
@@ -45,7 +45,8 @@ static bool microvm_init(Machine *machine, GError **error)
     if (!x86_machine_init_cpus(x86, error) ||
         !x86_machine_init_interrupts(x86, on_off_auto(x86->pic, true), error) ||
         !x86_machine_init_fw_cfg(x86, error) ||
-        !x86_machine_init_timers(x86, on_off_auto(x86->pit, true), on_off_auto(microvm->rtc, true), false, error)) {
+        !x86_machine_init_timers(x86, on_off_auto(x86->pit, true), on_off_auto(microvm->rtc, true), false,
+                                 error)) {
         return false;
     }
     for (unsigned i = 0; i < VIRTIO_MMIO_SLOTS; i++) {
@@ -79,8 +80,9 @@ static char *microvm_cmdline(const MicrovmMachine *microvm)
     for (unsigned i = 0; i < VIRTIO_MMIO_SLOTS; i++) {
         const Bus *bus = microvm->virtio[i]->child_buses->pdata[0];
         if (bus->children->len) {
-            g_string_append_printf(text, "%svirtio_mmio.device=%u@0x%x:%u", text->len ? " " : "", VIRTIO_MMIO_SIZE,
-                                   VIRTIO_MMIO_ADDRESS + i * VIRTIO_MMIO_SIZE, VIRTIO_MMIO_GSI + i);
+            g_string_append_printf(text, "%svirtio_mmio.device=%u@0x%x:%u", text->len ? " " : "",
+                                   VIRTIO_MMIO_SIZE, VIRTIO_MMIO_ADDRESS + i * VIRTIO_MMIO_SIZE,
+                                   VIRTIO_MMIO_GSI + i);
         }
     }
     return g_string_free(text, false);
@@ -118,7 +120,8 @@ static const Property microvm_properties[] = {
     PROP_ENUM("pcie", MicrovmMachine, pcie, on_off_auto_lookup, ON_OFF_AUTO_AUTO, "PCI Express host bridge"),
     PROP_ENUM("ioapic2", MicrovmMachine, ioapic2, on_off_auto_lookup, ON_OFF_AUTO_AUTO, "a second I/O APIC"),
     PROP_BOOL("isa-serial", MicrovmMachine, isa_serial, true, "serial ports"),
-    PROP_BOOL("x-option-roms", MicrovmMachine, option_roms, true, "option ROMs (there are none without firmware)"),
+    PROP_BOOL("x-option-roms", MicrovmMachine, option_roms, true,
+              "option ROMs (there are none without firmware)"),
     PROP_BOOL("auto-kernel-cmdline", MicrovmMachine, auto_kernel_cmdline, true,
               "name virtio-mmio devices on the kernel command line, if ACPI is off"),
     PROP_END,

@@ -1,4 +1,5 @@
-/* A machine with nothing on it, for tools that only ask questions. SPDX-License-Identifier: GPL-2.0-or-later */
+/* A machine with nothing on it, for tools that only ask questions. SPDX-License-Identifier: GPL-2.0-or-later
+ */
 #include "machine/machine.h"
 
 #include "base/error.h"

@@ -67,7 +67,8 @@ static bool pc_init(Machine *machine, GError **error)
     X86Machine *x86 = X86_MACHINE(machine);
 
     if (machine->ram_size < 1 << 20) {
-        return error_set(error, "machine '%s' needs at least 1 MiB of memory", MACHINE_GET_CLASS(machine)->name);
+        return error_set(error, "machine '%s' needs at least 1 MiB of memory",
+                         MACHINE_GET_CLASS(machine)->name);
     }
     x86_machine_init_memory(x86);
     memory_region_init(&pc->pci_memory, pc, "pci", UINT64_MAX);
@@ -138,8 +139,8 @@ static void pc_reset(Machine *machine)
 {
     PcMachine *pc = PC_MACHINE(machine);
 
-    pci_bus_assign_resources(i440fx_bus(pc->host), PCI_IO_START, PCI_IO_END, MAX(machine->below_4g, PCI_MEM_START),
-                             PCI_MEM_END, pc_interrupt_line);
+    pci_bus_assign_resources(i440fx_bus(pc->host), PCI_IO_START, PCI_IO_END,
+                             MAX(machine->below_4g, PCI_MEM_START), PCI_MEM_END, pc_interrupt_line);
     x86_machine_reset(X86_MACHINE(machine));
 }
 
@@ -212,12 +213,14 @@ static void pc_version_class_init(ObjectClass *klass, const void *data)
 }
 
 #define PC_DESCRIPTION "Standard PC (i440FX + PIIX, 1996)"
-static const PcVersion pc_8_1 = {
-    .name = "pc-i440fx-8.1", .alias = "pc", .description = PC_DESCRIPTION, .is_default = true, .compat = { NULL }
-};
-static const PcVersion pc_8_0 = {
-    .name = "pc-i440fx-8.0", .description = PC_DESCRIPTION, .compat = { pc_compat_8_0, NULL }
-};
+static const PcVersion pc_8_1 = { .name = "pc-i440fx-8.1",
+                                  .alias = "pc",
+                                  .description = PC_DESCRIPTION,
+                                  .is_default = true,
+                                  .compat = { NULL } };
+static const PcVersion pc_8_0 = { .name = "pc-i440fx-8.0",
+                                  .description = PC_DESCRIPTION,
+                                  .compat = { pc_compat_8_0, NULL } };
 
 static const TypeInfo pc_8_1_info = {
     .name = "pc-i440fx-8.1" MACHINE_TYPE_SUFFIX,

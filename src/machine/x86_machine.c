@@ -1,9 +1,9 @@
 /*
  * The common part of the PC-like boards.
  *
- * There is no firmware between reset and the kernel, so this file also leaves behind what a kernel expects of it: local
- * APICs in virtual wire mode, MTRRs that make RAM write-back (SDM vol. 3 chapters 11 and 12), tables in low memory.
- * SPDX-License-Identifier: GPL-2.0-or-later
+ * There is no firmware between reset and the kernel, so this file also leaves behind what a kernel expects of
+ * it: local APICs in virtual wire mode, MTRRs that make RAM write-back (SDM vol. 3 chapters 11 and 12),
+ * tables in low memory. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "machine/x86_machine.h"
 
@@ -188,9 +188,9 @@ bool x86_machine_init_timers(X86Machine *x86, bool pit, bool rtc, bool hpet, GEr
     if (!object_apply_globals(obj, config->globals, error) ||
         (config->rtc_base && !object_property_parse(obj, "base", config->rtc_base, error)) ||
         (config->rtc_clock && !object_property_parse(obj, "clock", config->rtc_clock, error)) ||
-        (config->rtc_driftfix && !object_property_parse(
-                                     obj, "lost_tick_policy",
-                                     strcmp(config->rtc_driftfix, "slew") == 0 ? "slew" : "discard", error)) ||
+        (config->rtc_driftfix &&
+         !object_property_parse(obj, "lost_tick_policy",
+                                strcmp(config->rtc_driftfix, "slew") == 0 ? "slew" : "discard", error)) ||
         !device_realize(machine->rtc, NULL, &machine->env, error)) {
         return false;
     }
@@ -201,9 +201,18 @@ bool x86_machine_init_timers(X86Machine *x86, bool pit, bool rtc, bool hpet, GEr
     extended = MIN(extended, 0xffff);
     above_16m = MIN(above_16m, 0xffff);
     const uint8_t cmos[][2] = {
-        { 0x15, 640 & 0xff },     { 0x16, 640 >> 8 },       { 0x17, extended & 0xff },     { 0x18, extended >> 8 },
-        { 0x30, extended & 0xff }, { 0x31, extended >> 8 },  { 0x34, above_16m & 0xff },    { 0x35, above_16m >> 8 },
-        { 0x5b, above_4g & 0xff }, { 0x5c, above_4g >> 8 },  { 0x5d, above_4g >> 16 },      { 0x5f, machine->smp.cpus - 1 },
+        { 0x15, 640 & 0xff },
+        { 0x16, 640 >> 8 },
+        { 0x17, extended & 0xff },
+        { 0x18, extended >> 8 },
+        { 0x30, extended & 0xff },
+        { 0x31, extended >> 8 },
+        { 0x34, above_16m & 0xff },
+        { 0x35, above_16m >> 8 },
+        { 0x5b, above_4g & 0xff },
+        { 0x5c, above_4g >> 8 },
+        { 0x5d, above_4g >> 16 },
+        { 0x5f, machine->smp.cpus - 1 },
         { 0x14, 0x06 },
     };
     for (size_t i = 0; i < G_N_ELEMENTS(cmos); i++) {
@@ -293,7 +302,8 @@ bool x86_machine_ready(X86Machine *x86, AcpiBoard *board, const char *extra_cmdl
             return false;
         }
         if (x86->acpi_tables->len > X86_ACPI_LIMIT - X86_ACPI_ADDRESS) {
-            return error_set(error, "the ACPI tables of this machine are too large (%u bytes)", x86->acpi_tables->len);
+            return error_set(error, "the ACPI tables of this machine are too large (%u bytes)",
+                             x86->acpi_tables->len);
         }
     }
     if (!machine->kernel) {
@@ -340,7 +350,9 @@ static void x86_firmware_cpu_state(Machine *machine, X86Cpu *cpu)
     }
     cpu->mtrr_fixed[2] = 0; /* 0xa0000: uncached */
     /* One variable range makes the hole below 4 GiB uncached; its size is a power of two. */
-    uint64_t base = machine->below_4g <= 2 * GIB ? 2 * GIB : machine->below_4g <= 3 * GIB ? 3 * GIB : 0xe0000000u;
+    uint64_t base = machine->below_4g <= 2 * GIB   ? 2 * GIB
+                    : machine->below_4g <= 3 * GIB ? 3 * GIB
+                                                   : 0xe0000000u;
     cpu->mtrr_var[0] = base;
     cpu->mtrr_var[1] = ((UINT64_C(1) << 40) - (4 * GIB - base)) | 1u << 11;
 
@@ -392,9 +404,9 @@ static const Property x86_machine_properties[] = {
     PROP_ENUM("acpi", X86Machine, acpi, on_off_auto_lookup, ON_OFF_AUTO_AUTO, "ACPI tables"),
     PROP_ENUM("smm", X86Machine, smm, on_off_auto_lookup, ON_OFF_AUTO_AUTO, "system management mode"),
     PROP_ENUM("pit", X86Machine, pit, on_off_auto_lookup, ON_OFF_AUTO_AUTO, "8254 interval timer"),
-    PROP_ENUM("pic", X86Machine, pic, on_off_auto_lookup, ON_OFF_AUTO_AUTO, "pair of 8259 interrupt controllers"),
+    PROP_ENUM("pic", X86Machine, pic, on_off_auto_lookup, ON_OFF_AUTO_AUTO,
+              "pair of 8259 interrupt controllers"),
     PROP_SIZE("max-ram-below-4g", X86Machine, max_ram_below_4g, 0, "where RAM below 4 GiB ends at most"),
-
 
     PROP_END,
 };

@@ -1,6 +1,6 @@
 /*
- * What the PC-like boards share: RAM around the 4 GiB hole, CPUs, the MSI doorbell, tables, and the start of a kernel.
- * SPDX-License-Identifier: GPL-2.0-or-later
+ * What the PC-like boards share: RAM around the 4 GiB hole, CPUs, the MSI doorbell, tables, and the start of
+ * a kernel. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #ifndef RHEA_MACHINE_X86_MACHINE_H
 #define RHEA_MACHINE_X86_MACHINE_H
@@ -19,7 +19,6 @@ typedef struct X86Machine {
     Machine parent_obj;
     int acpi, smm, pit, pic; /* OnOffAuto */
     uint64_t max_ram_below_4g;
-
 
     MemoryRegion ram_below_4g, ram_above_4g, smram_root, smram_view, msi;
     AddressSpace *smram; /* what CPUs see in SMM */
@@ -49,8 +48,10 @@ bool x86_machine_init_timers(X86Machine *x86, bool pit, bool rtc, bool hpet, GEr
 bool x86_machine_init_fw_cfg(X86Machine *x86, GError **error);
 /* isa-serial for each -serial. */
 bool x86_machine_init_serial(X86Machine *x86, Bus *isa, GError **error);
-/* Makes a device of the board, sets text properties (NULL-terminated pairs) and realizes it. NULL on error. */
-Device *x86_machine_add_device(X86Machine *x86, const char *type, Bus *bus, GError **error, ...) G_GNUC_NULL_TERMINATED;
+/* Makes a device of the board, sets text properties (NULL-terminated pairs) and realizes it. NULL on error.
+ */
+Device *x86_machine_add_device(X86Machine *x86, const char *type, Bus *bus, GError **error,
+                               ...) G_GNUC_NULL_TERMINATED;
 /* Finishes `board` with what is known here (CPUs), builds tables unless acpi=off, and loads the kernel.
  * extra_cmdline (may be NULL) goes behind -append. */
 bool x86_machine_ready(X86Machine *x86, AcpiBoard *board, const char *extra_cmdline, GError **error);
