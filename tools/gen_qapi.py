@@ -586,7 +586,7 @@ def introspect_c(schema):
            "const char *const qapi_schema_entries[] = {"]
     for entry in introspect(schema):
         out.append("    " + json.dumps(json.dumps(entry)) + ",")
-    return "\n".join(out + ["    NULL,", "};", ""])
+    return "\n".join(out + ["    0,", "};", ""])
 
 
 # ---- reference ----

@@ -51,6 +51,9 @@ static bool put(json_object *root, const char *key, const char *value, GError **
 {
     g_auto(GStrv) parts = g_strsplit(key, ".", MAX_DEPTH + 1);
     guint count = g_strv_length(parts);
+    if (!count) {
+        return error_set(error, "Invalid parameter ''");
+    }
     if (count > MAX_DEPTH) {
         return error_set(error, "Parameter '%s' is nested too deeply", key);
     }

@@ -57,11 +57,15 @@ static void test_refused(void)
     }
 }
 
+static void put(void *value)
+{
+    json_object_put(value);
+}
+
 /* Every name that an entity refers to must be an entity, and what libvirt looks for must be there. */
 static void test_introspection(void)
 {
-    g_autoptr(GHashTable) names =
-        g_hash_table_new_full(g_str_hash, g_str_equal, g_free, (GDestroyNotify)json_object_put);
+    g_autoptr(GHashTable) names = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, put);
     for (const char *const *e = qapi_schema_entries; *e; e++) {
         json_object *j = json_tokener_parse(*e);
         g_assert_true(json_object_is_type(j, json_type_object));
