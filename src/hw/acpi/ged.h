@@ -10,12 +10,12 @@
 #define TYPE_ACPI_GED "acpi-ged"
 /* One region of GED_SIZE bytes: the event selector (32 bits, read clears) at 0, the sleep control register at
  * GED_SLEEP_CONTROL, sleep status, reset register. */
-#define GED_SIZE          0x210
-#define GED_REGS          0x200
-#define GED_SLEEP_CONTROL (GED_REGS + 0)
-#define GED_SLEEP_STATUS  (GED_REGS + 1)
-#define GED_RESET         (GED_REGS + 2)
-#define GED_RESET_VALUE   0x42
+#define GED_SIZE               0x210
+#define GED_REGS               0x200
+#define GED_SLEEP_CONTROL      (GED_REGS + 0)
+#define GED_SLEEP_STATUS       (GED_REGS + 1)
+#define GED_RESET              (GED_REGS + 2)
+#define GED_RESET_VALUE        0x42
 #define GED_EVENT_POWER_BUTTON (1u << 1)
 
 /* For boards, before realize: the interrupt line; after it: the region to map. Borrowed. */

@@ -20,35 +20,35 @@ void fw_cfg_add_string(FwCfg *s, uint16_t key, const char *value);
 /* A named file (at most 55 characters); data is copied. Re-adding a name replaces its content. */
 bool fw_cfg_add_file(FwCfg *s, const char *name, const void *data, size_t length, GError **error);
 
-#define FW_CFG_SIGNATURE    0x00
-#define FW_CFG_ID           0x01
-#define FW_CFG_UUID         0x02
-#define FW_CFG_RAM_SIZE     0x03
-#define FW_CFG_NOGRAPHIC    0x04
-#define FW_CFG_NB_CPUS      0x05
-#define FW_CFG_MACHINE_ID   0x06
-#define FW_CFG_KERNEL_ADDR  0x07
-#define FW_CFG_KERNEL_SIZE  0x08
+#define FW_CFG_SIGNATURE      0x00
+#define FW_CFG_ID             0x01
+#define FW_CFG_UUID           0x02
+#define FW_CFG_RAM_SIZE       0x03
+#define FW_CFG_NOGRAPHIC      0x04
+#define FW_CFG_NB_CPUS        0x05
+#define FW_CFG_MACHINE_ID     0x06
+#define FW_CFG_KERNEL_ADDR    0x07
+#define FW_CFG_KERNEL_SIZE    0x08
 #define FW_CFG_KERNEL_CMDLINE 0x09
-#define FW_CFG_INITRD_ADDR  0x0a
-#define FW_CFG_INITRD_SIZE  0x0b
-#define FW_CFG_BOOT_DEVICE  0x0c
-#define FW_CFG_NUMA         0x0d
-#define FW_CFG_BOOT_MENU    0x0e
-#define FW_CFG_MAX_CPUS     0x0f
-#define FW_CFG_KERNEL_ENTRY 0x10
-#define FW_CFG_KERNEL_DATA  0x11
-#define FW_CFG_INITRD_DATA  0x12
-#define FW_CFG_CMDLINE_ADDR 0x13
-#define FW_CFG_CMDLINE_SIZE 0x14
-#define FW_CFG_CMDLINE_DATA 0x15
-#define FW_CFG_SETUP_ADDR   0x16
-#define FW_CFG_SETUP_SIZE   0x17
-#define FW_CFG_SETUP_DATA   0x18
-#define FW_CFG_FILE_DIR     0x19
-#define FW_CFG_ACPI_TABLES  0x8000
-#define FW_CFG_SMBIOS       0x8001
-#define FW_CFG_IRQ0_OVERRIDE 0x8002
-#define FW_CFG_HPET         0x8004
+#define FW_CFG_INITRD_ADDR    0x0a
+#define FW_CFG_INITRD_SIZE    0x0b
+#define FW_CFG_BOOT_DEVICE    0x0c
+#define FW_CFG_NUMA           0x0d
+#define FW_CFG_BOOT_MENU      0x0e
+#define FW_CFG_MAX_CPUS       0x0f
+#define FW_CFG_KERNEL_ENTRY   0x10
+#define FW_CFG_KERNEL_DATA    0x11
+#define FW_CFG_INITRD_DATA    0x12
+#define FW_CFG_CMDLINE_ADDR   0x13
+#define FW_CFG_CMDLINE_SIZE   0x14
+#define FW_CFG_CMDLINE_DATA   0x15
+#define FW_CFG_SETUP_ADDR     0x16
+#define FW_CFG_SETUP_SIZE     0x17
+#define FW_CFG_SETUP_DATA     0x18
+#define FW_CFG_FILE_DIR       0x19
+#define FW_CFG_ACPI_TABLES    0x8000
+#define FW_CFG_SMBIOS         0x8001
+#define FW_CFG_IRQ0_OVERRIDE  0x8002
+#define FW_CFG_HPET           0x8004
 
 #endif

@@ -4,14 +4,14 @@
 
 #include "hw/core/device.h"
 
-/* Both chips, at ports 0x20, 0xa0 and the ELCR at 0x4d0. Registers itself with env->apic_bus. No bus. */
+/* Both chips, at ports 0x20, 0xa0 and the ELCR at 0x4d0. Registers itself with env->apic_bus. No bus.
+ * Property "firmware-preset" (bool): every reset leaves the pair as PC firmware does (vectors 0x08 and 0x70,
+ * all masked but the cascade, inputs 10 and 11 level triggered for PCI). */
 #define TYPE_I8259 "isa-i8259"
 
 /* Sets input n (0 to 15; 2 is the cascade and does nothing): an IrqHandler whose opaque is the Device. */
 void i8259_set_input(void *dev, int n, bool level);
 /* INTA: the vector of the highest request, taken into service. [any thread; takes the device's lock] */
 int i8259_acknowledge(void *dev);
-/* Writes the edge/level register as firmware does (bit n: input n is level triggered). */
-void i8259_set_elcr(Device *dev, uint16_t mask);
 
 #endif

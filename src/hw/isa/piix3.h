@@ -6,10 +6,11 @@
 
 #define TYPE_PIIX3 "PIIX3"
 
+/* A PCI function, on PC boards at 01.0, multifunction. Property "firmware-preset" (bool): every reset leaves
+ * PIRQ A to D routed as firmware does (10, 10, 11, 11). It takes over the routing of its bus's INTx. */
 /* Its ISA bus "isa.0". Borrowed; NULL before realize. */
 Bus *piix3_isa_bus(Device *dev);
-/* Before realize: the 8259 pair whose ELCR (ports 0x4d0, 0x4d1) the firmware-preset property sets for the PCI
- * interrupts. */
-void piix3_set_pic(Device *dev, Device *i8259);
+/* The interrupt line that PC firmware writes for a function's pin: for pci_bus_assign_resources(). */
+uint8_t piix3_firmware_line(PciDevice *dev, int pin);
 
 #endif
