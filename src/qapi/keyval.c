@@ -158,7 +158,7 @@ static json_object *parse_json(const char *text, GError **error)
     if (status == json_tokener_success && text[json_tokener_get_parse_end(tokener)] != '\0') {
         status = json_tokener_error_parse_unexpected;
     }
-    if (status == json_tokener_continue) {
+    if (status == json_tokener_continue || status == json_tokener_error_parse_eof) {
         error_set(error, "JSON parse error, the text ends too early: %s", text);
     } else if (status != json_tokener_success) {
         error_set(error, "JSON parse error at character %zu, %s: %s", json_tokener_get_parse_end(tokener) + 1,
