@@ -41,6 +41,8 @@ void apic_reset(X86Apic *apic, bool is_init);
 /* The vector to deliver now, taken into service; -1: none (spurious or masked by TPR). vCPU's thread. */
 int apic_acknowledge(X86Apic *apic);
 bool apic_has_interrupt(X86Apic *apic); /* one that TPR lets through */
+/* The vector of the last SIPI. */
+uint8_t apic_sipi_vector(X86Apic *apic);
 uint64_t apic_get_base(X86Apic *apic);
 bool apic_set_base(X86Apic *apic, uint64_t value); /* false: #GP */
 /* Accesses from the CPU's own page (gpa in [base, base + 4 KiB)); the mmu's slow path calls them. */

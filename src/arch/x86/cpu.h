@@ -191,17 +191,23 @@ struct X86Cpu {
     bool inhibit_debug;         /* MOV SS / POP SS also hold back #DB traps */
     bool nmi_blocked, in_smm, halted, a20_masked;
     bool mwait;
+    bool wait_sipi;  /* after INIT: only SIPI (and INIT) gets it going; halted is set too */
+    bool shutdown;   /* after a triple fault: nothing but reset or INIT helps; halted is set too */
+    bool executing;  /* atomic: guest code may use cached translations right now; see mmu.c */
     uint32_t interrupt_request; /* atomic */
     X86Segment segs[SEG_ALL];
     X86Table gdt, idt;
     uint64_t cr0, cr2, cr3, cr4, cr8; /* cr8 mirrors the APIC's TPR >> 4 */
     uint64_t dr[8];
+    uint64_t debug_pending;     /* DR6 bits of data and I/O breakpoints that the running instruction hit */
     uint64_t xcr0, xss;
     uint64_t efer, star, lstar, cstar, fmask, kernel_gs_base, tsc_aux;
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
     uint64_t pat, misc_enable, spec_ctrl, smbase, tsc_adjust, debugctl;
     uint64_t mtrr_def_type, mtrr_fixed[11], mtrr_var[16];
-    uint64_t mcg_status, mc_banks[40];
+    uint64_t mcg_status, mcg_ctl, mc_banks[40];
+    uint64_t bios_sign_id, arch_capabilities, platform_info, kvm_int, kvm_migration;
+    uint64_t feature_control;
     uint64_t kvm_system_time, kvm_wall_clock, kvm_pv_eoi, kvm_steal_time, kvm_poll_control, kvm_async_pf;
     int64_t tsc_offset;         /* guest TSC = scaled host TSC + offset */
     uint32_t pkru;
@@ -213,6 +219,9 @@ struct X86Cpu {
         bool has_error, is_int;
         uint32_t error_code;
         uint64_t next_rip; /* where INT n, INT3, INTO return to; for faults unused */
+        /* A #GP(0) because linear is not canonical: the executor makes it #SS(0) where the access was through SS. */
+        bool noncanonical;
+        uint64_t linear;
     } exc;
     sigjmp_buf *fault_return; /* where x86_raise() lands: set by the running executor */
     /* The executor's view of the instruction that runs, so that a fault finds its rip (accel/soft/interp/interp.h);
@@ -232,6 +241,7 @@ struct X86Cpu {
     int32_t socket_id, die_id, core_id, thread_id;
     uint32_t sockets, dies, cores, threads; /* the topology that CPUID shows */
     uint32_t cpuid_features[64]; /* FeatureWord values after model, user and host filtering: arch/x86/cpuid.h */
+    uint32_t phys_bits;  /* of a guest physical address; reserved bits of page-table entries follow it */
     uint64_t tsc_khz;
     bool realized;
     struct X86CpuidState *cpuid; /* cpuid.c's */
@@ -255,6 +265,8 @@ extern const struct VmState x86_cpu_vmstate;
 /* The registers as text ("info registers"). Caller frees. The vCPU is stopped. */
 char *x86_cpu_dump(X86Cpu *cpu);
 
+/* The A20 gate (port 0x92, i8042). [any thread] */
+void x86_cpu_set_a20(X86Cpu *cpu, bool enabled);
 /* Sets interrupt_request bits and wakes the vCPU where it sleeps (through accel/vcpu). [any thread] */
 void cpu_interrupt(X86Cpu *cpu, uint32_t mask);
 void cpu_interrupt_clear(X86Cpu *cpu, uint32_t mask); /* [any thread] */
@@ -273,6 +285,8 @@ void x86_set_rflags(X86Cpu *cpu, uint64_t value); /* all bits, no privilege chec
  * fault_return recovers it. */
 G_NORETURN void x86_raise(X86Cpu *cpu, int vector);
 G_NORETURN void x86_raise_error(X86Cpu *cpu, int vector, uint32_t error_code);
+/* #GP(0) because linear is not canonical; sets exc.noncanonical and exc.linear. */
+G_NORETURN void x86_raise_noncanonical(X86Cpu *cpu, uint64_t linear);
 /* Delivers an exception or interrupt through the IDT/IVT: the whole of SDM vol. 3 chapter 6: gates, stack switches, IST,
  * task gates, VM86, error code, double and triple fault. cpu->rip is the return address to push. Never jumps out. */
 typedef enum EventKind { EVENT_EXCEPTION, EVENT_SOFT_INT, EVENT_HARD_INT, EVENT_NMI, EVENT_ICEBP } EventKind;

@@ -16,20 +16,46 @@
 typedef enum MmuAccess { MMU_READ, MMU_WRITE, MMU_EXEC } MmuAccess;
 /* Which permissions apply. MMU_KERNEL: supervisor, SMAP enforced; MMU_KERNEL_AC: supervisor with EFLAGS.AC set (SMAP
  * lets through); MMU_USER: CPL 3. Implicit supervisor accesses (descriptor tables, TSS) use MMU_KERNEL always. */
-typedef enum MmuIndex { MMU_KERNEL, MMU_KERNEL_AC, MMU_USER, MMU_INDEXES } MmuIndex;
+typedef enum MmuIndex {
+    MMU_KERNEL,
+    MMU_KERNEL_AC,
+    MMU_USER,
+    MMU_USER_ALIGN, /* CPL 3 with alignment checks on: its TLB stays empty, so that every access takes the slow path */
+    MMU_INDEXES
+} MmuIndex;
 
 #define TLB_BITS 10
 #define TLB_SIZE (1u << TLB_BITS)
 #define PAGE_MASK_4K (~UINT64_C(0xfff))
 
-/* tag: the page's linear address (bits 0 to 11 clear); a tag with bit 0 set never matches. */
+/* tag: the page's linear address (bits 0 to 11 clear), or a page that belongs to the neighbouring slot and so never
+ * matches here. */
 typedef struct TlbEntry {
     uint64_t tag[3];  /* by MmuAccess */
     intptr_t addend;  /* host address = linear + addend */
 } TlbEntry;
 
+/* An instruction page: its guest physical address, with the host pointer and RAM block of its page; host NULL: code
+ * runs from a device, without RAM: fetch byte-wise with x86_fetch_slow. */
+typedef struct CodePage {
+    uint64_t gpa;        /* of the very byte asked for */
+    const uint8_t *host; /* of the page's first byte */
+    RamBlock *ram;
+    uint64_t ram_offset; /* of the page */
+} CodePage;
+
+#define ITLB_SIZE 512u
+typedef struct ItlbEntry {
+    uint64_t page;       /* linear address of the page */
+    uint64_t generation; /* valid where it equals the mmu's generation or global_generation, by `global` */
+    bool global;
+    CodePage code; /* gpa of the page */
+} ItlbEntry;
+
 struct X86Mmu {
     TlbEntry tlb[MMU_INDEXES][TLB_SIZE];
+    ItlbEntry itlb[2][ITLB_SIZE]; /* supervisor, user */
+    uint64_t generation, global_generation;
     int index; /* the MmuIndex of the running code's data accesses: kept by x86_update_mode */
     /* The rest is mmu.c's. */
     struct MmuPrivate *priv;
@@ -50,8 +76,15 @@ void mmu_flush_page(X86Cpu *cpu, uint64_t linear);
 /* On a CR3 write: with PCID, contexts are kept (as far as the implementation can). */
 void mmu_switch(X86Cpu *cpu, uint64_t new_cr3, bool no_flush);
 void mmu_invpcid(X86Cpu *cpu, unsigned type, uint64_t pcid, uint64_t linear);
-X86Mmu *mmu_new(X86Cpu *cpu);
+X86Mmu *mmu_new(X86Cpu *cpu); /* listens to env.memory's (and env.smram's) changes */
 void mmu_free(X86Mmu *mmu);
+/* Does what CPU_INTERRUPT_TLB asks for; in the vCPU's thread, between instructions. */
+void mmu_process_pending(X86Cpu *cpu);
+/* Everything is dropped at the next boundary. [any thread] */
+void mmu_flush_later(X86Cpu *cpu);
+/* Physical memory as this CPU sees it (SMM, A20, its own APIC page): one access of 1, 2, 4 or 8 bytes. */
+uint64_t mmu_physical_load(X86Cpu *cpu, uint64_t gpa, unsigned size);
+void mmu_physical_store(X86Cpu *cpu, uint64_t gpa, uint64_t value, unsigned size);
 
 /* Slow paths: fill the TLB or reach devices. size 1, 2, 4, 8. */
 uint64_t mmu_load_slow(X86Cpu *cpu, uint64_t linear, unsigned size, MmuIndex index);
@@ -102,21 +135,34 @@ void x86_read_bytes(X86Cpu *cpu, uint64_t linear, void *buffer, unsigned size);
 void x86_write_bytes(X86Cpu *cpu, uint64_t linear, const void *buffer, unsigned size);
 /* Raises what a write (or read) of the range would raise, and changes nothing. */
 void x86_probe(X86Cpu *cpu, uint64_t linear, unsigned size, MmuAccess access);
+void x86_probe_idx(X86Cpu *cpu, uint64_t linear, unsigned size, MmuAccess access, MmuIndex index);
 /* For read-modify-write and LOCKed instructions: a host pointer that stays valid until the next access, where the
  * whole range lies in one page of plain writable RAM; NULL: take the slow way (load, then store; for LOCK:
  * mmu_lock_slow_begin/end around them, which stops no other vCPU but excludes other slow locks and splits). */
 void *x86_rmw_pointer(X86Cpu *cpu, uint64_t linear, unsigned size);
 void mmu_lock_slow_begin(X86Cpu *cpu);
 void mmu_lock_slow_end(X86Cpu *cpu);
-/* For block lookup: the guest physical address of an instruction fetch (raises #PF), with the host pointer and RAM
- * block of its page; host NULL: code runs from a device or ROM without RAM: fetch byte-wise with x86_fetch_slow. */
-typedef struct CodePage {
-    uint64_t gpa;
-    const uint8_t *host; /* of the page's first byte */
-    RamBlock *ram;
-    uint64_t ram_offset; /* of the page */
-} CodePage;
-void x86_code_page(X86Cpu *cpu, uint64_t linear, CodePage *page);
+/* x86_raise() calls it: a fault inside begin/end gives the lock back. */
+void mmu_lock_slow_abort(X86Cpu *cpu);
+static inline bool x86_is_canonical(uint64_t linear)
+{
+    return (uint64_t)((int64_t)(linear << 16) >> 16) == linear;
+}
+/* For block lookup: translates an instruction fetch (raises #PF, or #GP where linear is not canonical). The slow one
+ * walks; the other one looks into the instruction TLB first. */
+void x86_code_page_slow(X86Cpu *cpu, uint64_t linear, CodePage *page);
+static inline void x86_code_page(X86Cpu *cpu, uint64_t linear, CodePage *page)
+{
+    X86Mmu *mmu = cpu->mmu;
+    ItlbEntry *e = &mmu->itlb[cpu->cpl == 3][(linear >> 12) & (ITLB_SIZE - 1)];
+    if (G_LIKELY(e->page == (linear & PAGE_MASK_4K) &&
+                 e->generation == (e->global ? mmu->global_generation : mmu->generation))) {
+        *page = e->code;
+        page->gpa |= linear & 0xfff;
+        return;
+    }
+    x86_code_page_slow(cpu, linear, page);
+}
 uint8_t x86_fetch_slow(X86Cpu *cpu, uint64_t linear);
 
 #endif

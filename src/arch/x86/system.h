@@ -84,8 +84,11 @@ void x86_out(X86Cpu *cpu, uint16_t port, uint32_t value, unsigned size);
 void x86_check_io(X86Cpu *cpu, uint16_t port, unsigned size);
 
 /* ---- debug (debug.c): breakpoints and single step ---- */
-/* After an instruction: #DB traps for TF and data breakpoints that matched; before one: instruction breakpoints. */
-void x86_debug_after(X86Cpu *cpu);
+/* After an instruction, with cpu->rip at the next one: delivers the #DB traps for data breakpoints that it hit
+ * (cpu->debug_pending) and, where it began with TF set, the single step. Returns whether it delivered. */
+bool x86_debug_after(X86Cpu *cpu, bool single_step);
+/* Before an instruction, where MODE_BP is on: delivers #DB (a fault) for an instruction breakpoint at linear, unless
+ * RFLAGS.RF is set. Returns whether it delivered. The executor clears RF after each instruction that completes. */
 bool x86_debug_code_breakpoint(X86Cpu *cpu, uint64_t linear);
 void x86_debug_data(X86Cpu *cpu, uint64_t linear, unsigned size, bool write); /* from slow paths of watched pages */
 
