@@ -12,7 +12,8 @@ typedef enum ApicDeliveryMode {
 } ApicDeliveryMode;
 
 typedef struct ApicMessage {
-    uint32_t destination; /* xAPIC: 8 bits; x2APIC and extended destination: 32 */
+    uint32_t destination; /* 8 bits, or 32 where wide */
+    bool wide;            /* from an x2APIC: the broadcast address has 32 bits, too */
     bool logical;
     ApicDeliveryMode mode;
     uint8_t vector;
@@ -51,6 +52,9 @@ uint32_t apic_mmio_read(X86Apic *apic, uint32_t offset);
 void apic_mmio_write(X86Apic *apic, uint32_t offset, uint32_t value);
 bool apic_msr_read(X86Apic *apic, uint32_t index, uint64_t *value);
 bool apic_msr_write(X86Apic *apic, uint32_t index, uint64_t value);
+/* IA32_TSC_DEADLINE (MSR 0x6e0), 10.5.4.1; false: #GP. */
+bool apic_tsc_deadline_read(X86Apic *apic, uint64_t *value);
+bool apic_tsc_deadline_write(X86Apic *apic, uint64_t value);
 uint8_t apic_get_tpr(X86Apic *apic);
 void apic_set_tpr(X86Apic *apic, uint8_t tpr);
 /* The earliest time (virtual clock, ns) at which the timer wants CPU_INTERRUPT_TIMER; INT64_MAX: none. */

@@ -205,6 +205,7 @@ struct X86Cpu {
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
     uint64_t pat, misc_enable, spec_ctrl, smbase, tsc_adjust, debugctl;
     uint64_t mtrr_def_type, mtrr_fixed[11], mtrr_var[16];
+    uint64_t saved_rflags; /* the whole of RFLAGS, for the state table only */
     uint64_t mcg_status, mcg_ctl, mc_banks[40];
     uint64_t bios_sign_id, arch_capabilities, platform_info, kvm_int, kvm_migration;
     uint64_t feature_control;
@@ -262,6 +263,12 @@ void x86_cpu_unrealize(X86Cpu *cpu);
 void x86_cpu_reset(X86Cpu *cpu, bool is_init);
 void x86_update_mode(X86Cpu *cpu);
 extern const struct VmState x86_cpu_vmstate;
+/* The names (borrowed) of a model's features that cannot be had here; free the array only. */
+struct X86CpuModel;
+GPtrArray *x86_cpu_unavailable_features(const struct X86CpuModel *model);
+/* query-cpu-model-expansion: the properties of a model (without "-x86_64-cpu") after changes (a dict of properties, or
+ * NULL), as they would be realized. full: those that are not migration ABI, too. Caller's reference; NULL on error. */
+json_object *x86_cpu_model_expand(const char *model_name, json_object *changes, bool full, GError **error);
 /* The registers as text ("info registers"). Caller frees. The vCPU is stopped. */
 char *x86_cpu_dump(X86Cpu *cpu);
 

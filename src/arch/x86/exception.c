@@ -19,7 +19,7 @@ static bool has_error_code(int vector)
     return vector == EXC_DF || (vector >= EXC_TS && vector <= EXC_PF) || vector == EXC_AC;
 }
 
-static G_NORETURN void raise(X86Cpu *cpu, int vector, uint32_t error_code, bool noncanonical, uint64_t linear)
+static G_NORETURN void raise_exception(X86Cpu *cpu, int vector, uint32_t error_code, bool noncanonical, uint64_t linear)
 {
     if (cpu->fault_return == NULL) {
         g_error("x86: exception %d outside an executor", vector);
@@ -36,17 +36,17 @@ static G_NORETURN void raise(X86Cpu *cpu, int vector, uint32_t error_code, bool 
 
 void x86_raise(X86Cpu *cpu, int vector)
 {
-    raise(cpu, vector, 0, false, 0);
+    raise_exception(cpu, vector, 0, false, 0);
 }
 
 void x86_raise_error(X86Cpu *cpu, int vector, uint32_t error_code)
 {
-    raise(cpu, vector, error_code, false, 0);
+    raise_exception(cpu, vector, error_code, false, 0);
 }
 
 void x86_raise_noncanonical(X86Cpu *cpu, uint64_t linear)
 {
-    raise(cpu, EXC_GP, 0, true, linear);
+    raise_exception(cpu, EXC_GP, 0, true, linear);
 }
 
 /* ---- delivery ---- */
