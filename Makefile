@@ -11,7 +11,7 @@ JOBS       ?= $(shell nproc)
 MESON      ?= meson
 SECONDS    ?= 600
 
-.PHONY: all run test check bench fuzz format install clean deps deps-test guest soak
+.PHONY: all run test check bench fuzz tsan format install clean deps deps-test guest
 
 all: $(BUILD)/build.ninja
 	ninja -C $(BUILD) -j $(JOBS)
@@ -55,6 +55,14 @@ format:
 
 install: all
 	$(MESON) install -C $(BUILD)
+
+# The unit tests under ThreadSanitizer.
+tsan: deps-test
+	@[ -e $(BUILD_TSAN)/build.ninja ] || $(MESON) setup $(BUILD_TSAN) -Db_sanitize=thread -Dbuildtype=debug \
+		-Doptimization=1 -Db_lundef=false
+	ninja -C $(BUILD_TSAN) -j $(JOBS)
+	TSAN_OPTIONS="halt_on_error=0 suppressions=$(CURDIR)/tests/tsan.supp" \
+		$(MESON) test -C $(BUILD_TSAN) --suite unit --timeout-multiplier 6 --print-errorlogs
 
 clean:
 	rm -rf $(BUILD) $(BUILD_ASAN) $(BUILD_TSAN) $(BUILD).log
