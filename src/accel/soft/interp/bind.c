@@ -1,7 +1,6 @@
 /*
  * From a decoded instruction to an operation of a block. SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include "accel/soft/interp/cache.h"
 #include "accel/soft/interp/ops.h"
 
 #define ATTR_ON_HOST (X86_ATTR_NATIVE | X86_ATTR_X87 | X86_ATTR_MMX | X86_ATTR_SSE | X86_ATTR_AVX)
@@ -114,7 +113,8 @@ static void bind_memory(const X86Insn *insn, InterpOp *op, unsigned offset)
 }
 
 /* Direct branches: targets relative to the block's start, and the link behind the operation. */
-static void bind_branch(const X86Insn *insn, InterpOp *op, unsigned offset, unsigned page_offset, unsigned code_size)
+static void bind_branch(const X86Insn *insn, InterpOp *op, unsigned offset, unsigned page_offset,
+                        unsigned code_size)
 {
     InterpLink link = { 0 };
     int64_t next = (int64_t)offset + insn->length, taken = next + (int64_t)insn->imm;
@@ -137,7 +137,8 @@ bool interp_bind(X86Cpu *cpu, const X86Insn *insn, InterpOp *op, unsigned offset
     op->length = insn->length;
     op->flags = (uint8_t)(__builtin_ctz(insn->operand_size) |
                           (unsigned)__builtin_ctz(insn->address_size) << OP_ADDRESS_SHIFT |
-                          (insn->prefixes & X86_INSN_LOCK ? OP_LOCK : 0) | (insn->prefixes & X86_INSN_REP ? OP_REP : 0) |
+                          (insn->prefixes & X86_INSN_LOCK ? OP_LOCK : 0) |
+                          (insn->prefixes & X86_INSN_REP ? OP_REP : 0) |
                           (insn->prefixes & X86_INSN_REPNE ? OP_REPNE : 0));
     if (!(form->attrs & X86_ATTR_REP)) {
         op->flags &= (uint8_t) ~(OP_REP | OP_REPNE);

@@ -1,6 +1,7 @@
 /*
- * Near branches in every mode. Direct ones have an InterpLink behind them; bind.c makes their targets relative to the
- * block's start: op->imm of the taken one, op->disp of what follows. SPDX-License-Identifier: GPL-2.0-or-later
+ * Near branches in every mode. Direct ones have an InterpLink behind them; bind.c makes their targets
+ * relative to the block's start: op->imm of the taken one, op->disp of what follows. SPDX-License-Identifier:
+ * GPL-2.0-or-later
  */
 #include "accel/soft/interp/ops.h"
 
@@ -142,7 +143,8 @@ InterpHandler *interp_branch_handler(const X86Form *form)
     default:
         break;
     }
-    if ((form->map == 0 && (form->opcode & 0xf0) == 0x70) || (form->map == 1 && (form->opcode & 0xf0) == 0x80)) {
+    if ((form->map == 0 && (form->opcode & 0xf0) == 0x70) ||
+        (form->map == 1 && (form->opcode & 0xf0) == 0x80)) {
         return g_jcc;
     }
     return NULL;

@@ -2,16 +2,16 @@
  * The cache of decoded blocks.
  *
  * Invariants:
- *  1. A block is found by the host address of its first byte and the mode word, so that page tables do not matter.
- *  2. Before a page's bytes are decoded, its DIRTY_CODE bit is clear and no vCPU holds a write translation of it:
- *     every later write is reported (code_written).
- *  3. A block whose page was written is stale at once in the own thread: every one of its operations leaves it, and no
- *     look-up finds it. Its memory stays until the cache is flushed, so links to it are harmless.
+ *  1. A block is found by the host address of its first byte and the mode word, so that page tables do not
+ * matter.
+ *  2. Before a page's bytes are decoded, its DIRTY_CODE bit is clear and no vCPU holds a write translation of
+ * it: every later write is reported (code_written).
+ *  3. A block whose page was written is stale at once in the own thread: every one of its operations leaves
+ * it, and no look-up finds it. Its memory stays until the cache is flushed, so links to it are harmless.
  *  4. The cache is flushed only between blocks.
  *  5. Other threads only note written pages, under Interp.lock, and set CPU_INTERRUPT_CODE.
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include "accel/soft/interp/cache.h"
 
 #include "accel/soft/interp/ops.h"
 
@@ -115,8 +115,9 @@ static void page_invalidate(Interp *d, const uint8_t *host_page)
     Block *next;
     for (Block *b = page->first; b; b = next) {
         /* A straddling block hangs in two lists: [1] is its second page's. */
-        next = b->host2 && (const uint8_t *)((uintptr_t)b->host2 & PAGE_MASK_4K) == host_page ? b->page_next[1]
-                                                                                              : b->page_next[0];
+        next = b->host2 && (const uint8_t *)((uintptr_t)b->host2 & PAGE_MASK_4K) == host_page
+                   ? b->page_next[1]
+                   : b->page_next[0];
         block_make_stale(d, b);
     }
     g_hash_table_remove(d->pages, host_page);
@@ -244,8 +245,10 @@ void interp_cache_init(X86Cpu *cpu, Interp *d)
     d->scratch = aligned_alloc(64, sizeof(Block) + 4 * sizeof(InterpOp) + 64 - sizeof(Block) % 64);
     pthread_mutex_init(&d->lock, NULL);
     d->ram_listener.code_written = code_written;
-    d->memory_listener = (MemoryListener){ .name = "interp", .region_add = memory_add, .region_del = memory_del };
-    d->smram_listener = (MemoryListener){ .name = "interp-smram", .region_add = smram_add, .region_del = smram_del };
+    d->memory_listener =
+        (MemoryListener){ .name = "interp", .region_add = memory_add, .region_del = memory_del };
+    d->smram_listener =
+        (MemoryListener){ .name = "interp-smram", .region_add = smram_add, .region_del = smram_del };
     if (cpu->env.memory) {
         memory_listener_add(&d->memory_listener, cpu->env.memory);
     }
@@ -282,8 +285,9 @@ void interp_cache_free(Interp *d)
 /* Invariant 2. */
 static void page_protect(X86Cpu *cpu, const CodePage *page)
 {
-    if (!page->ram || !(__atomic_load_n(&page->ram->dirty[page->ram_offset >> RAM_PAGE_BITS], __ATOMIC_SEQ_CST) &
-                        1u << DIRTY_CODE)) {
+    if (!page->ram ||
+        !(__atomic_load_n(&page->ram->dirty[page->ram_offset >> RAM_PAGE_BITS], __ATOMIC_SEQ_CST) &
+          1u << DIRTY_CODE)) {
         return;
     }
     /* While this thread waits for the others, others need not wait for it. */
@@ -314,8 +318,8 @@ static void set_decode_mode(Interp *d, uint32_t mode)
 }
 
 /* Makes the operation of one instruction. Returns whether the block ends with it. */
-static bool add_operation(X86Cpu *cpu, X86DecodeStatus status, const X86Insn *insn, InterpOp *op, unsigned offset,
-                          unsigned page_offset)
+static bool add_operation(X86Cpu *cpu, X86DecodeStatus status, const X86Insn *insn, InterpOp *op,
+                          unsigned offset, unsigned page_offset)
 {
     if (status != X86_DECODE_OK) {
         memset(op, 0, sizeof(*op));
@@ -368,7 +372,8 @@ static void block_fill(Block *b, const InterpOp *ops, unsigned count, unsigned s
 }
 
 /* Whatever a fetch may raise belongs to rip itself. */
-static Block *build(X86Cpu *cpu, Interp *d, const CodePage *page, uint64_t linear, uint64_t room, uint32_t key_mode)
+static Block *build(X86Cpu *cpu, Interp *d, const CodePage *page, uint64_t linear, uint64_t room,
+                    uint32_t key_mode)
 {
     InterpOp ops[MAX_OPS + 3];
     X86Insn insn;

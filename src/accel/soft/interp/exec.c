@@ -2,6 +2,7 @@
  * The interpreter's loop and its accelerator type. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "accel/accel.h"
+#include "accel/soft/interp/native.h"
 #include "accel/soft/interp/ops.h"
 
 #include <setjmp.h>
@@ -23,8 +24,8 @@ static inline const uint8_t *itlb_host(const X86Cpu *cpu, uint64_t linear)
 {
     const X86Mmu *mmu = cpu->mmu;
     const ItlbEntry *e = &mmu->itlb[cpu->cpl == 3][(linear >> 12) & (ITLB_SIZE - 1)];
-    if (e->page != (linear & PAGE_MASK_4K) || e->generation != (e->global ? mmu->global_generation : mmu->generation) ||
-        !e->code.host) {
+    if (e->page != (linear & PAGE_MASK_4K) ||
+        e->generation != (e->global ? mmu->global_generation : mmu->generation) || !e->code.host) {
         return NULL;
     }
     return e->code.host + (linear & 4095);
@@ -158,9 +159,7 @@ static void run_single(X86Cpu *cpu)
     if (resume) {
         cpu->rflags &= ~(uint64_t)FLAG_RF;
     }
-    if (trace || cpu->debug_pending) {
-        x86_debug_after(cpu);
-    }
+    x86_debug_after(cpu, trace);
 }
 
 void interp_vcpu_exec(X86Cpu *cpu)
@@ -197,7 +196,8 @@ void interp_vcpu_exec(X86Cpu *cpu)
         if (cpu->halted) {
             break;
         }
-        if (G_UNLIKELY(cpu->inhibit_interrupts || (cpu->mode & (MODE_TF | MODE_BP)) || (cpu->rflags & FLAG_RF))) {
+        if (G_UNLIKELY(cpu->inhibit_interrupts || (cpu->mode & (MODE_TF | MODE_BP)) ||
+                       (cpu->rflags & FLAG_RF))) {
             cpu->inhibit_interrupts = false;
             run_single(cpu);
         } else {
@@ -256,6 +256,11 @@ void interp_vcpu_destroy(X86Cpu *cpu)
 }
 
 /* ---- the accelerator ---- */
+static bool tcg_setup(Accel *accel, AddressSpace *memory, GError **error)
+{
+    return native_init(error);
+}
+
 static bool tcg_vcpu_init(Accel *accel, X86Cpu *cpu, GError **error)
 {
     interp_vcpu_init(cpu);
@@ -277,6 +282,7 @@ static void tcg_class_init(ObjectClass *klass, const void *class_data)
     AccelClass *accel = (AccelClass *)klass;
     accel->name = "tcg";
     accel->alias = "soft";
+    accel->setup = tcg_setup;
     accel->vcpu_init = tcg_vcpu_init;
     accel->vcpu_destroy = tcg_vcpu_destroy;
     accel->vcpu_exec = tcg_vcpu_exec;

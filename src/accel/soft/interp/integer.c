@@ -1,6 +1,7 @@
 /*
- * The integer instructions in every form, size and mode: the handlers that specialised ones (hot.c) fall back on.
- * Order within a handler: addresses, loads and probes first, state last. SPDX-License-Identifier: GPL-2.0-or-later
+ * The integer instructions in every form, size and mode: the handlers that specialised ones (hot.c) fall back
+ * on. Order within a handler: addresses, loads and probes first, state last. SPDX-License-Identifier:
+ * GPL-2.0-or-later
  */
 #include "accel/soft/interp/alu.h"
 #include "accel/soft/interp/ops.h"
@@ -98,19 +99,19 @@ static uint64_t operand_read(X86Cpu *cpu, const InterpOp *op, const X86Operand *
 /* ---- read, modify, write ---- */
 typedef uint64_t AluFn(uint64_t a, uint64_t b, uint16_t *cc);
 
-#define WRAP(bits, type, suffix, name)                                                                                 \
-    static uint64_t fn_##name##bits(uint64_t a, uint64_t b, uint16_t *cc)                                              \
-    {                                                                                                                  \
-        return alu_##name##bits((type)a, (type)b, cc);                                                                 \
+#define WRAP(bits, type, suffix, name)                                    \
+    static uint64_t fn_##name##bits(uint64_t a, uint64_t b, uint16_t *cc) \
+    {                                                                     \
+        return alu_##name##bits((type)a, (type)b, cc);                    \
     }
-#define WRAP_ALL(name)                                                                                                 \
-    FOR_SIZES(WRAP, name)                                                                                              \
+#define WRAP_ALL(name)    \
+    FOR_SIZES(WRAP, name) \
     static AluFn *const fns_##name[4] = { fn_##name##8, fn_##name##16, fn_##name##32, fn_##name##64 };
-#define WRAP_WIDE(name)                                                                                                \
-    FOR_WIDE_SIZES(WRAP, name)                                                                                         \
+#define WRAP_WIDE(name)        \
+    FOR_WIDE_SIZES(WRAP, name) \
     static AluFn *const fns_##name[4] = { NULL, fn_##name##16, fn_##name##32, fn_##name##64 };
-#define WRAP_LONG(name)                                                                                                \
-    FOR_LONG_SIZES(WRAP, name)                                                                                         \
+#define WRAP_LONG(name)        \
+    FOR_LONG_SIZES(WRAP, name) \
     static AluFn *const fns_##name[4] = { NULL, NULL, fn_##name##32, fn_##name##64 };
 WRAP_ALL(add)
 WRAP_ALL(or)
@@ -124,7 +125,7 @@ WRAP_ALL(test)
 WRAP_ALL(inc)
 WRAP_ALL(dec)
 WRAP_ALL(neg)
-WRAP_ALL(not)
+WRAP_ALL(not )
 WRAP_ALL(rol)
 WRAP_ALL(ror)
 WRAP_ALL(rcl)
@@ -158,16 +159,28 @@ static bool host_cas(void *p, uint64_t *expected, uint64_t desired, unsigned siz
     uint64_t a = *expected;
     switch (size) {
     case 1:
-        __asm__ volatile("lock cmpxchgb %b3, %2" : "+a"(a), "=@ccz"(done), "+m"(*(uint8_t *)p) : "q"(desired) : "memory");
+        __asm__ volatile("lock cmpxchgb %b3, %2"
+                         : "+a"(a), "=@ccz"(done), "+m"(*(uint8_t *)p)
+                         : "q"(desired)
+                         : "memory");
         break;
     case 2:
-        __asm__ volatile("lock cmpxchgw %w3, %2" : "+a"(a), "=@ccz"(done), "+m"(*(uint16_t *)p) : "r"(desired) : "memory");
+        __asm__ volatile("lock cmpxchgw %w3, %2"
+                         : "+a"(a), "=@ccz"(done), "+m"(*(uint16_t *)p)
+                         : "r"(desired)
+                         : "memory");
         break;
     case 4:
-        __asm__ volatile("lock cmpxchgl %k3, %2" : "+a"(a), "=@ccz"(done), "+m"(*(uint32_t *)p) : "r"(desired) : "memory");
+        __asm__ volatile("lock cmpxchgl %k3, %2"
+                         : "+a"(a), "=@ccz"(done), "+m"(*(uint32_t *)p)
+                         : "r"(desired)
+                         : "memory");
         break;
     default:
-        __asm__ volatile("lock cmpxchgq %3, %2" : "+a"(a), "=@ccz"(done), "+m"(*(uint64_t *)p) : "r"(desired) : "memory");
+        __asm__ volatile("lock cmpxchgq %3, %2"
+                         : "+a"(a), "=@ccz"(done), "+m"(*(uint64_t *)p)
+                         : "r"(desired)
+                         : "memory");
         break;
     }
     *expected = a;
@@ -181,8 +194,8 @@ static uint64_t host_read(const void *p, unsigned size)
     return value;
 }
 
-/* memory[linear] = fn(memory[linear], b): one atomic operation where locked; returns the old value. Faults before
- * anything changes. The flags are set through cc. */
+/* memory[linear] = fn(memory[linear], b): one atomic operation where locked; returns the old value. Faults
+ * before anything changes. The flags are set through cc. */
 static uint64_t memory_modify(X86Cpu *cpu, uint64_t linear, unsigned size, bool locked, AluFn *fn, uint64_t b,
                               uint16_t *cc)
 {
@@ -242,11 +255,11 @@ static void binary(X86Cpu *cpu, const InterpOp *op, AluFn *const fns[4])
     }
     cpu->cc = cc;
 }
-#define BINARY(name)                                                                                                   \
-    HANDLER(g_##name)                                                                                                  \
-    {                                                                                                                  \
-        binary(cpu, op, fns_##name);                                                                                   \
-        NEXT();                                                                                                        \
+#define BINARY(name)                 \
+    HANDLER(g_##name)                \
+    {                                \
+        binary(cpu, op, fns_##name); \
+        NEXT();                      \
     }
 BINARY(add)
 BINARY(or)
@@ -260,7 +273,7 @@ BINARY(test)
 BINARY(inc)
 BINARY(dec)
 BINARY(neg)
-BINARY(not)
+BINARY(not )
 BINARY(rol)
 BINARY(ror)
 BINARY(rcl)
@@ -274,17 +287,17 @@ BINARY(adcx)
 BINARY(adox)
 
 /* dest = fn(source): the old destination goes in as a, for nothing but the host's false dependency. */
-#define UNARY_TO(name)                                                                                                 \
-    HANDLER(g_##name)                                                                                                  \
-    {                                                                                                                  \
-        const X86Form *form = op_form(op);                                                                             \
-        cpu->current_op = op;                                                                                          \
-        unsigned size = operand_bytes(op, &form->operands[0]);                                                         \
-        uint64_t b = operand_read(cpu, op, &form->operands[1]);                                                        \
-        uint16_t cc = cpu->cc;                                                                                         \
-        reg_write(cpu, op->reg, fns_##name[__builtin_ctz(size)](0, b, &cc), size);                                     \
-        cpu->cc = cc;                                                                                                  \
-        NEXT();                                                                                                        \
+#define UNARY_TO(name)                                                             \
+    HANDLER(g_##name)                                                              \
+    {                                                                              \
+        const X86Form *form = op_form(op);                                         \
+        cpu->current_op = op;                                                      \
+        unsigned size = operand_bytes(op, &form->operands[0]);                     \
+        uint64_t b = operand_read(cpu, op, &form->operands[1]);                    \
+        uint16_t cc = cpu->cc;                                                     \
+        reg_write(cpu, op->reg, fns_##name[__builtin_ctz(size)](0, b, &cc), size); \
+        cpu->cc = cc;                                                              \
+        NEXT();                                                                    \
     }
 UNARY_TO(tzcnt)
 UNARY_TO(lzcnt)
@@ -295,56 +308,56 @@ static unsigned op_vvvv(const InterpOp *op)
 {
     return (unsigned)(op->imm & 15);
 }
-#define UNARY_VVVV(name)                                                                                               \
-    HANDLER(g_##name)                                                                                                  \
-    {                                                                                                                  \
-        const X86Form *form = op_form(op);                                                                             \
-        cpu->current_op = op;                                                                                          \
-        unsigned size = operand_bytes(op, &form->operands[0]);                                                         \
-        uint64_t b = operand_read(cpu, op, &form->operands[1]);                                                        \
-        uint16_t cc = cpu->cc;                                                                                         \
-        reg_write(cpu, op_vvvv(op), fns_##name[__builtin_ctz(size)](0, b, &cc), size);                                 \
-        cpu->cc = cc;                                                                                                  \
-        NEXT();                                                                                                        \
+#define UNARY_VVVV(name)                                                               \
+    HANDLER(g_##name)                                                                  \
+    {                                                                                  \
+        const X86Form *form = op_form(op);                                             \
+        cpu->current_op = op;                                                          \
+        unsigned size = operand_bytes(op, &form->operands[0]);                         \
+        uint64_t b = operand_read(cpu, op, &form->operands[1]);                        \
+        uint16_t cc = cpu->cc;                                                         \
+        reg_write(cpu, op_vvvv(op), fns_##name[__builtin_ctz(size)](0, b, &cc), size); \
+        cpu->cc = cc;                                                                  \
+        NEXT();                                                                        \
     }
 UNARY_VVVV(blsr)
 UNARY_VVVV(blsmsk)
 UNARY_VVVV(blsi)
 
 /* G = fn(first, second) where one of them is vvvv. */
-#define TERNARY_VVVV(name, vvvv_first)                                                                                 \
-    HANDLER(g_##name)                                                                                                  \
-    {                                                                                                                  \
-        const X86Form *form = op_form(op);                                                                             \
-        cpu->current_op = op;                                                                                          \
-        unsigned size = operand_bytes(op, &form->operands[0]);                                                         \
-        uint64_t e = operand_read(cpu, op, &form->operands[vvvv_first ? 2 : 1]);                                       \
-        uint64_t v = reg_read(cpu, op_vvvv(op), size);                                                                 \
-        uint16_t cc = cpu->cc;                                                                                         \
-        uint64_t r = fns_##name[__builtin_ctz(size)](vvvv_first ? v : e, vvvv_first ? e : v, &cc);                     \
-        reg_write(cpu, op->reg, r, size);                                                                              \
-        cpu->cc = cc;                                                                                                  \
-        NEXT();                                                                                                        \
+#define TERNARY_VVVV(name, vvvv_first)                                                             \
+    HANDLER(g_##name)                                                                              \
+    {                                                                                              \
+        const X86Form *form = op_form(op);                                                         \
+        cpu->current_op = op;                                                                      \
+        unsigned size = operand_bytes(op, &form->operands[0]);                                     \
+        uint64_t e = operand_read(cpu, op, &form->operands[vvvv_first ? 2 : 1]);                   \
+        uint64_t v = reg_read(cpu, op_vvvv(op), size);                                             \
+        uint16_t cc = cpu->cc;                                                                     \
+        uint64_t r = fns_##name[__builtin_ctz(size)](vvvv_first ? v : e, vvvv_first ? e : v, &cc); \
+        reg_write(cpu, op->reg, r, size);                                                          \
+        cpu->cc = cc;                                                                              \
+        NEXT();                                                                                    \
     }
 TERNARY_VVVV(andn, true)
 TERNARY_VVVV(bextr, false)
 TERNARY_VVVV(bzhi, false)
 
-#define PURE(name, form_e_index, expression)                                                                           \
-    HANDLER(g_##name)                                                                                                  \
-    {                                                                                                                  \
-        const X86Form *form = op_form(op);                                                                             \
-        cpu->current_op = op;                                                                                          \
-        unsigned size = operand_bytes(op, &form->operands[0]);                                                         \
-        uint64_t e = operand_read(cpu, op, &form->operands[form_e_index]);                                             \
-        uint64_t v = reg_read(cpu, op_vvvv(op), size);                                                                 \
-        unsigned n = (unsigned)v & (size * 8 - 1);                                                                     \
-        uint64_t r;                                                                                                    \
-        (void)n;                                                                                                       \
-        (void)v;                                                                                                       \
-        expression;                                                                                                    \
-        reg_write(cpu, op->reg, r, size);                                                                              \
-        NEXT();                                                                                                        \
+#define PURE(name, form_e_index, expression)                               \
+    HANDLER(g_##name)                                                      \
+    {                                                                      \
+        const X86Form *form = op_form(op);                                 \
+        cpu->current_op = op;                                              \
+        unsigned size = operand_bytes(op, &form->operands[0]);             \
+        uint64_t e = operand_read(cpu, op, &form->operands[form_e_index]); \
+        uint64_t v = reg_read(cpu, op_vvvv(op), size);                     \
+        unsigned n = (unsigned)v & (size * 8 - 1);                         \
+        uint64_t r;                                                        \
+        (void)n;                                                           \
+        (void)v;                                                           \
+        expression;                                                        \
+        reg_write(cpu, op->reg, r, size);                                  \
+        NEXT();                                                            \
     }
 PURE(shlx, 1, r = e << n)
 PURE(shrx, 1, r = e >> n)
@@ -394,41 +407,42 @@ HANDLER(g_imul3)
     NEXT();
 }
 
-#define HOST_MUL(name)                                                                                                 \
-    static void host_##name(uint64_t a, uint64_t b, unsigned size, uint64_t *low, uint64_t *high, uint16_t *cc)        \
-    {                                                                                                                  \
-        uint64_t l = a, h = 0;                                                                                         \
-        bool of, sf, zf, pf;                                                                                           \
-        switch (size) {                                                                                                \
-        case 1:                                                                                                        \
-            __asm__(#name "b %b5"                                                                                      \
-                    : "+a"(l), "=@cco"(of), "=@ccs"(sf), "=@ccz"(zf), "=@ccp"(pf)                                      \
-                    : "q"(b)                                                                                           \
-                    : "cc");                                                                                           \
-            break;                                                                                                     \
-        case 2:                                                                                                        \
-            __asm__(#name "w %w6"                                                                                      \
-                    : "+a"(l), "=&d"(h), "=@cco"(of), "=@ccs"(sf), "=@ccz"(zf), "=@ccp"(pf)                            \
-                    : "r"(b)                                                                                           \
-                    : "cc");                                                                                           \
-            break;                                                                                                     \
-        case 4:                                                                                                        \
-            __asm__(#name "l %k6"                                                                                      \
-                    : "+a"(l), "=&d"(h), "=@cco"(of), "=@ccs"(sf), "=@ccz"(zf), "=@ccp"(pf)                            \
-                    : "r"(b)                                                                                           \
-                    : "cc");                                                                                           \
-            break;                                                                                                     \
-        default:                                                                                                       \
-            __asm__(#name "q %6"                                                                                       \
-                    : "+a"(l), "=&d"(h), "=@cco"(of), "=@ccs"(sf), "=@ccz"(zf), "=@ccp"(pf)                            \
-                    : "r"(b)                                                                                           \
-                    : "cc");                                                                                           \
-            break;                                                                                                     \
-        }                                                                                                              \
-        *low = l;                                                                                                      \
-        *high = h;                                                                                                     \
-        *cc = (uint16_t)((*cc & CC_AF) | 0x200 | (of ? CC_OF | CC_CF : 0) | (sf ? CC_SF : 0) | (zf ? CC_ZF : 0) |      \
-                         (pf ? CC_PF : 0));                                                                            \
+#define HOST_MUL(name)                                                                            \
+    static void host_##name(uint64_t a, uint64_t b, unsigned size, uint64_t *low, uint64_t *high, \
+                            uint16_t *cc)                                                         \
+    {                                                                                             \
+        uint64_t l = a, h = 0;                                                                    \
+        bool of, sf, zf, pf;                                                                      \
+        switch (size) {                                                                           \
+        case 1:                                                                                   \
+            __asm__(#name "b %b5"                                                                 \
+                    : "+a"(l), "=@cco"(of), "=@ccs"(sf), "=@ccz"(zf), "=@ccp"(pf)                 \
+                    : "q"(b)                                                                      \
+                    : "cc");                                                                      \
+            break;                                                                                \
+        case 2:                                                                                   \
+            __asm__(#name "w %w6"                                                                 \
+                    : "+a"(l), "=&d"(h), "=@cco"(of), "=@ccs"(sf), "=@ccz"(zf), "=@ccp"(pf)       \
+                    : "r"(b)                                                                      \
+                    : "cc");                                                                      \
+            break;                                                                                \
+        case 4:                                                                                   \
+            __asm__(#name "l %k6"                                                                 \
+                    : "+a"(l), "=&d"(h), "=@cco"(of), "=@ccs"(sf), "=@ccz"(zf), "=@ccp"(pf)       \
+                    : "r"(b)                                                                      \
+                    : "cc");                                                                      \
+            break;                                                                                \
+        default:                                                                                  \
+            __asm__(#name "q %6"                                                                  \
+                    : "+a"(l), "=&d"(h), "=@cco"(of), "=@ccs"(sf), "=@ccz"(zf), "=@ccp"(pf)       \
+                    : "r"(b)                                                                      \
+                    : "cc");                                                                      \
+            break;                                                                                \
+        }                                                                                         \
+        *low = l;                                                                                 \
+        *high = h;                                                                                \
+        *cc = (uint16_t)((*cc & CC_AF) | 0x200 | (of ? CC_OF | CC_CF : 0) | (sf ? CC_SF : 0) |    \
+                         (zf ? CC_ZF : 0) | (pf ? CC_PF : 0));                                    \
     }
 HOST_MUL(mul)
 HOST_MUL(imul)
@@ -527,7 +541,8 @@ HANDLER(g_idiv)
 /* ---- decimal adjustment (none of it exists in 64-bit mode, so none on this host); SDM vol. 2 ---- */
 static void set_szp(X86Cpu *cpu, uint8_t value, uint32_t cf, uint32_t af)
 {
-    uint32_t f = cf | af | (value & FLAG_SF) | (value ? 0 : FLAG_ZF) | (__builtin_parity(value) ? 0 : FLAG_PF);
+    uint32_t f =
+        cf | af | (value & FLAG_SF) | (value ? 0 : FLAG_ZF) | (__builtin_parity(value) ? 0 : FLAG_PF);
     x86_set_arith(cpu, f);
 }
 HANDLER(g_daa)
@@ -607,9 +622,11 @@ static uint64_t double_shift(unsigned size, bool left, uint64_t a, uint64_t b, u
 {
     switch (size) {
     case 2:
-        return left ? alu_shld16((uint16_t)a, (uint16_t)b, count, cc) : alu_shrd16((uint16_t)a, (uint16_t)b, count, cc);
+        return left ? alu_shld16((uint16_t)a, (uint16_t)b, count, cc)
+                    : alu_shrd16((uint16_t)a, (uint16_t)b, count, cc);
     case 4:
-        return left ? alu_shld32((uint32_t)a, (uint32_t)b, count, cc) : alu_shrd32((uint32_t)a, (uint32_t)b, count, cc);
+        return left ? alu_shld32((uint32_t)a, (uint32_t)b, count, cc)
+                    : alu_shrd32((uint32_t)a, (uint32_t)b, count, cc);
     default:
         return left ? alu_shld64(a, b, count, cc) : alu_shrd64(a, b, count, cc);
     }
@@ -676,11 +693,11 @@ static void bit_operation(X86Cpu *cpu, const InterpOp *op, AluFn *const fns[4])
     }
     cpu->cc = cc;
 }
-#define BIT_HANDLER(name)                                                                                              \
-    HANDLER(g_##name)                                                                                                  \
-    {                                                                                                                  \
-        bit_operation(cpu, op, fns_##name);                                                                            \
-        NEXT();                                                                                                        \
+#define BIT_HANDLER(name)                   \
+    HANDLER(g_##name)                       \
+    {                                       \
+        bit_operation(cpu, op, fns_##name); \
+        NEXT();                             \
     }
 BIT_HANDLER(bt)
 BIT_HANDLER(bts)

@@ -1,6 +1,6 @@
 /*
- * What handlers share: access to registers, operands and memory, blocks and the ways from one operation to the next.
- * SPDX-License-Identifier: GPL-2.0-or-later
+ * What handlers share: access to registers, operands and memory, blocks and the ways from one operation to
+ * the next. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #ifndef RHEA_ACCEL_SOFT_INTERP_OPS_H
 #define RHEA_ACCEL_SOFT_INTERP_OPS_H
@@ -17,7 +17,7 @@ typedef struct Block Block;
 
 /* Lies behind a block's last operation where that is a direct branch or the end of the block. */
 typedef struct InterpLink {
-    Block *taken, *fall; /* NULL: not known yet */
+    Block *taken, *fall;        /* NULL: not known yet */
     bool taken_near, fall_near; /* in the same page, so that the link may be kept */
 } InterpLink;
 G_STATIC_ASSERT(sizeof(InterpLink) <= sizeof(InterpOp));
@@ -77,6 +77,9 @@ void interp_cache_flush(Interp *d);
 /* features.c: which rows of the table this CPU has. */
 void interp_decode_features(const X86Cpu *cpu, X86DecodeMode *mode);
 
+/* Memory that lives until the whole cache is flushed. 32-byte aligned; never fails (aborts as GLib does). */
+void *interp_cache_alloc(Interp *d, size_t size);
+
 /* bind.c: fills op from insn. Returns whether the operation ends the block. */
 bool interp_bind(X86Cpu *cpu, const X86Insn *insn, InterpOp *op, unsigned offset, unsigned page_offset);
 /* hot.c: a specialised handler or NULL. */
@@ -96,20 +99,20 @@ void interp_jump(X86Cpu *cpu);
 void interp_link(X86Cpu *cpu, Block **slot, bool near_target);
 
 #ifdef INTERP_TRAMPOLINE
-#define TAIL(next_op)                                                                                                  \
-    do {                                                                                                               \
-        ((Interp *)cpu->accel_data)->resume = (next_op);                                                               \
-        return;                                                                                                        \
+#define TAIL(next_op)                                    \
+    do {                                                 \
+        ((Interp *)cpu->accel_data)->resume = (next_op); \
+        return;                                          \
     } while (0)
 #else
-#define TAIL(next_op)                                                                                                  \
-    do {                                                                                                               \
-        const InterpOp *tail_op = (next_op);                                                                           \
-        tail_op->handler(cpu, tail_op);                                                                                \
-        return;                                                                                                        \
+#define TAIL(next_op)                        \
+    do {                                     \
+        const InterpOp *tail_op = (next_op); \
+        tail_op->handler(cpu, tail_op);      \
+        return;                              \
     } while (0)
 #endif
-#define NEXT() TAIL(op + 1)
+#define NEXT()        TAIL(op + 1)
 #define HANDLER(name) static void name(X86Cpu *cpu, const InterpOp *op)
 
 /* ---- registers ---- */
@@ -210,14 +213,16 @@ static inline uint64_t op_next_rip(const X86Cpu *cpu, const InterpOp *op)
 /* ---- memory ---- */
 static inline uint64_t op_effective(const X86Cpu *cpu, const InterpOp *op)
 {
-    uint64_t ea = reg_value(cpu, op->base) + (reg_value(cpu, op->index) << op->scale) + (uint64_t)(int64_t)op->disp;
+    uint64_t ea =
+        reg_value(cpu, op->base) + (reg_value(cpu, op->index) << op->scale) + (uint64_t)(int64_t)op->disp;
     if (G_UNLIKELY(op->flags & OP_DISP_WRAPPED)) {
         ea += UINT64_C(1) << 32;
     }
     return ea & address_mask(op);
 }
 /* The linear address of segment:offset with all checks (canonical form is the mmu's business). */
-static inline uint64_t linear_address(X86Cpu *cpu, unsigned segment, uint64_t offset, unsigned size, bool write)
+static inline uint64_t linear_address(X86Cpu *cpu, unsigned segment, uint64_t offset, unsigned size,
+                                      bool write)
 {
     if (G_LIKELY(cpu->mode & MODE_CS64)) {
         return segment >= SEG_FS ? offset + cpu->segs[segment].base : offset;
@@ -307,22 +312,22 @@ static inline bool interrupt_wanted(const X86Cpu *cpu)
     return G_UNLIKELY(__atomic_load_n(&cpu->interrupt_request, __ATOMIC_RELAXED) != 0);
 }
 /* Direct transfer over a link's slot. */
-#define FOLLOW(slot, near_flag, new_rip)                                                                               \
-    do {                                                                                                               \
-        InterpLink *link_ = (InterpLink *)(op + 1);                                                                    \
-        Block *target_ = link_->slot;                                                                                  \
-        cpu->rip = (new_rip);                                                                                          \
-        if (G_LIKELY(target_ != NULL) && !interrupt_wanted(cpu)) {                                                     \
-            TAIL(target_->ops);                                                                                        \
-        }                                                                                                              \
-        interp_link(cpu, &link_->slot, link_->near_flag);                                                              \
-        return;                                                                                                        \
+#define FOLLOW(slot, near_flag, new_rip)                           \
+    do {                                                           \
+        InterpLink *link_ = (InterpLink *)(op + 1);                \
+        Block *target_ = link_->slot;                              \
+        cpu->rip = (new_rip);                                      \
+        if (G_LIKELY(target_ != NULL) && !interrupt_wanted(cpu)) { \
+            TAIL(target_->ops);                                    \
+        }                                                          \
+        interp_link(cpu, &link_->slot, link_->near_flag);          \
+        return;                                                    \
     } while (0)
-#define JUMP_TO(new_rip)                                                                                               \
-    do {                                                                                                               \
-        cpu->rip = (new_rip);                                                                                          \
-        interp_jump(cpu);                                                                                              \
-        return;                                                                                                        \
+#define JUMP_TO(new_rip)      \
+    do {                      \
+        cpu->rip = (new_rip); \
+        interp_jump(cpu);     \
+        return;               \
     } while (0)
 
 #endif

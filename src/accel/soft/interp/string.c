@@ -1,7 +1,7 @@
 /*
- * String instructions. With REP, MOVS and STOS on plain RAM run in chunks that end where a page ends; every other
- * element goes one at a time. Between chunks the registers are exact, so that an interrupt or a fault leaves the
- * instruction restartable. SPDX-License-Identifier: GPL-2.0-or-later
+ * String instructions. With REP, MOVS and STOS on plain RAM run in chunks that end where a page ends; every
+ * other element goes one at a time. Between chunks the registers are exact, so that an interrupt or a fault
+ * leaves the instruction restartable. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "accel/soft/interp/alu.h"
 #include "accel/soft/interp/ops.h"
@@ -80,10 +80,10 @@ static bool slice_over(const X86Cpu *cpu)
 {
     return interrupt_wanted(cpu);
 }
-#define RESTART()                                                                                                      \
-    do {                                                                                                               \
-        cpu->rip = op_rip(cpu, op);                                                                                    \
-        return;                                                                                                        \
+#define RESTART()                   \
+    do {                            \
+        cpu->rip = op_rip(cpu, op); \
+        return;                     \
     } while (0)
 
 static void fill(uint8_t *host, uint64_t value, unsigned size, uint64_t elements)

@@ -1,28 +1,28 @@
 /*
- * Instructions whose work is arch/x86/system.h's: operands are read here, with current_op set; then cpu->rip becomes the
- * instruction's own address and the function is called; then the block is left.
+ * Instructions whose work is arch/x86/system.h's: operands are read here, with current_op set; then cpu->rip
+ * becomes the instruction's own address and the function is called; then the block is left.
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "accel/soft/interp/ops.h"
 
 /* From here on an exception belongs to cpu->rip as it stands. */
-#define SYSTEM_BEGIN()                                                                                                 \
-    uint64_t next_rip = op_next_rip(cpu, op);                                                                          \
-    cpu->rip = ip_mask(cpu, op_rip(cpu, op));                                                                          \
-    cpu->current_op = NULL;                                                                                            \
+#define SYSTEM_BEGIN()                        \
+    uint64_t next_rip = op_next_rip(cpu, op); \
+    cpu->rip = ip_mask(cpu, op_rip(cpu, op)); \
+    cpu->current_op = NULL;                   \
     (void)next_rip
 /* Goes on behind the instruction, over the dispatcher, which looks at everything anew. */
-#define SYSTEM_END()                                                                                                   \
-    do {                                                                                                               \
-        cpu->rip = next_rip;                                                                                           \
-        return;                                                                                                        \
+#define SYSTEM_END()         \
+    do {                     \
+        cpu->rip = next_rip; \
+        return;              \
     } while (0)
 /* The same where neither interrupt shadows nor HLT are at stake. */
-#define SYSTEM_END_FAST()                                                                                              \
-    do {                                                                                                               \
-        cpu->rip = next_rip;                                                                                           \
-        interp_jump(cpu);                                                                                              \
-        return;                                                                                                        \
+#define SYSTEM_END_FAST()    \
+    do {                     \
+        cpu->rip = next_rip; \
+        interp_jump(cpu);    \
+        return;              \
     } while (0)
 
 static unsigned full_size(const X86Cpu *cpu)
@@ -112,10 +112,10 @@ static void load_far_segment(X86Cpu *cpu, const InterpOp *op, int seg)
     reg_write(cpu, op->reg, offset, size);
     SYSTEM_END();
 }
-#define LOAD_FAR(name, seg)                                                                                            \
-    HANDLER(g_##name)                                                                                                  \
-    {                                                                                                                  \
-        load_far_segment(cpu, op, seg);                                                                                \
+#define LOAD_FAR(name, seg)             \
+    HANDLER(g_##name)                   \
+    {                                   \
+        load_far_segment(cpu, op, seg); \
     }
 LOAD_FAR(lds, SEG_DS)
 LOAD_FAR(les, SEG_ES)
@@ -221,12 +221,12 @@ HANDLER(g_rsm)
 }
 
 /* Instructions without operands. */
-#define PLAIN(name, call, end)                                                                                         \
-    HANDLER(g_##name)                                                                                                  \
-    {                                                                                                                  \
-        SYSTEM_BEGIN();                                                                                                \
-        call;                                                                                                          \
-        end();                                                                                                         \
+#define PLAIN(name, call, end) \
+    HANDLER(g_##name)          \
+    {                          \
+        SYSTEM_BEGIN();        \
+        call;                  \
+        end();                 \
     }
 PLAIN(swapgs, x86_swapgs(cpu), SYSTEM_END_FAST)
 PLAIN(clts, x86_clts(cpu), SYSTEM_END_FAST)
@@ -274,8 +274,7 @@ HANDLER(g_monitor)
     if (cpu->cpl != 0) {
         x86_raise(cpu, EXC_UD);
     }
-    uint64_t linear =
-        linear_address(cpu, op->segment, cpu->regs[R_RAX] & address_mask(op), 1, false);
+    uint64_t linear = linear_address(cpu, op->segment, cpu->regs[R_RAX] & address_mask(op), 1, false);
     SYSTEM_BEGIN();
     x86_monitor(cpu, linear);
     SYSTEM_END_FAST();
@@ -356,10 +355,6 @@ HANDLER(g_wrfsgsbase)
 }
 
 /* ---- descriptor tables ---- */
-static bool protected_mode(const X86Cpu *cpu)
-{
-    return (cpu->mode & (MODE_PE | MODE_VM86)) == MODE_PE;
-}
 static void check_cpl0(X86Cpu *cpu, const InterpOp *op)
 {
     cpu->current_op = op;
@@ -502,7 +497,8 @@ HANDLER(g_invlpg)
 {
     check_cpl0(cpu, op);
     uint64_t ea = op_effective(cpu, op);
-    uint64_t linear = ea + (op->segment >= SEG_FS || !(cpu->mode & MODE_CS64) ? cpu->segs[op->segment].base : 0);
+    uint64_t linear =
+        ea + (op->segment >= SEG_FS || !(cpu->mode & MODE_CS64) ? cpu->segs[op->segment].base : 0);
     if (!(cpu->mode & MODE_CS64)) {
         linear = (uint32_t)linear;
     }
