@@ -18,7 +18,11 @@
 
 #define STACK_BYTES (256 * 1024)
 #define GUARD_BYTES 4096
-#define POOL_MAX    64
+#if defined(__SANITIZE_THREAD__)
+#define POOL_MAX 0 /* a fiber that never returns from its entry must not be used again */
+#else
+#define POOL_MAX 64
+#endif
 
 struct Coroutine {
     CoroutineFunc *fn;

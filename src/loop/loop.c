@@ -153,7 +153,6 @@ void loop_set_io_batch(Loop *loop, int max_batch)
 
 void loop_wake(Loop *loop)
 {
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
     if (__atomic_load_n(&loop->sleeping, __ATOMIC_SEQ_CST) &&
         __atomic_exchange_n(&loop->sleeping, 0, __ATOMIC_SEQ_CST)) {
         uint64_t one = 1;
@@ -672,8 +671,7 @@ bool loop_iterate(Loop *loop, bool block)
     }
     if (block) {
         __atomic_store_n(&loop->sleeping, 1, __ATOMIC_SEQ_CST);
-        __atomic_thread_fence(__ATOMIC_SEQ_CST);
-        timeout_ns = has_work(loop) ? 0 : loop_timers_timeout(loop);
+            timeout_ns = has_work(loop) ? 0 : loop_timers_timeout(loop);
     } else {
         timeout_ns = 0;
     }
@@ -702,7 +700,6 @@ bool loop_iterate_io(Loop *loop, bool block)
         return run_io_done(loop);
     }
     __atomic_store_n(&loop->sleeping, 1, __ATOMIC_SEQ_CST);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
     if (!__atomic_load_n(&loop->io_head, __ATOMIC_SEQ_CST) && !loop->io_done) {
         loop->monitor->wait_io(loop);
     }

@@ -55,9 +55,8 @@ static void virtual_read(const ClockSet *clocks, bool *running, int64_t *base_ns
 
     do {
         seq = __atomic_load_n(&clocks->seq, __ATOMIC_ACQUIRE);
-        *running = __atomic_load_n(&clocks->running, __ATOMIC_RELAXED);
-        *base_ns = __atomic_load_n(&clocks->base_ns, __ATOMIC_RELAXED);
-        __atomic_thread_fence(__ATOMIC_ACQUIRE);
+        *running = __atomic_load_n(&clocks->running, __ATOMIC_ACQUIRE);
+        *base_ns = __atomic_load_n(&clocks->base_ns, __ATOMIC_ACQUIRE);
     } while ((seq & 1) || __atomic_load_n(&clocks->seq, __ATOMIC_RELAXED) != seq);
 }
 
@@ -65,8 +64,8 @@ static void virtual_read(const ClockSet *clocks, bool *running, int64_t *base_ns
 static void virtual_write(ClockSet *clocks, bool running, int64_t base_ns)
 {
     __atomic_fetch_add(&clocks->seq, 1, __ATOMIC_ACQ_REL);
-    __atomic_store_n(&clocks->running, running, __ATOMIC_RELAXED);
-    __atomic_store_n(&clocks->base_ns, base_ns, __ATOMIC_RELAXED);
+    __atomic_store_n(&clocks->running, running, __ATOMIC_RELEASE);
+    __atomic_store_n(&clocks->base_ns, base_ns, __ATOMIC_RELEASE);
     __atomic_fetch_add(&clocks->seq, 1, __ATOMIC_RELEASE);
 }
 
