@@ -1,0 +1,176 @@
+/*
+ * rhea-system-x86_64: QEMU's command line, Rhea's machine.
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "base/error.h"
+#include "base/log.h"
+#include "monitor/monitor.h"
+#include "vm/configure.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* -daemonize: the parent waits until the child is ready (or has failed), so that sockets and the pid file are
+ * there when it returns. Gives the child's end of the pipe, -1 on error; the parent does not return from it.
+ */
+static int daemonize(GError **error)
+{
+    int ends[2];
+
+    if (pipe2(ends, O_CLOEXEC) < 0) {
+        error_set_errno(error, errno, "cannot make a pipe");
+        return -1;
+    }
+    pid_t child = fork();
+    if (child < 0) {
+        error_set_errno(error, errno, "cannot go to the background");
+        return -1;
+    }
+    if (child > 0) {
+        char status = 1;
+        ssize_t n;
+        close(ends[1]);
+        do {
+            n = read(ends[0], &status, 1);
+        } while (n < 0 && errno == EINTR);
+        _exit(n == 1 && status == 0 ? EXIT_SUCCESS : EXIT_FAILURE);
+    }
+    close(ends[0]);
+    setsid();
+    umask(027);
+    return ends[1];
+}
+
+static void daemon_ready(int fd)
+{
+    char status = 0;
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+    if (chdir("/") < 0 || null < 0) {
+        log_warning("cannot leave the directory or open /dev/null: %s", g_strerror(errno));
+    }
+    for (int i = 0; null >= 0 && i < 3; i++) {
+        dup2(null, i);
+    }
+    if (null >= 0) {
+        close(null);
+    }
+    while (write(fd, &status, 1) < 0 && errno == EINTR) {}
+    close(fd);
+}
+
+/* The lock is held while the process lives, as users of pid files expect. */
+static int write_pidfile(const char *path, GError **error)
+{
+    int fd = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+    char text[32];
+
+    if (fd < 0) {
+        error_set_errno(error, errno, "cannot create PID file: Cannot open pid file '%s'", path);
+        return -1;
+    }
+    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+    if (fcntl(fd, F_SETLK, &lock) < 0) {
+        error_set_errno(error, errno, "cannot create PID file: Cannot lock pid file '%s'", path);
+        close(fd);
+        return -1;
+    }
+    int length = g_snprintf(text, sizeof(text), "%ld\n", (long)getpid());
+    if (ftruncate(fd, 0) < 0 || write(fd, text, length) != length) {
+        error_set_errno(error, errno, "cannot create PID file: Failed to write '%s'", path);
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+static bool start(Vm *vm, const Options *options, MonitorSet **monitors, GError **error)
+{
+    g_autoptr(GPtrArray) requests = g_ptr_array_new_with_free_func(vm_monitor_request_free);
+
+    if (!vm_configure(vm, options, requests, error)) {
+        return false;
+    }
+    *monitors = monitor_set_new(vm);
+    monitor_set_command_line_options(*monitors, options_introspect());
+    for (guint i = 0; i < requests->len; i++) {
+        const VmMonitorRequest *r = requests->pdata[i];
+        if (!monitor_set_add(*monitors, r->chr, r->qmp ? MONITOR_QMP : MONITOR_HMP, r->pretty, r->id,
+                             error)) {
+            return false;
+        }
+    }
+    return vm_ready(vm, error);
+}
+
+static int run(const Options *options, GError **error)
+{
+    const char *pidfile = options_last(options, OPT_PIDFILE);
+    g_autofree char *pidfile_path = pidfile ? g_canonicalize_filename(pidfile, NULL) : NULL;
+    int ready_fd = -1, pid_fd = -1, status = EXIT_FAILURE;
+    MonitorSet *monitors = NULL;
+
+    if (options_has(options, OPT_DAEMONIZE)) {
+        if (options_has(options, OPT_NOGRAPHIC) && !options_has(options, OPT_NODEFAULTS) &&
+            !options_has(options, OPT_SERIAL)) {
+            error_set(error, "-nographic cannot be used with -daemonize");
+            return status;
+        }
+        ready_fd = daemonize(error);
+        if (ready_fd < 0) {
+            return status;
+        }
+    }
+    Vm *vm = vm_new(error);
+    if (!vm) {
+        return status;
+    }
+    bool ok = start(vm, options, &monitors, error);
+    if (ok && pidfile) {
+        pid_fd = write_pidfile(pidfile_path, error);
+        ok = pid_fd >= 0;
+    }
+    if (ok && !options_has(options, OPT_STOPPED)) {
+        ok = vm_start(vm, error);
+    }
+    if (ok) {
+        if (ready_fd >= 0) {
+            daemon_ready(ready_fd);
+        }
+        status = vm_run(vm);
+    }
+    monitor_set_free(monitors);
+    vm_free(vm);
+    if (pid_fd >= 0) {
+        unlink(pidfile_path);
+        close(pid_fd);
+    }
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    g_autoptr(GError) error = NULL;
+    bool failed;
+
+    log_set_program("rhea-system-x86_64");
+    Options *options = options_parse(argc, argv, &error);
+    int status = EXIT_FAILURE;
+    if (options) {
+        if (vm_answer_help(options, &failed, &error)) {
+            status = failed ? EXIT_FAILURE : EXIT_SUCCESS;
+        } else if (vm_configure_process(options, &error)) {
+            status = run(options, &error);
+        }
+    }
+    if (error) {
+        error_report(error);
+    }
+    options_free(options);
+    return status;
+}
