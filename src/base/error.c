@@ -8,7 +8,7 @@
 /* Separates a message from its hint inside GError.message; never part of either. */
 #define HINT_MARK "\x1f"
 
-G_DEFINE_QUARK(rhea-error-quark, rhea_error)
+G_DEFINE_QUARK(rhea - error - quark, rhea_error)
 
 const char *error_class_name(ErrorClass error_class)
 {

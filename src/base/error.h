@@ -1,10 +1,10 @@
 /*
  * Errors of the control plane.
  *
- * A function that can fail returns bool (true: done) or a pointer (NULL: failed) and takes a GError ** last, which it
- * sets exactly when it fails. Data planes return a negative errno instead. A message names what failed, on which
- * object, and why; a hint line, where there is one, names the cure. Errors are reported once, by whoever stops
- * propagating them.
+ * A function that can fail returns bool (true: done) or a pointer (NULL: failed) and takes a GError ** last,
+ * which it sets exactly when it fails. Data planes return a negative errno instead. A message names what
+ * failed, on which object, and why; a hint line, where there is one, names the cure. Errors are reported
+ * once, by whoever stops propagating them.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -36,7 +36,8 @@ bool error_set(GError **error, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
 bool error_set_class(GError **error, ErrorClass error_class, const char *fmt, ...) G_GNUC_PRINTF(3, 4);
 /* The same with ": strerror(errnum)" appended; errnum is positive. */
 bool error_set_errno(GError **error, int errnum, const char *fmt, ...) G_GNUC_PRINTF(3, 4);
-/* Appends a hint: printed on a line of its own after the message on the command line, left out of QMP's desc. */
+/* Appends a hint: printed on a line of its own after the message on the command line, left out of QMP's desc.
+ */
 void error_append_hint(GError **error, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
 /* Puts text in front of an error's message. */
 void error_prefix(GError **error, const char *fmt, ...) G_GNUC_PRINTF(2, 3);

@@ -65,8 +65,8 @@ static void emit(LogLevel level, const char *prefix, const char *fmt, va_list ap
             clock_gettime(CLOCK_REALTIME, &now);
             struct tm tm;
             gmtime_r(&now.tv_sec, &tm);
-            fprintf(stderr, "%04d-%02d-%02dT%02d:%02d:%02d.%06ldZ ", tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday,
-                    tm.tm_hour, tm.tm_min, tm.tm_sec, now.tv_nsec / 1000);
+            fprintf(stderr, "%04d-%02d-%02dT%02d:%02d:%02d.%06ldZ ", tm.tm_year + 1900, tm.tm_mon + 1,
+                    tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec, now.tv_nsec / 1000);
         }
         if (level == LOG_LEVEL_HINT) {
             fprintf(stderr, "%s\n", text);
@@ -78,13 +78,13 @@ static void emit(LogLevel level, const char *prefix, const char *fmt, va_list ap
     pthread_mutex_unlock(&sink_lock);
 }
 
-#define DEFINE_LOG(fn, level, prefix)                                                                                  \
-    void fn(const char *fmt, ...)                                                                                      \
-    {                                                                                                                  \
-        va_list ap;                                                                                                    \
-        va_start(ap, fmt);                                                                                             \
-        emit(level, prefix, fmt, ap);                                                                                  \
-        va_end(ap);                                                                                                    \
+#define DEFINE_LOG(fn, level, prefix) \
+    void fn(const char *fmt, ...)     \
+    {                                 \
+        va_list ap;                   \
+        va_start(ap, fmt);            \
+        emit(level, prefix, fmt, ap); \
+        va_end(ap);                   \
     }
 
 DEFINE_LOG(log_error, LOG_LEVEL_ERROR, "")

@@ -23,8 +23,8 @@ void log_warning(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
 void log_info(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
 void log_hint(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
 
-/* What a guest did wrong or what is not modelled (-d guest_errors, -d unimp): off unless asked for, and never more
- * than one predictable branch when off. The classes form a mask. */
+/* What a guest did wrong or what is not modelled (-d guest_errors, -d unimp): off unless asked for, and never
+ * more than one predictable branch when off. The classes form a mask. */
 typedef enum LogClass {
     LOG_GUEST_ERROR = 1u << 0, /* -d guest_errors */
     LOG_UNIMP = 1u << 1,       /* -d unimp */
@@ -47,11 +47,11 @@ bool log_parse_mask(const char *names, unsigned *mask, GError **error);
 char *log_class_help(void);
 void log_write(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
 
-#define LOG(log_class, ...)                                                                                            \
-    do {                                                                                                               \
-        if (G_UNLIKELY(log_mask & (log_class))) {                                                                      \
-            log_write(__VA_ARGS__);                                                                                    \
-        }                                                                                                              \
+#define LOG(log_class, ...)                       \
+    do {                                          \
+        if (G_UNLIKELY(log_mask & (log_class))) { \
+            log_write(__VA_ARGS__);               \
+        }                                         \
     } while (0)
 
 #endif

@@ -4,8 +4,8 @@
 
 #include <glib.h>
 
-/* The entry of a NULL-terminated list that is nearest to name by edit distance (a swap of neighbours counts one),
- * or NULL where none is near enough to be meant. Borrowed from the list. */
+/* The entry of a NULL-terminated list that is nearest to name by edit distance (a swap of neighbours counts
+ * one), or NULL where none is near enough to be meant. Borrowed from the list. */
 const char *nearest_match(const char *name, const char *const *known);
 
 /* Appends "did you mean 'X'?" to *error where there is a near match. */

@@ -1,6 +1,6 @@
 /*
- * rhea: the friendly front. `rhea run` turns a few words into the long command line of rhea-system-x86_64 and becomes
- * it; `rhea doctor` says what this host offers and how to mend what is missing.
+ * rhea: the friendly front. `rhea run` turns a few words into the long command line of rhea-system-x86_64 and
+ * becomes it; `rhea doctor` says what this host offers and how to mend what is missing.
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "base/error.h"
@@ -48,15 +48,16 @@ static char *default_memory(void)
     return g_strdup_printf("%u", (unsigned)CLAMP(mib, 256, 2048));
 }
 
-/* The image's format: by its first bytes. Only raw images can be opened now; others are named in the error. */
+/* The image's format: by its first bytes. Only raw images can be opened now; others are named in the error.
+ */
 static bool probe_format(const char *path, const char **format, GError **error)
 {
     static const struct {
         const char *magic;
         size_t length;
         const char *name;
-    } known[] = { { "QFI\xfb", 4, "qcow2" }, { "KDMV", 4, "vmdk" }, { "QED", 4, "qed" }, { "vhdxfile", 8, "vhdx" },
-                  { "LUKS\xba\xbe", 6, "luks" }, { "conectix", 8, "vpc" } };
+    } known[] = { { "QFI\xfb", 4, "qcow2" }, { "KDMV", 4, "vmdk" },         { "QED", 4, "qed" },
+                  { "vhdxfile", 8, "vhdx" }, { "LUKS\xba\xbe", 6, "luks" }, { "conectix", 8, "vpc" } };
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
         error_set_errno(error, errno, "Could not open disk image '%s'", path);
@@ -120,7 +121,8 @@ static char *forward_rule(const char *text, GError **error)
     const char *protocol = count == 4 ? parts[0] : "tcp";
     const char *address = count == 4 ? parts[1] : "127.0.0.1";
     guint64 host, guest;
-    if ((count != 2 && count != 4) || !g_ascii_string_to_unsigned(parts[count - 2], 10, 1, 65535, &host, NULL) ||
+    if ((count != 2 && count != 4) ||
+        !g_ascii_string_to_unsigned(parts[count - 2], 10, 1, 65535, &host, NULL) ||
         !g_ascii_string_to_unsigned(parts[count - 1], 10, 1, 65535, &guest, NULL) ||
         (strcmp(protocol, "tcp") && strcmp(protocol, "udp"))) {
         error_set(error, "Port forward '%s' is not HOST:GUEST or PROTOCOL:ADDRESS:HOST:GUEST", text);
@@ -138,10 +140,13 @@ static bool build_command(const RunOptions *o, GPtrArray *argv, GError **error)
         return false;
     }
     if (!o->kernel) {
-        error_set(error, "Starting '%s' from its boot loader is not supported yet: this version has no firmware start",
-                  o->image);
-        error_append_hint(error, "Name a kernel: rhea run --kernel vmlinuz --initrd initrd.img "
-                                 "--append 'root=/dev/vda1 console=ttyS0' %s",
+        error_set(
+            error,
+            "Starting '%s' from its boot loader is not supported yet: this version has no firmware start",
+            o->image);
+        error_append_hint(error,
+                          "Name a kernel: rhea run --kernel vmlinuz --initrd initrd.img "
+                          "--append 'root=/dev/vda1 console=ttyS0' %s",
                           o->image);
         return false;
     }
@@ -169,7 +174,8 @@ static bool build_command(const RunOptions *o, GPtrArray *argv, GError **error)
             return false;
         }
         if (strcmp(format, "raw") != 0) {
-            error_set(error, "Disk image '%s' is in format '%s', which is not supported yet: only raw images are",
+            error_set(error,
+                      "Disk image '%s' is in format '%s', which is not supported yet: only raw images are",
                       o->image, format);
             error_append_hint(error, "Convert it: qemu-img convert -O raw '%s' disk.raw", o->image);
             return false;
@@ -211,19 +217,23 @@ static int command_run(int argc, char **argv)
     RunOptions o = { 0 };
     char **words = NULL;
     const GOptionEntry entries[] = {
-        { "kernel", 'k', 0, G_OPTION_ARG_FILENAME, &o.kernel, "Linux kernel (bzImage or PVH ELF) to start", "FILE" },
+        { "kernel", 'k', 0, G_OPTION_ARG_FILENAME, &o.kernel, "Linux kernel (bzImage or PVH ELF) to start",
+          "FILE" },
         { "initrd", 'i', 0, G_OPTION_ARG_FILENAME, &o.initrd, "initial RAM disk", "FILE" },
         { "append", 'a', 0, G_OPTION_ARG_STRING, &o.append, "the kernel's command line", "TEXT" },
         { "memory", 'm', 0, G_OPTION_ARG_STRING, &o.memory, "guest memory, in MiB or with a suffix", "SIZE" },
         { "cpus", 'c', 0, G_OPTION_ARG_STRING, &o.cpus, "number of vCPUs", "N" },
         { "machine", 'M', 0, G_OPTION_ARG_STRING, &o.machine, "pc (default) or microvm", "TYPE" },
         { "cpu", 0, 0, G_OPTION_ARG_STRING, &o.cpu, "CPU model (default: max)", "MODEL" },
-        { "accel", 0, 0, G_OPTION_ARG_STRING, &o.accel, "accelerator (default: the best this host has)", "NAME" },
+        { "accel", 0, 0, G_OPTION_ARG_STRING, &o.accel, "accelerator (default: the best this host has)",
+          "NAME" },
         { "forward", 'p', 0, G_OPTION_ARG_STRING_ARRAY, &o.forwards, "forward a host port; may be repeated",
           "HOST:GUEST" },
-        { "format", 'f', 0, G_OPTION_ARG_STRING, &o.format, "the image's format (default: looked at)", "NAME" },
+        { "format", 'f', 0, G_OPTION_ARG_STRING, &o.format, "the image's format (default: looked at)",
+          "NAME" },
         { "no-network", 0, 0, G_OPTION_ARG_NONE, &o.no_network, "no network card", NULL },
-        { "print-command", 0, 0, G_OPTION_ARG_NONE, &o.print_command, "print the long command line and stop", NULL },
+        { "print-command", 0, 0, G_OPTION_ARG_NONE, &o.print_command, "print the long command line and stop",
+          NULL },
         { G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &words, NULL, NULL },
         { NULL },
     };
@@ -243,8 +253,9 @@ static int command_run(int argc, char **argv)
     int mine_count = mine->len;
     char **mine_argv = (char **)mine->pdata;
     g_autoptr(GOptionContext) context = g_option_context_new("[IMAGE] [-- OPTIONS OF " SYSTEM_PROGRAM "]");
-    g_option_context_set_summary(context, "Runs a virtual machine: virtio disk and network, random numbers, the serial\n"
-                                          "console on this terminal. Ctrl-A X ends it, Ctrl-A C is the monitor.");
+    g_option_context_set_summary(
+        context, "Runs a virtual machine: virtio disk and network, random numbers, the serial\n"
+                 "console on this terminal. Ctrl-A X ends it, Ctrl-A C is the monitor.");
     g_option_context_add_main_entries(context, entries, NULL);
     GError *error = NULL;
     if (!g_option_context_parse(context, &mine_count, &mine_argv, &error)) {
@@ -263,8 +274,9 @@ static int command_run(int argc, char **argv)
     if (o.print_command) {
         for (guint i = 0; i < command->len; i++) {
             const char *word = command->pdata[i];
-            bool plain = *word && strspn(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-                                               "-_=,./:+@%") == strlen(word);
+            bool plain =
+                *word && strspn(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                                      "-_=,./:+@%") == strlen(word);
             g_autofree char *quoted = plain ? g_strdup(word) : g_shell_quote(word);
             printf("%s%s", i ? " " : "", quoted);
         }
@@ -329,13 +341,16 @@ static bool can_use_kvm(void)
 static void examine_kvm(Doctor *d)
 {
     if (can_use_kvm()) {
-        finding(d, VERDICT_NOTE, "kvm", NULL,
-                "/dev/kvm works, but this version has no KVM accelerator yet: guests run on the software CPU");
+        finding(
+            d, VERDICT_NOTE, "kvm", NULL,
+            "/dev/kvm works, but this version has no KVM accelerator yet: guests run on the software CPU");
     } else if (errno == ENOENT) {
-        finding(d, VERDICT_NOTE, "kvm", "modprobe kvm_intel or kvm_amd; in a container pass --device /dev/kvm",
+        finding(d, VERDICT_NOTE, "kvm",
+                "modprobe kvm_intel or kvm_amd; in a container pass --device /dev/kvm",
                 "/dev/kvm is missing: guests run on the software CPU");
     } else {
-        finding(d, VERDICT_NOTE, "kvm", "add your user to the group that owns /dev/kvm: usermod -aG kvm $USER",
+        finding(d, VERDICT_NOTE, "kvm",
+                "add your user to the group that owns /dev/kvm: usermod -aG kvm $USER",
                 "/dev/kvm cannot be opened: %s", g_strerror(errno));
     }
 }
@@ -373,9 +388,11 @@ static void examine_userfaultfd(Doctor *d)
 static void examine_cpu(Doctor *d)
 {
     __builtin_cpu_init();
-    bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma");
+    bool v3 =
+        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma");
     if (v3) {
-        finding(d, VERDICT_OK, "host CPU", NULL, "x86-64-v3: guests get AVX2, FMA and BMI2 on the software CPU");
+        finding(d, VERDICT_OK, "host CPU", NULL,
+                "x86-64-v3: guests get AVX2, FMA and BMI2 on the software CPU");
     } else {
         finding(d, VERDICT_NOTE, "host CPU", NULL,
                 "below x86-64-v3: guests get only the SIMD extensions that this CPU has");
@@ -388,15 +405,15 @@ static void examine_memory(Doctor *d)
     if (sysinfo(&info) == 0) {
         uint64_t free_mib = (uint64_t)info.freeram * info.mem_unit >> 20;
         finding(d, free_mib < 512 ? VERDICT_BAD : VERDICT_OK, "memory",
-                free_mib < 512 ? "stop other programs, or run guests with less (-m 128)" : NULL, "%u MiB free",
-                (unsigned)free_mib);
+                free_mib < 512 ? "stop other programs, or run guests with less (-m 128)" : NULL,
+                "%u MiB free", (unsigned)free_mib);
     }
     g_autofree char *huge = NULL;
     if (g_file_get_contents("/proc/sys/vm/nr_hugepages", &huge, NULL, NULL)) {
         bool some = g_ascii_strtoull(huge, NULL, 10) > 0;
         finding(d, some ? VERDICT_OK : VERDICT_NOTE, "huge pages",
-                some ? NULL : "only if you want them: sysctl vm.nr_hugepages=512 reserves 1 GiB", "%s reserved",
-                g_strstrip(huge));
+                some ? NULL : "only if you want them: sysctl vm.nr_hugepages=512 reserves 1 GiB",
+                "%s reserved", g_strstrip(huge));
     }
 }
 
@@ -405,10 +422,11 @@ static void examine_limits(Doctor *d)
     struct rlimit limit;
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
         bool low = limit.rlim_cur < 1024;
-        finding(d, low ? VERDICT_BAD : VERDICT_OK, "open files", low ? "ulimit -n 4096" : NULL, "at most %llu",
-                (unsigned long long)limit.rlim_cur);
+        finding(d, low ? VERDICT_BAD : VERDICT_OK, "open files", low ? "ulimit -n 4096" : NULL,
+                "at most %llu", (unsigned long long)limit.rlim_cur);
     }
-    if (getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur < 8u << 20) {
+    if (getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+        limit.rlim_cur < 8u << 20) {
         finding(d, VERDICT_NOTE, "locked memory", "ulimit -l unlimited, for guests with locked memory only",
                 "at most %llu KiB", (unsigned long long)limit.rlim_cur >> 10);
     }
@@ -422,7 +440,8 @@ static void examine_limits(Doctor *d)
         munmap(map, 4096);
         finding(d, VERDICT_OK, "executable memory", NULL, "allowed");
     } else {
-        finding(d, VERDICT_BAD, "executable memory", "sysctl vm.memfd_noexec=0, and no policy against execmem",
+        finding(d, VERDICT_BAD, "executable memory",
+                "sysctl vm.memfd_noexec=0, and no policy against execmem",
                 "refused (%s): guest SIMD cannot run", g_strerror(errno));
     }
     if (fd >= 0) {
@@ -439,8 +458,8 @@ static void examine_network(Doctor *d)
 #endif
     bool tun = access("/dev/net/tun", R_OK | W_OK) == 0;
     finding(d, tun ? VERDICT_OK : VERDICT_NOTE, "tap",
-            tun ? NULL : "modprobe tun, and run as root or with a tap device that is yours", "/dev/net/tun %s",
-            tun ? "can be opened" : g_strerror(errno));
+            tun ? NULL : "modprobe tun, and run as root or with a tap device that is yours",
+            "/dev/net/tun %s", tun ? "can be opened" : g_strerror(errno));
 }
 
 static void examine_firmware(Doctor *d)
@@ -453,10 +472,10 @@ static void examine_firmware(Doctor *d)
     };
     for (size_t i = 0; i < G_N_ELEMENTS(files); i++) {
         bool there = access(files[i].path, R_OK) == 0;
-        g_autofree char *cure = g_strdup_printf("apt-get install %s (this version starts kernels without firmware)",
-                                                files[i].package);
-        finding(d, there ? VERDICT_OK : VERDICT_NOTE, files[i].name, there ? NULL : cure, "%s %s", files[i].path,
-                there ? "is there" : "is missing");
+        g_autofree char *cure = g_strdup_printf(
+            "apt-get install %s (this version starts kernels without firmware)", files[i].package);
+        finding(d, there ? VERDICT_OK : VERDICT_NOTE, files[i].name, there ? NULL : cure, "%s %s",
+                files[i].path, there ? "is there" : "is missing");
     }
 }
 

@@ -88,7 +88,8 @@ static void put_gas(GByteArray *t, uint8_t space, uint8_t width, uint8_t access,
 #define GAS_IO     1
 
 /* ---- DSDT ---- */
-static void dsdt_named_device(GByteArray *t, const char *name, const char *eisa_id, unsigned uid, GByteArray *resources)
+static void dsdt_named_device(GByteArray *t, const char *name, const char *eisa_id, unsigned uid,
+                              GByteArray *resources)
 {
     AmlMark device = aml_device(t, name);
     aml_name_eisa_id(t, "_HID", eisa_id);
@@ -220,10 +221,12 @@ static void dsdt_pci(GByteArray *t, const AcpiBoard *board)
     resource_word_io(windows, 0xd00, 0xffff);
     resource_dword_memory(windows, 0xa0000, 0xbffff);
     if (board->pci_mem32.size) {
-        resource_dword_memory(windows, board->pci_mem32.base, board->pci_mem32.base + board->pci_mem32.size - 1);
+        resource_dword_memory(windows, board->pci_mem32.base,
+                              board->pci_mem32.base + board->pci_mem32.size - 1);
     }
     if (board->pci_mem64.size) {
-        resource_qword_memory(windows, board->pci_mem64.base, board->pci_mem64.base + board->pci_mem64.size - 1);
+        resource_qword_memory(windows, board->pci_mem64.base,
+                              board->pci_mem64.base + board->pci_mem64.size - 1);
     }
     resource_end(windows);
     aml_name_buffer(t, "_CRS", windows);
@@ -429,11 +432,11 @@ static guint build_fadt(GByteArray *t, const AcpiBoard *board, uint32_t facs, ui
     put(t, reduced ? 0 : 4, 1);
     put(t, board->gpe0_base ? board->gpe0_length : 0, 1);
     put(t, 0, 3);
-    put(t, 0xfff, 2); /* no C2 */
-    put(t, 0xfff, 2); /* no C3 */
-    put(t, 0, 4); /* flush size and stride */
-    put(t, 0, 2); /* duty cycle */
-    put(t, 0, 2); /* day and month alarms */
+    put(t, 0xfff, 2);                 /* no C2 */
+    put(t, 0xfff, 2);                 /* no C3 */
+    put(t, 0, 4);                     /* flush size and stride */
+    put(t, 0, 2);                     /* duty cycle */
+    put(t, 0, 2);                     /* day and month alarms */
     put(t, board->rtc ? 0x32 : 0, 1); /* the CMOS byte of the century */
     put(t, boot_flags, 2);
     put(t, 0, 1);
@@ -539,7 +542,8 @@ static guint build_hpet(GByteArray *t)
 GByteArray *acpi_build(const AcpiBoard *board, uint32_t address, GError **error)
 {
     if (board->cpus > board->max_cpus || board->max_cpus > MAX_CPUS) {
-        error_set(error, "ACPI tables: %u of %u CPUs do not fit (at most %u)", board->cpus, board->max_cpus, MAX_CPUS);
+        error_set(error, "ACPI tables: %u of %u CPUs do not fit (at most %u)", board->cpus, board->max_cpus,
+                  MAX_CPUS);
         return NULL;
     }
     GByteArray *t = g_byte_array_new();

@@ -18,36 +18,37 @@ typedef struct AcpiBoard {
     const uint32_t *apic_ids; /* of all possible CPUs */
     unsigned cpus;            /* present: the first ones */
     unsigned max_cpus;
-    uint32_t ioapic_address;  /* 0: none */
-    bool irq0_override;       /* ISA IRQ 0 arrives at GSI 2 */
-    bool pic;                 /* an 8259 pair is there */
-    uint8_t sci_irq;          /* level triggered */
+    uint32_t ioapic_address; /* 0: none */
+    bool irq0_override;      /* ISA IRQ 0 arrives at GSI 2 */
+    bool pic;                /* an 8259 pair is there */
+    uint8_t sci_irq;         /* level triggered */
 
     /* Fixed hardware (PIIX4): pm_base 0 selects the hardware-reduced profile. */
-    uint16_t pm_base;         /* PM1a event at +0, control at +4, PM timer at +8 */
+    uint16_t pm_base; /* PM1a event at +0, control at +4, PM timer at +8 */
     uint16_t gpe0_base;
     uint8_t gpe0_length;
-    uint16_t smi_command;     /* 0: already in ACPI mode, none */
+    uint16_t smi_command; /* 0: already in ACPI mode, none */
     uint8_t acpi_enable, acpi_disable;
-    bool reset_register;      /* port 0xcf9, value 0x0f */
+    bool reset_register; /* port 0xcf9, value 0x0f */
 
     /* Hardware-reduced: a generic event device (hw/acpi/ged.h). */
-    AcpiRange ged;            /* event register, then sleep and reset registers at +0x200 */
+    AcpiRange ged; /* event register, then sleep and reset registers at +0x200 */
     uint8_t ged_gsi;
 
-    bool hpet;                /* at 0xfed00000 */
+    bool hpet; /* at 0xfed00000 */
     bool rtc, i8042;
-    unsigned serial_ports;    /* how many of the standard four */
-    bool pci;                 /* a root bridge with the PIIX3 routing */
+    unsigned serial_ports; /* how many of the standard four */
+    bool pci;              /* a root bridge with the PIIX3 routing */
     AcpiRange pci_mem32, pci_mem64;
-    AcpiRange virtio_mmio;    /* slots of 0x200 bytes */
+    AcpiRange virtio_mmio; /* slots of 0x200 bytes */
     unsigned virtio_mmio_slots;
     uint32_t virtio_mmio_gsi; /* of the first slot; one each */
     bool legacy_free;         /* no VGA, no legacy devices (FADT boot flags) */
 } AcpiBoard;
 
-/* Builds all tables as one image to be placed at guest physical address `address` (16-byte aligned, below 4 GiB); the
- * RSDP is its first structure. NULL with an error where the board does not fit ACPI (too many CPUs). Caller owns. */
+/* Builds all tables as one image to be placed at guest physical address `address` (16-byte aligned, below 4
+ * GiB); the RSDP is its first structure. NULL with an error where the board does not fit ACPI (too many
+ * CPUs). Caller owns. */
 GByteArray *acpi_build(const AcpiBoard *board, uint32_t address, GError **error);
 
 #endif

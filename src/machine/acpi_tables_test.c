@@ -12,19 +12,41 @@ static const uint32_t apic_ids[] = { 0, 1, 2, 3 };
 static AcpiBoard pc_board(void)
 {
     return (AcpiBoard){
-        .apic_ids = apic_ids, .cpus = 2, .max_cpus = 4, .ioapic_address = 0xfec00000, .irq0_override = true,
-        .pic = true, .sci_irq = 9, .pm_base = 0x600, .gpe0_base = 0xafe0, .gpe0_length = 4, .reset_register = true,
-        .hpet = true, .rtc = true, .i8042 = true, .serial_ports = 2, .pci = true,
-        .pci_mem32 = { 0xc0000000, 0x3ec00000 }, .pci_mem64 = { UINT64_C(0x800000000), UINT64_C(0x800000000) },
+        .apic_ids = apic_ids,
+        .cpus = 2,
+        .max_cpus = 4,
+        .ioapic_address = 0xfec00000,
+        .irq0_override = true,
+        .pic = true,
+        .sci_irq = 9,
+        .pm_base = 0x600,
+        .gpe0_base = 0xafe0,
+        .gpe0_length = 4,
+        .reset_register = true,
+        .hpet = true,
+        .rtc = true,
+        .i8042 = true,
+        .serial_ports = 2,
+        .pci = true,
+        .pci_mem32 = { 0xc0000000, 0x3ec00000 },
+        .pci_mem64 = { UINT64_C(0x800000000), UINT64_C(0x800000000) },
     };
 }
 
 static AcpiBoard microvm_board(void)
 {
     return (AcpiBoard){
-        .apic_ids = apic_ids, .cpus = 1, .max_cpus = 1, .ioapic_address = 0xfec00000, .ged = { 0xfea00000, 0x210 },
-        .ged_gsi = 9, .serial_ports = 1, .virtio_mmio = { 0xfeb00000, 0x1000 }, .virtio_mmio_slots = 8,
-        .virtio_mmio_gsi = 16, .legacy_free = true,
+        .apic_ids = apic_ids,
+        .cpus = 1,
+        .max_cpus = 1,
+        .ioapic_address = 0xfec00000,
+        .ged = { 0xfea00000, 0x210 },
+        .ged_gsi = 9,
+        .serial_ports = 1,
+        .virtio_mmio = { 0xfeb00000, 0x1000 },
+        .virtio_mmio_slots = 8,
+        .virtio_mmio_gsi = 16,
+        .legacy_free = true,
     };
 }
 

@@ -249,9 +249,10 @@ void resource_memory32(GByteArray *r, uint32_t base, uint32_t size)
     put(r, size, 4);
 }
 
-/* The address space descriptors of 6.4.3.5: type 0 memory, 1 I/O, 2 bus numbers; both ends fixed, produced. */
-static void resource_space(GByteArray *r, uint8_t tag, unsigned width, uint8_t type, uint8_t type_flags, uint64_t first,
-                           uint64_t last)
+/* The address space descriptors of 6.4.3.5: type 0 memory, 1 I/O, 2 bus numbers; both ends fixed, produced.
+ */
+static void resource_space(GByteArray *r, uint8_t tag, unsigned width, uint8_t type, uint8_t type_flags,
+                           uint64_t first, uint64_t last)
 {
     put(r, tag, 1);
     put(r, 3 + 5 * width, 2);

@@ -1,6 +1,6 @@
 /*
- * A small writer of ACPI Machine Language (ACPI 6.4 chapter 20): terms are appended to a GByteArray, packages with
- * lengths are opened and closed. SPDX-License-Identifier: GPL-2.0-or-later
+ * A small writer of ACPI Machine Language (ACPI 6.4 chapter 20): terms are appended to a GByteArray, packages
+ * with lengths are opened and closed. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #ifndef RHEA_MACHINE_AML_H
 #define RHEA_MACHINE_AML_H
@@ -16,7 +16,7 @@ void aml_byte(GByteArray *a, uint8_t byte);
 void aml_name_path(GByteArray *a, const char *path); /* "\\_SB_.PCI0", "_HID": segments padded with '_' */
 void aml_integer(GByteArray *a, uint64_t value);     /* in the shortest form */
 void aml_string(GByteArray *a, const char *text);
-void aml_eisa_id(GByteArray *a, const char *id);     /* "PNP0A03" */
+void aml_eisa_id(GByteArray *a, const char *id); /* "PNP0A03" */
 
 AmlMark aml_scope(GByteArray *a, const char *path);
 AmlMark aml_device(GByteArray *a, const char *name);
@@ -35,19 +35,19 @@ void aml_operation_region(GByteArray *a, const char *name, uint8_t space, uint64
 AmlMark aml_field(GByteArray *a, const char *region, uint8_t access);
 void aml_field_unit(GByteArray *a, const char *name, unsigned bits);
 
-#define AML_SPACE_MEMORY     0
-#define AML_SPACE_IO         1
-#define AML_SPACE_PCI_CONFIG 2
-#define AML_RETURN 0xa4
-#define AML_STORE  0x70
-#define AML_AND    0x7b
-#define AML_OR     0x7d
-#define AML_LLESS  0x95
-#define AML_NOTIFY 0x86
+#define AML_SPACE_MEMORY       0
+#define AML_SPACE_IO           1
+#define AML_SPACE_PCI_CONFIG   2
+#define AML_RETURN             0xa4
+#define AML_STORE              0x70
+#define AML_AND                0x7b
+#define AML_OR                 0x7d
+#define AML_LLESS              0x95
+#define AML_NOTIFY             0x86
 #define AML_CREATE_DWORD_FIELD 0x8a
-#define AML_NULL_NAME 0x00
-#define AML_LOCAL0 0x60
-#define AML_ARG0   0x68
+#define AML_NULL_NAME          0x00
+#define AML_LOCAL0             0x60
+#define AML_ARG0               0x68
 
 /* Resource descriptors (ACPI 6.4 section 6.4), appended to a resource template; close with resource_end. */
 void resource_io(GByteArray *r, uint16_t base, uint8_t length);

@@ -1,9 +1,9 @@
 /*
- * Drives a fuzz target (LLVMFuzzerTestOneInput) where no fuzzing engine is linked: random inputs and mutations of them,
- * from a seed that is printed, so that a failure can be run again; or the files named on the command line.
- *     fuzz_x [--seconds N] [--seed N] [--max-length N] [FILE...]
- * The input at hand is kept in memory and written to fuzz_x.crash by the sanitizers' death callback.
- * SPDX-License-Identifier: GPL-2.0-or-later
+ * Drives a fuzz target (LLVMFuzzerTestOneInput) where no fuzzing engine is linked: random inputs and
+ * mutations of them, from a seed that is printed, so that a failure can be run again; or the files named on
+ * the command line. fuzz_x [--seconds N] [--seed N] [--max-length N] [FILE...] The input at hand is kept in
+ * memory and written to fuzz_x.crash by the sanitizers' death callback. SPDX-License-Identifier:
+ * GPL-2.0-or-later
  */
 #include <glib.h>
 #include <signal.h>
@@ -41,8 +41,9 @@ static void run(const uint8_t *data, size_t size)
 /* A few mutations of a kept input, or a fresh one: flips, interesting values, copies within, truncation. */
 static size_t next_input(GRand *rand, uint8_t *buffer, size_t size, size_t max)
 {
-    static const uint64_t interesting[] = { 0, 1, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0xffff, 0x7fffffff, 0x80000000,
-                                            0xffffffff, INT64_MAX, UINT64_MAX, 16, 64, 4096 };
+    static const uint64_t interesting[] = { 0,          1,      0x7f,       0x80,       0xff,       0x7fff,
+                                            0x8000,     0xffff, 0x7fffffff, 0x80000000, 0xffffffff, INT64_MAX,
+                                            UINT64_MAX, 16,     64,         4096 };
     if (size == 0 || g_rand_int_range(rand, 0, 4) == 0) {
         size = g_rand_int_range(rand, 0, max + 1);
         for (size_t i = 0; i < size; i++) {

@@ -1,4 +1,5 @@
-/* Option text and the visitors behind it, with whatever a user or a client may type. SPDX-License-Identifier: GPL-2.0-or-later */
+/* Option text and the visitors behind it, with whatever a user or a client may type. SPDX-License-Identifier:
+ * GPL-2.0-or-later */
 #include "qapi/visitor.h"
 
 #include <string.h>
