@@ -49,8 +49,9 @@ typedef struct ChardevFrontend {
     const ChardevFrontendOps *ops;
     void *opaque;
     HomeLock *lock;
-    bool open;       /* what chardev_fe_set_open said */
-    bool want_write; /* a short write waits for the writable call */
+    bool open;           /* what chardev_fe_set_open said */
+    bool want_write;     /* a short write waits for the writable call */
+    bool opened_pending; /* OPENED is still to be told */
     int mux_index;
 } ChardevFrontend;
 
@@ -91,6 +92,9 @@ void chardev_fe_set_line(ChardevFrontend *fe, const ChardevLine *line);
 /* A descriptor that came with the input (SCM_RIGHTS on unix sockets), oldest first; the caller owns it. -1:
  * none. */
 int chardev_fe_take_fd(ChardevFrontend *fe);
+/* Gives this front end the focus of its mux. Setting handlers does that too, so that the last one to come has
+ * it. */
+void chardev_fe_take_focus(ChardevFrontend *fe);
 /* Drops the connection of a socket (the peer misbehaves); CLOSED follows from the loop. [any thread] */
 void chardev_fe_disconnect(ChardevFrontend *fe);
 

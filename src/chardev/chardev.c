@@ -1,0 +1,1046 @@
+/*
+ * Chardevs: the registry, the front end's side, and the output buffer.
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "chardev/chardev_internal.h"
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/nearest.h"
+#include "io/options.h"
+#include "qapi/visitor.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <unistd.h>
+
+SECTION_DECLARE(rhea_chardev_drivers, const ChardevDriver);
+
+struct ChardevRegistry {
+    Loop *loop;
+    FdTable *fds;
+    GPtrArray *list; /* of Chardev *, in the order they were made */
+    void (*quit)(void *opaque);
+    void *quit_opaque;
+    int escape;
+};
+
+static ChardevRegistry *property_registry; /* see chardev_property_set_registry */
+
+/* ---- the front end's lock ---- */
+
+void chardev_fe_lock(ChardevFrontend *fe, bool *locked)
+{
+    *locked = fe->lock && home_lock_enter(fe->lock);
+}
+
+void chardev_fe_unlock(ChardevFrontend *fe, bool locked)
+{
+    if (locked) {
+        home_unlock(fe->lock);
+    }
+}
+
+/* ---- input ---- */
+
+bool chardev_wants_input(const Chardev *chr)
+{
+    return chr->fe && chr->fe->ops && !__atomic_load_n(&chr->input_paused, __ATOMIC_SEQ_CST);
+}
+
+ssize_t chardev_read_fd(Chardev *chr, int fd,
+                        ssize_t (*read_fn)(Chardev *chr, int fd, void *buf, size_t size))
+{
+    ChardevFrontend *fe = chr->fe;
+    uint8_t buf[CHARDEV_READ_BYTES];
+    size_t room = sizeof(buf);
+    ssize_t n;
+    bool locked;
+
+    if (!fe || !fe->ops) {
+        return -EBUSY;
+    }
+    chardev_fe_lock(fe, &locked);
+    if (fe->ops->can_receive) {
+        room = MIN(room, fe->ops->can_receive(fe->opaque));
+    }
+    if (!room) {
+        __atomic_store_n(&chr->input_paused, true, __ATOMIC_SEQ_CST);
+        chardev_fe_unlock(fe, locked);
+        return -EBUSY;
+    }
+    do {
+        n = read_fn ? read_fn(chr, fd, buf, room) : read(fd, buf, room);
+    } while (n < 0 && errno == EINTR);
+    if (n > 0 && fe->ops && fe->ops->receive) {
+        fe->ops->receive(fe->opaque, buf, (size_t)n);
+    }
+    chardev_fe_unlock(fe, locked);
+    return n < 0 ? -errno : n;
+}
+
+size_t chardev_deliver(Chardev *chr, const uint8_t *data, size_t size)
+{
+    ChardevFrontend *fe = chr->fe;
+    size_t room = size;
+    bool locked;
+
+    if (!fe || !fe->ops) {
+        return 0;
+    }
+    chardev_fe_lock(fe, &locked);
+    if (fe->ops->can_receive) {
+        room = MIN(room, fe->ops->can_receive(fe->opaque));
+    }
+    if (!room) {
+        __atomic_store_n(&chr->input_paused, true, __ATOMIC_SEQ_CST);
+    } else if (fe->ops->receive) {
+        fe->ops->receive(fe->opaque, data, room);
+    }
+    chardev_fe_unlock(fe, locked);
+    return room;
+}
+
+void chardev_event(Chardev *chr, ChardevEvent event)
+{
+    ChardevFrontend *fe = chr->fe;
+    bool locked;
+
+    if (fe && fe->ops && fe->ops->event) {
+        chardev_fe_lock(fe, &locked);
+        fe->ops->event(fe->opaque, event);
+        chardev_fe_unlock(fe, locked);
+    }
+}
+
+void chardev_set_open(Chardev *chr, bool open)
+{
+    if (chr->be_open == open) {
+        return;
+    }
+    __atomic_store_n(&chr->be_open, open, __ATOMIC_SEQ_CST);
+    if (chr->fe) {
+        chr->fe->opened_pending = false;
+    }
+    chardev_event(chr, open ? CHARDEV_EVENT_OPENED : CHARDEV_EVENT_CLOSED);
+}
+
+/* ---- output ---- */
+
+ssize_t chardev_write_fd(int fd, const uint8_t *data, size_t size)
+{
+    ssize_t n;
+
+    do {
+        n = write(fd, data, size);
+    } while (n < 0 && errno == EINTR);
+    if (n < 0) {
+        return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -errno;
+    }
+    return n;
+}
+
+static size_t pending_locked(const Chardev *chr)
+{
+    return chr->out->len - chr->out_head;
+}
+
+void chardev_drop_output(Chardev *chr)
+{
+    g_byte_array_set_size(chr->out, 0);
+    chr->out_head = 0;
+}
+
+/* With the lock held: writes what is buffered as far as it goes. */
+static void flush_locked(Chardev *chr)
+{
+    while (pending_locked(chr)) {
+        ssize_t n = chr->driver->write(chr, chr->out->data + chr->out_head, pending_locked(chr));
+
+        if (n < 0) { /* nobody reads it any more */
+            chardev_drop_output(chr);
+            return;
+        }
+        if (n == 0) {
+            break;
+        }
+        chr->out_head += (size_t)n;
+    }
+    if (!pending_locked(chr)) {
+        chardev_drop_output(chr);
+    } else if (chr->out_head > CHARDEV_BUFFER_BYTES) {
+        g_byte_array_remove_range(chr->out, 0, (guint)chr->out_head);
+        chr->out_head = 0;
+    }
+}
+
+static void tell_writable(Chardev *chr)
+{
+    ChardevFrontend *fe = chr->fe;
+    bool locked;
+
+    if (fe && fe->ops && __atomic_exchange_n(&fe->want_write, false, __ATOMIC_SEQ_CST) && fe->ops->writable) {
+        chardev_fe_lock(fe, &locked);
+        fe->ops->writable(fe->opaque);
+        chardev_fe_unlock(fe, locked);
+    }
+}
+
+void chardev_unwatch_output(Chardev *chr)
+{
+    if (chr->out_watch) {
+        loop_remove_fd(chr->out_watch);
+        chr->out_watch = NULL;
+    }
+}
+
+static void on_output_room(void *opaque);
+
+static void update_output(Chardev *chr)
+{
+    size_t pending;
+    int fd;
+
+    pthread_mutex_lock(&chr->lock);
+    if (pending_locked(chr) && chr->be_open) {
+        flush_locked(chr);
+    }
+    pending = pending_locked(chr);
+    pthread_mutex_unlock(&chr->lock);
+    fd = pending && chr->driver->write_fd ? chr->driver->write_fd(chr) : -1;
+    if (chr->out_watch && (fd < 0 || fd != chr->out_watch_fd)) {
+        chardev_unwatch_output(chr);
+    }
+    if (fd >= 0 && !chr->out_watch) {
+        chr->out_watch_fd = fd;
+        chr->out_watch = loop_add_fd(chr->loop, fd, NULL, on_output_room, NULL, chr, NULL);
+    }
+    if (pending < CHARDEV_BUFFER_BYTES / 2) {
+        tell_writable(chr);
+    }
+}
+
+static void on_output_room(void *opaque)
+{
+    update_output(opaque);
+}
+
+static void log_output(Chardev *chr, const uint8_t *data, size_t size)
+{
+    while (chr->log_fd >= 0 && size) {
+        ssize_t n = write(chr->log_fd, data, size);
+
+        if (n < 0 && errno != EINTR) {
+            return;
+        }
+        if (n > 0) {
+            data += n;
+            size -= (size_t)n;
+        }
+    }
+}
+
+/* Buffers at most up to limit. Returns what was taken. */
+static size_t chardev_write(Chardev *chr, const uint8_t *data, size_t size, size_t limit, bool whole)
+{
+    size_t taken = 0;
+    bool arm = false;
+
+    pthread_mutex_lock(&chr->lock);
+    if (!chr->be_open && chr->driver->write_closed) {
+        chr->driver->write_closed(chr);
+    }
+    if (!chr->be_open) {
+        log_output(chr, data, size);
+        pthread_mutex_unlock(&chr->lock);
+        return size;
+    }
+    if (whole && pending_locked(chr) + size > limit) {
+        pthread_mutex_unlock(&chr->lock);
+        return 0;
+    }
+    while (!pending_locked(chr) && taken < size) {
+        ssize_t n = chr->driver->write(chr, data + taken, size - taken);
+
+        if (n < 0) {
+            taken = size;
+        } else if (n == 0) {
+            break;
+        } else {
+            taken += (size_t)n;
+        }
+    }
+    if (taken < size) {
+        size_t room = limit > pending_locked(chr) ? limit - pending_locked(chr) : 0;
+        size_t n = MIN(size - taken, room);
+
+        g_byte_array_append(chr->out, data + taken, (guint)n);
+        taken += n;
+        arm = true;
+    }
+    log_output(chr, data, taken);
+    pthread_mutex_unlock(&chr->lock);
+    if (arm) {
+        bh_schedule(chr->bh);
+    }
+    return taken;
+}
+
+/* ---- the bottom half: everything that other threads asked for ---- */
+
+static void chardev_bh(void *opaque)
+{
+    Chardev *chr = opaque;
+    ChardevFrontend *fe = chr->fe;
+
+    if (chr->driver == &chardev_mux_driver) {
+        chardev_mux_run(chr);
+        return;
+    }
+    if (__atomic_exchange_n(&chr->disconnect_asked, false, __ATOMIC_SEQ_CST) && chr->driver->disconnect) {
+        chr->driver->disconnect(chr);
+    }
+    if (fe && fe->opened_pending) {
+        fe->opened_pending = false;
+        if (chr->be_open) {
+            chardev_event(chr, CHARDEV_EVENT_OPENED);
+        }
+    }
+    if (chr->driver->update_input) {
+        chr->driver->update_input(chr);
+    }
+    update_output(chr);
+}
+
+/* ---- front ends ---- */
+
+bool chardev_fe_init(ChardevFrontend *fe, Chardev *chr, GError **error)
+{
+    if (chr->driver == &chardev_mux_driver) {
+        memset(fe, 0, sizeof(*fe));
+        if (!chardev_mux_attach(chr, fe, error)) {
+            return false;
+        }
+    } else if (chr->fe || chr->internal) {
+        return error_set(error, "Chardev '%s' is already in use", chr->id);
+    } else {
+        memset(fe, 0, sizeof(*fe));
+        chr->fe = fe;
+    }
+    fe->chr = chr;
+    return true;
+}
+
+void chardev_fe_deinit(ChardevFrontend *fe)
+{
+    Chardev *chr = fe->chr;
+
+    if (!chr) {
+        return;
+    }
+    chardev_fe_set_handlers(fe, NULL, NULL, NULL);
+    if (chr->driver == &chardev_mux_driver) {
+        chardev_mux_detach(chr, fe);
+    } else {
+        chr->fe = NULL;
+    }
+    fe->chr = NULL;
+}
+
+void chardev_fe_set_handlers(ChardevFrontend *fe, const ChardevFrontendOps *ops, void *opaque, HomeLock *lock)
+{
+    Chardev *chr = fe->chr;
+
+    if (!chr) {
+        return;
+    }
+    fe->ops = ops;
+    fe->opaque = opaque;
+    fe->lock = lock;
+    fe->opened_pending = ops && chardev_fe_backend_open(fe);
+    if (chr->driver == &chardev_mux_driver && ops) {
+        chardev_mux_focus(chr, fe);
+    }
+    __atomic_store_n(&chr->input_paused, false, __ATOMIC_SEQ_CST);
+    bh_schedule(chr->bh);
+}
+
+bool chardev_fe_connected(const ChardevFrontend *fe)
+{
+    return fe->chr != NULL;
+}
+
+bool chardev_fe_backend_open(const ChardevFrontend *fe)
+{
+    Chardev *chr = fe->chr;
+
+    if (!chr) {
+        return false;
+    }
+    if (chr->driver == &chardev_mux_driver) {
+        chr = chardev_mux_base(chr);
+    }
+    return __atomic_load_n(&chr->be_open, __ATOMIC_SEQ_CST);
+}
+
+void chardev_fe_set_open(ChardevFrontend *fe, bool open)
+{
+    fe->open = open;
+}
+
+size_t chardev_fe_write(ChardevFrontend *fe, const void *data, size_t size)
+{
+    size_t taken;
+
+    if (!fe->chr) {
+        return size;
+    }
+    if (fe->chr->driver == &chardev_mux_driver) {
+        taken = chardev_mux_write(fe->chr, data, size, false);
+    } else {
+        taken = chardev_write(fe->chr, data, size, CHARDEV_BUFFER_BYTES, false);
+    }
+    if (taken < size) {
+        __atomic_store_n(&fe->want_write, true, __ATOMIC_SEQ_CST);
+        bh_schedule(fe->chr->bh); /* there may be room again already */
+    }
+    return taken;
+}
+
+bool chardev_fe_write_all(ChardevFrontend *fe, const void *data, size_t size)
+{
+    if (!fe->chr || !size) {
+        return true;
+    }
+    if (fe->chr->driver == &chardev_mux_driver) {
+        return chardev_mux_write(fe->chr, data, size, true) == size;
+    }
+    return chardev_write(fe->chr, data, size, CHARDEV_BUFFER_MAX, true) == size;
+}
+
+size_t chardev_fe_pending(const ChardevFrontend *fe)
+{
+    Chardev *chr = fe->chr;
+    size_t pending;
+
+    if (!chr) {
+        return 0;
+    }
+    if (chr->driver == &chardev_mux_driver) {
+        chr = chardev_mux_base(chr);
+    }
+    pthread_mutex_lock(&chr->lock);
+    pending = pending_locked(chr);
+    pthread_mutex_unlock(&chr->lock);
+    return pending;
+}
+
+void chardev_fe_accept_input(ChardevFrontend *fe)
+{
+    if (fe->chr && __atomic_exchange_n(&fe->chr->input_paused, false, __ATOMIC_SEQ_CST)) {
+        bh_schedule(fe->chr->bh);
+    }
+}
+
+static Chardev *fe_line(ChardevFrontend *fe)
+{
+    return fe->chr && fe->chr->driver == &chardev_mux_driver ? chardev_mux_base(fe->chr) : fe->chr;
+}
+
+void chardev_fe_break(ChardevFrontend *fe)
+{
+    Chardev *chr = fe_line(fe);
+
+    if (chr && chr->driver->send_break) {
+        chr->driver->send_break(chr);
+    }
+}
+
+void chardev_fe_set_line(ChardevFrontend *fe, const ChardevLine *line)
+{
+    Chardev *chr = fe_line(fe);
+
+    if (chr && chr->driver->set_line) {
+        chr->driver->set_line(chr, line);
+    }
+}
+
+int chardev_fe_take_fd(ChardevFrontend *fe)
+{
+    Chardev *chr = fe_line(fe);
+
+    return chr && chr->driver->take_fd ? chr->driver->take_fd(chr) : -1;
+}
+
+void chardev_fe_take_focus(ChardevFrontend *fe)
+{
+    if (fe->chr && fe->chr->driver == &chardev_mux_driver) {
+        chardev_mux_focus(fe->chr, fe);
+        bh_schedule(fe->chr->bh);
+    }
+}
+
+void chardev_fe_disconnect(ChardevFrontend *fe)
+{
+    Chardev *chr = fe_line(fe);
+
+    if (chr) {
+        __atomic_store_n(&chr->disconnect_asked, true, __ATOMIC_SEQ_CST);
+        bh_schedule(chr->bh);
+    }
+}
+
+/* ---- the registry ---- */
+
+ChardevRegistry *chardev_registry_new(Loop *loop, FdTable *fds)
+{
+    ChardevRegistry *reg = g_new0(ChardevRegistry, 1);
+
+    reg->loop = loop;
+    reg->fds = fds;
+    reg->list = g_ptr_array_new();
+    reg->escape = 1; /* Ctrl-A */
+    return reg;
+}
+
+static void chardev_free(Chardev *chr)
+{
+    if (chr->fe && chr->driver != &chardev_mux_driver) {
+        chr->fe->ops = NULL;
+        chr->fe->chr = NULL;
+    }
+    if (chr->driver->close) {
+        chr->driver->close(chr);
+    }
+    chardev_unwatch_output(chr);
+    bh_free(chr->bh);
+    if (chr->log_fd >= 0) {
+        close(chr->log_fd);
+    }
+    g_byte_array_unref(chr->out);
+    pthread_mutex_destroy(&chr->lock);
+    g_free(chr->what);
+    g_free(chr->id);
+    g_free(chr);
+}
+
+/* The last words of a guest or a monitor should still be seen. */
+static void last_flush(Chardev *chr)
+{
+    for (int i = 0; i < 20; i++) {
+        size_t pending = 0;
+        int fd;
+
+        pthread_mutex_lock(&chr->lock);
+        if (chr->be_open && chr->driver->write) {
+            flush_locked(chr);
+            pending = pending_locked(chr);
+        }
+        pthread_mutex_unlock(&chr->lock);
+        fd = chr->driver->write_fd ? chr->driver->write_fd(chr) : -1;
+        if (!pending || fd < 0) {
+            return;
+        }
+        poll(&(struct pollfd){ .fd = fd, .events = POLLOUT }, 1, 10);
+    }
+}
+
+void chardev_registry_free(ChardevRegistry *reg)
+{
+    if (!reg) {
+        return;
+    }
+    if (property_registry == reg) {
+        property_registry = NULL;
+    }
+    for (guint i = reg->list->len; i-- > 0;) { /* a mux goes before its base: it was made after it */
+        Chardev *chr = g_ptr_array_index(reg->list, i);
+
+        last_flush(chr);
+        chardev_free(chr);
+    }
+    g_ptr_array_unref(reg->list);
+    g_free(reg);
+}
+
+void chardev_property_set_registry(ChardevRegistry *reg)
+{
+    property_registry = reg;
+}
+
+void chardev_registry_set_quit(ChardevRegistry *reg, void (*quit)(void *opaque), void *opaque)
+{
+    reg->quit = quit;
+    reg->quit_opaque = opaque;
+}
+
+void chardev_registry_set_escape(ChardevRegistry *reg, int code)
+{
+    reg->escape = code;
+}
+
+FdTable *chardev_registry_fds(ChardevRegistry *reg)
+{
+    return reg->fds;
+}
+
+int chardev_registry_escape(ChardevRegistry *reg)
+{
+    return reg->escape;
+}
+
+void chardev_registry_quit(ChardevRegistry *reg)
+{
+    if (reg->quit) {
+        reg->quit(reg->quit_opaque);
+    }
+}
+
+Chardev *chardev_find(ChardevRegistry *reg, const char *id)
+{
+    for (guint i = 0; i < reg->list->len; i++) {
+        Chardev *chr = g_ptr_array_index(reg->list, i);
+
+        if (!chr->internal && strcmp(chr->id, id) == 0) {
+            return chr;
+        }
+    }
+    return NULL;
+}
+
+bool chardev_remove(ChardevRegistry *reg, const char *id, GError **error)
+{
+    Chardev *chr = chardev_find(reg, id), *base = NULL;
+
+    if (!chr) {
+        return error_set(error, "Chardev '%s' not found", id);
+    }
+    if (chr->fe) {
+        return error_set(error, "Chardev '%s' is busy", id);
+    }
+    if (chr->driver == &chardev_mux_driver) {
+        base = chardev_mux_base(chr);
+    }
+    g_ptr_array_remove(reg->list, chr);
+    chardev_free(chr);
+    if (base) {
+        g_ptr_array_remove(reg->list, base);
+        chardev_free(base);
+    }
+    return true;
+}
+
+bool chardev_send_break(ChardevRegistry *reg, const char *id, GError **error)
+{
+    Chardev *chr = chardev_find(reg, id);
+
+    if (!chr) {
+        return error_set(error, "Chardev '%s' not found", id);
+    }
+    chardev_event(chr, CHARDEV_EVENT_BREAK);
+    return true;
+}
+
+const char *chardev_id(const Chardev *chr)
+{
+    return chr->id;
+}
+
+bool chardev_is_mux(const Chardev *chr)
+{
+    return chr->driver == &chardev_mux_driver;
+}
+
+char *chardev_filename(Chardev *chr)
+{
+    if (chr->driver == &chardev_mux_driver) {
+        return chardev_filename(chardev_mux_base(chr));
+    }
+    return chr->driver->filename ? chr->driver->filename(chr) : g_strdup(chr->driver->name);
+}
+
+json_object *chardev_query(ChardevRegistry *reg)
+{
+    json_object *list = json_object_new_array();
+
+    for (guint i = 0; i < reg->list->len; i++) {
+        Chardev *chr = g_ptr_array_index(reg->list, i);
+        g_autofree char *filename = NULL;
+        json_object *o;
+
+        if (chr->internal) {
+            continue;
+        }
+        filename = chardev_filename(chr);
+        o = json_object_new_object();
+        json_object_object_add(o, "frontend-open", json_object_new_boolean(chr->fe && chr->fe->open));
+        json_object_object_add(o, "filename", json_object_new_string(filename));
+        json_object_object_add(o, "label", json_object_new_string(chr->id));
+        json_object_array_add(list, o);
+    }
+    return list;
+}
+
+json_object *chardev_query_backends(void)
+{
+    json_object *list = json_object_new_array();
+
+    SECTION_FOREACH(rhea_chardev_drivers, const ChardevDriver, it)
+    {
+        json_object *o = json_object_new_object();
+
+        json_object_object_add(o, "name", json_object_new_string((*it)->name));
+        json_object_array_add(list, o);
+    }
+    return list;
+}
+
+/* ---- creation ---- */
+
+static const ChardevDriver *driver_find(const char *name, GError **error)
+{
+    g_autoptr(GPtrArray) names = g_ptr_array_new();
+
+    SECTION_FOREACH(rhea_chardev_drivers, const ChardevDriver, it)
+    {
+        if (strcmp((*it)->name, name) == 0) {
+            return *it;
+        }
+        g_ptr_array_add(names, (void *)(*it)->name);
+    }
+    g_ptr_array_add(names, NULL);
+    error_set(error, "'%s' is not a supported chardev backend", name);
+    nearest_hint(error, name, (const char *const *)names->pdata);
+    return NULL;
+}
+
+Chardev *chardev_create(ChardevRegistry *reg, const ChardevDriver *driver, const char *id,
+                        json_object *options, bool internal, GError **error)
+{
+    Chardev *chr = g_malloc0(MAX(driver->instance_size, sizeof(Chardev)));
+    const char *log_path = options ? options_str(options, "logfile") : NULL;
+
+    chr->driver = driver;
+    chr->reg = reg;
+    chr->loop = reg->loop;
+    chr->id = g_strdup(id);
+    chr->what = g_strdup_printf("chardev '%s'", id);
+    pthread_mutex_init(&chr->lock, NULL);
+    chr->out = g_byte_array_new();
+    chr->bh = bh_new(reg->loop, chardev_bh, chr, NULL);
+    chr->log_fd = -1;
+    chr->internal = internal;
+    if (log_path) {
+        bool append = false;
+
+        if (!options_bool(options, chr->what, "logappend", &append, error)) {
+            goto fail;
+        }
+        chr->log_fd =
+            fd_table_open(reg->fds, log_path, O_WRONLY | O_CREAT | (append ? O_APPEND : O_TRUNC), 0666);
+        if (chr->log_fd < 0) {
+            error_set_errno(error, errno, "%s: cannot open the log file '%s'", chr->what, log_path);
+            goto fail;
+        }
+    }
+    if (driver->open && !driver->open(chr, options, error)) {
+        goto fail;
+    }
+    g_ptr_array_add(reg->list, chr);
+    return chr;
+fail:
+    chardev_free(chr);
+    return NULL;
+}
+
+static Chardev *add_checked(ChardevRegistry *reg, const char *id, const ChardevDriver *driver,
+                            json_object *options, GError **error)
+{
+    static const char *const common[] = { "id", "backend", "mux", "logfile", "logappend" };
+    g_autofree char *what = g_strdup_printf("chardev '%s'", id);
+    g_autoptr(GPtrArray) known = g_ptr_array_new();
+    g_autofree char *base_id = NULL;
+    bool mux = false;
+    Chardev *chr;
+
+    if (!options_id_ok(id)) {
+        error_set(error, "Parameter 'id' expects an identifier, not '%s'", id);
+        error_append_hint(error,
+                          "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.");
+        return NULL;
+    }
+    if (chardev_find(reg, id)) {
+        error_set(error, "Chardev with id '%s' already exists", id);
+        return NULL;
+    }
+    for (size_t i = 0; i < G_N_ELEMENTS(common); i++) {
+        g_ptr_array_add(known, (void *)common[i]);
+    }
+    for (const char *const *o = driver->options; o && *o; o++) {
+        g_ptr_array_add(known, (void *)*o);
+    }
+    g_ptr_array_add(known, NULL);
+    if (!options_known(options, what, (const char *const *)known->pdata, error) ||
+        !options_bool(options, what, "mux", &mux, error)) {
+        return NULL;
+    }
+    base_id = g_strconcat(id, mux ? "-base" : "", NULL);
+    chr = chardev_create(reg, driver, base_id, options, mux, error);
+    return chr && mux ? chardev_mux_new(reg, id, chr) : chr;
+}
+
+Chardev *chardev_add(ChardevRegistry *reg, json_object *options, GError **error)
+{
+    const char *backend = options_str(options, "backend"), *id = options_str(options, "id");
+    const ChardevDriver *driver;
+
+    if (!backend) {
+        error_set(error, "chardev: parameter 'backend' is missing");
+        return NULL;
+    }
+    if (!id) {
+        error_set(error, "chardev: no id specified");
+        return NULL;
+    }
+    if (strcmp(backend, "tty") == 0) {
+        backend = "serial";
+    } else if (strcmp(backend, "memory") == 0) {
+        backend = "ringbuf";
+    }
+    driver = driver_find(backend, error);
+    return driver ? add_checked(reg, id, driver, options, error) : NULL;
+}
+
+Chardev *chardev_add_text(ChardevRegistry *reg, const char *text, GError **error)
+{
+    json_object *options = keyval_parse(text, "backend", NULL, error);
+    Chardev *chr;
+
+    if (!options) {
+        return NULL;
+    }
+    chr = chardev_add(reg, options, error);
+    json_object_put(options);
+    return chr;
+}
+
+/* QMP's names of some options are not those of the command line. */
+static const char *const qmp_names[][2] = { { "out", "path" }, { "device", "path" }, { "in", "input-path" } };
+
+Chardev *chardev_add_qmp(ChardevRegistry *reg, const char *id, json_object *backend, char **pty_path,
+                         GError **error)
+{
+    const char *type = options_str(backend, "type");
+    json_object *data = NULL, *flat;
+    const ChardevDriver *driver;
+    Chardev *chr = NULL;
+
+    if (!type) {
+        error_set(error, "Parameter 'backend.type' is missing");
+        return NULL;
+    }
+    driver = driver_find(type, error);
+    if (!driver) {
+        return NULL;
+    }
+    if (json_object_object_get_ex(backend, "data", &data) && !json_object_is_type(data, json_type_object)) {
+        error_set(error, "Invalid parameter type for 'backend.data', expected: object");
+        return NULL;
+    }
+    flat = json_object_new_object();
+    if (data) {
+        json_object_object_foreach(data, key, value)
+        {
+            const char *name = key;
+
+            for (size_t i = 0; i < G_N_ELEMENTS(qmp_names); i++) {
+                if (strcmp(key, qmp_names[i][0]) == 0) {
+                    name = qmp_names[i][1];
+                }
+            }
+            json_object_object_add(flat, name, json_object_get(value));
+        }
+    }
+    if (strcmp(type, "socket") == 0 &&
+        !options_has(flat, "server")) { /* QMP's default differs from -chardev's */
+        json_object_object_add(flat, "server", json_object_new_boolean(true));
+    }
+    chr = add_checked(reg, id, driver, flat, error);
+    json_object_put(flat);
+    if (chr && pty_path && strcmp(type, "pty") == 0) {
+        g_autofree char *filename = chardev_filename(chr);
+
+        *pty_path = g_strdup(filename + strlen("pty:"));
+    }
+    return chr;
+}
+
+static void put_str(json_object *o, const char *name, const char *value)
+{
+    json_object_object_add(o, name, json_object_new_string(value));
+}
+
+/* "REST,k=v,flag" behind a prefix: moves the options behind the first comma into o. Caller frees the head. */
+static char *split_options(const char *text, json_object *o, GError **error)
+{
+    const char *comma = strchr(text, ',');
+    json_object *more;
+
+    if (!comma) {
+        return g_strdup(text);
+    }
+    more = keyval_parse(comma + 1, NULL, NULL, error);
+    if (!more) {
+        return NULL;
+    }
+    json_object_object_foreach(more, key, value)
+    {
+        json_object_object_add(o, key, json_object_get(value));
+    }
+    json_object_put(more);
+    return g_strndup(text, (gsize)(comma - text));
+}
+
+Chardev *chardev_add_legacy(ChardevRegistry *reg, const char *id, const char *text, bool *wants_monitor,
+                            GError **error)
+{
+    static const char *const plain[] = { "stdio", "pty", "null", "ringbuf" };
+    const char *whole = text;
+    json_object *o;
+    Chardev *chr = NULL;
+    bool mon = g_str_has_prefix(text, "mon:");
+
+    if (wants_monitor) {
+        *wants_monitor = mon;
+    }
+    text += mon ? strlen("mon:") : 0;
+    if (strcmp(text, "none") == 0) {
+        return NULL;
+    }
+    if (g_str_has_prefix(text, "chardev:")) {
+        chr = chardev_find(reg, text + strlen("chardev:"));
+        if (!chr) {
+            error_set(error, "Chardev '%s' not found", text + strlen("chardev:"));
+        }
+        return chr;
+    }
+    o = json_object_new_object();
+    put_str(o, "id", id);
+    if (mon) {
+        put_str(o, "mux", "on");
+        if (strcmp(text, "stdio") == 0) {
+            put_str(o, "signal", "off");
+        }
+    }
+    for (size_t i = 0; i < G_N_ELEMENTS(plain); i++) {
+        size_t n = strlen(plain[i]);
+
+        if (strncmp(text, plain[i], n) == 0 && (!text[n] || text[n] == ',')) {
+            g_autofree char *head = split_options(text, o, error);
+
+            if (!head) {
+                goto out;
+            }
+            put_str(o, "backend", head);
+        }
+    }
+    if (options_has(o, "backend")) {
+        /* found above */
+    } else if (g_str_has_prefix(text, "file:")) {
+        put_str(o, "backend", "file");
+        put_str(o, "path", text + strlen("file:"));
+    } else if (g_str_has_prefix(text, "pipe:")) {
+        put_str(o, "backend", "pipe");
+        put_str(o, "path", text + strlen("pipe:"));
+    } else if (g_str_has_prefix(text, "/dev/")) {
+        put_str(o, "backend", "serial");
+        put_str(o, "path", text);
+    } else if (g_str_has_prefix(text, "unix:")) {
+        g_autofree char *path = split_options(text + strlen("unix:"), o, error);
+
+        if (!path) {
+            goto out;
+        }
+        put_str(o, "backend", "socket");
+        put_str(o, "path", path);
+    } else if (g_str_has_prefix(text, "tcp:")) {
+        g_autofree char *where = split_options(text + strlen("tcp:"), o, error);
+        char *colon = where ? strrchr(where, ':') : NULL;
+
+        if (!where) {
+            goto out;
+        }
+        if (!colon) {
+            error_set(error, "'%s': expected tcp:HOST:PORT", whole);
+            goto out;
+        }
+        *colon = '\0';
+        put_str(o, "backend", "socket");
+        if (*where == '[' && colon > where && colon[-1] == ']') {
+            colon[-1] = '\0';
+            put_str(o, "host", where + 1);
+        } else {
+            put_str(o, "host", where);
+        }
+        put_str(o, "port", colon + 1);
+    } else {
+        error_set(error, "'%s' is not a valid character device", whole);
+        error_append_hint(error, "Known forms: stdio, mon:stdio, pty, null, none, file:F, pipe:P, unix:PATH, "
+                                 "tcp:HOST:PORT, chardev:ID.");
+        goto out;
+    }
+    chr = chardev_add(reg, o, error);
+out:
+    json_object_put(o);
+    return chr;
+}
+
+/* ---- the property ---- */
+
+static bool chardev_property_get(Object *obj, Visitor *v, const char *name, const Property *prop, void *field,
+                                 GError **error)
+{
+    ChardevFrontend *fe = field;
+    g_autofree char *id = g_strdup(fe->chr ? fe->chr->id : "");
+
+    return visit_str(v, name, &id, error);
+}
+
+static bool chardev_property_set(Object *obj, Visitor *v, const char *name, const Property *prop, void *field,
+                                 GError **error)
+{
+    ChardevFrontend *fe = field;
+    g_autofree char *id = NULL;
+    Chardev *chr;
+
+    if (!visit_str(v, name, &id, error)) {
+        return false;
+    }
+    if (fe->chr) {
+        chardev_fe_deinit(fe);
+    }
+    if (!*id) {
+        return true;
+    }
+    chr = property_registry ? chardev_find(property_registry, id) : NULL;
+    if (!chr) {
+        return error_set(error, "Property '%s.%s' can't find value '%s'", object_get_typename(obj), name, id);
+    }
+    if (!chardev_fe_init(fe, chr, NULL)) {
+        return error_set(error, "Property '%s.%s' can't take value '%s', it's in use",
+                         object_get_typename(obj), name, id);
+    }
+    return true;
+}
+
+static void chardev_property_release(Object *obj, const Property *prop, void *field)
+{
+    chardev_fe_deinit(field);
+}
+
+const PropertyType property_type_chardev = { .name = "str",
+                                             .get = chardev_property_get,
+                                             .set = chardev_property_set,
+                                             .release = chardev_property_release };
