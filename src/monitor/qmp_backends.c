@@ -1,0 +1,180 @@
+/* QMP: character devices, network, block devices, migration's capabilities. SPDX-License-Identifier: GPL-2.0-or-later */
+#include "base/error.h"
+#include "monitor/monitor_internal.h"
+
+#include <string.h>
+
+/* ---- character devices ---- */
+
+bool qmp_query_chardev(QmpContext *ctx, json_object **ret, GError **error)
+{
+    *ret = chardev_query(vm_chardevs(ctx->vm));
+    return true;
+}
+
+bool qmp_query_chardev_backends(QmpContext *ctx, json_object **ret, GError **error)
+{
+    *ret = chardev_query_backends();
+    return true;
+}
+
+bool qmp_chardev_add(QmpContext *ctx, json_object *args, QapiChardevReturn **ret, GError **error)
+{
+    json_object *id, *backend;
+    if (!json_object_object_get_ex(args, "id", &id)) {
+        return error_set(error, "Parameter 'id' is missing");
+    }
+    if (!json_object_object_get_ex(args, "backend", &backend)) {
+        return error_set(error, "Parameter 'backend' is missing");
+    }
+    if (!json_object_is_type(id, json_type_string)) {
+        return error_set(error, "Invalid parameter type for 'id', expected: string");
+    }
+    if (!json_object_is_type(backend, json_type_object)) {
+        return error_set(error, "Invalid parameter type for 'backend', expected: object");
+    }
+    char *pty = NULL;
+    if (!chardev_add_qmp(vm_chardevs(ctx->vm), json_object_get_string(id), backend, &pty, error)) {
+        return false;
+    }
+    *ret = g_new0(QapiChardevReturn, 1);
+    (*ret)->pty = pty;
+    return true;
+}
+
+bool qmp_chardev_remove(QmpContext *ctx, const char *id, GError **error)
+{
+    return chardev_remove(vm_chardevs(ctx->vm), id, error);
+}
+
+bool qmp_chardev_send_break(QmpContext *ctx, const char *id, GError **error)
+{
+    return chardev_send_break(vm_chardevs(ctx->vm), id, error);
+}
+
+bool qmp_ringbuf_read(QmpContext *ctx, const char *device, int64_t size, bool has_format, QapiDataFormat format,
+                      char **ret, GError **error)
+{
+    if (size <= 0) {
+        return error_set(error, "size must be greater than zero");
+    }
+    size_t got = 0;
+    g_autofree char *data = chardev_ringbuf_read(vm_chardevs(ctx->vm), device, (size_t)size, &got, error);
+    if (!data) {
+        return false;
+    }
+    if (has_format && format == QAPI_DATA_FORMAT_BASE64) {
+        *ret = g_base64_encode((const guchar *)data, got);
+    } else {
+        *ret = g_utf8_make_valid(data, (gssize)got);
+    }
+    return true;
+}
+
+bool qmp_ringbuf_write(QmpContext *ctx, const char *device, const char *data, bool has_format, QapiDataFormat format,
+                       GError **error)
+{
+    if (has_format && format == QAPI_DATA_FORMAT_BASE64) {
+        gsize size;
+        g_autofree guchar *raw = g_base64_decode(data, &size);
+        return chardev_ringbuf_write(vm_chardevs(ctx->vm), device, raw, size, error);
+    }
+    return chardev_ringbuf_write(vm_chardevs(ctx->vm), device, data, strlen(data), error);
+}
+
+/* ---- network ---- */
+
+bool qmp_netdev_add(QmpContext *ctx, json_object *args, GError **error)
+{
+    return net_client_add(vm_nets(ctx->vm), args, error) != NULL;
+}
+
+bool qmp_netdev_del(QmpContext *ctx, const char *id, GError **error)
+{
+    return net_client_remove(vm_nets(ctx->vm), id, error);
+}
+
+bool qmp_set_link(QmpContext *ctx, const char *name, bool up, GError **error)
+{
+    return net_set_link(vm_nets(ctx->vm), name, up, error);
+}
+
+/* ---- block devices ---- */
+
+bool qmp_query_block(QmpContext *ctx, json_object **ret, GError **error)
+{
+    *ret = block_query(vm_blocks(ctx->vm));
+    return true;
+}
+
+/* raw-return commands with arguments get them checked by the generated code. */
+bool qmp_query_named_block_nodes(QmpContext *ctx, bool has_flat, bool flat, json_object **ret, GError **error)
+{
+    *ret = block_query_nodes(vm_blocks(ctx->vm), has_flat && flat);
+    return true;
+}
+
+bool qmp_query_blockstats(QmpContext *ctx, bool has_query_nodes, bool query_nodes, json_object **ret, GError **error)
+{
+    *ret = block_query_stats(vm_blocks(ctx->vm), has_query_nodes && query_nodes);
+    return true;
+}
+
+bool qmp_blockdev_add(QmpContext *ctx, json_object *args, GError **error)
+{
+    return blockdev_add(vm_blocks(ctx->vm), args, error);
+}
+
+bool qmp_blockdev_del(QmpContext *ctx, const char *node_name, GError **error)
+{
+    return blockdev_del(vm_blocks(ctx->vm), node_name, error);
+}
+
+bool qmp_block_resize(QmpContext *ctx, const char *device, const char *node_name, int64_t size, GError **error)
+{
+    if (size < 0) {
+        return error_set(error, "Parameter 'size' expects a >0 size");
+    }
+    return block_resize(vm_blocks(ctx->vm), device, node_name, (uint64_t)size, error);
+}
+
+bool qmp_query_jobs(QmpContext *ctx, json_object **ret, GError **error)
+{
+    *ret = json_object_new_array();
+    return true;
+}
+
+bool qmp_query_block_jobs(QmpContext *ctx, json_object **ret, GError **error)
+{
+    *ret = json_object_new_array();
+    return true;
+}
+
+/* ---- migration ---- */
+
+bool qmp_query_migrate_capabilities(QmpContext *ctx, GPtrArray **ret, GError **error)
+{
+    *ret = qapi_list_MigrationCapabilityStatus_new();
+    QapiMigrationCapabilityStatus *status = g_new0(QapiMigrationCapabilityStatus, 1);
+    status->capability = QAPI_MIGRATION_CAPABILITY_EVENTS;
+    status->state = ctx->set->migrate_events;
+    g_ptr_array_add(*ret, status);
+    return true;
+}
+
+bool qmp_migrate_set_capabilities(QmpContext *ctx, GPtrArray *capabilities, GError **error)
+{
+    for (guint i = 0; i < capabilities->len; i++) {
+        const QapiMigrationCapabilityStatus *status = g_ptr_array_index(capabilities, i);
+        ctx->set->migrate_events = status->state; /* "events" is the only one */
+    }
+    return true;
+}
+
+bool qmp_query_migrate(QmpContext *ctx, QapiMigrationInfo **ret, GError **error)
+{
+    *ret = g_new0(QapiMigrationInfo, 1);
+    (*ret)->blocked_reasons = qapi_list_str_new();
+    g_ptr_array_add((*ret)->blocked_reasons, g_strdup("migration is not supported by this version"));
+    return true;
+}

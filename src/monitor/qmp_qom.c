@@ -1,0 +1,218 @@
+/* QMP: objects, types, devices. SPDX-License-Identifier: GPL-2.0-or-later */
+#include "base/error.h"
+#include "monitor/monitor_internal.h"
+
+#include <string.h>
+
+static Object *resolve(QmpContext *ctx, const char *path, GError **error)
+{
+    bool ambiguous = false;
+    Object *obj = object_resolve_path(vm_root(ctx->vm), path, &ambiguous);
+    if (!obj && ambiguous) {
+        error_set(error, "Path '%s' is ambiguous", path);
+    } else if (!obj) {
+        error_set_class(error, ERROR_CLASS_DEVICE_NOT_FOUND, "Device '%s' not found", path);
+    }
+    return obj;
+}
+
+static QapiObjectPropertyInfo *property_info(const ObjectProperty *p, bool with_default)
+{
+    QapiObjectPropertyInfo *info = g_new0(QapiObjectPropertyInfo, 1);
+    info->name = g_strdup(p->name);
+    info->type = g_strdup(p->type);
+    if (with_default) {
+        info->description = g_strdup(p->description);
+        info->default_value = p->default_value ? json_tokener_parse(p->default_value) : NULL;
+    }
+    return info;
+}
+
+bool qmp_qom_list(QmpContext *ctx, const char *path, GPtrArray **ret, GError **error)
+{
+    Object *obj = resolve(ctx, path, error);
+    if (!obj) {
+        return false;
+    }
+    *ret = qapi_list_ObjectPropertyInfo_new();
+    /* Every object has its type's name; it comes first, as clients know it. */
+    QapiObjectPropertyInfo *type = g_new0(QapiObjectPropertyInfo, 1);
+    type->name = g_strdup("type");
+    type->type = g_strdup("string");
+    g_ptr_array_add(*ret, type);
+    g_autoptr(GPtrArray) list = object_property_list(obj);
+    for (guint i = 0; i < list->len; i++) {
+        g_ptr_array_add(*ret, property_info(g_ptr_array_index(list, i), false));
+    }
+    return true;
+}
+
+bool qmp_qom_get(QmpContext *ctx, const char *path, const char *property, json_object **ret, GError **error)
+{
+    Object *obj = resolve(ctx, path, error);
+    if (!obj) {
+        return false;
+    }
+    if (strcmp(property, "type") == 0 && !object_property_find(obj, property)) {
+        *ret = json_object_new_string(object_get_typename(obj));
+        return true;
+    }
+    g_autoptr(Visitor) v = visitor_new_output();
+    if (!object_property_get(obj, property, v, error)) {
+        return false;
+    }
+    *ret = visitor_output_take(v);
+    return true;
+}
+
+bool qmp_qom_set(QmpContext *ctx, const char *path, const char *property, json_object *value, GError **error)
+{
+    Object *obj = resolve(ctx, path, error);
+    if (!obj) {
+        return false;
+    }
+    g_autoptr(Visitor) v = visitor_new_input(value, false);
+    return object_property_set(obj, property, v, error);
+}
+
+bool qmp_qom_list_types(QmpContext *ctx, const char *implements, bool has_abstract, bool abstract, GPtrArray **ret,
+                        GError **error)
+{
+    g_autoptr(GPtrArray) classes = object_class_list(implements, has_abstract && abstract);
+    *ret = qapi_list_ObjectTypeInfo_new();
+    for (guint i = 0; i < classes->len; i++) {
+        ObjectClass *klass = g_ptr_array_index(classes, i);
+        ObjectClass *parent = object_class_get_parent(klass);
+        QapiObjectTypeInfo *info = g_new0(QapiObjectTypeInfo, 1);
+        info->name = g_strdup(object_class_get_name(klass));
+        info->has_abstract = info->abstract = object_class_is_abstract(klass);
+        info->parent = parent ? g_strdup(object_class_get_name(parent)) : NULL;
+        g_ptr_array_add(*ret, info);
+    }
+    return true;
+}
+
+/* The class's properties, and those that an instance makes for itself. */
+static GPtrArray *type_properties(ObjectClass *klass)
+{
+    GPtrArray *result = qapi_list_ObjectPropertyInfo_new();
+    g_autoptr(Object) obj = NULL;
+    g_autoptr(GPtrArray) list = NULL;
+    if (!object_class_is_abstract(klass) && !object_class_cast(klass, TYPE_INTERFACE)) {
+        obj = object_new(object_class_get_name(klass), NULL);
+    }
+    list = obj ? object_property_list(obj) : object_class_property_list(klass);
+    for (guint i = 0; i < list->len; i++) {
+        g_ptr_array_add(result, property_info(g_ptr_array_index(list, i), true));
+    }
+    return result;
+}
+
+bool qmp_qom_list_properties(QmpContext *ctx, const char *type_name, GPtrArray **ret, GError **error)
+{
+    ObjectClass *klass = object_class_by_name(type_name);
+    if (!klass) {
+        return error_set_class(error, ERROR_CLASS_DEVICE_NOT_FOUND, "Class '%s' not found", type_name);
+    }
+    *ret = type_properties(klass);
+    return true;
+}
+
+bool qmp_device_list_properties(QmpContext *ctx, const char *type_name, GPtrArray **ret, GError **error)
+{
+    ObjectClass *klass = object_class_by_name(type_name);
+    if (!klass) {
+        return error_set_class(error, ERROR_CLASS_DEVICE_NOT_FOUND, "Device '%s' not found", type_name);
+    }
+    if (!object_class_cast(klass, TYPE_DEVICE) || object_class_is_abstract(klass)) {
+        return error_set(error, "Parameter 'typename' expects a non-abstract device type");
+    }
+    g_autoptr(GPtrArray) all = type_properties(klass);
+    *ret = qapi_list_ObjectPropertyInfo_new();
+    for (guint i = 0; i < all->len; i++) {
+        QapiObjectPropertyInfo *info = g_ptr_array_index(all, i);
+        if (g_str_has_prefix(info->type, "child<") || strcmp(info->name, "realized") == 0 ||
+            strcmp(info->name, "hotplugged") == 0 || strcmp(info->name, "hotpluggable") == 0 ||
+            strcmp(info->name, "parent_bus") == 0) {
+            continue;
+        }
+        g_ptr_array_add(*ret, info);
+        all->pdata[i] = NULL; /* moved; the free function takes NULL */
+    }
+    return true;
+}
+
+bool qmp_device_add(QmpContext *ctx, json_object *args, GError **error)
+{
+    json_object *driver;
+    if (!json_object_object_get_ex(args, "driver", &driver)) {
+        return error_set(error, "Parameter 'driver' is missing");
+    }
+    return device_create(vm_root(ctx->vm), args, false, true, vm_globals(ctx->vm), error) != NULL;
+}
+
+bool qmp_device_del(QmpContext *ctx, const char *id, GError **error)
+{
+    return device_delete(vm_root(ctx->vm), id, error);
+}
+
+static const char *string_member(json_object *args, const char *name, GError **error)
+{
+    json_object *value;
+    if (!json_object_object_get_ex(args, name, &value)) {
+        error_set(error, "Parameter '%s' is missing", name);
+        return NULL;
+    }
+    if (!json_object_is_type(value, json_type_string)) {
+        error_set(error, "Invalid parameter type for '%s', expected: string", name);
+        return NULL;
+    }
+    return json_object_get_string(value);
+}
+
+bool qmp_object_add(QmpContext *ctx, json_object *args, GError **error)
+{
+    const char *type = string_member(args, "qom-type", error);
+    const char *id = type ? string_member(args, "id", error) : NULL;
+    if (!id) {
+        return false;
+    }
+    g_autoptr(Visitor) v = visitor_new_input(args, false);
+    return user_creatable_add(vm_root(ctx->vm), type, id, v, error) != NULL;
+}
+
+bool qmp_object_del(QmpContext *ctx, const char *id, GError **error)
+{
+    return user_creatable_del(vm_root(ctx->vm), id, error);
+}
+
+static int64_t int_property(Object *obj, const char *name)
+{
+    int64_t value = 0;
+    if (object_property_find(obj, name)) {
+        object_property_get_int(obj, name, &value, NULL);
+    }
+    return value;
+}
+
+static bool add_iothread(Object *obj, void *opaque)
+{
+    if (object_dynamic_cast(obj, "iothread")) {
+        QapiIOThreadInfo *info = g_new0(QapiIOThreadInfo, 1);
+        info->id = g_strdup(object_get_name_in_parent(obj));
+        info->thread_id = int_property(obj, "thread-id");
+        info->poll_max_ns = int_property(obj, "poll-max-ns");
+        info->poll_grow = int_property(obj, "poll-grow");
+        info->poll_shrink = int_property(obj, "poll-shrink");
+        info->aio_max_batch = int_property(obj, "aio-max-batch");
+        g_ptr_array_add(opaque, info);
+    }
+    return true;
+}
+
+bool qmp_query_iothreads(QmpContext *ctx, GPtrArray **ret, GError **error)
+{
+    *ret = qapi_list_IOThreadInfo_new();
+    object_child_foreach(container_get(vm_root(ctx->vm), "/objects"), false, add_iothread, *ret);
+    return true;
+}
