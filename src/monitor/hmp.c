@@ -121,7 +121,9 @@ void hmp_list(HmpContext *ctx, const HmpCommand *table, const char *prefix, cons
 void hmp_run(MonitorSet *set, Monitor *mon, unsigned *cpu_index, const char *line, GString *out)
 {
     g_autoptr(GError) error = NULL;
-    HmpContext ctx = { .set = set, .vm = set->vm, .mon = mon, .cpu_index = cpu_index, .out = out, .format = "" };
+    HmpContext ctx = {
+        .set = set, .vm = set->vm, .mon = mon, .cpu_index = cpu_index, .out = out, .format = ""
+    };
     g_autofree char *text = g_strstrip(g_strdup(line));
     size_t length = strcspn(text, " \t/");
     if (!length && *text != '/') {
@@ -206,8 +208,8 @@ static void history_move(Monitor *mon, int step)
 
 static void history_add(HmpEditor *e, const char *line)
 {
-    if (*line && (!e->history->len ||
-                  strcmp(g_ptr_array_index(e->history, e->history->len - 1), line) != 0)) {
+    if (*line &&
+        (!e->history->len || strcmp(g_ptr_array_index(e->history, e->history->len - 1), line) != 0)) {
         if (e->history->len == HMP_HISTORY) {
             g_ptr_array_remove_index(e->history, 0);
         }

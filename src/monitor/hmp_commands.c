@@ -169,7 +169,8 @@ static bool hmp_object_add(HmpContext *ctx, const char *args, GError **error)
         return false;
     }
     bool ok = false;
-    if (!json_object_object_get_ex(options, "qom-type", &type) || !json_object_object_get_ex(options, "id", &id)) {
+    if (!json_object_object_get_ex(options, "qom-type", &type) ||
+        !json_object_object_get_ex(options, "id", &id)) {
         error_set(error, "Parameter '%s' is missing",
                   json_object_object_get_ex(options, "qom-type", NULL) ? "id" : "qom-type");
     } else {
@@ -193,7 +194,8 @@ static bool hmp_chardev_add(HmpContext *ctx, const char *args, GError **error)
 
 static bool hmp_chardev_remove(HmpContext *ctx, const char *args, GError **error)
 {
-    return need_arg(args, "the chardev's id", error) && simple(ctx, "chardev-remove", one_arg("id", args), error);
+    return need_arg(args, "the chardev's id", error) &&
+           simple(ctx, "chardev-remove", one_arg("id", args), error);
 }
 
 static bool hmp_netdev_add(HmpContext *ctx, const char *args, GError **error)
@@ -203,7 +205,8 @@ static bool hmp_netdev_add(HmpContext *ctx, const char *args, GError **error)
 
 static bool hmp_netdev_del(HmpContext *ctx, const char *args, GError **error)
 {
-    return need_arg(args, "the back end's id", error) && simple(ctx, "netdev_del", one_arg("id", args), error);
+    return need_arg(args, "the back end's id", error) &&
+           simple(ctx, "netdev_del", one_arg("id", args), error);
 }
 
 static bool hmp_set_link(HmpContext *ctx, const char *args, GError **error)

@@ -122,7 +122,11 @@ static bool info_qtree(HmpContext *ctx, const char *args, GError **error)
 static void print_qom(HmpContext *ctx, Object *obj, int indent)
 {
     const char *name = object_get_name_in_parent(obj);
-    hmp_print(ctx, "%*s/%s (%s)\n", indent, "", name && indent ? name : name ? name : "", object_get_typename(obj));
+    hmp_print(ctx, "%*s/%s (%s)\n", indent, "",
+              name && indent ? name
+              : name         ? name
+                             : "",
+              object_get_typename(obj));
     g_autoptr(GPtrArray) list = object_property_list(obj);
     for (guint i = 0; i < list->len; i++) {
         const ObjectProperty *p = g_ptr_array_index(list, i);
@@ -161,8 +165,9 @@ static bool info_block(HmpContext *ctx, const char *args, GError **error)
 static bool info_blockstats(HmpContext *ctx, const char *args, GError **error)
 {
     json_object *list = block_query_stats(vm_blocks(ctx->vm), false);
-    static const char *const shown[] = { "rd_bytes",         "wr_bytes",         "rd_operations",      "wr_operations",
-                                         "flush_operations", "wr_total_time_ns", "rd_total_time_ns",   "flush_total_time_ns" };
+    static const char *const shown[] = { "rd_bytes",         "wr_bytes",           "rd_operations",
+                                         "wr_operations",    "flush_operations",   "wr_total_time_ns",
+                                         "rd_total_time_ns", "flush_total_time_ns" };
     for (size_t i = 0; i < json_object_array_length(list); i++) {
         json_object *entry = json_object_array_get_idx(list, i);
         json_object *stats = json_object_object_get(entry, "stats");
@@ -170,7 +175,8 @@ static bool info_blockstats(HmpContext *ctx, const char *args, GError **error)
         const char *node = json_object_get_string(json_object_object_get(entry, "node-name"));
         hmp_print(ctx, "%s:", name && *name ? name : node ? node : "");
         for (size_t k = 0; k < G_N_ELEMENTS(shown); k++) {
-            hmp_print(ctx, " %s=%" PRId64, shown[k], json_object_get_int64(json_object_object_get(stats, shown[k])));
+            hmp_print(ctx, " %s=%" PRId64, shown[k],
+                      json_object_get_int64(json_object_object_get(stats, shown[k])));
         }
         hmp_print(ctx, "\n");
     }
@@ -215,8 +221,8 @@ static bool print_iothread(Object *obj, void *opaque)
         int64_t thread = 0, poll = 0;
         object_property_get_int(obj, "thread-id", &thread, NULL);
         object_property_get_int(obj, "poll-max-ns", &poll, NULL);
-        hmp_print(ctx, "%s:\n  thread_id=%" PRId64 "\n  poll-max-ns=%" PRId64 "\n", object_get_name_in_parent(obj),
-                  thread, poll);
+        hmp_print(ctx, "%s:\n  thread_id=%" PRId64 "\n  poll-max-ns=%" PRId64 "\n",
+                  object_get_name_in_parent(obj), thread, poll);
     }
     return true;
 }
@@ -285,23 +291,6 @@ static bool info_pci(HmpContext *ctx, const char *args, GError **error)
     return true;
 }
 
-static bool print_picture(Object *obj, void *opaque)
-{
-    HmpContext *ctx = opaque;
-    if (object_property_find(obj, "irq-state")) {
-        g_autofree char *path = object_get_canonical_path(obj);
-        g_autofree char *text = object_property_get_str(obj, "irq-state", NULL);
-        hmp_print(ctx, "%s: %s\n", path, text ? text : "");
-    }
-    return true;
-}
-
-static bool info_pic(HmpContext *ctx, const char *args, GError **error)
-{
-    object_child_foreach(vm_root(ctx->vm), true, print_picture, ctx);
-    return true;
-}
-
 const HmpCommand hmp_info_commands[] = {
     { "version", "", "of this program", info_version },
     { "status", "", "whether the machine runs", info_status },
@@ -322,7 +311,6 @@ const HmpCommand hmp_info_commands[] = {
     { "jit", "", "what the software CPU did", info_jit },
     { "memory_size_summary", "", "the size of memory", info_memory_size },
     { "pci", "", "the PCI functions", info_pci },
-    { "pic|irq", "", "the interrupt controllers", info_pic },
     { "trace-events", "[PATTERN]", "the trace points", info_trace_events },
     { "migrate", "", "the state of a migration", info_migrate },
     { "balloon", "", "the size of the balloon", info_balloon },

@@ -303,7 +303,8 @@ static bool read_memory(HmpContext *ctx, X86Cpu *cpu, uint64_t address, void *bu
     if (cpu) {
         return monitor_read_virtual(ctx->vm, cpu, address, buffer, size);
     }
-    return address_space_read(vm_machine(ctx->vm)->memory, address, MEMTXATTRS_NONE, buffer, size) == MEMTX_OK;
+    return address_space_read(vm_machine(ctx->vm)->memory, address, MEMTXATTRS_NONE, buffer, size) ==
+           MEMTX_OK;
 }
 
 #ifdef CONFIG_ZYDIS

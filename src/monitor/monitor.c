@@ -85,7 +85,8 @@ static void monitor_free(void *opaque)
     g_free(mon);
 }
 
-bool monitor_set_add(MonitorSet *set, Chardev *chr, MonitorMode mode, bool pretty, const char *id, GError **error)
+bool monitor_set_add(MonitorSet *set, Chardev *chr, MonitorMode mode, bool pretty, const char *id,
+                     GError **error)
 {
     Monitor *mon = g_new0(Monitor, 1);
     mon->set = set;

@@ -1,9 +1,11 @@
 /*
- * The QMP server: a stream of JSON values in, replies and events out. SPDX-License-Identifier: GPL-2.0-or-later
+ * The QMP server: a stream of JSON values in, replies and events out. SPDX-License-Identifier:
+ * GPL-2.0-or-later
  *
- * Requests are answered in the order of their arrival, each before the next is looked at; so an "exec-oob" command is
- * never behind one that waits, since no command waits. Whatever a client sends, the worst it gets is an error reply:
- * after garbage the rest of the line is skipped; a value may have QMP_MAX_REQUEST_BYTES and QMP_MAX_DEPTH.
+ * Requests are answered in the order of their arrival, each before the next is looked at; so an "exec-oob"
+ * command is never behind one that waits, since no command waits. Whatever a client sends, the worst it gets
+ * is an error reply: after garbage the rest of the line is skipped; a value may have QMP_MAX_REQUEST_BYTES
+ * and QMP_MAX_DEPTH.
  */
 #include "base/error.h"
 #include "base/nearest.h"
@@ -50,8 +52,8 @@ const QmpCommand *qmp_command_find(const char *name)
 }
 
 /* Checks the envelope and finds the command. */
-static const QmpCommand *check_request(json_object *request, bool oob_enabled, json_object **args, bool *is_oob,
-                                       GError **error)
+static const QmpCommand *check_request(json_object *request, bool oob_enabled, json_object **args,
+                                       bool *is_oob, GError **error)
 {
     const char *name = NULL;
     *is_oob = false;
@@ -60,7 +62,8 @@ static const QmpCommand *check_request(json_object *request, bool oob_enabled, j
         error_set(error, "QMP input must be a JSON object");
         return NULL;
     }
-    json_object_object_foreach (request, key, member) {
+    json_object_object_foreach(request, key, member)
+    {
         if (strcmp(key, "execute") == 0 || (strcmp(key, "exec-oob") == 0 && oob_enabled)) {
             if (!json_object_is_type(member, json_type_string)) {
                 error_set(error, "QMP input member '%s' must be a string", key);
@@ -129,7 +132,7 @@ void qmp_monitor_init(Monitor *mon)
 {
     mon->tokener = json_tokener_new_ex(QMP_MAX_DEPTH);
     json_tokener_set_flags(mon->tokener, JSON_TOKENER_STRICT | JSON_TOKENER_ALLOW_TRAILING_CHARS |
-                                              JSON_TOKENER_VALIDATE_UTF8);
+                                             JSON_TOKENER_VALIDATE_UTF8);
 }
 
 void qmp_monitor_free(Monitor *mon)

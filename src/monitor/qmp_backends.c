@@ -1,4 +1,5 @@
-/* QMP: character devices, network, block devices, migration's capabilities. SPDX-License-Identifier: GPL-2.0-or-later */
+/* QMP: character devices, network, block devices, migration's capabilities. SPDX-License-Identifier:
+ * GPL-2.0-or-later */
 #include "base/error.h"
 #include "monitor/monitor_internal.h"
 
@@ -52,8 +53,8 @@ bool qmp_chardev_send_break(QmpContext *ctx, const char *id, GError **error)
     return chardev_send_break(vm_chardevs(ctx->vm), id, error);
 }
 
-bool qmp_ringbuf_read(QmpContext *ctx, const char *device, int64_t size, bool has_format, QapiDataFormat format,
-                      char **ret, GError **error)
+bool qmp_ringbuf_read(QmpContext *ctx, const char *device, int64_t size, bool has_format,
+                      QapiDataFormat format, char **ret, GError **error)
 {
     if (size <= 0) {
         return error_set(error, "size must be greater than zero");
@@ -71,8 +72,8 @@ bool qmp_ringbuf_read(QmpContext *ctx, const char *device, int64_t size, bool ha
     return true;
 }
 
-bool qmp_ringbuf_write(QmpContext *ctx, const char *device, const char *data, bool has_format, QapiDataFormat format,
-                       GError **error)
+bool qmp_ringbuf_write(QmpContext *ctx, const char *device, const char *data, bool has_format,
+                       QapiDataFormat format, GError **error)
 {
     if (has_format && format == QAPI_DATA_FORMAT_BASE64) {
         gsize size;
@@ -114,7 +115,8 @@ bool qmp_query_named_block_nodes(QmpContext *ctx, bool has_flat, bool flat, json
     return true;
 }
 
-bool qmp_query_blockstats(QmpContext *ctx, bool has_query_nodes, bool query_nodes, json_object **ret, GError **error)
+bool qmp_query_blockstats(QmpContext *ctx, bool has_query_nodes, bool query_nodes, json_object **ret,
+                          GError **error)
 {
     *ret = block_query_stats(vm_blocks(ctx->vm), has_query_nodes && query_nodes);
     return true;
@@ -130,7 +132,8 @@ bool qmp_blockdev_del(QmpContext *ctx, const char *node_name, GError **error)
     return blockdev_del(vm_blocks(ctx->vm), node_name, error);
 }
 
-bool qmp_block_resize(QmpContext *ctx, const char *device, const char *node_name, int64_t size, GError **error)
+bool qmp_block_resize(QmpContext *ctx, const char *device, const char *node_name, int64_t size,
+                      GError **error)
 {
     if (size < 0) {
         return error_set(error, "Parameter 'size' expects a >0 size");

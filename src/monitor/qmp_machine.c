@@ -79,10 +79,12 @@ bool qmp_set_action(QmpContext *ctx, bool has_reboot, QapiRebootAction reboot, b
                     QapiWatchdogAction watchdog, GError **error)
 {
     Vm *vm = ctx->vm;
-    return (!has_reboot || vm_set_action(vm, "reboot", enum_name(&qapi_RebootAction_lookup, (int)reboot), error)) &&
+    return (!has_reboot ||
+            vm_set_action(vm, "reboot", enum_name(&qapi_RebootAction_lookup, (int)reboot), error)) &&
            (!has_shutdown ||
             vm_set_action(vm, "shutdown", enum_name(&qapi_ShutdownAction_lookup, (int)shutdown), error)) &&
-           (!has_panic || vm_set_action(vm, "panic", enum_name(&qapi_PanicAction_lookup, (int)panic), error)) &&
+           (!has_panic ||
+            vm_set_action(vm, "panic", enum_name(&qapi_PanicAction_lookup, (int)panic), error)) &&
            (!has_watchdog ||
             vm_set_action(vm, "watchdog", enum_name(&qapi_WatchdogAction_lookup, (int)watchdog), error));
 }
@@ -343,7 +345,8 @@ static bool read_virtual(void *opaque, uint64_t address, void *buffer, size_t si
 bool qmp_memsave(QmpContext *ctx, int64_t val, int64_t size, const char *filename, bool has_cpu_index,
                  int64_t cpu_index, GError **error)
 {
-    VirtualRead r = { .vm = ctx->vm, .cpu = monitor_cpu(ctx->set, has_cpu_index ? (uint64_t)cpu_index : 0, error) };
+    VirtualRead r = { .vm = ctx->vm,
+                      .cpu = monitor_cpu(ctx->set, has_cpu_index ? (uint64_t)cpu_index : 0, error) };
     if (!r.cpu) {
         return false;
     }

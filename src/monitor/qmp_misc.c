@@ -39,8 +39,8 @@ bool qmp_query_qmp_schema(QmpContext *ctx, json_object **ret, GError **error)
     return true;
 }
 
-bool qmp_human_monitor_command(QmpContext *ctx, const char *command_line, bool has_cpu_index, int64_t cpu_index,
-                               char **ret, GError **error)
+bool qmp_human_monitor_command(QmpContext *ctx, const char *command_line, bool has_cpu_index,
+                               int64_t cpu_index, char **ret, GError **error)
 {
     unsigned index = 0;
     if (has_cpu_index) {

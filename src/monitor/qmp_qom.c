@@ -75,8 +75,8 @@ bool qmp_qom_set(QmpContext *ctx, const char *path, const char *property, json_o
     return object_property_set(obj, property, v, error);
 }
 
-bool qmp_qom_list_types(QmpContext *ctx, const char *implements, bool has_abstract, bool abstract, GPtrArray **ret,
-                        GError **error)
+bool qmp_qom_list_types(QmpContext *ctx, const char *implements, bool has_abstract, bool abstract,
+                        GPtrArray **ret, GError **error)
 {
     g_autoptr(GPtrArray) classes = object_class_list(implements, has_abstract && abstract);
     *ret = qapi_list_ObjectTypeInfo_new();
