@@ -64,6 +64,8 @@ __asm__(".text\n"
         "  ret\n"
         ".type native_handler_entry,@function\n"
         "native_handler_entry:\n"
+        "  rdfsbase %rax\n mov %rax, native_case_fs(%rip)\n"
+        "  rdgsbase %rax\n mov %rax, native_case_gs(%rip)\n"
         "  mov native_host_fs(%rip), %rax\n wrfsbase %rax\n"
         "  mov native_host_gs(%rip), %rax\n wrgsbase %rax\n"
         "  jmp native_handler\n");
@@ -234,11 +236,11 @@ void native_run(const CaseState *in, bool cs32, CaseOutcome *out)
     memset(frame_fp + 512, 0, 64);
     frame_fp[512] = 7;
     run_uc.uc_mcontext.fpregs = (void *)frame_fp;
-    out->state.fs_base = in->fs_base;
-    out->state.gs_base = in->gs_base;
     native_case_fs = in->fs_base;
     native_case_gs = in->gs_base;
     run_out = out;
     running = 1;
     native_enter(&run_uc);
+    out->state.fs_base = native_case_fs;
+    out->state.gs_base = native_case_gs;
 }

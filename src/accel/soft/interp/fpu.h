@@ -100,6 +100,14 @@ static inline void fpu_check_pending(X86Cpu *cpu)
     }
 }
 
+/* #AC where alignment is checked; alignment in bytes. */
+static inline void fpu_check_ac(X86Cpu *cpu, uint64_t linear, unsigned alignment)
+{
+    if (G_UNLIKELY(cpu->mode & MODE_AC) && (linear & (alignment - 1))) {
+        x86_raise_error(cpu, EXC_AC, 0);
+    }
+}
+
 /* The stub and its description of a form marked native; NULL where the host cannot. */
 NativeStub *simd_make_stub(const X86Cpu *cpu, const X86Insn *insn, NativeForm *form);
 

@@ -22,6 +22,7 @@
 #define AUX_AVX         (1u << 22)
 #define AUX_SSE         (1u << 23)
 #define AUX_MMX         (1u << 24)
+#define AUX_PENDING     (1u << 25) /* a pending x87 exception comes first */
 #define AUX_FLAGS       (AUX_FLAGS_OUT | AUX_STRING | AUX_CX_OUT | AUX_GPR_IN | AUX_GPR_OUT)
 
 void fpu_unavailable_sse(X86Cpu *cpu)
@@ -229,8 +230,8 @@ static inline void check_alignment(X86Cpu *cpu, uint64_t linear, uint32_t aux)
         x86_raise_error(cpu, EXC_GP, 0);
     }
     if (G_UNLIKELY(cpu->mode & MODE_AC)) {
-        unsigned size = aux & AUX_SIZE;
-        if (size && !(size & (size - 1)) && (linear & (size - 1))) {
+        unsigned size = MIN(aux & AUX_SIZE, 16u); /* of 32-byte operands 16 suffice */
+        if (linear & (size - 1)) {
             x86_raise_error(cpu, EXC_AC, 0);
         }
     }
@@ -248,6 +249,9 @@ static void exec_stub(X86Cpu *cpu, const InterpNative *n)
     NativeArgs args;
 
     check_mode(cpu, aux);
+    if (aux & AUX_PENDING) {
+        fpu_check_pending(cpu);
+    }
     if (size) {
         bool write = aux & AUX_WRITE;
         linear = interp_linear(cpu, n, size, write);
@@ -270,8 +274,9 @@ static void exec_stub(X86Cpu *cpu, const InterpNative *n)
         args.ax = cpu->regs[R_RAX];
         args.dx = cpu->regs[R_RDX];
     }
+    unsigned is4 = insn->imm >> 4 & (cpu->mode & MODE_CS64 ? 15 : 7);
     int vector = ((NativeStub *)n->data)(cpu->xsave, insn->reg * 16u, insn->vvvv * 16u, insn->rm * 16u, mem,
-                                         &args, (insn->imm >> 4 & 15) * 16u);
+                                         &args, is4 * 16u);
     if (G_UNLIKELY(vector)) {
         raise_native(cpu, vector);
     }
@@ -380,10 +385,14 @@ static void exec_maskmovdqu(X86Cpu *cpu, const InterpNative *n)
     uint64_t address_mask = insn->address_size == 8   ? UINT64_MAX
                             : insn->address_size == 4 ? 0xffffffffu
                                                       : 0xffffu;
+    /* Faults come from the whole operand, even with nothing selected: SDM leaves that to the implementation.
+     */
+    uint64_t start = x86_linear(cpu, insn->segment, cpu->regs[R_RDI] & address_mask, size, true);
+    fpu_check_ac(cpu, start, size);
+    x86_probe(cpu, start, size, MMU_WRITE);
     for (unsigned i = 0; i < size; i++) {
         if (mask[i] & 0x80) {
             linear[i] = x86_linear(cpu, insn->segment, (cpu->regs[R_RDI] + i) & address_mask, 1, true);
-            x86_probe(cpu, linear[i], 1, MMU_WRITE);
         }
     }
     for (unsigned i = 0; i < size; i++) {
@@ -409,56 +418,41 @@ static void exec_maskmovdqu(X86Cpu *cpu, const InterpNative *n)
 /* ---- gathers: SDM vol. 2 VGATHERxPx, VPGATHERxx. aux: element size | index size << 8 | elements << 16 ----
  */
 
+static uint8_t *vec_element(X86Cpu *cpu, unsigned number, unsigned at)
+{
+    return cpu->xsave + (at < 16 ? XSAVE_XMM : XSAVE_AVX - 16) + number * 16 + at;
+}
+
+/* A fault leaves the elements done so far in the registers with their masks cleared, and the rest as it was,
+ * so that the instruction goes on from there. What lies above the gathered elements is zeroed at the end
+ * only. */
 static void exec_gather(X86Cpu *cpu, const InterpNative *n)
 {
     const X86Insn *insn = &n->insn;
     unsigned element = n->aux & 0xff, index_size = n->aux >> 8 & 0xff, count = n->aux >> 16;
-    uint8_t value[32], mask[32], index[32];
     fpu_check_avx(cpu);
-    vec_get(cpu, insn->reg, value);
-    vec_get(cpu, insn->vvvv, mask);
-    vec_get(cpu, insn->index, index);
-    unsigned size = count * element;
-    /* Bytes of destination and mask above the gathered elements end up zero. */
-    memset(value + size, 0, 32 - size);
-    memset(mask + size, 0, 32 - size);
     uint64_t address_mask = insn->address_size == 8 ? UINT64_MAX : 0xffffffffu;
     uint64_t base = insn->base < 16 ? cpu->regs[insn->base] : 0;
     for (unsigned i = 0; i < count; i++) {
-        memset(mask + i * element, mask[i * element + element - 1] & 0x80 ? 0xff : 0, element);
+        uint8_t *mask = vec_element(cpu, insn->vvvv, i * element);
+        if (mask[element - 1] & 0x80) {
+            const uint8_t *index = vec_element(cpu, insn->index, i * index_size);
+            int64_t at = index_size == 4 ? (int32_t)xsave_get32(index, 0) : (int64_t)xsave_get64(index, 0);
+            uint64_t offset =
+                (base + ((uint64_t)at << insn->scale) + (uint64_t)(int64_t)insn->disp) & address_mask;
+            uint64_t linear = x86_linear(cpu, insn->segment, offset, element, false);
+            if (element == 4) {
+                xsave_put32(vec_element(cpu, insn->reg, i * 4), 0, x86_ld32(cpu, linear));
+            } else {
+                xsave_put64(vec_element(cpu, insn->reg, i * 8), 0, x86_ld64(cpu, linear));
+            }
+        }
+        memset(mask, 0, element);
     }
-    for (unsigned i = 0; i < count; i++) {
-        if (!(mask[i * element] & 0x80)) {
-            continue;
-        }
-        int64_t at;
-        if (index_size == 4) {
-            int32_t v;
-            memcpy(&v, index + i * 4, 4);
-            at = v;
-        } else {
-            memcpy(&at, index + i * 8, 8);
-        }
-        uint64_t offset =
-            (base + ((uint64_t)at << insn->scale) + (uint64_t)(int64_t)insn->disp) & address_mask;
-        uint64_t linear = x86_linear(cpu, insn->segment, offset, element, false);
-        /* x86_raise does not come back: elements done so far must stand in the registers by then, with their
-         * masks cleared, so that the instruction can go on from there. */
-        if (element == 4) {
-            uint32_t v = x86_ld32(cpu, linear);
-            memcpy(value + i * 4, &v, 4);
-        } else {
-            uint64_t v = x86_ld64(cpu, linear);
-            memcpy(value + i * 8, &v, 8);
-        }
-        memset(mask + i * element, 0, element);
-        unsigned full = size > 16 ? 32 : 16;
-        vec_put(cpu, insn->reg, value, full);
-        vec_put(cpu, insn->vvvv, mask, full);
+    for (unsigned i = count * element; i < 32; i += 4) {
+        xsave_put32(vec_element(cpu, insn->reg, i), 0, 0);
+        xsave_put32(vec_element(cpu, insn->vvvv, i), 0, 0);
     }
-    memset(mask, 0, sizeof(mask));
-    vec_put(cpu, insn->reg, value, 32);
-    vec_put(cpu, insn->vvvv, mask, 32);
 }
 
 /* ---- the rest ---- */
@@ -490,6 +484,7 @@ static void exec_ldmxcsr(X86Cpu *cpu, const InterpNative *n)
 {
     check_mxcsr_allowed(cpu, n);
     uint64_t linear = interp_linear(cpu, n, 4, false);
+    fpu_check_ac(cpu, linear, 4);
     uint32_t value = x86_ld32(cpu, linear);
     if (value & ~MXCSR_VALID) {
         x86_raise_error(cpu, EXC_GP, 0);
@@ -501,6 +496,7 @@ static void exec_stmxcsr(X86Cpu *cpu, const InterpNative *n)
 {
     check_mxcsr_allowed(cpu, n);
     uint64_t linear = interp_linear(cpu, n, 4, true);
+    fpu_check_ac(cpu, linear, 4);
     x86_st32(cpu, linear, xsave_get32(cpu->xsave, XSAVE_MXCSR));
 }
 
@@ -597,6 +593,9 @@ FpuExec *simd_bind(X86Cpu *cpu, InterpNative *n)
     } else if (f.rm_kind == NATIVE_GPR) {
         aux |= (uint32_t)insn->rm << AUX_GPR_SHIFT;
         aux |= f.flags & NATIVE_OUT_RM ? AUX_GPR_OUT : AUX_GPR_IN;
+    }
+    if (f.reg_kind == NATIVE_MMX || f.rm_kind == NATIVE_MMX || form->mnemonic == X86_EMMS) {
+        aux |= AUX_PENDING; /* but not CVTPI2PS from memory, which leaves the MMX state alone */
     }
     aux |= f.flags & NATIVE_OUT_FLAGS ? AUX_FLAGS_OUT : 0;
     aux |= f.flags & NATIVE_OUT_CX ? AUX_CX_OUT : 0;

@@ -15,16 +15,6 @@
 #define AUX_FLAGS_IN  (1u << 7)
 #define AUX_FLAGS_OUT (1u << 8)
 
-static void check_ac(X86Cpu *cpu, uint64_t linear, unsigned size)
-{
-    if (G_UNLIKELY(cpu->mode & MODE_AC)) {
-        unsigned mask = size == 10 ? 7 : size - 1;
-        if (linear & mask) {
-            x86_raise_error(cpu, EXC_AC, 0);
-        }
-    }
-}
-
 static void exec_x87(X86Cpu *cpu, const InterpNative *n)
 {
     uint8_t bounce[64] __attribute__((aligned(64)));
@@ -38,7 +28,7 @@ static void exec_x87(X86Cpu *cpu, const InterpNative *n)
     fpu_check_pending(cpu); /* #MF comes before memory faults */
     if (size) {
         linear = interp_linear(cpu, n, size, aux & AUX_STORE);
-        check_ac(cpu, linear, size);
+        fpu_check_ac(cpu, linear, size == 10 ? 8 : size);
         if (aux & AUX_STORE) {
             x86_probe(cpu, linear, size, MMU_WRITE);
         } else {
@@ -142,7 +132,7 @@ static void exec_store_word(X86Cpu *cpu, const InterpNative *n)
 {
     fpu_check_x87(cpu);
     uint64_t linear = interp_linear(cpu, n, 2, true);
-    check_ac(cpu, linear, 2);
+    fpu_check_ac(cpu, linear, 2);
     x86_st16(cpu, linear, xsave_get16(cpu->xsave, n->aux));
 }
 
@@ -151,7 +141,7 @@ static void exec_fldcw(X86Cpu *cpu, const InterpNative *n)
     fpu_check_x87(cpu);
     fpu_check_pending(cpu);
     uint64_t linear = interp_linear(cpu, n, 2, false);
-    check_ac(cpu, linear, 2);
+    fpu_check_ac(cpu, linear, 2);
     xsave_put16(cpu->xsave, XSAVE_FCW, (uint16_t)((x86_ld16(cpu, linear) & 0x1f7f) | 0x40));
     fpu_update_summary(cpu->xsave);
 }
@@ -270,6 +260,7 @@ static void exec_fnstenv(X86Cpu *cpu, const InterpNative *n)
     uint8_t env[28];
     fpu_check_x87(cpu);
     uint64_t linear = interp_linear(cpu, n, env_size(n), true);
+    fpu_check_ac(cpu, linear, n->insn.operand_size == 2 ? 2 : 4);
     unsigned size = env_build(cpu, n, env);
     x86_write_bytes(cpu, linear, env, size);
     /* All exceptions are masked after that. */
@@ -283,6 +274,7 @@ static void exec_fldenv(X86Cpu *cpu, const InterpNative *n)
     fpu_check_x87(cpu);
     fpu_check_pending(cpu);
     uint64_t linear = interp_linear(cpu, n, env_size(n), false);
+    fpu_check_ac(cpu, linear, n->insn.operand_size == 2 ? 2 : 4);
     x86_read_bytes(cpu, linear, env, env_size(n));
     env_load(cpu, n, env);
 }
@@ -292,6 +284,7 @@ static void exec_fnsave(X86Cpu *cpu, const InterpNative *n)
     uint8_t area[108];
     fpu_check_x87(cpu);
     uint64_t linear = interp_linear(cpu, n, env_size(n) + 80, true);
+    fpu_check_ac(cpu, linear, n->insn.operand_size == 2 ? 2 : 4);
     unsigned size = env_build(cpu, n, area);
     for (unsigned i = 0; i < 8; i++) {
         memcpy(area + size + i * 10, cpu->xsave + XSAVE_ST + i * 16, 10);
@@ -307,6 +300,7 @@ static void exec_frstor(X86Cpu *cpu, const InterpNative *n)
     fpu_check_pending(cpu);
     unsigned size = env_size(n);
     uint64_t linear = interp_linear(cpu, n, size + 80, false);
+    fpu_check_ac(cpu, linear, n->insn.operand_size == 2 ? 2 : 4);
     x86_read_bytes(cpu, linear, area, size + 80);
     env_load(cpu, n, area);
     for (unsigned i = 0; i < 8; i++) {

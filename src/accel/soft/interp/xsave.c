@@ -92,6 +92,7 @@ static uint64_t fx_begin(X86Cpu *cpu, const InterpNative *n, bool write)
     fpu_check_x87(cpu);
     uint64_t linear = interp_linear(cpu, n, 512, write);
     if (linear & 15) {
+        fpu_check_ac(cpu, linear, 4); /* #AC may be raised instead, SDM vol. 2 FXSAVE */
         x86_raise_error(cpu, EXC_GP, 0);
     }
     return linear;
@@ -192,10 +193,10 @@ static void exec_xsave(X86Cpu *cpu, const InterpNative *n)
         x86_write_bytes(cpu, avx_linear, image + XSAVE_AVX, xmm_bytes(cpu));
     }
     if (compact) {
-        uint8_t header[64] = { 0 };
+        uint8_t header[16];
         xsave_put64(header, 0, used);
         xsave_put64(header, 8, rfbm | XCOMP_COMPACT);
-        x86_write_bytes(cpu, linear + XSAVE_HEADER, header, 64);
+        x86_write_bytes(cpu, linear + XSAVE_HEADER, header, 16);
     } else {
         uint64_t bv = x86_ld64(cpu, linear + XSAVE_HEADER);
         x86_st64(cpu, linear + XSAVE_HEADER, (bv & ~(uint64_t)rfbm) | used);

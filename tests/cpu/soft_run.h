@@ -1,0 +1,21 @@
+/*
+ * The interpreter's side of the oracle: a bare vCPU at CPL 3 whose pages are laid out as native_run.h says.
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef RHEA_TESTS_CPU_SOFT_RUN_H
+#define RHEA_TESTS_CPU_SOFT_RUN_H
+
+#include "arch/x86/decode.h"
+#include "native_run.h"
+
+/* Builds the vCPU. Returns NULL, or why it cannot. Once. */
+const char *soft_setup(void);
+/* The guest's RAM behind CASE_CODE_BASE and CASE_DATA_BASE. */
+uint8_t *soft_code(void);
+uint8_t *soft_data(void);
+/* Tells the vCPU that its code page was written. */
+void soft_code_written(void);
+/* Executes one instruction at in->rip. */
+void soft_run(const CaseState *in, bool cs32, CaseOutcome *out);
+
+#endif
