@@ -143,13 +143,13 @@ static void compare(const Case *c, const CaseOutcome *n, const CaseOutcome *s, D
     if (n->vector != s->vector) {
         differ(d, "outcome: host %d, interpreter %d (-1: done, else the exception)", n->vector, s->vector);
     } else if (n->vector >= 0) {
+        /* Of large operands the very byte, and with it the page, is the vendor's choice. */
+        bool exact = !is_state_area(c->insn.form);
         bool has_error = (n->vector >= 10 && n->vector <= 14) || n->vector == 17 || n->vector == 8;
-        if (has_error && n->error_code != s->error_code) {
+        if (has_error && exact && n->error_code != s->error_code) {
             differ(d, "error code: host %#x, interpreter %#x", n->error_code, s->error_code);
         }
-        /* Of large operands the very byte is the vendor's choice. */
-        uint64_t ignore = is_state_area(c->insn.form) ? 0xfff : 0;
-        if (n->vector == EXC_PF && ((n->cr2 ^ s->cr2) & ~ignore)) {
+        if (n->vector == EXC_PF && exact && n->cr2 != s->cr2) {
             differ(d, "CR2: host %#" PRIx64 ", interpreter %#" PRIx64, n->cr2, s->cr2);
         }
     }
@@ -338,6 +338,10 @@ static void run_case(const Case *c, uint64_t seed)
         run_until_left(c, true, &native);
     } else {
         soft_run(&c->state, c->cs32, &soft);
+        native_run(&c->state, c->cs32, &native);
+    }
+    if (native.vector == EXC_PF && soft.vector == EXC_PF && native.error_code != soft.error_code && !repeated) {
+        /* A hypervisor under this host may have had no translation of a present page at hand: look once more. */
         native_run(&c->state, c->cs32, &native);
     }
     Difference d = { .text = g_string_new("") };
