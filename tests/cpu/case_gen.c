@@ -623,7 +623,8 @@ bool case_make(Rng *rng, const X86Form *form, bool cs32, Case *c)
     c->state.rip =
         CASE_CODE_BASE + (rng_one_in(rng, 16) ? CASE_PAGE - insn->length : rng_below(rng, CASE_PAGE - 64));
     solve_implied(rng, c);
-    if (form->mnemonic == X86_MASKMOVQ || form->mnemonic == X86_MASKMOVDQU || form->mnemonic == X86_VMASKMOVDQU) {
+    if (form->mnemonic == X86_MASKMOVQ || form->mnemonic == X86_MASKMOVDQU ||
+        form->mnemonic == X86_VMASKMOVDQU) {
         c->state.rflags &= ~(uint64_t)FLAG_AC; /* which of its bytes are checked is the vendor's choice */
     }
     c->operand = 0;

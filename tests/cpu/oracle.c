@@ -340,8 +340,10 @@ static void run_case(const Case *c, uint64_t seed)
         soft_run(&c->state, c->cs32, &soft);
         native_run(&c->state, c->cs32, &native);
     }
-    if (native.vector == EXC_PF && soft.vector == EXC_PF && native.error_code != soft.error_code && !repeated) {
-        /* A hypervisor under this host may have had no translation of a present page at hand: look once more. */
+    if (native.vector == EXC_PF && soft.vector == EXC_PF && native.error_code != soft.error_code &&
+        !repeated) {
+        /* A hypervisor under this host may have had no translation of a present page at hand: look once more.
+         */
         native_run(&c->state, c->cs32, &native);
     }
     Difference d = { .text = g_string_new("") };

@@ -1,6 +1,6 @@
 /*
- * See soft_run.h. One megabyte of guest RAM: page tables from 0, the code page and the data pages behind them; linear
- * addresses are the host side's. SPDX-License-Identifier: GPL-2.0-or-later
+ * See soft_run.h. One megabyte of guest RAM: page tables from 0, the code page and the data pages behind
+ * them; linear addresses are the host side's. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "soft_run.h"
 
@@ -122,9 +122,10 @@ void soft_run(const CaseState *in, bool cs32, CaseOutcome *out)
     cpu->rip = in->rip;
     memcpy(cpu->xsave, in->xsave, CASE_XSAVE_SIZE);
     for (int seg = 0; seg < SEG_COUNT; seg++) {
-        cpu->segs[seg] = (X86Segment){ .selector = seg == SEG_CS ? 0x33 : 0x2b,
-                                       .attr = DESC_P | DESC_S | DESC_W | DESC_A | DESC_B | DESC_G | 3u << DESC_DPL_SHIFT,
-                                       .limit = UINT32_MAX };
+        cpu->segs[seg] =
+            (X86Segment){ .selector = seg == SEG_CS ? 0x33 : 0x2b,
+                          .attr = DESC_P | DESC_S | DESC_W | DESC_A | DESC_B | DESC_G | 3u << DESC_DPL_SHIFT,
+                          .limit = UINT32_MAX };
     }
     cpu->segs[SEG_CS].attr = DESC_P | DESC_S | DESC_CODE | DESC_R | DESC_A | DESC_G | 3u << DESC_DPL_SHIFT |
                              (cs32 ? DESC_B : DESC_L);
