@@ -4,7 +4,7 @@
 
 #include "hw/core/device.h"
 
-/* Maps itself at HPET_ADDRESS of env->system_memory; its timers reach env->gsi. Property "timers" (3 to 32).
+/* Maps itself at HPET_ADDRESS of env->system_memory; its timers reach env->gsi. Property "timers" (3 to 24).
  * No bus. */
 #define TYPE_HPET    "hpet"
 #define HPET_ADDRESS 0xfed00000u
