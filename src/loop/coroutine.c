@@ -103,7 +103,11 @@ __attribute__((constructor)) static void make_pool_key(void)
     pthread_key_create(&pool_key, pool_drop);
 }
 
-static void switch_to(Coroutine *from, Coroutine *to)
+#if defined(__SANITIZE_THREAD__)
+__attribute__((no_sanitize("thread"), noinline)) /* its entry and exit would be booked on two fibers */
+#endif
+static void
+switch_to(Coroutine *from, Coroutine *to)
 {
 #if defined(__SANITIZE_ADDRESS__)
     const char *base = to == &leader ? to->asan_base : to->stack + GUARD_BYTES;
