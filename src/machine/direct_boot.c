@@ -707,6 +707,19 @@ DirectBootKind direct_boot_kind(const DirectBoot *boot)
     return boot->kind;
 }
 
+bool direct_boot_inside(const DirectBoot *boot, uint64_t limit)
+{
+    for (guint i = 0; i < boot->blobs->len; i++) {
+        const BootBlob *blob = boot->blobs->pdata[i];
+        uint64_t end;
+        if (__builtin_add_overflow(blob->gpa, blob->size, &end) ||
+            __builtin_add_overflow(end, blob->zero, &end) || end > limit) {
+            return false;
+        }
+    }
+    return true;
+}
+
 uint64_t direct_boot_entry(const DirectBoot *boot)
 {
     return boot->entry;

@@ -45,6 +45,8 @@ typedef enum DirectBootKind {
 DirectBoot *direct_boot_new(const DirectBootInfo *info, GError **error);
 void direct_boot_free(DirectBoot *boot);
 DirectBootKind direct_boot_kind(const DirectBoot *boot);
+/* Whether all that it places ends below a limit (for tests). */
+bool direct_boot_inside(const DirectBoot *boot, uint64_t limit);
 uint64_t direct_boot_entry(const DirectBoot *boot);
 /* Puts the images into memory and the first CPU at the kernel's entry; after every reset of the machine.
  * vCPUs stand still. */

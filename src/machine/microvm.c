@@ -18,7 +18,6 @@
 #define GED_ADDRESS          0xfea00000u
 #define GED_GSI              9
 #define VIRTIO_MMIO_ADDRESS  0xfeb00000u
-#define VIRTIO_MMIO_SIZE     0x200
 #define VIRTIO_MMIO_SLOTS    8
 #define VIRTIO_MMIO_GSI      16
 

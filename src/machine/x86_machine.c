@@ -109,9 +109,8 @@ static void x86_set_a20(void *opaque, int n, bool level)
     Machine *machine = opaque;
 
     for (unsigned i = 0; i < machine->smp.cpus; i++) {
-        X86Cpu *cpu = machine->cpu_slots[i].cpu;
-        if (cpu && __atomic_exchange_n(&cpu->a20_masked, !level, __ATOMIC_SEQ_CST) != !level) {
-            cpu_interrupt(cpu, CPU_INTERRUPT_TLB);
+        if (machine->cpu_slots[i].cpu) {
+            x86_cpu_set_a20(machine->cpu_slots[i].cpu, level);
         }
     }
 }
