@@ -7,6 +7,7 @@
  */
 #include <glib.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -62,13 +63,15 @@ static size_t next_input(GRand *rand, uint8_t *buffer, size_t size, size_t max)
             break;
         case 2: {
             uint64_t value = interesting[g_rand_int_range(rand, 0, G_N_ELEMENTS(interesting))];
-            size_t length = MIN((size_t)1 << g_rand_int_range(rand, 0, 4), size - at);
+            size_t want = (size_t)1 << g_rand_int_range(rand, 0, 4); /* MIN would draw twice */
+            size_t length = MIN(want, size - at);
             memcpy(buffer + at, &value, length);
             break;
         }
         default: {
             size_t from = g_rand_int_range(rand, 0, size);
-            size_t length = MIN((size_t)g_rand_int_range(rand, 1, 32), size - MAX(at, from));
+            size_t want = g_rand_int_range(rand, 1, 32);
+            size_t length = MIN(want, size - MAX(at, from));
             memmove(buffer + at, buffer + from, length);
         }
         }
