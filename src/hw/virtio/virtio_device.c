@@ -92,8 +92,18 @@ static void queue_rung(void *opaque)
     VirtQueue *vq = opaque;
     event_notifier_test_and_clear(&vq->notifier);
     TRACE(virtio_queue_ring, name_of(vq->vdev), vq->index);
-    if (virtio_device_active(vq->vdev) && vq->enabled && vq->handler) {
-        vq->handler(vq->vdev, vq);
+    VirtioDevice *vdev = vq->vdev;
+    if (!virtio_device_active(vdev)) {
+        return;
+    }
+    if (vdev->resume_pending) {
+        vdev->resume_pending = false;
+        if (VIRTIO_DEVICE_GET_CLASS(vdev)->resume) {
+            VIRTIO_DEVICE_GET_CLASS(vdev)->resume(vdev);
+        }
+    }
+    if (vq->enabled && vq->handler) {
+        vq->handler(vdev, vq);
     }
 }
 
@@ -211,6 +221,18 @@ static void finish_reset(VirtioDevice *vdev)
     }
 }
 
+/* Resets now, or with the last request in flight. */
+static void begin_reset(VirtioDevice *vdev)
+{
+    VirtioDeviceClass *vc = VIRTIO_DEVICE_GET_CLASS(vdev);
+    vdev->resetting = true;
+    vdev->in_flight++; /* so that it ends here and once */
+    if (vc->cancel) {
+        vc->cancel(vdev);
+    }
+    virtio_device_put(vdev);
+}
+
 void virtio_device_get(VirtioDevice *vdev)
 {
     vdev->in_flight++;
@@ -234,10 +256,7 @@ void virtio_set_status(VirtioDevice *vdev, uint8_t status)
     VirtioDeviceClass *vc = VIRTIO_DEVICE_GET_CLASS(vdev);
     TRACE(virtio_set_status, name_of(vdev), status);
     if (status == 0) {
-        vdev->resetting = vdev->in_flight > 0;
-        if (!vdev->resetting) {
-            finish_reset(vdev);
-        }
+        begin_reset(vdev);
         return;
     }
     if (vdev->resetting) {
@@ -275,11 +294,7 @@ void virtio_device_power_reset(VirtioDevice *vdev)
         vc->drain(vdev);
         home_lock(vdev->home);
     }
-    if (vdev->in_flight) {
-        vdev->resetting = true; /* the last put ends it */
-    } else {
-        finish_reset(vdev);
-    }
+    begin_reset(vdev);
 }
 
 uint16_t virtio_device_id(VirtioDevice *vdev)
@@ -318,13 +333,14 @@ void virtio_config_write(VirtioDevice *vdev, uint64_t offset, uint64_t value, un
 static void run_changed(void *opaque, bool running)
 {
     VirtioDevice *vdev = opaque;
+    VirtioDeviceClass *vc = VIRTIO_DEVICE_GET_CLASS(vdev);
     home_lock(vdev->home);
     vdev->vm_running = running;
+    vdev->resume_pending = running;
     if (running && (vdev->status & VIRTIO_STATUS_DRIVER_OK)) {
         virtio_device_kick_all(vdev);
     }
     home_unlock(vdev->home);
-    VirtioDeviceClass *vc = VIRTIO_DEVICE_GET_CLASS(vdev);
     if (!running && vc->drain) {
         vc->drain(vdev);
     }
@@ -334,6 +350,7 @@ static void virtio_device_teardown(VirtioDevice *vdev)
 {
     VirtioDeviceClass *vc = VIRTIO_DEVICE_GET_CLASS(vdev);
     home_lock(vdev->home);
+    vdev->in_flight++;      /* a reset under way does not end any more */
     vdev->resetting = true; /* handlers do nothing from here on */
     home_unlock(vdev->home);
     if (vc->drain) {
@@ -343,7 +360,9 @@ static void virtio_device_teardown(VirtioDevice *vdev)
         vc->unrealize(vdev);
     }
     free_queues(vdev);
+    vdev->in_flight = 0;
     vdev->resetting = false;
+    vdev->status = 0;
     vdev->bus = NULL;
 }
 

@@ -87,7 +87,7 @@ struct VirtioDevice {
     size_t config_size;
     bool broken;    /* NEEDS_RESET: queues are not touched until then */
     bool resetting; /* the driver asked for a reset; ends with the last request in flight */
-    bool vm_running;
+    bool vm_running, resume_pending;
     unsigned in_flight; /* requests whose buffers a back end has */
 };
 
@@ -109,6 +109,12 @@ struct VirtioDeviceClass {
     void (*set_config)(VirtioDevice *vdev, uint32_t offset, const uint8_t *data, unsigned size);
     /* Nothing is in flight any more: device state as after power-on. */
     void (*reset)(VirtioDevice *vdev);
+    /* A reset begins: gives up requests in flight that no back end works on (virtio_device_put each). May be
+     * NULL. */
+    void (*cancel)(VirtioDevice *vdev);
+    /* The machine runs again: makes requests again that had stopped it. In the first queue's loop. May be
+     * NULL. */
+    void (*resume)(VirtioDevice *vdev);
     /* Waits, in the main loop with no lock held, until nothing is in flight. NULL: never anything is. */
     void (*drain)(VirtioDevice *vdev);
 };
