@@ -613,7 +613,7 @@ static void test_cache(void)
     MemoryCache c = { 0 };
     memory_cache_init(&c, as, 0x1000, 0x100, true);
     g_assert_true(memory_cache_store16(&c, 2, 0xabcd));
-    uint16_t value;
+    uint16_t value = 0;
     g_assert_true(memory_cache_load16(&c, 2, &value));
     g_assert_cmphex(value, ==, 0xabcd);
     g_assert_cmphex(address_space_ld(as, 0x1002, 2, MEMTXATTRS_NONE), ==, 0xabcd);

@@ -42,7 +42,8 @@ static bool backend_can_be_deleted(Object *obj)
     return !RNG_BACKEND(obj)->used;
 }
 
-static const UserCreatableOps backend_ops = { .complete = backend_complete, .can_be_deleted = backend_can_be_deleted };
+static const UserCreatableOps backend_ops = { .complete = backend_complete,
+                                              .can_be_deleted = backend_can_be_deleted };
 
 static void backend_class_init(ObjectClass *klass, const void *data)
 {

@@ -1,5 +1,6 @@
 /*
- * Where a guest's random numbers come from (-object rng-random, rng-builtin). SPDX-License-Identifier: GPL-2.0-or-later
+ * Where a guest's random numbers come from (-object rng-random, rng-builtin). SPDX-License-Identifier:
+ * GPL-2.0-or-later
  */
 #ifndef RHEA_HW_VIRTIO_RNG_BACKEND_H
 #define RHEA_HW_VIRTIO_RNG_BACKEND_H
@@ -21,8 +22,8 @@ typedef struct RngBackend {
 
 /* Makes the back end ready (opens its file); harmless where it is already. */
 bool rng_backend_open(RngBackend *b, GError **error);
-/* Up to size bytes without blocking; 0 at the end of a file, -EAGAIN where none are there now: wait until b->fd is
- * readable. Of one user at a time. */
+/* Up to size bytes without blocking; 0 at the end of a file, -EAGAIN where none are there now: wait until
+ * b->fd is readable. Of one user at a time. */
 ssize_t rng_backend_read(RngBackend *b, void *buffer, size_t size);
 
 #endif

@@ -1,9 +1,8 @@
 /*
  * virtio-rng: random numbers for the guest. Source: VIRTIO 1.2, section 5.4.
  *
- * One queue of writable buffers, which are filled from an rng-backend (its own rng-builtin where none is given), at
- * most max-bytes in each period. Runs in the main loop.
- * SPDX-License-Identifier: GPL-2.0-or-later
+ * One queue of writable buffers, which are filled from an rng-backend (its own rng-builtin where none is
+ * given), at most max-bytes in each period. Runs in the main loop. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "base/error.h"
 #include "hw/virtio/rng_backend.h"
@@ -52,7 +51,8 @@ static void wait_for_source(VirtioRng *s)
     if (s->waiting) {
         loop_fd_set(s->waiting, source_readable, NULL);
     } else {
-        s->waiting = loop_add_fd(s->vq->loop, s->source->fd, source_readable, NULL, NULL, s, s->parent_obj.home);
+        s->waiting =
+            loop_add_fd(s->vq->loop, s->source->fd, source_readable, NULL, NULL, s, s->parent_obj.home);
     }
 }
 
@@ -136,8 +136,8 @@ static bool rng_realize(VirtioDevice *vdev, GError **error)
     }
     s->source->used = true;
     s->quota = s->max_bytes;
-    timer_init(&s->period_timer, DEVICE(vdev)->env->loop, DEVICE(vdev)->env->clocks, CLOCK_TYPE_VIRTUAL, period_over, s,
-               vdev->home);
+    timer_init(&s->period_timer, DEVICE(vdev)->env->loop, DEVICE(vdev)->env->clocks, CLOCK_TYPE_VIRTUAL,
+               period_over, s, vdev->home);
     s->vq = virtio_queue_add(vdev, QUEUE_SIZE, handle_queue, NULL);
     return true;
 fail:
@@ -171,7 +171,8 @@ static void rng_reset(VirtioDevice *vdev)
 }
 
 static const Property rng_properties[] = {
-    PROP_LINK("rng", VirtioRng, rng, TYPE_RNG_BACKEND, "where random numbers come from (default: the host kernel)"),
+    PROP_LINK("rng", VirtioRng, rng, TYPE_RNG_BACKEND,
+              "where random numbers come from (default: the host kernel)"),
     PROP_UINT64("max-bytes", VirtioRng, max_bytes, INT64_MAX, "bytes that the guest gets in each period"),
     PROP_UINT32("period", VirtioRng, period_ms, 65536, "length of a period in ms"),
     PROP_END,
