@@ -21,6 +21,9 @@ typedef struct ApicMessage {
     bool assert_; /* INIT level de-assert is ignored */
 } ApicMessage;
 
+/* Up to this many local APICs on a bus. */
+#define APIC_BUS_MAX 1024
+
 ApicBus *apic_bus_new(void);
 void apic_bus_free(ApicBus *bus);
 /* Delivers to every local APIC that accepts. [any thread]; leaf lock. */
@@ -35,6 +38,9 @@ void apic_bus_set_pic(ApicBus *bus, int (*acknowledge)(void *opaque), void *opaq
 void apic_bus_set_pic_line(ApicBus *bus, bool level);
 /* NMI through LINT1 of every CPU ("inject-nmi"). */
 void apic_bus_nmi(ApicBus *bus);
+
+/* To the one local APIC with this (x2APIC) id; false: there is none. */
+bool apic_bus_deliver_to_id(ApicBus *bus, uint32_t id, const ApicMessage *message);
 
 X86Apic *apic_new(X86Cpu *cpu, ApicBus *bus);
 void apic_free(X86Apic *apic);
@@ -60,6 +66,11 @@ void apic_set_tpr(X86Apic *apic, uint8_t tpr);
 /* The earliest time (virtual clock, ns) at which the timer wants CPU_INTERRUPT_TIMER; INT64_MAX: none. */
 int64_t apic_timer_deadline_ns(X86Apic *apic);
 void apic_timer_expired(X86Apic *apic); /* vCPU's thread */
+/* IA32_TSC_DEADLINE. */
+uint64_t apic_get_tsc_deadline(X86Apic *apic);
+void apic_set_tsc_deadline(X86Apic *apic, uint64_t tsc);
+/* The TSC was changed: a TSC deadline lies elsewhere in time now. */
+void apic_tsc_changed(X86Apic *apic);
 extern const struct VmState apic_vmstate;
 /* The APIC as the bus's user: the type "apic" in the object tree below its CPU. */
 #define TYPE_APIC "apic"
