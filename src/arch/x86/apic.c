@@ -1,13 +1,13 @@
 /*
  * The local APIC, SDM vol. 3 chapter 10: xAPIC (memory-mapped) and x2APIC (MSRs), and the bus between them.
  *
- * Left out: focus processor checking, EOI broadcast suppression, CMCI, thermal and performance-counter interrupts (their
- * LVT entries can be written and read). The timer's input clock is 1 GHz.
+ * Left out: focus processor checking, EOI broadcast suppression, CMCI, thermal and performance-counter
+ * interrupts (their LVT entries can be written and read). The timer's input clock is 1 GHz.
  *
  * Threads: messages arrive from any thread and only touch irr, tmr (atomic bit operations), sipi_vector and
- * interrupt_request. Everything else belongs to the vCPU's thread; what routing looks at (base, ids, ldr, dfr, svr, tpr)
- * is written with single stores, so that others read an old or a new value. The bus's list is behind a read-write lock,
- * a leaf. SPDX-License-Identifier: GPL-2.0-or-later
+ * interrupt_request. Everything else belongs to the vCPU's thread; what routing looks at (base, ids, ldr,
+ * dfr, svr, tpr) is written with single stores, so that others read an old or a new value. The bus's list is
+ * behind a read-write lock, a leaf. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "arch/x86/apic.h"
 
@@ -23,27 +23,44 @@ TRACE_EVENT(apic_write, "apic %u register %03x value %08x");
 TRACE_EVENT(apic_timer, "apic %u fires, deadline %ld");
 
 enum { /* register offsets, SDM vol. 3 table 10-1 */
-    APIC_ID = 0x20, APIC_VERSION = 0x30, APIC_TPR = 0x80, APIC_APR = 0x90, APIC_PPR = 0xa0, APIC_EOI = 0xb0,
-    APIC_LDR = 0xd0, APIC_DFR = 0xe0, APIC_SVR = 0xf0, APIC_ISR = 0x100, APIC_TMR = 0x180, APIC_IRR = 0x200,
-    APIC_ESR = 0x280, APIC_ICR_LOW = 0x300, APIC_ICR_HIGH = 0x310, APIC_LVT_FIRST = 0x320, APIC_LVT_LAST = 0x370,
-    APIC_TIMER_INITIAL = 0x380, APIC_TIMER_CURRENT = 0x390, APIC_TIMER_DIVIDE = 0x3e0, APIC_SELF_IPI = 0x3f0,
+       APIC_ID = 0x20,
+       APIC_VERSION = 0x30,
+       APIC_TPR = 0x80,
+       APIC_APR = 0x90,
+       APIC_PPR = 0xa0,
+       APIC_EOI = 0xb0,
+       APIC_LDR = 0xd0,
+       APIC_DFR = 0xe0,
+       APIC_SVR = 0xf0,
+       APIC_ISR = 0x100,
+       APIC_TMR = 0x180,
+       APIC_IRR = 0x200,
+       APIC_ESR = 0x280,
+       APIC_ICR_LOW = 0x300,
+       APIC_ICR_HIGH = 0x310,
+       APIC_LVT_FIRST = 0x320,
+       APIC_LVT_LAST = 0x370,
+       APIC_TIMER_INITIAL = 0x380,
+       APIC_TIMER_CURRENT = 0x390,
+       APIC_TIMER_DIVIDE = 0x3e0,
+       APIC_SELF_IPI = 0x3f0,
 };
 enum { LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR, LVT_COUNT };
 
-#define LVT_MASKED       (1u << 16)
-#define LVT_MODE(lvt)    (((lvt) >> 8) & 7)
-#define TIMER_MODE(lvt)  (((lvt) >> 17) & 3)
-#define TIMER_ONE_SHOT   0
-#define TIMER_PERIODIC   1
-#define TIMER_DEADLINE   2
-#define BASE_BSP         (1u << 8)
-#define BASE_X2APIC      (1u << 10)
-#define BASE_ENABLE      (1u << 11)
-#define SVR_ENABLE       (1u << 8)
-#define ESR_SEND_ILLEGAL 0x20u
-#define ESR_RECV_ILLEGAL 0x40u
+#define LVT_MASKED           (1u << 16)
+#define LVT_MODE(lvt)        (((lvt) >> 8) & 7)
+#define TIMER_MODE(lvt)      (((lvt) >> 17) & 3)
+#define TIMER_ONE_SHOT       0
+#define TIMER_PERIODIC       1
+#define TIMER_DEADLINE       2
+#define BASE_BSP             (1u << 8)
+#define BASE_X2APIC          (1u << 10)
+#define BASE_ENABLE          (1u << 11)
+#define SVR_ENABLE           (1u << 8)
+#define ESR_SEND_ILLEGAL     0x20u
+#define ESR_RECV_ILLEGAL     0x40u
 #define ESR_ILLEGAL_REGISTER 0x80u
-#define VERSION_VALUE    (0x14u | (LVT_COUNT - 1) << 16)
+#define VERSION_VALUE        (0x14u | (LVT_COUNT - 1) << 16)
 
 struct X86Apic {
     Object parent_obj;
@@ -134,7 +151,8 @@ static int64_t now_ns(const X86Apic *a)
 
 static void apic_do_eoi(X86Apic *a);
 
-/* KVM's paravirtual EOI: where the guest has cleared the bit, the interrupt is over; else it is asked for a real EOI. */
+/* KVM's paravirtual EOI: where the guest has cleared the bit, the interrupt is over; else it is asked for a
+ * real EOI. */
 static void pv_eoi_sync(X86Apic *a)
 {
     if (G_LIKELY(!a->pv_eoi_pending)) {
@@ -373,6 +391,17 @@ bool apic_bus_deliver_to_id(ApicBus *bus, uint32_t id, const ApicMessage *m)
     return found;
 }
 
+void apic_bus_kick(ApicBus *bus, uint32_t id)
+{
+    pthread_rwlock_rdlock(&bus->lock);
+    for (unsigned i = 0; i < bus->count; i++) {
+        if (bus->apics[i]->cpu->apic_id == id) {
+            cpu_interrupt(bus->apics[i]->cpu, CPU_INTERRUPT_KICK);
+        }
+    }
+    pthread_rwlock_unlock(&bus->lock);
+}
+
 void apic_bus_msi(ApicBus *bus, uint64_t address, uint32_t data)
 {
     ApicMessage m = {
@@ -414,7 +443,9 @@ static void lint_assert(X86Apic *a, int which)
     if (lvt & LVT_MASKED) {
         return;
     }
-    ApicMessage m = { .mode = (ApicDeliveryMode)LVT_MODE(lvt), .vector = (uint8_t)lvt, .level = lvt & (1u << 15) };
+    ApicMessage m = { .mode = (ApicDeliveryMode)LVT_MODE(lvt),
+                      .vector = (uint8_t)lvt,
+                      .level = lvt & (1u << 15) };
     if (m.mode == APIC_INIT || m.mode == APIC_SIPI || m.mode == APIC_LOWEST) {
         return;
     }
@@ -981,7 +1012,8 @@ bool apic_set_base(X86Apic *a, uint64_t value)
     uint64_t old = a->base;
     uint64_t reserved = ~(((UINT64_C(1) << a->cpu->phys_bits) - 1) & ~UINT64_C(0xfff)) &
                         ~(uint64_t)(BASE_BSP | BASE_X2APIC | BASE_ENABLE);
-    bool had_x2 = old & BASE_X2APIC, has_x2 = value & BASE_X2APIC, had = old & BASE_ENABLE, has = value & BASE_ENABLE;
+    bool had_x2 = old & BASE_X2APIC, has_x2 = value & BASE_X2APIC, had = old & BASE_ENABLE,
+         has = value & BASE_ENABLE;
 
     if (value & reserved) {
         return false;
@@ -1087,7 +1119,8 @@ static bool apic_post_load(void *opaque, int version, GError **error)
     X86Apic *a = opaque;
 
     if ((a->base & BASE_X2APIC) && !(a->base & BASE_ENABLE)) {
-        return error_set(error, "apic %u: the state has an impossible base %" PRIx64, a->cpu->apic_id, a->base);
+        return error_set(error, "apic %u: the state has an impossible base %" PRIx64, a->cpu->apic_id,
+                         a->base);
     }
     a->timer_divide &= 0xb;
     a->tpr &= 0xff;

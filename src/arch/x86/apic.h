@@ -1,6 +1,6 @@
 /*
- * The local APIC (SDM vol. 3 chapter 10), xAPIC and x2APIC, and the bus that carries interrupt messages between I/O
- * APICs, MSIs, other local APICs, and the 8259. SPDX-License-Identifier: GPL-2.0-or-later
+ * The local APIC (SDM vol. 3 chapter 10), xAPIC and x2APIC, and the bus that carries interrupt messages
+ * between I/O APICs, MSIs, other local APICs, and the 8259. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #ifndef RHEA_ARCH_X86_APIC_H
 #define RHEA_ARCH_X86_APIC_H
@@ -8,7 +8,14 @@
 #include "arch/x86/cpu.h"
 
 typedef enum ApicDeliveryMode {
-    APIC_FIXED, APIC_LOWEST, APIC_SMI, APIC_RESERVED, APIC_NMI, APIC_INIT, APIC_SIPI, APIC_EXTINT,
+    APIC_FIXED,
+    APIC_LOWEST,
+    APIC_SMI,
+    APIC_RESERVED,
+    APIC_NMI,
+    APIC_INIT,
+    APIC_SIPI,
+    APIC_EXTINT,
 } ApicDeliveryMode;
 
 typedef struct ApicMessage {
@@ -30,7 +37,8 @@ void apic_bus_free(ApicBus *bus);
 void apic_bus_deliver(ApicBus *bus, const ApicMessage *message);
 /* An MSI write's address and data (SDM vol. 3 10.11). [any thread] */
 void apic_bus_msi(ApicBus *bus, uint64_t address, uint32_t data);
-/* The I/O APIC wants to know of EOIs of level-triggered vectors. Called in the vCPU's thread, no locks held. */
+/* The I/O APIC wants to know of EOIs of level-triggered vectors. Called in the vCPU's thread, no locks held.
+ */
 void apic_bus_add_eoi_handler(ApicBus *bus, void (*fn)(void *opaque, uint8_t vector), void *opaque);
 /* The 8259 pair: acknowledge gives the vector to an APIC in ExtINT mode (or with the APIC off). */
 void apic_bus_set_pic(ApicBus *bus, int (*acknowledge)(void *opaque), void *opaque);
@@ -41,6 +49,8 @@ void apic_bus_nmi(ApicBus *bus);
 
 /* To the one local APIC with this (x2APIC) id; false: there is none. */
 bool apic_bus_deliver_to_id(ApicBus *bus, uint32_t id, const ApicMessage *message);
+/* KVM's paravirtual kick: ends that vCPU's HLT. */
+void apic_bus_kick(ApicBus *bus, uint32_t id);
 
 X86Apic *apic_new(X86Cpu *cpu, ApicBus *bus);
 void apic_free(X86Apic *apic);

@@ -86,7 +86,8 @@ void x86_update_mode(X86Cpu *cpu)
             mode |= MODE_SSE_OK;
         }
     }
-    if ((cpu->cr4 & CR4_OSXSAVE) && (cpu->xcr0 & 6) == 6 && !(cpu->cr0 & CR0_TS) && (cpu->cr0 & CR0_PE) && !vm86) {
+    if ((cpu->cr4 & CR4_OSXSAVE) && (cpu->xcr0 & 6) == 6 && !(cpu->cr0 & CR0_TS) && (cpu->cr0 & CR0_PE) &&
+        !vm86) {
         mode |= MODE_AVX_OK;
     }
     if (cpu->cpl <= ((cpu->rflags & FLAG_IOPL) >> 12)) {
@@ -147,11 +148,14 @@ static void reset_hard(X86Cpu *cpu)
     for (int i = 0; i < 10; i++) {
         cpu->mc_banks[i * 4] = UINT64_MAX; /* MCi_CTL */
     }
-    cpu->kvm_system_time = cpu->kvm_wall_clock = cpu->kvm_pv_eoi = cpu->kvm_steal_time = cpu->kvm_async_pf = 0;
+    cpu->kvm_system_time = cpu->kvm_wall_clock = cpu->kvm_pv_eoi = cpu->kvm_steal_time = cpu->kvm_async_pf =
+        0;
     cpu->kvm_poll_control = 1;
     cpu->kvm_int = cpu->kvm_migration = 0;
     cpu->bios_sign_id = cpuid_is_intel(cpu) ? UINT64_C(0x100000000) : 0x01000065;
     cpu->feature_control = 1;
+    cpu->hwcr = cpu->de_cfg = 0;
+    cpu->pv_kicked = false;
     cpu->nmi_blocked = false;
     cpu->in_smm = false;
     cpu->tsc_offset = 0;
@@ -334,9 +338,28 @@ static bool feature_set(Object *obj, Visitor *v, const char *name, void *opaque,
 }
 
 typedef enum IdentityField {
-    ID_VENDOR, ID_MODEL_ID, ID_FAMILY, ID_MODEL, ID_STEPPING, ID_LEVEL, ID_XLEVEL, ID_PHYS_BITS, ID_TSC_FREQUENCY,
-    ID_KVM, ID_CHECK, ID_ENFORCE, ID_MIGRATABLE, ID_HOST_PHYS_BITS, ID_L3_CACHE, ID_CPUID_0XB, ID_PMU,
-    ID_APIC_ID, ID_SOCKET_ID, ID_DIE_ID, ID_CORE_ID, ID_THREAD_ID,
+    ID_VENDOR,
+    ID_MODEL_ID,
+    ID_FAMILY,
+    ID_MODEL,
+    ID_STEPPING,
+    ID_LEVEL,
+    ID_XLEVEL,
+    ID_PHYS_BITS,
+    ID_TSC_FREQUENCY,
+    ID_KVM,
+    ID_CHECK,
+    ID_ENFORCE,
+    ID_MIGRATABLE,
+    ID_HOST_PHYS_BITS,
+    ID_L3_CACHE,
+    ID_CPUID_0XB,
+    ID_PMU,
+    ID_APIC_ID,
+    ID_SOCKET_ID,
+    ID_DIE_ID,
+    ID_CORE_ID,
+    ID_THREAD_ID,
 } IdentityField;
 
 static bool *bool_field(X86CpuidState *s, IdentityField field)
@@ -401,7 +424,8 @@ static bool identity_get_bool(Object *obj, Visitor *v, const char *name, void *o
 static bool identity_set_bool(Object *obj, Visitor *v, const char *name, void *opaque, GError **error)
 {
     return refuse_realized(obj, name, error) &&
-           visit_bool(v, name, bool_field(X86_CPU(obj)->cpuid, (IdentityField)GPOINTER_TO_UINT(opaque)), error);
+           visit_bool(v, name, bool_field(X86_CPU(obj)->cpuid, (IdentityField)GPOINTER_TO_UINT(opaque)),
+                      error);
 }
 
 static bool identity_get_uint(Object *obj, Visitor *v, const char *name, void *opaque, GError **error)
@@ -463,7 +487,8 @@ static bool identity_set_str(Object *obj, Visitor *v, const char *name, void *op
     }
     if (GPOINTER_TO_UINT(opaque) == ID_VENDOR) {
         if (strlen(value) != 12) {
-            return error_set(error, "Property '%s' takes 12 characters, as in GenuineIntel (got '%s')", name, value);
+            return error_set(error, "Property '%s' takes 12 characters, as in GenuineIntel (got '%s')", name,
+                             value);
         }
         g_strlcpy(s->vendor, value, sizeof(s->vendor));
     } else {
@@ -552,7 +577,9 @@ static const struct {
 };
 
 /* Further names that QEMU's users know for a bit (with '_' written as '-'). */
-static const char *const property_aliases[] = { "sse3", "pclmuldq", "sse4-1", "sse4-2", "xd", "ffxsr", "i64" };
+static const char *const property_aliases[] = {
+    "sse3", "pclmuldq", "sse4-1", "sse4-2", "xd", "ffxsr", "i64"
+};
 
 static void add_feature_property(ObjectClass *klass, const char *name, FeatureWord word, unsigned bit)
 {
@@ -578,12 +605,12 @@ static void cpu_base_class_init(ObjectClass *klass, const void *data)
         }
     }
     for (size_t i = 0; i < G_N_ELEMENTS(bool_properties); i++) {
-        object_class_property_add(klass, bool_properties[i].name, "bool", identity_get_bool, identity_set_bool,
-                                  GUINT_TO_POINTER(bool_properties[i].field));
+        object_class_property_add(klass, bool_properties[i].name, "bool", identity_get_bool,
+                                  identity_set_bool, GUINT_TO_POINTER(bool_properties[i].field));
     }
     for (size_t i = 0; i < G_N_ELEMENTS(uint_properties); i++) {
-        object_class_property_add(klass, uint_properties[i].name, "uint32", identity_get_uint, identity_set_uint,
-                                  GUINT_TO_POINTER(uint_properties[i].field));
+        object_class_property_add(klass, uint_properties[i].name, "uint32", identity_get_uint,
+                                  identity_set_uint, GUINT_TO_POINTER(uint_properties[i].field));
     }
     for (size_t i = 0; i < G_N_ELEMENTS(int_properties); i++) {
         object_class_property_add(klass, int_properties[i].name, "int32", identity_get_int, identity_set_int,
@@ -696,7 +723,8 @@ json_object *x86_cpu_model_expand(const char *model_name, json_object *changes, 
         return NULL;
     }
     if (changes != NULL) {
-        json_object_object_foreach(changes, key, value) {
+        json_object_object_foreach(changes, key, value)
+        {
             g_autoptr(Visitor) v = visitor_new_input(json_object_get(value), false);
             if (!object_property_set(obj, key, v, error)) {
                 return NULL;
@@ -723,8 +751,9 @@ json_object *x86_cpu_model_expand(const char *model_name, json_object *changes, 
     json_object_object_add(props, "xlevel", json_object_new_int64(cpu->cpuid->xlevel));
     if (full) {
         for (size_t i = 0; i < G_N_ELEMENTS(bool_properties); i++) {
-            json_object_object_add(props, bool_properties[i].name,
-                                   json_object_new_boolean(*bool_field(cpu->cpuid, bool_properties[i].field)));
+            json_object_object_add(
+                props, bool_properties[i].name,
+                json_object_new_boolean(*bool_field(cpu->cpuid, bool_properties[i].field)));
         }
         json_object_object_add(props, "phys-bits", json_object_new_int64(cpu->cpuid->phys_bits));
     }
@@ -748,37 +777,44 @@ char *x86_cpu_dump(X86Cpu *cpu)
                                            "R8 ", "R9 ", "R10", "R11", "R12", "R13", "R14", "R15" };
     static const int order[16] = { R_RAX, R_RBX, R_RCX, R_RDX, R_RSI, R_RDI, R_RBP, R_RSP,
                                    R_R8,  R_R9,  R_R10, R_R11, R_R12, R_R13, R_R14, R_R15 };
-    static const char *const segment_names[SEG_ALL] = { "ES ", "CS ", "SS ", "DS ", "FS ", "GS ", "LDT", "TR " };
+    static const char *const segment_names[SEG_ALL] = {
+        "ES ", "CS ", "SS ", "DS ", "FS ", "GS ", "LDT", "TR "
+    };
     GString *out = g_string_new(NULL);
     uint64_t flags = x86_get_rflags(cpu);
 
     for (int i = 0; i < 16; i++) {
-        g_string_append_printf(out, "%s=%016" PRIx64 "%c", names[order[i]], cpu->regs[order[i]], i % 4 == 3 ? '\n' : ' ');
+        g_string_append_printf(out, "%s=%016" PRIx64 "%c", names[order[i]], cpu->regs[order[i]],
+                               i % 4 == 3 ? '\n' : ' ');
     }
-    g_string_append_printf(out, "RIP=%016" PRIx64 " RFL=%08x [%c%c%c%c%c%c%c] CPL=%u II=%d A20=%d SMM=%d HLT=%d\n",
-                           cpu->rip, (unsigned)flags, flags & FLAG_DF ? 'D' : '-', flags & FLAG_OF ? 'O' : '-',
-                           flags & FLAG_SF ? 'S' : '-', flags & FLAG_ZF ? 'Z' : '-', flags & FLAG_AF ? 'A' : '-',
-                           flags & FLAG_PF ? 'P' : '-', flags & FLAG_CF ? 'C' : '-', cpu->cpl,
-                           cpu->inhibit_interrupts, !cpu->a20_masked, cpu->in_smm, cpu->halted);
+    g_string_append_printf(
+        out, "RIP=%016" PRIx64 " RFL=%08x [%c%c%c%c%c%c%c] CPL=%u II=%d A20=%d SMM=%d HLT=%d\n", cpu->rip,
+        (unsigned)flags, flags & FLAG_DF ? 'D' : '-', flags & FLAG_OF ? 'O' : '-',
+        flags & FLAG_SF ? 'S' : '-', flags & FLAG_ZF ? 'Z' : '-', flags & FLAG_AF ? 'A' : '-',
+        flags & FLAG_PF ? 'P' : '-', flags & FLAG_CF ? 'C' : '-', cpu->cpl, cpu->inhibit_interrupts,
+        !cpu->a20_masked, cpu->in_smm, cpu->halted);
     for (int i = 0; i < SEG_ALL; i++) {
         const X86Segment *s = &cpu->segs[i];
-        g_string_append_printf(out, "%s=%04x %016" PRIx64 " %08x %08x DPL=%u%s\n", segment_names[i], s->selector, s->base,
-                               s->limit, s->attr, (s->attr >> DESC_DPL_SHIFT) & 3, segment_type_text(s));
+        g_string_append_printf(out, "%s=%04x %016" PRIx64 " %08x %08x DPL=%u%s\n", segment_names[i],
+                               s->selector, s->base, s->limit, s->attr, (s->attr >> DESC_DPL_SHIFT) & 3,
+                               segment_type_text(s));
     }
     g_string_append_printf(out, "GDT=     %016" PRIx64 " %08x\nIDT=     %016" PRIx64 " %08x\n", cpu->gdt.base,
                            cpu->gdt.limit, cpu->idt.base, cpu->idt.limit);
-    g_string_append_printf(out, "CR0=%08x CR2=%016" PRIx64 " CR3=%016" PRIx64 " CR4=%08x\n", (unsigned)cpu->cr0, cpu->cr2,
-                           cpu->cr3, (unsigned)cpu->cr4);
+    g_string_append_printf(out, "CR0=%08x CR2=%016" PRIx64 " CR3=%016" PRIx64 " CR4=%08x\n",
+                           (unsigned)cpu->cr0, cpu->cr2, cpu->cr3, (unsigned)cpu->cr4);
     for (int i = 0; i < 8; i++) {
         if (i != 4 && i != 5) {
-            g_string_append_printf(out, "DR%d=%016" PRIx64 "%c", i, cpu->dr[i], i == 3 || i == 7 ? '\n' : ' ');
+            g_string_append_printf(out, "DR%d=%016" PRIx64 "%c", i, cpu->dr[i],
+                                   i == 3 || i == 7 ? '\n' : ' ');
         }
     }
-    g_string_append_printf(out, "EFER=%016" PRIx64 " XCR0=%" PRIx64 " FCW=%04x MXCSR=%08x\n", cpu->efer, cpu->xcr0,
-                           *(const uint16_t *)cpu->xsave, *(const uint32_t *)(cpu->xsave + 24));
+    g_string_append_printf(out, "EFER=%016" PRIx64 " XCR0=%" PRIx64 " FCW=%04x MXCSR=%08x\n", cpu->efer,
+                           cpu->xcr0, *(const uint16_t *)cpu->xsave, *(const uint32_t *)(cpu->xsave + 24));
     for (int i = 0; i < 16; i++) {
         const uint64_t *xmm = (const uint64_t *)(cpu->xsave + 160 + i * 16);
-        g_string_append_printf(out, "XMM%02d=%016" PRIx64 "%016" PRIx64 "%c", i, xmm[1], xmm[0], i % 2 ? '\n' : ' ');
+        g_string_append_printf(out, "XMM%02d=%016" PRIx64 "%016" PRIx64 "%c", i, xmm[1], xmm[0],
+                               i % 2 ? '\n' : ' ');
     }
     return g_string_free(out, FALSE);
 }
@@ -786,15 +822,21 @@ char *x86_cpu_dump(X86Cpu *cpu)
 /* ---- state ---- */
 
 static const VmStateField segment_fields[] = {
-    VMS_UINT16(selector, X86Segment), VMS_UINT32(attr, X86Segment), VMS_UINT32(limit, X86Segment),
-    VMS_UINT64(base, X86Segment),     VMS_END,
+    VMS_UINT16(selector, X86Segment),
+    VMS_UINT32(attr, X86Segment),
+    VMS_UINT32(limit, X86Segment),
+    VMS_UINT64(base, X86Segment),
+    VMS_END,
 };
-static const VmState segment_vmstate = { .name = "x86-segment", .version = 1, .minimum_version = 1,
-                                         .fields = segment_fields };
+static const VmState segment_vmstate = {
+    .name = "x86-segment", .version = 1, .minimum_version = 1, .fields = segment_fields
+};
 
-static const VmStateField table_fields[] = { VMS_UINT64(base, X86Table), VMS_UINT16(limit, X86Table), VMS_END };
-static const VmState table_vmstate = { .name = "x86-table", .version = 1, .minimum_version = 1,
-                                       .fields = table_fields };
+static const VmStateField table_fields[] = { VMS_UINT64(base, X86Table), VMS_UINT16(limit, X86Table),
+                                             VMS_END };
+static const VmState table_vmstate = {
+    .name = "x86-table", .version = 1, .minimum_version = 1, .fields = table_fields
+};
 
 static bool cpu_pre_save(void *opaque, GError **error)
 {
@@ -838,6 +880,8 @@ static const VmStateField cpu_fields[] = {
     VMS_BOOL(inhibit_debug, X86Cpu),
     VMS_BOOL(nmi_blocked, X86Cpu),
     VMS_BOOL(in_smm, X86Cpu),
+    VMS_BOOL(smm_saved_nmi_blocked, X86Cpu),
+    VMS_BOOL(pv_kicked, X86Cpu),
     VMS_BOOL(halted, X86Cpu),
     VMS_BOOL(a20_masked, X86Cpu),
     VMS_BOOL(mwait, X86Cpu),
@@ -880,6 +924,8 @@ static const VmStateField cpu_fields[] = {
     VMS_UINT64(mc_banks, X86Cpu),
     VMS_UINT64(bios_sign_id, X86Cpu),
     VMS_UINT64(feature_control, X86Cpu),
+    VMS_UINT64(hwcr, X86Cpu),
+    VMS_UINT64(de_cfg, X86Cpu),
     VMS_UINT64(kvm_system_time, X86Cpu),
     VMS_UINT64(kvm_wall_clock, X86Cpu),
     VMS_UINT64(kvm_pv_eoi, X86Cpu),

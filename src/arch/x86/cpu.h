@@ -136,6 +136,7 @@ typedef struct X86Table {
 #define CPU_INTERRUPT_TIMER (1u << 5) /* the APIC timer's deadline passed: let it fire */
 #define CPU_INTERRUPT_TLB   (1u << 6) /* drop the TLB (topology changed, dirty bits cleared) */
 #define CPU_INTERRUPT_EXIT  (1u << 7) /* leave vcpu_exec: stop, reset, work to do */
+#define CPU_INTERRUPT_KICK  (1u << 9) /* another vCPU's paravirtual kick: ends HLT */
 #define CPU_INTERRUPT_CODE  (1u << 8) /* drop cached blocks: code was written by somebody else */
 
 /* Why CPL, mode and so on matter to decoded code: blocks are looked up by (physical address, mode). Kept up to date by
@@ -192,6 +193,8 @@ struct X86Cpu {
     bool nmi_blocked, in_smm, halted, a20_masked;
     bool mwait;
     bool wait_sipi;  /* after INIT: only SIPI (and INIT) gets it going; halted is set too */
+    bool smm_saved_nmi_blocked;
+    bool pv_kicked;  /* a kick came while it ran: the next HLT does not wait */
     bool shutdown;   /* after a triple fault: nothing but reset or INIT helps; halted is set too */
     bool executing;  /* atomic: guest code may use cached translations right now; see mmu.c */
     uint32_t interrupt_request; /* atomic */
@@ -208,7 +211,7 @@ struct X86Cpu {
     uint64_t saved_rflags; /* the whole of RFLAGS, for the state table only */
     uint64_t mcg_status, mcg_ctl, mc_banks[40];
     uint64_t bios_sign_id, arch_capabilities, platform_info, kvm_int, kvm_migration;
-    uint64_t feature_control;
+    uint64_t feature_control, hwcr, de_cfg;
     uint64_t kvm_system_time, kvm_wall_clock, kvm_pv_eoi, kvm_steal_time, kvm_poll_control, kvm_async_pf;
     int64_t tsc_offset;         /* guest TSC = scaled host TSC + offset */
     uint32_t pkru;

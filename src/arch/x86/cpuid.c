@@ -1,9 +1,9 @@
 /*
  * CPU models and the CPUID instruction: see cpuid.h.
  *
- * Policy: a guest is offered only what Rhea implements and this host's processor can execute, since floating point and
- * SIMD run on it. The speculation bits say that nothing leaks (nothing is speculated across guest privilege here), so
- * that guests leave their mitigations off. SPDX-License-Identifier: GPL-2.0-or-later
+ * Policy: a guest is offered only what Rhea implements and this host's processor can execute, since floating
+ * point and SIMD run on it. The speculation bits say that nothing leaks (nothing is speculated across guest
+ * privilege here), so that guests leave their mitigations off. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "arch/x86/cpuid.h"
 
@@ -15,49 +15,93 @@
 #include <string.h>
 
 static const char *const feature_names[FEATURE_WORDS][32] = {
-    [FEAT_1_EDX] = { "fpu", "vme", "de", "pse", "tsc", "msr", "pae", "mce", "cx8", "apic", NULL, "sep", "mtrr", "pge",
-                     "mca", "cmov", "pat", "pse36", "pn", "clflush", NULL, "ds", "acpi", "mmx", "fxsr", "sse", "sse2",
-                     "ss", "ht", "tm", "ia64", "pbe" },
-    [FEAT_1_ECX] = { "pni",    "pclmulqdq", "dtes64", "monitor", "ds-cpl", "vmx",   "smx",          "est",
-                     "tm2",    "ssse3",     "cid",    NULL,      "fma",    "cx16",  "xtpr",         "pdcm",
-                     NULL,     "pcid",      "dca",    "sse4.1",  "sse4.2", "x2apic", "movbe",       "popcnt",
-                     "tsc-deadline", "aes", "xsave",  NULL,      "avx",    "f16c",  "rdrand",       "hypervisor" },
-    [FEAT_7_0_EBX] = { "fsgsbase", "tsc-adjust", "sgx",  "bmi1",   "hle",        "avx2",     NULL,        "smep",
-                       "bmi2",     "erms",       "invpcid", "rtm", NULL,         NULL,       "mpx",       NULL,
-                       "avx512f",  "avx512dq",   "rdseed", "adx",  "smap",       "avx512ifma", "pcommit", "clflushopt",
-                       "clwb",     "intel-pt",   "avx512pf", "avx512er", "avx512cd", "sha-ni", "avx512bw", "avx512vl" },
-    [FEAT_7_0_ECX] = { NULL, "avx512vbmi", "umip", "pku", NULL, "waitpkg", "avx512vbmi2", NULL, "gfni", "vaes",
-                       "vpclmulqdq", "avx512vnni", "avx512bitalg", NULL, "avx512-vpopcntdq", NULL, "la57", NULL, NULL,
-                       NULL, NULL, NULL, "rdpid", NULL, "bus-lock-detect", "cldemote", NULL, "movdiri", "movdir64b",
-                       NULL, "sgxlc", "pks" },
-    [FEAT_7_0_EDX] = { NULL, NULL, "avx512-4vnniw", "avx512-4fmaps", "fsrm", NULL, NULL, NULL, "avx512-vp2intersect",
-                       NULL, "md-clear", NULL, NULL, NULL, "serialize", NULL, "tsx-ldtrk", NULL, NULL, "arch-lbr", NULL,
-                       NULL, "amx-bf16", "avx512-fp16", "amx-tile", "amx-int8", "spec-ctrl", "stibp", "flush-l1d",
-                       "arch-capabilities", "core-capability", "ssbd" },
-    [FEAT_7_1_EAX] = { NULL, NULL, NULL, NULL, "avx-vnni", "avx512-bf16", NULL, NULL, NULL, NULL, "fzrm", "fsrs",
-                       "fsrc" },
-    [FEAT_8000_0001_EDX] = { NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, "syscall", NULL, NULL,
-                             NULL, NULL, NULL, NULL, NULL, NULL, "nx", NULL, "mmxext", NULL, NULL, "fxsr-opt",
-                             "pdpe1gb", "rdtscp", NULL, "lm", "3dnowext", "3dnow" },
-    [FEAT_8000_0001_ECX] = { "lahf-lm", "cmp-legacy", "svm", "extapic", "cr8legacy", "abm", "sse4a", "misalignsse",
-                             "3dnowprefetch", "osvw", "ibs", "xop", "skinit", "wdt", NULL, "lwp", "fma4", "tce", NULL,
-                             "nodeid-msr", NULL, "tbm", "topoext", "perfctr-core", "perfctr-nb" },
+    [FEAT_1_EDX] = { "fpu",  "vme",  "de",   "pse", "tsc",  "msr", "pae",   "mce", "cx8",     "apic", NULL,
+                     "sep",  "mtrr", "pge",  "mca", "cmov", "pat", "pse36", "pn",  "clflush", NULL,   "ds",
+                     "acpi", "mmx",  "fxsr", "sse", "sse2", "ss",  "ht",    "tm",  "ia64",    "pbe" },
+    [FEAT_1_ECX] = { "pni",    "pclmulqdq", "dtes64", "monitor",      "ds-cpl", "vmx",    "smx",
+                     "est",    "tm2",       "ssse3",  "cid",          NULL,     "fma",    "cx16",
+                     "xtpr",   "pdcm",      NULL,     "pcid",         "dca",    "sse4.1", "sse4.2",
+                     "x2apic", "movbe",     "popcnt", "tsc-deadline", "aes",    "xsave",  NULL,
+                     "avx",    "f16c",      "rdrand", "hypervisor" },
+    [FEAT_7_0_EBX] = { "fsgsbase", "tsc-adjust", "sgx",      "bmi1",       "hle",      "avx2",
+                       NULL,       "smep",       "bmi2",     "erms",       "invpcid",  "rtm",
+                       NULL,       NULL,         "mpx",      NULL,         "avx512f",  "avx512dq",
+                       "rdseed",   "adx",        "smap",     "avx512ifma", "pcommit",  "clflushopt",
+                       "clwb",     "intel-pt",   "avx512pf", "avx512er",   "avx512cd", "sha-ni",
+                       "avx512bw", "avx512vl" },
+    [FEAT_7_0_ECX] = { NULL,         "avx512vbmi",  "umip",         "pku",       NULL,
+                       "waitpkg",    "avx512vbmi2", NULL,           "gfni",      "vaes",
+                       "vpclmulqdq", "avx512vnni",  "avx512bitalg", NULL,        "avx512-vpopcntdq",
+                       NULL,         "la57",        NULL,           NULL,        NULL,
+                       NULL,         NULL,          "rdpid",        NULL,        "bus-lock-detect",
+                       "cldemote",   NULL,          "movdiri",      "movdir64b", NULL,
+                       "sgxlc",      "pks" },
+    [FEAT_7_0_EDX] = { NULL,
+                       NULL,
+                       "avx512-4vnniw",
+                       "avx512-4fmaps",
+                       "fsrm",
+                       NULL,
+                       NULL,
+                       NULL,
+                       "avx512-vp2intersect",
+                       NULL,
+                       "md-clear",
+                       NULL,
+                       NULL,
+                       NULL,
+                       "serialize",
+                       NULL,
+                       "tsx-ldtrk",
+                       NULL,
+                       NULL,
+                       "arch-lbr",
+                       NULL,
+                       NULL,
+                       "amx-bf16",
+                       "avx512-fp16",
+                       "amx-tile",
+                       "amx-int8",
+                       "spec-ctrl",
+                       "stibp",
+                       "flush-l1d",
+                       "arch-capabilities",
+                       "core-capability",
+                       "ssbd" },
+    [FEAT_7_1_EAX] = { NULL, NULL, NULL, NULL, "avx-vnni", "avx512-bf16", NULL, NULL, NULL, NULL, "fzrm",
+                       "fsrs", "fsrc" },
+    [FEAT_8000_0001_EDX] = { NULL, NULL,       NULL,      NULL,      NULL, NULL, NULL,       NULL,
+                             NULL, NULL,       NULL,      "syscall", NULL, NULL, NULL,       NULL,
+                             NULL, NULL,       NULL,      NULL,      "nx", NULL, "mmxext",   NULL,
+                             NULL, "fxsr-opt", "pdpe1gb", "rdtscp",  NULL, "lm", "3dnowext", "3dnow" },
+    [FEAT_8000_0001_ECX] = { "lahf-lm",   "cmp-legacy",  "svm",
+                             "extapic",   "cr8legacy",   "abm",
+                             "sse4a",     "misalignsse", "3dnowprefetch",
+                             "osvw",      "ibs",         "xop",
+                             "skinit",    "wdt",         NULL,
+                             "lwp",       "fma4",        "tce",
+                             NULL,        "nodeid-msr",  NULL,
+                             "tbm",       "topoext",     "perfctr-core",
+                             "perfctr-nb" },
     [FEAT_8000_0007_EDX] = { NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, "invtsc" },
-    [FEAT_8000_0008_EBX] = { "clzero", NULL, "xsaveerptr", NULL, NULL, NULL, NULL, NULL, NULL, "wbnoinvd", NULL, NULL,
-                             "ibpb", NULL, "ibrs", "amd-stibp", NULL, "stibp-always-on", NULL, NULL, NULL, NULL, NULL,
-                             NULL, "amd-ssbd", "virt-ssbd", "amd-no-ssb", NULL, "amd-psfd" },
+    [FEAT_8000_0008_EBX] = { "clzero",   NULL,        "xsaveerptr", NULL,        NULL,      NULL,
+                             NULL,       NULL,        NULL,         "wbnoinvd",  NULL,      NULL,
+                             "ibpb",     NULL,        "ibrs",       "amd-stibp", NULL,      "stibp-always-on",
+                             NULL,       NULL,        NULL,         NULL,        NULL,      NULL,
+                             "amd-ssbd", "virt-ssbd", "amd-no-ssb", NULL,        "amd-psfd" },
     [FEAT_8000_0021_EAX] = { "no-nested-data-bp", NULL, "lfence-always-serializing", NULL, NULL, NULL,
                              "null-sel-clr-base", NULL, "auto-ibrs", [29] = "srso-no" },
     [FEAT_XSAVE] = { "xsaveopt", "xsavec", "xgetbv1", "xsaves" },
     [FEAT_6_EAX] = { NULL, NULL, "arat" },
-    [FEAT_KVM] = { "kvmclock", "kvm-nopiodelay", "kvm-mmu", NULL, "kvm-asyncpf", "kvm-steal-time", "kvm-pv-eoi",
-                   "kvm-pv-unhalt", NULL, "kvm-pv-tlb-flush", "kvm-asyncpf-vmexit", "kvm-pv-ipi", "kvm-poll-control",
-                   "kvm-pv-sched-yield", "kvm-asyncpf-int", "kvm-msi-ext-dest-id", [24] = "kvmclock-stable-bit" },
+    [FEAT_KVM] = { "kvmclock", "kvm-nopiodelay", "kvm-mmu", NULL, "kvm-asyncpf", "kvm-steal-time",
+                   "kvm-pv-eoi", "kvm-pv-unhalt", NULL, "kvm-pv-tlb-flush", "kvm-asyncpf-vmexit",
+                   "kvm-pv-ipi", "kvm-poll-control", "kvm-pv-sched-yield", "kvm-asyncpf-int",
+                   "kvm-msi-ext-dest-id", [24] = "kvmclock-stable-bit" },
     [FEAT_KVM_HINTS] = { "kvm-hint-dedicated" },
     [FEAT_ARCH_CAPABILITIES] = { "rdctl-no", "ibrs-all", "rsba", "skip-l1dfl-vmentry", "ssb-no", "mds-no",
-                                 "pschange-mc-no", "tsx-ctrl", "taa-no", [13] = "sbdr-ssdp-no", "fbsdp-no", "psdp-no",
-                                 [17] = "fb-clear", [20] = "bhi-no", [24] = "pbrsb-no", [26] = "gds-no",
-                                 [27] = "rfds-no" },
+                                 "pschange-mc-no", "tsx-ctrl", "taa-no", [13] = "sbdr-ssdp-no", "fbsdp-no",
+                                 "psdp-no", [17] = "fb-clear", [20] = "bhi-no", [24] = "pbrsb-no",
+                                 [26] = "gds-no", [27] = "rfds-no" },
 };
 
 static const char *const word_locations[FEATURE_WORDS] = {
@@ -81,64 +125,84 @@ static const char *const word_locations[FEATURE_WORDS] = {
 
 /* Other names for the same bit. */
 static const char *const feature_aliases[][2] = {
-    { "sse3", "pni" },         { "pclmuldq", "pclmulqdq" }, { "sse4-1", "sse4.1" }, { "sse4-2", "sse4.2" },
-    { "xd", "nx" },            { "ffxsr", "fxsr-opt" },     { "i64", "lm" },        { "lahf_lm", "lahf-lm" },
-    { "ds_cpl", "ds-cpl" },    { "lbr", "arch-lbr" },       { "rdrnd", "rdrand" },  { "cr8-legacy", "cr8legacy" },
+    { "sse3", "pni" },      { "pclmuldq", "pclmulqdq" },
+    { "sse4-1", "sse4.1" }, { "sse4-2", "sse4.2" },
+    { "xd", "nx" },         { "ffxsr", "fxsr-opt" },
+    { "i64", "lm" },        { "lahf_lm", "lahf-lm" },
+    { "ds_cpl", "ds-cpl" }, { "lbr", "arch-lbr" },
+    { "rdrnd", "rdrand" },  { "cr8-legacy", "cr8legacy" },
 };
 
 /* What Rhea implements; the host is asked besides. */
 static const char *const implemented =
     "fpu vme de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse sse2 ss ht "
-    "pni pclmulqdq monitor ssse3 fma cx16 pcid sse4.1 sse4.2 x2apic movbe popcnt tsc-deadline aes xsave avx f16c rdrand "
+    "pni pclmulqdq monitor ssse3 fma cx16 pcid sse4.1 sse4.2 x2apic movbe popcnt tsc-deadline aes xsave avx "
+    "f16c rdrand "
     "hypervisor "
-    "fsgsbase tsc-adjust bmi1 avx2 smep bmi2 erms invpcid rdseed adx smap clflushopt clwb sha-ni umip fsrm spec-ctrl "
+    "fsgsbase tsc-adjust bmi1 avx2 smep bmi2 erms invpcid rdseed adx smap clflushopt clwb sha-ni umip fsrm "
+    "spec-ctrl "
     "arch-capabilities md-clear ssbd stibp "
-    "syscall nx mmxext fxsr-opt pdpe1gb rdtscp lm lahf-lm cmp-legacy cr8legacy abm misalignsse 3dnowprefetch topoext "
+    "syscall nx mmxext fxsr-opt pdpe1gb rdtscp lm lahf-lm cmp-legacy cr8legacy abm misalignsse 3dnowprefetch "
+    "topoext "
     "invtsc ibpb ibrs amd-stibp amd-ssbd amd-no-ssb "
     "lfence-always-serializing null-sel-clr-base auto-ibrs srso-no no-nested-data-bp "
     "xsaveopt xsavec xgetbv1 arat "
-    "kvmclock kvm-nopiodelay kvm-steal-time kvm-pv-eoi kvm-pv-unhalt kvm-pv-tlb-flush kvm-pv-ipi kvm-poll-control "
+    "kvmclock kvm-nopiodelay kvm-steal-time kvm-pv-eoi kvm-pv-unhalt kvm-pv-tlb-flush kvm-pv-ipi "
+    "kvm-poll-control "
     "kvm-pv-sched-yield kvmclock-stable-bit kvm-hint-dedicated "
-    "rdctl-no ibrs-all skip-l1dfl-vmentry ssb-no mds-no pschange-mc-no taa-no sbdr-ssdp-no fbsdp-no psdp-no bhi-no "
+    "rdctl-no ibrs-all skip-l1dfl-vmentry ssb-no mds-no pschange-mc-no taa-no sbdr-ssdp-no fbsdp-no psdp-no "
+    "bhi-no "
     "pbrsb-no gds-no rfds-no";
 
 /* Of these the host must have the bit too: instructions that run on it. The rest is software here. */
-static const char *const host_needed =
-    "fpu cx8 cmov mmx fxsr sse sse2 pni pclmulqdq ssse3 fma cx16 sse4.1 sse4.2 popcnt aes xsave avx f16c rdrand bmi1 avx2 "
-    "bmi2 rdseed adx sha-ni lahf-lm abm xsaveopt xsavec xgetbv1";
+static const char *const host_needed = "fpu cx8 cmov mmx fxsr sse sse2 pni pclmulqdq ssse3 fma cx16 sse4.1 "
+                                       "sse4.2 popcnt aes xsave avx f16c rdrand bmi1 avx2 "
+                                       "bmi2 rdseed adx sha-ni lahf-lm abm xsaveopt xsavec xgetbv1";
 
-/* What "max" leaves out although it could be had: MONITOR/MWAIT is no way to wait here. ("ht" follows the topology.) */
-static const char *const max_without = "monitor ht kvm-hint-dedicated md-clear ssbd stibp ibrs amd-stibp amd-ssbd";
+/* What "max" leaves out although it could be had: MONITOR/MWAIT is no way to wait here. ("ht" follows the
+ * topology.) */
+static const char *const max_without =
+    "monitor ht kvm-hint-dedicated md-clear ssbd stibp ibrs amd-stibp amd-ssbd";
 
-#define BASE_FEATURES                                                                                                  \
-    "fpu de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse sse2 pni cx16 syscall nx "  \
+#define BASE_FEATURES                                                                                    \
+    "fpu de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse sse2 pni " \
+    "cx16 syscall nx "                                                                                   \
     "lm lahf-lm hypervisor "
-#define KVM_FEATURES                                                                                                   \
-    "kvmclock kvm-nopiodelay kvm-steal-time kvm-pv-eoi kvm-pv-unhalt kvm-pv-tlb-flush kvm-pv-ipi kvmclock-stable-bit "
+#define KVM_FEATURES                                                                               \
+    "kvmclock kvm-nopiodelay kvm-steal-time kvm-pv-eoi kvm-pv-unhalt kvm-pv-tlb-flush kvm-pv-ipi " \
+    "kvmclock-stable-bit "
 
-#define QEMU64 .vendor = "AuthenticAMD", .family = 15, .model = 107, .stepping = 1, .level = 0xd, .xlevel = 0x8000000a, \
-        .model_id = "QEMU Virtual CPU version 2.5+", .features = BASE_FEATURES KVM_FEATURES "x2apic vme "
-#define KVM64 .vendor = "GenuineIntel", .family = 15, .model = 6, .stepping = 1, .level = 0xd, .xlevel = 0x80000008,    \
-        .model_id = "Common KVM processor", .features = BASE_FEATURES KVM_FEATURES "x2apic vme "
+#define QEMU64                                                                                               \
+    .vendor = "AuthenticAMD", .family = 15, .model = 107, .stepping = 1, .level = 0xd, .xlevel = 0x8000000a, \
+    .model_id = "QEMU Virtual CPU version 2.5+", .features = BASE_FEATURES KVM_FEATURES "x2apic vme "
+#define KVM64                                                                                              \
+    .vendor = "GenuineIntel", .family = 15, .model = 6, .stepping = 1, .level = 0xd, .xlevel = 0x80000008, \
+    .model_id = "Common KVM processor", .features = BASE_FEATURES KVM_FEATURES "x2apic vme "
 #define NEHALEM_FEATURES BASE_FEATURES KVM_FEATURES "vme x2apic ssse3 sse4.1 sse4.2 popcnt "
-#define NEHALEM .vendor = "GenuineIntel", .family = 6, .model = 26, .stepping = 3, .level = 11, .xlevel = 0x80000008,   \
-        .model_id = "Intel Core i7 9xx (Nehalem Class Core i7)", .features = NEHALEM_FEATURES
-#define HASWELL_FEATURES                                                                                               \
-    NEHALEM_FEATURES "avx xsave aes tsc-deadline pcid fma movbe f16c rdrand pclmulqdq fsgsbase bmi1 avx2 smep bmi2 erms "  \
-                     "invpcid rdtscp abm xsaveopt arat "
-#define HASWELL .vendor = "GenuineIntel", .family = 6, .model = 60, .stepping = 4, .level = 0xd, .xlevel = 0x80000008,  \
-        .model_id = "Intel Core Processor (Haswell)"
-#define SKYLAKE_SERVER_FEATURES                                                                                        \
+#define NEHALEM                                                                                           \
+    .vendor = "GenuineIntel", .family = 6, .model = 26, .stepping = 3, .level = 11, .xlevel = 0x80000008, \
+    .model_id = "Intel Core i7 9xx (Nehalem Class Core i7)", .features = NEHALEM_FEATURES
+#define HASWELL_FEATURES                                                                                     \
+    NEHALEM_FEATURES                                                                                         \
+        "avx xsave aes tsc-deadline pcid fma movbe f16c rdrand pclmulqdq fsgsbase bmi1 avx2 smep bmi2 erms " \
+        "invpcid rdtscp abm xsaveopt arat "
+#define HASWELL                                                                                            \
+    .vendor = "GenuineIntel", .family = 6, .model = 60, .stepping = 4, .level = 0xd, .xlevel = 0x80000008, \
+    .model_id = "Intel Core Processor (Haswell)"
+#define SKYLAKE_SERVER_FEATURES \
     HASWELL_FEATURES "rdseed adx smap clflushopt clwb 3dnowprefetch pdpe1gb xsavec xgetbv1 "
 #define AVX512_FEATURES "avx512f avx512dq avx512bw avx512cd avx512vl "
-#define SKYLAKE_SERVER .vendor = "GenuineIntel", .family = 6, .model = 85, .stepping = 4, .level = 0xd,                 \
-        .xlevel = 0x80000008, .model_id = "Intel Xeon Processor (Skylake)"
-#define EPYC .vendor = "AuthenticAMD", .family = 23, .model = 1, .stepping = 2, .level = 0xd, .xlevel = 0x8000001e,     \
-        .model_id = "AMD EPYC Processor",                                                                              \
-        .features = NEHALEM_FEATURES                                                                                   \
-        "ht mmxext fxsr-opt pdpe1gb rdtscp rdrand f16c avx xsave aes movbe fma pclmulqdq cr8legacy abm sse4a misalignsse "  \
-        "3dnowprefetch osvw topoext fsgsbase bmi1 avx2 smep bmi2 rdseed adx smap clflushopt sha-ni xsaveopt xsavec "      \
-        "xgetbv1 arat "
+#define SKYLAKE_SERVER                                                                                     \
+    .vendor = "GenuineIntel", .family = 6, .model = 85, .stepping = 4, .level = 0xd, .xlevel = 0x80000008, \
+    .model_id = "Intel Xeon Processor (Skylake)"
+#define EPYC                                                                                                \
+    .vendor = "AuthenticAMD", .family = 23, .model = 1, .stepping = 2, .level = 0xd, .xlevel = 0x8000001e,  \
+    .model_id = "AMD EPYC Processor",                                                                       \
+    .features = NEHALEM_FEATURES "ht mmxext fxsr-opt pdpe1gb rdtscp rdrand f16c avx xsave aes movbe fma "   \
+                                 "pclmulqdq cr8legacy abm sse4a misalignsse "                               \
+                                 "3dnowprefetch osvw topoext fsgsbase bmi1 avx2 smep bmi2 rdseed adx smap " \
+                                 "clflushopt sha-ni xsaveopt xsavec "                                       \
+                                 "xgetbv1 arat "
 
 const X86CpuModel x86_cpu_models[] = {
     { .name = "qemu64", QEMU64, .description = "QEMU Virtual CPU version 2.5+" },
@@ -147,23 +211,43 @@ const X86CpuModel x86_cpu_models[] = {
     { .name = "kvm64-v1", KVM64, .alias_of = "kvm64", .description = "Common KVM processor" },
     { .name = "Nehalem", NEHALEM, .description = "Intel Core i7 9xx (Nehalem Class Core i7)" },
     { .name = "Nehalem-v1", NEHALEM, .alias_of = "Nehalem", .description = "Intel Core i7 9xx (Nehalem)" },
-    { .name = "Haswell", HASWELL, .features = HASWELL_FEATURES "hle rtm ",
+    { .name = "Haswell",
+      HASWELL,
+      .features = HASWELL_FEATURES "hle rtm ",
       .description = "Intel Core Processor (Haswell)" },
-    { .name = "Haswell-v1", HASWELL, .features = HASWELL_FEATURES "hle rtm ", .alias_of = "Haswell",
+    { .name = "Haswell-v1",
+      HASWELL,
+      .features = HASWELL_FEATURES "hle rtm ",
+      .alias_of = "Haswell",
       .description = "Intel Core Processor (Haswell)" },
-    { .name = "Haswell-noTSX", HASWELL, .features = HASWELL_FEATURES,
+    { .name = "Haswell-noTSX",
+      HASWELL,
+      .features = HASWELL_FEATURES,
       .description = "Intel Core Processor (Haswell, no TSX)" },
-    { .name = "Haswell-v2", HASWELL, .features = HASWELL_FEATURES, .alias_of = "Haswell-noTSX",
+    { .name = "Haswell-v2",
+      HASWELL,
+      .features = HASWELL_FEATURES,
+      .alias_of = "Haswell-noTSX",
       .description = "Intel Core Processor (Haswell, no TSX)" },
-    { .name = "Skylake-Server", SKYLAKE_SERVER, .features = SKYLAKE_SERVER_FEATURES AVX512_FEATURES "hle rtm ",
+    { .name = "Skylake-Server",
+      SKYLAKE_SERVER,
+      .features = SKYLAKE_SERVER_FEATURES AVX512_FEATURES "hle rtm ",
       .description = "Intel Xeon Processor (Skylake)" },
-    { .name = "Skylake-Server-v1", SKYLAKE_SERVER, .features = SKYLAKE_SERVER_FEATURES AVX512_FEATURES "hle rtm ",
-      .alias_of = "Skylake-Server", .description = "Intel Xeon Processor (Skylake)" },
+    { .name = "Skylake-Server-v1",
+      SKYLAKE_SERVER,
+      .features = SKYLAKE_SERVER_FEATURES AVX512_FEATURES "hle rtm ",
+      .alias_of = "Skylake-Server",
+      .description = "Intel Xeon Processor (Skylake)" },
     { .name = "EPYC", EPYC, .description = "AMD EPYC Processor" },
     { .name = "EPYC-v1", EPYC, .alias_of = "EPYC", .description = "AMD EPYC Processor" },
-    { .name = "max", .level = 0xd, .xlevel = 0x80000021, .model_id = "Rhea software CPU",
+    { .name = "max",
+      .level = 0xd,
+      .xlevel = 0x80000021,
+      .model_id = "Rhea software CPU",
       .description = "Enables all features that Rhea and this host offer" },
-    { .name = "host", .level = 0xd, .xlevel = 0x80000021,
+    { .name = "host",
+      .level = 0xd,
+      .xlevel = 0x80000021,
       .description = "This host's processor as far as the accelerator can show it" },
 };
 const unsigned x86_cpu_model_count = G_N_ELEMENTS(x86_cpu_models);
@@ -448,7 +532,8 @@ static void leaf_cache_intel(X86Cpu *cpu, uint32_t subleaf, uint32_t out[4])
     }
     uint32_t shared = caches[subleaf].level == 3 ? (1u << t.die_shift) : (1u << t.core_shift);
     uint32_t cores = 1u << (t.package_shift - t.core_shift);
-    out[0] = caches[subleaf].type | caches[subleaf].level << 5 | 1u << 8 | (shared - 1) << 14 | (cores - 1) << 26;
+    out[0] =
+        caches[subleaf].type | caches[subleaf].level << 5 | 1u << 8 | (shared - 1) << 14 | (cores - 1) << 26;
     out[1] = 63 | (caches[subleaf].ways - 1) << 22;
     out[2] = caches[subleaf].sets - 1;
     out[3] = caches[subleaf].level == 3 ? 2 : 0;
@@ -609,7 +694,8 @@ static void leaf_extended(X86Cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t
         out[3] = cpu->cpuid_features[FEAT_8000_0007_EDX];
         break;
     case 0x80000008:
-        out[0] = cpu->phys_bits | (cpu_has_feature(cpu, FEAT_8000_0001_EDX, CPUID_EXT2_LM) ? 48u << 8 : 32u << 8);
+        out[0] =
+            cpu->phys_bits | (cpu_has_feature(cpu, FEAT_8000_0001_EDX, CPUID_EXT2_LM) ? 48u << 8 : 32u << 8);
         out[1] = cpu->cpuid_features[FEAT_8000_0008_EBX];
         if (per_package > 1) {
             out[2] = t.package_shift << 12 | (per_package - 1);

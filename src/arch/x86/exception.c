@@ -1,9 +1,9 @@
 /*
- * Exceptions and interrupts: SDM vol. 3 chapter 6 (protected mode, 64-bit mode), 20.1.4 (real mode), 20.3 (virtual-8086
- * mode with and without the extensions).
+ * Exceptions and interrupts: SDM vol. 3 chapter 6 (protected mode, 64-bit mode), 20.1.4 (real mode), 20.3
+ * (virtual-8086 mode with and without the extensions).
  *
- * An event is worked out completely before any register changes: a fault on the way leaves the vCPU as it was, apart
- * from memory below the stack pointer. SPDX-License-Identifier: GPL-2.0-or-later
+ * An event is worked out completely before any register changes: a fault on the way leaves the vCPU as it
+ * was, apart from memory below the stack pointer. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "arch/x86/apic.h"
 #include "arch/x86/segment.h"
@@ -19,7 +19,8 @@ static bool has_error_code(int vector)
     return vector == EXC_DF || (vector >= EXC_TS && vector <= EXC_PF) || vector == EXC_AC;
 }
 
-static G_NORETURN void raise_exception(X86Cpu *cpu, int vector, uint32_t error_code, bool noncanonical, uint64_t linear)
+static G_NORETURN void raise_exception(X86Cpu *cpu, int vector, uint32_t error_code, bool noncanonical,
+                                       uint64_t linear)
 {
     if (cpu->fault_return == NULL) {
         g_error("x86: exception %d outside an executor", vector);
@@ -60,7 +61,8 @@ typedef struct Event {
     unsigned ext; /* the EXT bit of error codes that this delivery itself causes */
 } Event;
 
-/* RFLAGS as pushed: RF is set for faults, so that a debugger's breakpoint is not hit again (SDM vol. 3 17.3.1.1). */
+/* RFLAGS as pushed: RF is set for faults, so that a debugger's breakpoint is not hit again (SDM vol.
+ * 3 17.3.1.1). */
 static uint64_t pushed_flags(X86Cpu *cpu, const Event *e)
 {
     uint64_t flags = x86_get_rflags(cpu);
@@ -100,7 +102,8 @@ static Descriptor gate_code(X86Cpu *cpu, const Event *e, uint16_t selector)
     if (selector_is_null(selector)) {
         x86_raise_error(cpu, EXC_GP, e->ext);
     }
-    if (!descriptor_read(cpu, selector, &code) || !descriptor_is_code(code) || descriptor_dpl(code) > cpu->cpl) {
+    if (!descriptor_read(cpu, selector, &code) || !descriptor_is_code(code) ||
+        descriptor_dpl(code) > cpu->cpl) {
         x86_raise_error(cpu, EXC_GP, error);
     }
     if (in_long_mode(cpu) && (code.high & (DESC_L | DESC_B)) != DESC_L) {
@@ -132,7 +135,8 @@ static void deliver_long(X86Cpu *cpu, const Event *e)
     uint64_t high = x86_ld64_idx(cpu, cpu->idt.base + offset + 8, MMU_KERNEL);
     Descriptor gate = { (uint32_t)low, (uint32_t)(low >> 32) };
     unsigned type = descriptor_type(gate);
-    if ((gate.high & DESC_S) || (type != DESC_INT32 && type != DESC_TRAP32) || (high & UINT64_C(0x1f0000000000))) {
+    if ((gate.high & DESC_S) || (type != DESC_INT32 && type != DESC_TRAP32) ||
+        (high & UINT64_C(0x1f0000000000))) {
         x86_raise_error(cpu, EXC_GP, gate_error);
     }
     if (e->kind == EVENT_SOFT_INT && descriptor_dpl(gate) < cpu->cpl) {
@@ -147,7 +151,9 @@ static void deliver_long(X86Cpu *cpu, const Event *e)
     Descriptor code = gate_code(cpu, e, selector);
     unsigned level = (code.high & DESC_C) ? cpu->cpl : descriptor_dpl(code);
     bool inner = level < cpu->cpl;
-    Stack s = { .cpu = cpu, .mask = UINT64_MAX, .is64 = true, .index = mmu_index_of(cpu, level), .error = e->ext };
+    Stack s = {
+        .cpu = cpu, .mask = UINT64_MAX, .is64 = true, .index = mmu_index_of(cpu, level), .error = e->ext
+    };
 
     if (ist != 0) {
         s.sp = tss64_stack(cpu, 36 + (ist - 1) * 8, e->ext);
@@ -278,7 +284,8 @@ static void deliver_protected(X86Cpu *cpu, const Event *e)
     finish_flags(cpu, type == DESC_INT16 || type == DESC_INT32);
 }
 
-void event_deliver(X86Cpu *cpu, EventKind kind, int vector, bool has_error, uint32_t error_code, uint64_t return_rip)
+void event_deliver(X86Cpu *cpu, EventKind kind, int vector, bool has_error, uint32_t error_code,
+                   uint64_t return_rip)
 {
     Event e = {
         .kind = kind,
@@ -289,11 +296,13 @@ void event_deliver(X86Cpu *cpu, EventKind kind, int vector, bool has_error, uint
         .ext = kind != EVENT_SOFT_INT,
     };
 
-    TRACE(x86_deliver, cpu->index, vector, (int)kind, error_code, (unsigned long)return_rip, (unsigned long)cpu->cr2);
-    LOG(LOG_INT, "cpu %u: vector %02x kind %d error %x rip %04x:%016" PRIx64 " rsp %016" PRIx64 " cr2 %" PRIx64
+    TRACE(x86_deliver, cpu->index, vector, (int)kind, error_code, (unsigned long)return_rip,
+          (unsigned long)cpu->cr2);
+    LOG(LOG_INT,
+        "cpu %u: vector %02x kind %d error %x rip %04x:%016" PRIx64 " rsp %016" PRIx64 " cr2 %" PRIx64
         " rax %" PRIx64 " cpl %u",
-        cpu->index, (unsigned)vector, (int)kind, error_code, cpu->segs[SEG_CS].selector, return_rip, cpu->regs[R_RSP],
-        cpu->cr2, cpu->regs[R_RAX], cpu->cpl);
+        cpu->index, (unsigned)vector, (int)kind, error_code, cpu->segs[SEG_CS].selector, return_rip,
+        cpu->regs[R_RSP], cpu->cr2, cpu->regs[R_RAX], cpu->cpl);
     cpu->inhibit_interrupts = cpu->inhibit_debug = false;
     if (!(cpu->cr0 & CR0_PE)) {
         deliver_real(cpu, &e);
@@ -313,8 +322,8 @@ static bool is_contributory(int vector)
 static void triple_fault(X86Cpu *cpu, int vector)
 {
     TRACE(x86_triple_fault, cpu->index, (unsigned long)cpu->rip, vector);
-    LOG(LOG_CPU_RESET | LOG_INT, "cpu %u: triple fault at %04x:%" PRIx64, cpu->index, cpu->segs[SEG_CS].selector,
-        cpu->rip);
+    LOG(LOG_CPU_RESET | LOG_INT, "cpu %u: triple fault at %04x:%" PRIx64, cpu->index,
+        cpu->segs[SEG_CS].selector, cpu->rip);
     cpu->halted = true;
     cpu->shutdown = true;
     if (cpu->env.request_reset != NULL) {
@@ -368,8 +377,8 @@ void x86_deliver(X86Cpu *cpu, EventKind kind, int vector, bool has_error, uint32
 
 /* ---- interrupts by instruction ---- */
 
-/* With the virtual-8086 extensions INT n is redirected to the 8086 program's own vector table, unless the bitmap below
- * the TSS's I/O bitmap says otherwise (SDM vol. 3 20.3.3). Returns whether it was. */
+/* With the virtual-8086 extensions INT n is redirected to the 8086 program's own vector table, unless the
+ * bitmap below the TSS's I/O bitmap says otherwise (SDM vol. 3 20.3.3). Returns whether it was. */
 static bool vm86_redirect(X86Cpu *cpu, int vector, uint64_t next_rip)
 {
     const X86Segment *tr = &cpu->segs[SEG_TR];
@@ -452,7 +461,8 @@ bool x86_has_work(const X86Cpu *cpu)
     if (cpu->wait_sipi) {
         return pending & (CPU_INTERRUPT_SIPI | CPU_INTERRUPT_INIT | CPU_INTERRUPT_TLB);
     }
-    if (pending & (CPU_INTERRUPT_SMI | CPU_INTERRUPT_INIT | CPU_INTERRUPT_TIMER | CPU_INTERRUPT_TLB)) {
+    if (pending & (CPU_INTERRUPT_KICK | CPU_INTERRUPT_SMI | CPU_INTERRUPT_INIT | CPU_INTERRUPT_TIMER |
+                   CPU_INTERRUPT_TLB)) {
         return true;
     }
     if ((pending & CPU_INTERRUPT_NMI) && !cpu->nmi_blocked) {
@@ -494,13 +504,21 @@ bool x86_handle_interrupts(X86Cpu *cpu)
     if (cpu->wait_sipi || cpu->shutdown) {
         return false;
     }
+    if (pending & CPU_INTERRUPT_KICK) {
+        cpu_interrupt_clear(cpu, CPU_INTERRUPT_KICK);
+        if (cpu->halted) {
+            cpu->halted = false;
+            return true;
+        }
+        cpu->pv_kicked = true;
+    }
     if ((pending & CPU_INTERRUPT_SMI) && !cpu->in_smm) {
         cpu_interrupt_clear(cpu, CPU_INTERRUPT_SMI);
         smm_enter(cpu);
         cpu->halted = false;
         return true;
     }
-    if (cpu->inhibit_interrupts || cpu->inhibit_debug) {
+    if (cpu->inhibit_interrupts) {
         return false;
     }
     if ((pending & CPU_INTERRUPT_NMI) && !cpu->nmi_blocked) {

@@ -2,15 +2,17 @@
  * Page walks (SDM vol. 3 chapter 4), the software TLB, and the slow paths of guest memory accesses.
  *
  * Invariants:
- *  1. A read tag is in the TLB only for plain RAM or ROM that no data breakpoint touches; a write tag besides only for
- *     writable RAM whose dirty log has the page marked for every client and whose page-table entry has D set.
- *  2. Whoever clears a page's dirty bits takes the write tags away before it relies on them (dirty_cleared below): in
- *     the own thread at once, in another vCPU's at that vCPU's next boundary, which the clearing thread waits for.
+ *  1. A read tag is in the TLB only for plain RAM or ROM that no data breakpoint touches; a write tag besides
+ * only for writable RAM whose dirty log has the page marked for every client and whose page-table entry has D
+ * set.
+ *  2. Whoever clears a page's dirty bits takes the write tags away before it relies on them (dirty_cleared
+ * below): in the own thread at once, in another vCPU's at that vCPU's next boundary, which the clearing
+ * thread waits for.
  *  3. A page-table entry changes by compare-and-exchange only, so that other vCPUs' updates are never lost.
  *  4. Nothing is changed before the last byte of an access is known to be reachable.
  *
- * Threads: the TLB belongs to the vCPU's thread. Other threads leave work in MmuPrivate under its lock and set
- * CPU_INTERRUPT_TLB. SPDX-License-Identifier: GPL-2.0-or-later
+ * Threads: the TLB belongs to the vCPU's thread. Other threads leave work in MmuPrivate under its lock and
+ * set CPU_INTERRUPT_TLB. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "arch/x86/mmu.h"
 
@@ -26,13 +28,13 @@
 /* How long the clearing thread waits for another vCPU's boundary at most: more than any instruction takes. */
 #define BOUNDARY_WAIT_NS (2 * 1000 * 1000)
 
-#define SLOT_LISTED  1u
-#define SLOT_GLOBAL  2u
-#define SLOT_LARGE   4u /* 2 or 4 MiB */
-#define SLOT_HUGE    8u /* 1 GiB */
+#define SLOT_LISTED 1u
+#define SLOT_GLOBAL 2u
+#define SLOT_LARGE  4u /* 2 or 4 MiB */
+#define SLOT_HUGE   8u /* 1 GiB */
 
 typedef struct PhysPage {
-    uint64_t gpa; /* 1: empty */
+    uint64_t gpa;  /* 1: empty */
     uint8_t *host; /* NULL: not RAM, ROM or the whole page is not one target */
     RamBlock *ram;
     uint64_t ram_offset;
@@ -135,24 +137,6 @@ static PhysPage *phys_lookup(X86Cpu *cpu, uint64_t gpa)
     return pp;
 }
 
-/* While a device or a lock is waited for, nothing cached is in use: see dirty_cleared. */
-static inline bool executing_suspend(X86Cpu *cpu)
-{
-    bool was = __atomic_load_n(&cpu->executing, __ATOMIC_RELAXED);
-
-    if (was) {
-        __atomic_store_n(&cpu->executing, false, __ATOMIC_RELEASE);
-    }
-    return was;
-}
-
-static inline void executing_resume(X86Cpu *cpu, bool was)
-{
-    if (was) {
-        __atomic_store_n(&cpu->executing, true, __ATOMIC_SEQ_CST);
-    }
-}
-
 static MemTxAttrs cpu_attrs(const X86Cpu *cpu)
 {
     return (MemTxAttrs){ .secure = cpu->in_smm };
@@ -185,16 +169,17 @@ uint64_t mmu_physical_load(X86Cpu *cpu, uint64_t gpa, unsigned size)
         }
     }
     if (cpu->apic != NULL && apic_owns(cpu->apic, gpa)) {
-        /* The registers are 32 bits wide, 16 bytes apart (SDM vol. 3 10.4.1); other widths are undefined there. */
+        /* The registers are 32 bits wide, 16 bytes apart (SDM vol. 3 10.4.1); other widths are undefined
+         * there. */
         uint32_t offset = gpa & 0xfff;
         uint64_t reg = apic_mmio_read(cpu->apic, offset & ~3u) >> ((offset & 3) * 8);
         return size == 8 ? reg : reg & (UINT64_C(0xffffffff) >> (32 - size * 8));
     }
-    bool was = executing_suspend(cpu);
+    bool was = mmu_suspend(cpu);
     if (address_space_load(physical_space(cpu), gpa, size, &value, cpu_attrs(cpu)) != MEMTX_OK) {
         value = UINT64_MAX;
     }
-    executing_resume(cpu, was);
+    mmu_resume(cpu, was);
     return size == 8 ? value : value & ((UINT64_C(1) << (size * 8)) - 1);
 }
 
@@ -243,21 +228,21 @@ void mmu_physical_store(X86Cpu *cpu, uint64_t gpa, uint64_t value, unsigned size
         }
         return;
     }
-    bool was = executing_suspend(cpu);
+    bool was = mmu_suspend(cpu);
     address_space_store(physical_space(cpu), gpa, size, value, cpu_attrs(cpu));
-    executing_resume(cpu, was);
+    mmu_resume(cpu, was);
 }
 
 /* ---- the walk ---- */
 
-#define PTE_P  UINT64_C(1)
-#define PTE_W  UINT64_C(2)
-#define PTE_U  UINT64_C(4)
-#define PTE_A  UINT64_C(0x20)
-#define PTE_D  UINT64_C(0x40)
-#define PTE_PS UINT64_C(0x80)
-#define PTE_G  UINT64_C(0x100)
-#define PTE_NX (UINT64_C(1) << 63)
+#define PTE_P       UINT64_C(1)
+#define PTE_W       UINT64_C(2)
+#define PTE_U       UINT64_C(4)
+#define PTE_A       UINT64_C(0x20)
+#define PTE_D       UINT64_C(0x40)
+#define PTE_PS      UINT64_C(0x80)
+#define PTE_G       UINT64_C(0x100)
+#define PTE_NX      (UINT64_C(1) << 63)
 #define PTE_ADDRESS UINT64_C(0x000ffffffffff000)
 
 #define PF_P    1u
@@ -293,7 +278,8 @@ static uint64_t pte_load(X86Cpu *cpu, uint64_t gpa, unsigned size, bool debug)
     return address_space_read(as, gpa, MEMTXATTRS_NONE, &value32, 4) == MEMTX_OK ? value32 : 0;
 }
 
-/* Sets bits of an entry unless it changed meanwhile; false: walk again. Tables outside RAM keep what they are. */
+/* Sets bits of an entry unless it changed meanwhile; false: walk again. Tables outside RAM keep what they
+ * are. */
 static bool pte_set(X86Cpu *cpu, Pte *pte, uint64_t bits)
 {
     uint64_t gpa = a20(cpu, pte->gpa);
@@ -306,8 +292,8 @@ static bool pte_set(X86Cpu *cpu, Pte *pte, uint64_t bits)
     bool done;
     if (pte->size == 8) {
         uint64_t expected = pte->value;
-        done = __atomic_compare_exchange_n((uint64_t *)host, &expected, pte->value | bits, false, __ATOMIC_SEQ_CST,
-                                           __ATOMIC_SEQ_CST);
+        done = __atomic_compare_exchange_n((uint64_t *)host, &expected, pte->value | bits, false,
+                                           __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
     } else {
         uint32_t expected = (uint32_t)pte->value;
         done = __atomic_compare_exchange_n((uint32_t *)host, &expected, (uint32_t)(pte->value | bits), false,
@@ -543,7 +529,8 @@ static bool page_watched(const X86Cpu *cpu, uint64_t page)
 }
 
 /* Makes the slot one of this page's, keeping what it already holds of it. */
-static unsigned claim_slot(X86Cpu *cpu, uint64_t page, MmuIndex index, const MmuTranslation *tr, const PhysPage *pp)
+static unsigned claim_slot(X86Cpu *cpu, uint64_t page, MmuIndex index, const MmuTranslation *tr,
+                           const PhysPage *pp)
 {
     X86Mmu *mmu = cpu->mmu;
     MmuPrivate *p = mmu->priv;
@@ -568,8 +555,8 @@ static unsigned claim_slot(X86Cpu *cpu, uint64_t page, MmuIndex index, const Mmu
     return slot;
 }
 
-static void install(X86Cpu *cpu, uint64_t linear, MmuIndex index, const MmuTranslation *tr, const PhysPage *pp,
-                    bool write)
+static void install(X86Cpu *cpu, uint64_t linear, MmuIndex index, const MmuTranslation *tr,
+                    const PhysPage *pp, bool write)
 {
     uint64_t page = linear & PAGE_MASK_4K;
     unsigned slot = claim_slot(cpu, page, index, tr, pp);
@@ -652,6 +639,12 @@ void mmu_flush(X86Cpu *cpu, bool keep_global)
         p->large_entries = false;
     }
     itlb_flush(mmu, keep_global);
+}
+
+void mmu_flush_physical(X86Cpu *cpu)
+{
+    phys_flush(cpu->mmu->priv);
+    mmu_flush(cpu, false);
 }
 
 void mmu_flush_page(X86Cpu *cpu, uint64_t linear)
@@ -953,10 +946,10 @@ void *x86_rmw_pointer(X86Cpu *cpu, uint64_t linear, unsigned size)
 
 void mmu_lock_slow_begin(X86Cpu *cpu)
 {
-    bool was = executing_suspend(cpu);
+    bool was = mmu_suspend(cpu);
 
     pthread_mutex_lock(&slow_lock);
-    executing_resume(cpu, was);
+    mmu_resume(cpu, was);
     cpu->mmu->priv->lock_slow_held = true;
 }
 
@@ -1151,7 +1144,7 @@ static void section_removed(MmuPrivate *p, const MemoryRegionSection *section)
     }
 }
 
-#define FROM_LISTENER(l, field) ((MmuPrivate *)((char *)(l) - offsetof(MmuPrivate, field)))
+#define FROM_LISTENER(l, field) ((MmuPrivate *)((char *)(l)-offsetof(MmuPrivate, field)))
 
 static void memory_section_add(MemoryListener *l, const MemoryRegionSection *section)
 {

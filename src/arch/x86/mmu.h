@@ -1,10 +1,11 @@
 /*
- * Address translation of the software CPU: page walks (SDM vol. 3 chapter 4) behind a TLB, and guest memory accesses by
- * linear address. A TLB tag is installed only for plain RAM with that permission; a write tag only where every dirty
- * client has the page marked and no code is cached from it (design invariant 4). All else takes the slow path.
+ * Address translation of the software CPU: page walks (SDM vol. 3 chapter 4) behind a TLB, and guest memory
+ * accesses by linear address. A TLB tag is installed only for plain RAM with that permission; a write tag
+ * only where every dirty client has the page marked and no code is cached from it (design invariant 4). All
+ * else takes the slow path.
  *
- * Accessors raise #PF and friends through x86_raise() and never return then. They handle page-crossing accesses so
- * that a fault on either page leaves memory unchanged. SPDX-License-Identifier: GPL-2.0-or-later
+ * Accessors raise #PF and friends through x86_raise() and never return then. They handle page-crossing
+ * accesses so that a fault on either page leaves memory unchanged. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #ifndef RHEA_ARCH_X86_MMU_H
 #define RHEA_ARCH_X86_MMU_H
@@ -14,29 +15,31 @@
 #include <string.h>
 
 typedef enum MmuAccess { MMU_READ, MMU_WRITE, MMU_EXEC } MmuAccess;
-/* Which permissions apply. MMU_KERNEL: supervisor, SMAP enforced; MMU_KERNEL_AC: supervisor with EFLAGS.AC set (SMAP
- * lets through); MMU_USER: CPL 3. Implicit supervisor accesses (descriptor tables, TSS) use MMU_KERNEL always. */
+/* Which permissions apply. MMU_KERNEL: supervisor, SMAP enforced; MMU_KERNEL_AC: supervisor with EFLAGS.AC
+ * set (SMAP lets through); MMU_USER: CPL 3. Implicit supervisor accesses (descriptor tables, TSS) use
+ * MMU_KERNEL always. */
 typedef enum MmuIndex {
     MMU_KERNEL,
     MMU_KERNEL_AC,
     MMU_USER,
-    MMU_USER_ALIGN, /* CPL 3 with alignment checks on: its TLB stays empty, so that every access takes the slow path */
+    MMU_USER_ALIGN, /* CPL 3 with alignment checks on: its TLB stays empty, so that every access takes the
+                       slow path */
     MMU_INDEXES
 } MmuIndex;
 
-#define TLB_BITS 10
-#define TLB_SIZE (1u << TLB_BITS)
+#define TLB_BITS     10
+#define TLB_SIZE     (1u << TLB_BITS)
 #define PAGE_MASK_4K (~UINT64_C(0xfff))
 
-/* tag: the page's linear address (bits 0 to 11 clear), or a page that belongs to the neighbouring slot and so never
- * matches here. */
+/* tag: the page's linear address (bits 0 to 11 clear), or a page that belongs to the neighbouring slot and so
+ * never matches here. */
 typedef struct TlbEntry {
-    uint64_t tag[3];  /* by MmuAccess */
-    intptr_t addend;  /* host address = linear + addend */
+    uint64_t tag[3]; /* by MmuAccess */
+    intptr_t addend; /* host address = linear + addend */
 } TlbEntry;
 
-/* An instruction page: its guest physical address, with the host pointer and RAM block of its page; host NULL: code
- * runs from a device, without RAM: fetch byte-wise with x86_fetch_slow. */
+/* An instruction page: its guest physical address, with the host pointer and RAM block of its page; host
+ * NULL: code runs from a device, without RAM: fetch byte-wise with x86_fetch_slow. */
 typedef struct CodePage {
     uint64_t gpa;        /* of the very byte asked for */
     const uint8_t *host; /* of the page's first byte */
@@ -61,13 +64,15 @@ struct X86Mmu {
     struct MmuPrivate *priv;
 };
 
-/* Walks the tables. false: *error_code and cr2 tell the page fault (not raised). Sets accessed and dirty bits. */
+/* Walks the tables. false: *error_code and cr2 tell the page fault (not raised). Sets accessed and dirty
+ * bits. */
 typedef struct MmuTranslation {
-    uint64_t gpa;         /* of the very byte */
-    uint64_t page_size;   /* of the mapping */
+    uint64_t gpa;       /* of the very byte */
+    uint64_t page_size; /* of the mapping */
     bool writable, user, nx, global;
 } MmuTranslation;
-bool mmu_walk(X86Cpu *cpu, uint64_t linear, MmuAccess access, MmuIndex index, MmuTranslation *out, uint32_t *error_code);
+bool mmu_walk(X86Cpu *cpu, uint64_t linear, MmuAccess access, MmuIndex index, MmuTranslation *out,
+              uint32_t *error_code);
 /* For debuggers and the monitor: no permissions, no side effects. */
 bool mmu_walk_debug(X86Cpu *cpu, uint64_t linear, uint64_t *gpa);
 
@@ -80,6 +85,8 @@ X86Mmu *mmu_new(X86Cpu *cpu); /* listens to env.memory's (and env.smram's) chang
 void mmu_free(X86Mmu *mmu);
 /* Does what CPU_INTERRUPT_TLB asks for; in the vCPU's thread, between instructions. */
 void mmu_process_pending(X86Cpu *cpu);
+/* The view of physical memory changed (SMM): drops all. vCPU's thread. */
+void mmu_flush_physical(X86Cpu *cpu);
 /* Everything is dropped at the next boundary. [any thread] */
 void mmu_flush_later(X86Cpu *cpu);
 /* Physical memory as this CPU sees it (SMM, A20, its own APIC page): one access of 1, 2, 4 or 8 bytes. */
@@ -95,52 +102,71 @@ static inline TlbEntry *mmu_entry(X86Mmu *mmu, MmuIndex index, uint64_t linear)
     return &mmu->tlb[index][(linear >> 12) & (TLB_SIZE - 1)];
 }
 
-/* x86_ld8/16/32/64(cpu, linear) and x86_st...: with the running code's MmuIndex. One compare checks tag, permission,
- * and that the access stays within the page. Values are host (little-endian) order. */
-#define MMU_ACCESSORS(bits, type)                                                                                      \
-    static inline type x86_ld##bits##_idx(X86Cpu *cpu, uint64_t linear, MmuIndex index)                                \
-    {                                                                                                                  \
-        TlbEntry *e = mmu_entry(cpu->mmu, index, linear);                                                              \
-        if (G_LIKELY(linear - e->tag[MMU_READ] <= 4096 - sizeof(type))) {                                              \
-            type value;                                                                                                \
-            memcpy(&value, (void *)(linear + e->addend), sizeof(value));                                               \
-            return value;                                                                                              \
-        }                                                                                                              \
-        return (type)mmu_load_slow(cpu, linear, sizeof(type), index);                                                  \
-    }                                                                                                                  \
-    static inline void x86_st##bits##_idx(X86Cpu *cpu, uint64_t linear, type value, MmuIndex index)                    \
-    {                                                                                                                  \
-        TlbEntry *e = mmu_entry(cpu->mmu, index, linear);                                                              \
-        if (G_LIKELY(linear - e->tag[MMU_WRITE] <= 4096 - sizeof(type))) {                                             \
-            memcpy((void *)(linear + e->addend), &value, sizeof(value));                                               \
-            return;                                                                                                    \
-        }                                                                                                              \
-        mmu_store_slow(cpu, linear, value, sizeof(type), index);                                                       \
-    }                                                                                                                  \
-    static inline type x86_ld##bits(X86Cpu *cpu, uint64_t linear)                                                      \
-    {                                                                                                                  \
-        return x86_ld##bits##_idx(cpu, linear, (MmuIndex)cpu->mmu->index);                                             \
-    }                                                                                                                  \
-    static inline void x86_st##bits(X86Cpu *cpu, uint64_t linear, type value)                                          \
-    {                                                                                                                  \
-        x86_st##bits##_idx(cpu, linear, value, (MmuIndex)cpu->mmu->index);                                             \
+/* x86_ld8/16/32/64(cpu, linear) and x86_st...: with the running code's MmuIndex. One compare checks tag,
+ * permission, and that the access stays within the page. Values are host (little-endian) order. */
+#define MMU_ACCESSORS(bits, type)                                                                   \
+    static inline type x86_ld##bits##_idx(X86Cpu *cpu, uint64_t linear, MmuIndex index)             \
+    {                                                                                               \
+        TlbEntry *e = mmu_entry(cpu->mmu, index, linear);                                           \
+        if (G_LIKELY(linear - e->tag[MMU_READ] <= 4096 - sizeof(type))) {                           \
+            type value;                                                                             \
+            memcpy(&value, (void *)(linear + e->addend), sizeof(value));                            \
+            return value;                                                                           \
+        }                                                                                           \
+        return (type)mmu_load_slow(cpu, linear, sizeof(type), index);                               \
+    }                                                                                               \
+    static inline void x86_st##bits##_idx(X86Cpu *cpu, uint64_t linear, type value, MmuIndex index) \
+    {                                                                                               \
+        TlbEntry *e = mmu_entry(cpu->mmu, index, linear);                                           \
+        if (G_LIKELY(linear - e->tag[MMU_WRITE] <= 4096 - sizeof(type))) {                          \
+            memcpy((void *)(linear + e->addend), &value, sizeof(value));                            \
+            return;                                                                                 \
+        }                                                                                           \
+        mmu_store_slow(cpu, linear, value, sizeof(type), index);                                    \
+    }                                                                                               \
+    static inline type x86_ld##bits(X86Cpu *cpu, uint64_t linear)                                   \
+    {                                                                                               \
+        return x86_ld##bits##_idx(cpu, linear, (MmuIndex)cpu->mmu->index);                          \
+    }                                                                                               \
+    static inline void x86_st##bits(X86Cpu *cpu, uint64_t linear, type value)                       \
+    {                                                                                               \
+        x86_st##bits##_idx(cpu, linear, value, (MmuIndex)cpu->mmu->index);                          \
     }
 MMU_ACCESSORS(8, uint8_t)
 MMU_ACCESSORS(16, uint16_t)
 MMU_ACCESSORS(32, uint32_t)
 MMU_ACCESSORS(64, uint64_t)
 
-/* Runs of bytes (SIMD operands, FXSAVE, string operations): all pages are checked before anything is changed. */
+/* Runs of bytes (SIMD operands, FXSAVE, string operations): all pages are checked before anything is changed.
+ */
 void x86_read_bytes(X86Cpu *cpu, uint64_t linear, void *buffer, unsigned size);
 void x86_write_bytes(X86Cpu *cpu, uint64_t linear, const void *buffer, unsigned size);
 /* Raises what a write (or read) of the range would raise, and changes nothing. */
 void x86_probe(X86Cpu *cpu, uint64_t linear, unsigned size, MmuAccess access);
 void x86_probe_idx(X86Cpu *cpu, uint64_t linear, unsigned size, MmuAccess access, MmuIndex index);
-/* For read-modify-write and LOCKed instructions: a host pointer that stays valid until the next access, where the
- * whole range lies in one page of plain writable RAM; NULL: take the slow way (load, then store; for LOCK:
- * mmu_lock_slow_begin/end around them, which stops no other vCPU but excludes other slow locks and splits). */
+/* For read-modify-write and LOCKed instructions: a host pointer that stays valid until the next access, where
+ * the whole range lies in one page of plain writable RAM; NULL: take the slow way (load, then store; for
+ * LOCK: mmu_lock_slow_begin/end around them, which stops no other vCPU but excludes other slow locks and
+ * splits). */
 void *x86_rmw_pointer(X86Cpu *cpu, uint64_t linear, unsigned size);
 void mmu_lock_slow_begin(X86Cpu *cpu);
+/* While a vCPU waits for a lock or a device it uses nothing cached, so that nobody needs to wait for its
+ * boundary (cpu->executing). suspend returns what resume needs. */
+static inline bool mmu_suspend(X86Cpu *cpu)
+{
+    bool was = __atomic_load_n(&cpu->executing, __ATOMIC_RELAXED);
+
+    if (was) {
+        __atomic_store_n(&cpu->executing, false, __ATOMIC_RELEASE);
+    }
+    return was;
+}
+static inline void mmu_resume(X86Cpu *cpu, bool was)
+{
+    if (was) {
+        __atomic_store_n(&cpu->executing, true, __ATOMIC_SEQ_CST);
+    }
+}
 void mmu_lock_slow_end(X86Cpu *cpu);
 /* x86_raise() calls it: a fault inside begin/end gives the lock back. */
 void mmu_lock_slow_abort(X86Cpu *cpu);
@@ -148,8 +174,8 @@ static inline bool x86_is_canonical(uint64_t linear)
 {
     return (uint64_t)((int64_t)(linear << 16) >> 16) == linear;
 }
-/* For block lookup: translates an instruction fetch (raises #PF, or #GP where linear is not canonical). The slow one
- * walks; the other one looks into the instruction TLB first. */
+/* For block lookup: translates an instruction fetch (raises #PF, or #GP where linear is not canonical). The
+ * slow one walks; the other one looks into the instruction TLB first. */
 void x86_code_page_slow(X86Cpu *cpu, uint64_t linear, CodePage *page);
 static inline void x86_code_page(X86Cpu *cpu, uint64_t linear, CodePage *page)
 {

@@ -1,7 +1,7 @@
 /*
- * Segment registers, far transfers and IRET: SDM vol. 3 chapters 3 and 5, and the instructions' pages in vol. 2.
- * Order of checks and error codes are those of the operation sections there.
- * SPDX-License-Identifier: GPL-2.0-or-later
+ * Segment registers, far transfers and IRET: SDM vol. 3 chapters 3 and 5, and the instructions' pages in
+ * vol. 2. Order of checks and error codes are those of the operation sections there. SPDX-License-Identifier:
+ * GPL-2.0-or-later
  */
 #include "arch/x86/segment.h"
 
@@ -81,9 +81,10 @@ void descriptor_set_accessed(X86Cpu *cpu, uint16_t selector, Descriptor *d)
 
 void segment_set(X86Cpu *cpu, int seg, uint16_t selector, Descriptor d)
 {
-    cpu->segs[seg] = (X86Segment){
-        .selector = selector, .attr = d.high & DESC_ATTR_MASK, .limit = descriptor_limit(d), .base = descriptor_base(d)
-    };
+    cpu->segs[seg] = (X86Segment){ .selector = selector,
+                                   .attr = d.high & DESC_ATTR_MASK,
+                                   .limit = descriptor_limit(d),
+                                   .base = descriptor_base(d) };
 }
 
 void segment_set_null(X86Cpu *cpu, int seg, uint16_t selector)
@@ -286,7 +287,7 @@ uint64_t x86_linear(X86Cpu *cpu, int seg, uint64_t offset, unsigned size, bool w
 
 /* ---- loading segment registers ---- */
 
-void x86_load_segment(X86Cpu *cpu, int seg, uint16_t selector)
+static void load_segment(X86Cpu *cpu, int seg, uint16_t selector)
 {
     Descriptor d;
 
@@ -336,6 +337,15 @@ void x86_load_segment(X86Cpu *cpu, int seg, uint16_t selector)
     x86_update_mode(cpu);
 }
 
+void x86_load_segment(X86Cpu *cpu, int seg, uint16_t selector)
+{
+    load_segment(cpu, seg, selector);
+    if (seg == SEG_SS) {
+        cpu->inhibit_interrupts = true;
+        cpu->inhibit_debug = cpu->mode & (MODE_TF | MODE_BP);
+    }
+}
+
 /* The system segments: base of 64 bits in long mode. */
 static void load_system_segment(X86Cpu *cpu, int seg, uint16_t selector, bool is_ldt)
 {
@@ -349,8 +359,9 @@ static void load_system_segment(X86Cpu *cpu, int seg, uint16_t selector, bool is
         x86_raise_error(cpu, EXC_GP, error);
     }
     unsigned type = descriptor_type(d);
-    bool good = !(d.high & DESC_S) &&
-                (is_ldt ? type == DESC_LDT : type == DESC_TSS32 || (type == DESC_TSS16 && !in_long_mode(cpu)));
+    bool good =
+        !(d.high & DESC_S) &&
+        (is_ldt ? type == DESC_LDT : type == DESC_TSS32 || (type == DESC_TSS16 && !in_long_mode(cpu)));
     if (!good) {
         x86_raise_error(cpu, EXC_GP, error);
     }
@@ -428,7 +439,8 @@ bool x86_lar(X86Cpu *cpu, uint16_t selector, uint32_t *rights)
         uint32_t valid = in_long_mode(cpu)
                              ? 1u << DESC_LDT | 1u << DESC_TSS32 | 1u << DESC_TSS32_BUSY | 1u << DESC_CALL32
                              : 1u << DESC_TSS16 | 1u << DESC_LDT | 1u << DESC_TSS16_BUSY | 1u << DESC_CALL16 |
-                                   1u << DESC_TASK_GATE | 1u << DESC_TSS32 | 1u << DESC_TSS32_BUSY | 1u << DESC_CALL32;
+                                   1u << DESC_TASK_GATE | 1u << DESC_TSS32 | 1u << DESC_TSS32_BUSY |
+                                   1u << DESC_CALL32;
         if (!(valid >> descriptor_type(d) & 1)) {
             return false;
         }
@@ -543,8 +555,9 @@ static void check_system_target(X86Cpu *cpu, uint16_t selector, Descriptor d)
 {
     unsigned type = descriptor_type(d), dpl = descriptor_dpl(d);
     uint32_t error = selector & ~3u;
-    bool known = type == DESC_CALL32 || (!in_long_mode(cpu) && (type == DESC_CALL16 || type == DESC_TASK_GATE ||
-                                                                 type == DESC_TSS16 || type == DESC_TSS32));
+    bool known =
+        type == DESC_CALL32 || (!in_long_mode(cpu) && (type == DESC_CALL16 || type == DESC_TASK_GATE ||
+                                                       type == DESC_TSS16 || type == DESC_TSS32));
 
     if (!known || dpl < cpu->cpl || dpl < (selector & 3u)) {
         x86_raise_error(cpu, EXC_GP, error);
@@ -663,7 +676,8 @@ Stack stack_inner(X86Cpu *cpu, unsigned level, unsigned ext, uint16_t *ss, Descr
 }
 
 /* CALL through a gate to a more privileged level. */
-static void far_call_inner(X86Cpu *cpu, const CallGate *gate, Descriptor *code, uint64_t target, uint64_t next_rip)
+static void far_call_inner(X86Cpu *cpu, const CallGate *gate, Descriptor *code, uint64_t target,
+                           uint64_t next_rip)
 {
     unsigned level = descriptor_dpl(*code);
     uint16_t old_cs = cpu->segs[SEG_CS].selector, old_ss = cpu->segs[SEG_SS].selector;
@@ -793,7 +807,8 @@ static Descriptor check_return_cs(X86Cpu *cpu, uint16_t selector)
     return d;
 }
 
-/* The stack segment that a return to an outer level (or a 64-bit IRET) pops. null_ok: a null selector may be loaded. */
+/* The stack segment that a return to an outer level (or a 64-bit IRET) pops. null_ok: a null selector may be
+ * loaded. */
 static bool check_return_ss(X86Cpu *cpu, uint16_t selector, unsigned level, bool null_ok, Descriptor *d)
 {
     uint32_t error = selector & ~3u;
@@ -837,8 +852,8 @@ static void drop_inner_segments(X86Cpu *cpu)
 }
 
 /* Common end of far return and IRET: loads CS (and SS:rSP where they were popped). */
-static void finish_return(X86Cpu *cpu, uint16_t cs, Descriptor code, bool load_ss, uint16_t ss, bool ss_present,
-                          Descriptor ss_descriptor, uint64_t sp, uint64_t rip)
+static void finish_return(X86Cpu *cpu, uint16_t cs, Descriptor code, bool load_ss, uint16_t ss,
+                          bool ss_present, Descriptor ss_descriptor, uint64_t sp, uint64_t rip)
 {
     unsigned old_cpl = cpu->cpl, level = cs & 3u;
 
@@ -890,7 +905,8 @@ void x86_far_return(X86Cpu *cpu, unsigned operand_size, unsigned release_bytes)
     s.sp += release_bytes;
     if (level == cpu->cpl) {
         offset = code_check_target(cpu, code, offset, 0);
-        finish_return(cpu, selector, code, false, 0, false, ss_descriptor, stack_pointer(&s, cpu->regs[R_RSP]), offset);
+        finish_return(cpu, selector, code, false, 0, false, ss_descriptor,
+                      stack_pointer(&s, cpu->regs[R_RSP]), offset);
         return;
     }
     uint64_t sp = stack_pop(&s, operand_size);
@@ -1051,7 +1067,8 @@ void x86_iret(X86Cpu *cpu, unsigned operand_size, uint64_t next_rip)
     uint64_t new_flags = iret_flags(cpu, flags, operand_size, false);
     if (level == cpu->cpl && !from64) {
         offset = code_check_target(cpu, code, offset, 0);
-        finish_return(cpu, selector, code, false, 0, false, ss_descriptor, stack_pointer(&s, cpu->regs[R_RSP]), offset);
+        finish_return(cpu, selector, code, false, 0, false, ss_descriptor,
+                      stack_pointer(&s, cpu->regs[R_RSP]), offset);
     } else {
         /* An outer level, or any return of 64-bit mode: SS:RSP come too. */
         uint64_t sp = stack_pop(&s, operand_size);
@@ -1059,7 +1076,8 @@ void x86_iret(X86Cpu *cpu, unsigned operand_size, uint64_t next_rip)
         bool present = check_return_ss(cpu, ss, level, to64 && level != 3, &ss_descriptor);
         offset = code_check_target(cpu, code, offset, 0);
         finish_return(cpu, selector, code, true, ss, present, ss_descriptor,
-                      merge_sp(ss_descriptor, to64, cpu->regs[R_RSP], truncate_offset(sp, operand_size)), offset);
+                      merge_sp(ss_descriptor, to64, cpu->regs[R_RSP], truncate_offset(sp, operand_size)),
+                      offset);
     }
     x86_set_rflags(cpu, new_flags);
     nmi_unblock(cpu);

@@ -10,8 +10,18 @@
 
 /* System descriptor types, SDM vol. 3 table 3-2. */
 enum {
-    DESC_TSS16 = 1, DESC_LDT = 2, DESC_TSS16_BUSY = 3, DESC_CALL16 = 4, DESC_TASK_GATE = 5, DESC_INT16 = 6,
-    DESC_TRAP16 = 7, DESC_TSS32 = 9, DESC_TSS32_BUSY = 11, DESC_CALL32 = 12, DESC_INT32 = 14, DESC_TRAP32 = 15,
+    DESC_TSS16 = 1,
+    DESC_LDT = 2,
+    DESC_TSS16_BUSY = 3,
+    DESC_CALL16 = 4,
+    DESC_TASK_GATE = 5,
+    DESC_INT16 = 6,
+    DESC_TRAP16 = 7,
+    DESC_TSS32 = 9,
+    DESC_TSS32_BUSY = 11,
+    DESC_CALL32 = 12,
+    DESC_INT32 = 14,
+    DESC_TRAP32 = 15,
 };
 #define DESC_ATTR_MASK 0x00f0ff00u
 
@@ -63,7 +73,8 @@ static inline bool in_64bit_mode(const X86Cpu *cpu)
     return cpu->mode & MODE_CS64;
 }
 
-/* Reads descriptor memory as the processor itself does. false: beyond the table's limit or no table. May raise #PF. */
+/* Reads descriptor memory as the processor itself does. false: beyond the table's limit or no table. May
+ * raise #PF. */
 bool descriptor_read(X86Cpu *cpu, uint16_t selector, Descriptor *d);
 /* The upper half of a 16-byte system descriptor. */
 bool descriptor_read_upper(X86Cpu *cpu, uint16_t selector, Descriptor *d);
@@ -83,7 +94,8 @@ uint64_t code_check_target(X86Cpu *cpu, Descriptor d, uint64_t offset, uint32_t 
 void tss_stack(X86Cpu *cpu, unsigned level, unsigned ext, uint16_t *ss, uint64_t *sp);
 uint64_t tss64_stack(X86Cpu *cpu, unsigned slot_offset, unsigned ext);
 
-/* A stack while a transfer is being worked out: registers change only when all pushes or pops went through. */
+/* A stack while a transfer is being worked out: registers change only when all pushes or pops went through.
+ */
 typedef struct Stack {
     X86Cpu *cpu;
     X86Segment ss;
@@ -109,10 +121,12 @@ static inline uint64_t stack_mask(const X86Cpu *cpu)
 }
 
 /* Delivers one event, raising what goes wrong (exception.c). */
-void event_deliver(X86Cpu *cpu, EventKind kind, int vector, bool has_error, uint32_t error_code, uint64_t return_rip);
+void event_deliver(X86Cpu *cpu, EventKind kind, int vector, bool has_error, uint32_t error_code,
+                   uint64_t return_rip);
 /* SMM (smm.c). */
 void smm_enter(X86Cpu *cpu);
 /* #DB bookkeeping when an exception or task switch is delivered (debug.c). */
+void debug_io(X86Cpu *cpu, uint16_t port, unsigned size);
 void debug_on_task_switch(X86Cpu *cpu, bool trap_flag);
 
 #endif
