@@ -864,7 +864,7 @@ Chardev *chardev_add_qmp(ChardevRegistry *reg, const char *id, json_object *back
         }
     }
     if (strcmp(type, "socket") == 0 &&
-        !options_has(flat, "server")) { /* QMP's default differs from -chardev's */
+        !options_contains(flat, "server")) { /* QMP's default differs from -chardev's */
         json_object_object_add(flat, "server", json_object_new_boolean(true));
     }
     chr = add_checked(reg, id, driver, flat, error);
@@ -946,7 +946,7 @@ Chardev *chardev_add_legacy(ChardevRegistry *reg, const char *id, const char *te
             put_str(o, "backend", head);
         }
     }
-    if (options_has(o, "backend")) {
+    if (options_contains(o, "backend")) {
         /* found above */
     } else if (g_str_has_prefix(text, "file:")) {
         put_str(o, "backend", "file");

@@ -321,7 +321,7 @@ static bool socket_open(Chardev *chr, json_object *options, GError **error)
         return false;
     }
     wait = s->server;
-    given = options_has(options, "wait");
+    given = options_contains(options, "wait");
     if (!options_bool(options, chr->what, "wait", &wait, error) ||
         !options_int(options, chr->what, "reconnect", 0, 1000000, &s->reconnect_s, error)) {
         return false;
@@ -334,9 +334,9 @@ static bool socket_open(Chardev *chr, json_object *options, GError **error)
         return error_set(error, "%s: 'reconnect' option is incompatible with server mode", chr->what);
     }
     s->nodelay = s->addr->kind == SOCKET_KIND_INET;
-    if ((options_has(options, "nodelay") &&
+    if ((options_contains(options, "nodelay") &&
          !options_bool(options, chr->what, "nodelay", &s->nodelay, error)) ||
-        (options_has(options, "delay") && !options_bool(options, chr->what, "delay", &given, error))) {
+        (options_contains(options, "delay") && !options_bool(options, chr->what, "delay", &given, error))) {
         return false;
     }
     if (s->server) {

@@ -17,7 +17,7 @@ const char *options_str(json_object *options, const char *name)
     return json_object_get_string(value);
 }
 
-bool options_has(json_object *options, const char *name)
+bool options_contains(json_object *options, const char *name)
 {
     return json_object_object_get_ex(options, name, NULL);
 }

@@ -12,7 +12,7 @@
 
 /* The text of a member, or NULL. Numbers and booleans give their JSON text. Borrowed from the dict. */
 const char *options_str(json_object *options, const char *name);
-bool options_has(json_object *options, const char *name);
+bool options_contains(json_object *options, const char *name);
 /* These leave *value alone where the member is missing, and fail where it is not of that kind. what: "chardev
  * 'c0'". */
 bool options_bool(json_object *options, const char *what, const char *name, bool *value, GError **error);

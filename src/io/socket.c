@@ -64,14 +64,14 @@ static SocketAddress *from_flat(json_object *o, SocketKind kind, const char *wha
         }
         if (v4 != v6) {
             addr->family = v4 ? AF_INET : AF_INET6;
-        } else if (options_has(o, "ipv4") && !v4 && !options_has(o, "ipv6")) {
+        } else if (options_contains(o, "ipv4") && !v4 && !options_contains(o, "ipv6")) {
             addr->family = AF_INET6;
-        } else if (options_has(o, "ipv6") && !v6 && !options_has(o, "ipv4")) {
+        } else if (options_contains(o, "ipv6") && !v6 && !options_contains(o, "ipv4")) {
             addr->family = AF_INET;
         }
         break;
     case SOCKET_KIND_FD:
-        addr->fd = g_strdup(options_str(o, options_has(o, "str") ? "str" : "fd"));
+        addr->fd = g_strdup(options_str(o, options_contains(o, "str") ? "str" : "fd"));
         if (!addr->fd || !*addr->fd) {
             error_set(error, "%s: parameter 'fd' is missing", what);
             return NULL;
@@ -83,8 +83,8 @@ static SocketAddress *from_flat(json_object *o, SocketKind kind, const char *wha
 
 SocketAddress *socket_address_from_options(json_object *options, const char *what, GError **error)
 {
-    bool has_path = options_has(options, "path"), has_fd = options_has(options, "fd");
-    bool has_inet = options_has(options, "host") || options_has(options, "port");
+    bool has_path = options_contains(options, "path"), has_fd = options_contains(options, "fd");
+    bool has_inet = options_contains(options, "host") || options_contains(options, "port");
 
     if (has_path + has_fd + has_inet != 1) {
         error_set(error, "%s: give one of 'path', 'fd' or 'host' with 'port'", what);
