@@ -97,7 +97,7 @@ static bool start(Vm *vm, const Options *options, MonitorSet **monitors, GError 
         return false;
     }
     *monitors = monitor_set_new(vm);
-    monitor_set_command_line_options(*monitors, options_introspect());
+    monitor_set_command_line_options(*monitors, cmdline_introspect());
     for (guint i = 0; i < requests->len; i++) {
         const VmMonitorRequest *r = requests->pdata[i];
         if (!monitor_set_add(*monitors, r->chr, r->qmp ? MONITOR_QMP : MONITOR_HMP, r->pretty, r->id,
@@ -110,14 +110,14 @@ static bool start(Vm *vm, const Options *options, MonitorSet **monitors, GError 
 
 static int run(const Options *options, GError **error)
 {
-    const char *pidfile = options_last(options, OPT_PIDFILE);
+    const char *pidfile = cmdline_last(options, OPT_PIDFILE);
     g_autofree char *pidfile_path = pidfile ? g_canonicalize_filename(pidfile, NULL) : NULL;
     int ready_fd = -1, pid_fd = -1, status = EXIT_FAILURE;
     MonitorSet *monitors = NULL;
 
-    if (options_has(options, OPT_DAEMONIZE)) {
-        if (options_has(options, OPT_NOGRAPHIC) && !options_has(options, OPT_NODEFAULTS) &&
-            !options_has(options, OPT_SERIAL)) {
+    if (cmdline_has(options, OPT_DAEMONIZE)) {
+        if (cmdline_has(options, OPT_NOGRAPHIC) && !cmdline_has(options, OPT_NODEFAULTS) &&
+            !cmdline_has(options, OPT_SERIAL)) {
             error_set(error, "-nographic cannot be used with -daemonize");
             return status;
         }
@@ -135,7 +135,7 @@ static int run(const Options *options, GError **error)
         pid_fd = write_pidfile(pidfile_path, error);
         ok = pid_fd >= 0;
     }
-    if (ok && !options_has(options, OPT_STOPPED)) {
+    if (ok && !cmdline_has(options, OPT_STOPPED)) {
         ok = vm_start(vm, error);
     }
     if (ok) {
@@ -159,7 +159,7 @@ int main(int argc, char **argv)
     bool failed;
 
     log_set_program("rhea-system-x86_64");
-    Options *options = options_parse(argc, argv, &error);
+    Options *options = cmdline_parse(argc, argv, &error);
     int status = EXIT_FAILURE;
     if (options) {
         if (vm_answer_help(options, &failed, &error)) {
@@ -171,6 +171,6 @@ int main(int argc, char **argv)
     if (error) {
         error_report(error);
     }
-    options_free(options);
+    cmdline_free(options);
     return status;
 }

@@ -63,9 +63,9 @@ static bool configure_trace(const char *text, GError **error)
     if (!dict) {
         return false;
     }
-    bool ok = option_check_keys(dict, "enable,events,file", error);
-    const char *pattern = option_get(dict, "enable"), *events = option_get(dict, "events"),
-               *file = option_get(dict, "file");
+    bool ok = cmdline_check_keys(dict, "enable,events,file", error);
+    const char *pattern = cmdline_get(dict, "enable"), *events = cmdline_get(dict, "events"),
+               *file = cmdline_get(dict, "file");
     if (ok && pattern && trace_set(pattern, true) == 0) {
         log_warning("trace event '%s' does not exist", pattern);
     }
@@ -102,8 +102,8 @@ bool vm_configure_process(const Options *options, GError **error)
         if (o->info->id == OPT_MSG) {
             json_object *dict = option_dict(o, "timestamp", error);
             bool on;
-            ok = dict && option_check_keys(dict, o->info->keys, error) &&
-                 option_get_bool(dict, "timestamp", true, &on, error);
+            ok = dict && cmdline_check_keys(dict, o->info->keys, error) &&
+                 cmdline_get_bool(dict, "timestamp", true, &on, error);
             if (ok) {
                 log_set_timestamps(on);
             }
@@ -121,15 +121,15 @@ bool vm_configure_process(const Options *options, GError **error)
         } else if (o->info->id == OPT_SANDBOX) {
             json_object *dict = option_dict(o, "enable", error);
             bool on;
-            ok = dict && option_check_keys(dict, o->info->keys, error) &&
-                 option_get_bool(dict, "enable", false, &on, error);
+            ok = dict && cmdline_check_keys(dict, o->info->keys, error) &&
+                 cmdline_get_bool(dict, "enable", false, &on, error);
             json_object_put(dict);
         } else if (o->info->id == OPT_OVERCOMMIT) {
             json_object *dict = option_dict(o, NULL, error);
             bool lock, pm;
-            ok = dict && option_check_keys(dict, o->info->keys, error) &&
-                 option_get_bool(dict, "mem-lock", false, &lock, error) &&
-                 option_get_bool(dict, "cpu-pm", false, &pm, error);
+            ok = dict && cmdline_check_keys(dict, o->info->keys, error) &&
+                 cmdline_get_bool(dict, "mem-lock", false, &lock, error) &&
+                 cmdline_get_bool(dict, "cpu-pm", false, &pm, error);
             if (ok && lock && mlockall(MCL_CURRENT | MCL_FUTURE) < 0) {
                 ok = error_set_errno(error, errno, "locking memory failed");
             }
@@ -164,9 +164,9 @@ static bool configure_global(Setup *s, const Option *o, GError **error)
     } else {
         json_object *dict = option_dict(o, NULL, error);
         const char *driver, *property, *value;
-        if (!dict || !option_check_keys(dict, o->info->keys, error) ||
-            !(driver = option_get(dict, "driver")) || !(property = option_get(dict, "property")) ||
-            !(value = option_get(dict, "value"))) {
+        if (!dict || !cmdline_check_keys(dict, o->info->keys, error) ||
+            !(driver = cmdline_get(dict, "driver")) || !(property = cmdline_get(dict, "property")) ||
+            !(value = cmdline_get(dict, "value"))) {
             if (error && !*error) {
                 error_set(error, "expected DRIVER.PROPERTY=VALUE");
             }
@@ -195,9 +195,9 @@ static bool configure_machine_type(Setup *s, GError **error)
         if (!dict) {
             return option_error(o, error);
         }
-        if (option_get(dict, "type")) {
+        if (cmdline_get(dict, "type")) {
             g_free(copy);
-            name = copy = g_strdup(option_get(dict, "type"));
+            name = copy = g_strdup(cmdline_get(dict, "type"));
         }
         json_object_put(dict);
     }
@@ -253,11 +253,11 @@ static bool configure_smp(Setup *s, const Option *o, GError **error)
     };
     uint64_t values[G_N_ELEMENTS(names)];
     json_object *dict = option_dict(o, "cpus", error);
-    bool ok = dict && option_check_keys(dict, o->info->keys, error);
+    bool ok = dict && cmdline_check_keys(dict, o->info->keys, error);
 
     for (size_t i = 0; ok && i < G_N_ELEMENTS(names); i++) {
-        ok = option_get_uint(dict, names[i], 0, INT32_MAX, &values[i], error);
-        if (ok && option_get(dict, names[i]) && values[i] == 0) {
+        ok = cmdline_get_uint(dict, names[i], 0, INT32_MAX, &values[i], error);
+        if (ok && cmdline_get(dict, names[i]) && values[i] == 0) {
             ok = error_set(error, "Invalid CPU topology: CPU topology parameters must be greater than zero");
         }
     }
@@ -282,23 +282,23 @@ static bool configure_memory(Setup *s, const Option *o, GError **error)
     json_object *dict = option_dict(o, "size", error);
     const char *text;
     uint64_t slots = 0;
-    bool ok = dict && option_check_keys(dict, o->info->keys, error);
+    bool ok = dict && cmdline_check_keys(dict, o->info->keys, error);
 
-    if (ok && (text = option_get(dict, "size"))) {
-        ok = option_parse_size(text, 1 << 20, &s->config.ram_size, error);
+    if (ok && (text = cmdline_get(dict, "size"))) {
+        ok = cmdline_parse_size(text, 1 << 20, &s->config.ram_size, error);
         if (ok && (s->config.ram_size == 0 || s->config.ram_size > UINT64_MAX - 4095)) {
             ok = error_set(error, s->config.ram_size ? "ram size too large" : "ram size must not be 0");
         }
         s->config.ram_size = (s->config.ram_size + 8191) & ~UINT64_C(8191);
     }
-    if (ok && (text = option_get(dict, "maxmem"))) {
-        ok = option_parse_size(text, 1, &s->config.max_ram_size, error);
+    if (ok && (text = cmdline_get(dict, "maxmem"))) {
+        ok = cmdline_parse_size(text, 1, &s->config.max_ram_size, error);
         if (ok && s->config.max_ram_size < s->config.ram_size) {
             ok = error_set(error, "invalid value of maxmem: it is less than the initial memory size");
         }
     }
-    ok = ok && option_get_uint(dict, "slots", 0, 256, &slots, error);
-    if (ok && slots && !option_get(dict, "maxmem")) {
+    ok = ok && cmdline_get_uint(dict, "slots", 0, 256, &slots, error);
+    if (ok && slots && !cmdline_get(dict, "maxmem")) {
         ok = error_set(error, "invalid -m option value: slots need maxmem");
     }
     s->config.ram_slots = slots;
@@ -309,14 +309,14 @@ static bool configure_memory(Setup *s, const Option *o, GError **error)
 static bool configure_name(Setup *s, const Option *o, GError **error)
 {
     json_object *dict = option_dict(o, "guest", error);
-    bool ok = dict && option_check_keys(dict, o->info->keys, error), threads;
+    bool ok = dict && cmdline_check_keys(dict, o->info->keys, error), threads;
 
-    ok = ok && option_get_bool(dict, "debug-threads", false, &threads, error);
-    if (ok && option_get(dict, "guest")) {
-        vm_set_name(s->vm, option_get(dict, "guest"));
+    ok = ok && cmdline_get_bool(dict, "debug-threads", false, &threads, error);
+    if (ok && cmdline_get(dict, "guest")) {
+        vm_set_name(s->vm, cmdline_get(dict, "guest"));
     }
-    if (ok && option_get(dict, "process")) {
-        prctl(PR_SET_NAME, option_get(dict, "process"));
+    if (ok && cmdline_get(dict, "process")) {
+        prctl(PR_SET_NAME, cmdline_get(dict, "process"));
     }
     json_object_put(dict);
     return ok;
@@ -341,15 +341,15 @@ static bool configure_rtc(Setup *s, const Option *o, json_object **keep, GError 
 {
     json_object *dict = option_dict(o, NULL, error);
 
-    if (!dict || !option_check_keys(dict, o->info->keys, error)) {
+    if (!dict || !cmdline_check_keys(dict, o->info->keys, error)) {
         json_object_put(dict);
         return false;
     }
     json_object_put(*keep);
     *keep = dict; /* the strings below live in it */
-    s->config.rtc_base = option_get(dict, "base");
-    s->config.rtc_clock = option_get(dict, "clock");
-    s->config.rtc_driftfix = option_get(dict, "driftfix");
+    s->config.rtc_base = cmdline_get(dict, "base");
+    s->config.rtc_clock = cmdline_get(dict, "clock");
+    s->config.rtc_driftfix = cmdline_get(dict, "driftfix");
     if (s->config.rtc_driftfix && strcmp(s->config.rtc_driftfix, "slew") &&
         strcmp(s->config.rtc_driftfix, "none")) {
         return error_set(error, "Parameter 'driftfix' expects 'none' or 'slew'");
@@ -360,7 +360,7 @@ static bool configure_rtc(Setup *s, const Option *o, json_object **keep, GError 
 static bool configure_accel(Setup *s, const Option *o, GError **error)
 {
     json_object *dict = option_dict(o, "accel", error);
-    const char *name = dict ? option_get(dict, "accel") : NULL;
+    const char *name = dict ? cmdline_get(dict, "accel") : NULL;
 
     if (!dict) {
         return false;
@@ -383,7 +383,7 @@ static bool configure_accel(Setup *s, const Option *o, GError **error)
 static bool configure_none_only(const Option *o, const char *implied, const char *what, GError **error)
 {
     json_object *dict = option_dict(o, implied, error);
-    const char *value = dict ? option_get(dict, implied) : NULL;
+    const char *value = dict ? cmdline_get(dict, implied) : NULL;
     bool ok = dict != NULL;
 
     if (ok && (!value || strcmp(value, "none"))) {
@@ -397,14 +397,14 @@ static bool configure_add_fd(Setup *s, const Option *o, GError **error)
 {
     json_object *dict = option_dict(o, NULL, error);
     uint64_t fd, set;
-    bool ok = dict && option_check_keys(dict, o->info->keys, error) &&
-              option_get_uint(dict, "fd", UINT64_MAX, INT32_MAX, &fd, error) &&
-              option_get_uint(dict, "set", UINT64_MAX, INT32_MAX, &set, error);
+    bool ok = dict && cmdline_check_keys(dict, o->info->keys, error) &&
+              cmdline_get_uint(dict, "fd", UINT64_MAX, INT32_MAX, &fd, error) &&
+              cmdline_get_uint(dict, "set", UINT64_MAX, INT32_MAX, &set, error);
 
     if (ok && (fd == UINT64_MAX || set == UINT64_MAX)) {
         ok = error_set(error, "fd and set are needed");
     }
-    ok = ok && fd_table_set_add(vm_fds(s->vm), set, fd, option_get(dict, "opaque"), error) >= 0;
+    ok = ok && fd_table_set_add(vm_fds(s->vm), set, fd, cmdline_get(dict, "opaque"), error) >= 0;
     json_object_put(dict);
     return ok;
 }
@@ -419,8 +419,8 @@ static bool configure_object(Setup *s, const Option *o, GError **error)
     if (!dict) {
         return false;
     }
-    g_autofree char *type = g_strdup(option_get(dict, "qom-type"));
-    g_autofree char *id = g_strdup(option_get(dict, "id"));
+    g_autofree char *type = g_strdup(cmdline_get(dict, "qom-type"));
+    g_autofree char *id = g_strdup(cmdline_get(dict, "id"));
     bool ok = true;
     if (!type) {
         ok = error_set(error, "Parameter 'qom-type' is missing");
@@ -564,7 +564,7 @@ static bool configure_net(Setup *s, GError **error)
         }
         if (g_str_has_prefix(o->argument, "nic")) {
             json_object *dict = option_dict(o, "type", error);
-            if (!dict || nic || !option_check_keys(dict, o->info->keys, error)) {
+            if (!dict || nic || !cmdline_check_keys(dict, o->info->keys, error)) {
                 if (nic && error && !*error) {
                     error_set(error, "only one -net nic is supported; use -nic");
                 }
@@ -572,8 +572,8 @@ static bool configure_net(Setup *s, GError **error)
                 return option_error(o, error);
             }
             nic = true;
-            model = g_strdup(option_get(dict, "model"));
-            mac = g_strdup(option_get(dict, "macaddr"));
+            model = g_strdup(cmdline_get(dict, "model"));
+            mac = g_strdup(cmdline_get(dict, "macaddr"));
             json_object_put(dict);
         } else if (client) {
             error_set(error, "only one -net back end is supported; use -nic");
@@ -605,8 +605,8 @@ static bool configure_networks(Setup *s, GError **error)
     if (!configure_net(s, error)) {
         return false;
     }
-    if (s->nodefaults || !s->mc->default_nic || options_has(s->options, OPT_NIC) ||
-        options_has(s->options, OPT_NET) || options_has(s->options, OPT_NETDEV) ||
+    if (s->nodefaults || !s->mc->default_nic || cmdline_has(s->options, OPT_NIC) ||
+        cmdline_has(s->options, OPT_NET) || cmdline_has(s->options, OPT_NETDEV) ||
         !g_strv_contains(net_client_types(), "user")) {
         return true;
     }
@@ -688,9 +688,9 @@ static bool configure_mon(Setup *s, const Option *o, GError **error)
 {
     static const char *const modes[] = { "readline", "control", NULL };
     json_object *dict = option_dict(o, "chardev", error);
-    bool pretty, ok = dict && option_check_keys(dict, o->info->keys, error) &&
-                      option_get_bool(dict, "pretty", false, &pretty, error);
-    const char *id = ok ? option_get(dict, "chardev") : NULL, *mode = ok ? option_get(dict, "mode") : NULL;
+    bool pretty, ok = dict && cmdline_check_keys(dict, o->info->keys, error) &&
+                      cmdline_get_bool(dict, "pretty", false, &pretty, error);
+    const char *id = ok ? cmdline_get(dict, "chardev") : NULL, *mode = ok ? cmdline_get(dict, "mode") : NULL;
 
     if (ok && !id) {
         ok = error_set(error, "Parameter 'chardev' is missing");
@@ -704,7 +704,7 @@ static bool configure_mon(Setup *s, const Option *o, GError **error)
         ok = error_set(error, "chardev \"%s\" not found", id);
     }
     if (ok) {
-        want_monitor(s, chr, mode && strcmp(mode, "control") == 0, pretty, option_get(dict, "id"));
+        want_monitor(s, chr, mode && strcmp(mode, "control") == 0, pretty, cmdline_get(dict, "id"));
     }
     json_object_put(dict);
     return ok;
@@ -724,10 +724,10 @@ static bool uses_own_serial(const Setup *s)
 static bool configure_lines(Setup *s, GError **error)
 {
     bool serial_default =
-        !s->nodefaults && !s->mc->no_serial && !options_has(s->options, OPT_SERIAL) && !uses_own_serial(s);
-    bool monitor_default = !s->nodefaults && !options_has(s->options, OPT_MONITOR) &&
-                           !options_has(s->options, OPT_QMP) && !options_has(s->options, OPT_QMP_PRETTY) &&
-                           !options_has(s->options, OPT_MON);
+        !s->nodefaults && !s->mc->no_serial && !cmdline_has(s->options, OPT_SERIAL) && !uses_own_serial(s);
+    bool monitor_default = !s->nodefaults && !cmdline_has(s->options, OPT_MONITOR) &&
+                           !cmdline_has(s->options, OPT_QMP) && !cmdline_has(s->options, OPT_QMP_PRETTY) &&
+                           !cmdline_has(s->options, OPT_MON);
 
     for (guint i = 0; i < s->options->list->len; i++) {
         const Option *o = &g_array_index(s->options->list, Option, i);
@@ -760,7 +760,7 @@ static bool configure_lines(Setup *s, GError **error)
         if (serial_default) {
             return configure_serial(s, "stdio", error);
         }
-        if (monitor_default && !options_has(s->options, OPT_SERIAL)) {
+        if (monitor_default && !cmdline_has(s->options, OPT_SERIAL)) {
             return configure_monitor(s, "stdio", false, false, error);
         }
     } else if (serial_default) {
@@ -777,12 +777,12 @@ static bool configure_fw_cfg(Setup *s, const Option *o, GError **error)
     const char *name, *file, *string;
     g_autofree char *content = NULL;
     gsize size = 0;
-    bool ok = dict && option_check_keys(dict, o->info->keys, error);
+    bool ok = dict && cmdline_check_keys(dict, o->info->keys, error);
 
     if (ok) {
-        name = option_get(dict, "name");
-        file = option_get(dict, "file");
-        string = option_get(dict, "string");
+        name = cmdline_get(dict, "name");
+        file = cmdline_get(dict, "file");
+        string = cmdline_get(dict, "string");
         Machine *machine = vm_machine(s->vm);
         if (!name || !file == !string) {
             ok = error_set(error, "name and one of file and string are needed");
@@ -847,10 +847,10 @@ static bool step_parallel(Setup *s, const Option *o, GError **error)
 static bool step_boot(Setup *s, const Option *o, GError **error)
 {
     json_object *dict = option_dict(o, "order", error);
-    bool ok = dict && option_check_keys(dict, o->info->keys, error);
+    bool ok = dict && cmdline_check_keys(dict, o->info->keys, error);
 
-    if (ok && option_get(dict, "order")) {
-        ok = machine_set(s, "boot-order", option_get(dict, "order"), error);
+    if (ok && cmdline_get(dict, "order")) {
+        ok = machine_set(s, "boot-order", cmdline_get(dict, "order"), error);
     }
     json_object_put(dict);
     return ok;
@@ -865,7 +865,7 @@ static bool step_echr(Setup *s, const Option *o, GError **error)
 {
     json_object *dict = option_dict(o, "code", error);
     uint64_t code;
-    bool ok = dict && option_get_uint(dict, "code", 1, 255, &code, error);
+    bool ok = dict && cmdline_get_uint(dict, "code", 1, 255, &code, error);
 
     if (ok) {
         chardev_registry_set_escape(vm_chardevs(s->vm), code);
@@ -906,10 +906,10 @@ static bool configure_vm(Setup *s, GError **error)
         !for_each(s, OPT_ADD_FD, configure_add_fd, error)) {
         return false;
     }
-    if (options_has(s->options, OPT_NO_REBOOT)) {
+    if (cmdline_has(s->options, OPT_NO_REBOOT)) {
         vm_set_action(s->vm, "reboot", "shutdown", NULL);
     }
-    if (options_has(s->options, OPT_NO_SHUTDOWN)) {
+    if (cmdline_has(s->options, OPT_NO_SHUTDOWN)) {
         vm_set_action(s->vm, "shutdown", "pause", NULL);
     }
     /* The machine's type is known first: drives and serial lines depend on its defaults. */
@@ -937,9 +937,9 @@ static bool configure_vm(Setup *s, GError **error)
         { OPT_NO_ACPI, "acpi", "off" }, { OPT_NO_HPET, "hpet", "off" },
     };
     for (size_t i = 0; i < G_N_ELEMENTS(shorthands); i++) {
-        if (options_has(s->options, shorthands[i].id)) {
+        if (cmdline_has(s->options, shorthands[i].id)) {
             const char *value =
-                shorthands[i].value ? shorthands[i].value : options_last(s->options, shorthands[i].id);
+                shorthands[i].value ? shorthands[i].value : cmdline_last(s->options, shorthands[i].id);
             if (shorthands[i].id == OPT_NO_HPET &&
                 !object_property_find(OBJECT(vm_machine(s->vm)), shorthands[i].property)) {
                 continue; /* has none anyway */
@@ -949,7 +949,7 @@ static bool configure_vm(Setup *s, GError **error)
             }
         }
     }
-    if (options_has(s->options, OPT_ENABLE_KVM)) {
+    if (cmdline_has(s->options, OPT_ENABLE_KVM)) {
         g_string_append(s->accels, s->accels->len ? ":kvm" : "kvm");
     }
     if (!for_each(s, OPT_ACCEL, configure_accel, error)) {
@@ -959,9 +959,9 @@ static bool configure_vm(Setup *s, GError **error)
     if (!accel) {
         return false;
     }
-    s->config.cpu_model = options_last(s->options, OPT_CPU);
-    s->config.mem_path = options_last(s->options, OPT_MEM_PATH);
-    s->config.mem_prealloc = options_has(s->options, OPT_MEM_PREALLOC);
+    s->config.cpu_model = cmdline_last(s->options, OPT_CPU);
+    s->config.mem_path = cmdline_last(s->options, OPT_MEM_PATH);
+    s->config.mem_prealloc = cmdline_has(s->options, OPT_MEM_PREALLOC);
     s->config.graphics_off = true;
     json_object *rtc = NULL;
     bool ok = true;
@@ -989,8 +989,8 @@ bool vm_configure(Vm *vm, const Options *options, GPtrArray *monitors, GError **
         .options = options,
         .monitors = monitors,
         .accels = g_string_new(NULL),
-        .nodefaults = options_has(options, OPT_NODEFAULTS),
-        .nographic = options_has(options, OPT_NOGRAPHIC),
+        .nodefaults = cmdline_has(options, OPT_NODEFAULTS),
+        .nographic = cmdline_has(options, OPT_NOGRAPHIC),
     };
     bool ok = configure_vm(&s, error);
 
@@ -1123,16 +1123,16 @@ bool vm_answer_help(const Options *options, bool *failed, GError **error)
         g_autofree char *name = help_of(o->argument);
         switch ((int)o->info->id) {
         case OPT_H:
-            text = options_help();
+            text = cmdline_help();
             break;
         case OPT_VERSION:
             text = g_strdup("Rhea machine emulator version " RHEA_VERSION "\n");
             break;
         case OPT_PRINT_MAN:
-            text = options_man_page();
+            text = cmdline_man_page();
             break;
         case OPT_PRINT_COMPLETION:
-            text = options_bash_completion();
+            text = cmdline_bash_completion();
             break;
         case OPT_MACHINE:
             if (is_help(o->argument) || g_strcmp0(o->argument, "type=help") == 0) {
@@ -1206,7 +1206,7 @@ bool vm_answer_help(const Options *options, bool *failed, GError **error)
                 json_object *list = chardev_query_backends();
                 printf("Available chardev backend types:\n");
                 for (size_t n = 0; n < json_object_array_length(list); n++) {
-                    printf("  %s\n", option_get(json_object_array_get_idx(list, n), "name"));
+                    printf("  %s\n", cmdline_get(json_object_array_get_idx(list, n), "name"));
                 }
                 json_object_put(list);
                 return true;

@@ -197,7 +197,7 @@ static bool option_unknown(const char *text, const char *name, GError **error)
     return false;
 }
 
-Options *options_parse(int argc, char **argv, GError **error)
+Options *cmdline_parse(int argc, char **argv, GError **error)
 {
     Options *options = g_new0(Options, 1);
 
@@ -207,27 +207,27 @@ Options *options_parse(int argc, char **argv, GError **error)
         if (text[0] != '-' || !text[1]) {
             error_set(error, "unexpected argument '%s'", text);
             error_append_hint(error, "A disk is given with -drive file=FILE,if=virtio.");
-            options_free(options);
+            cmdline_free(options);
             return NULL;
         }
         const char *name = text + (text[1] == '-' ? 2 : 1);
         Option option = { .info = option_find(name) };
         if (!option.info) {
             option_unknown(text, name, error);
-            options_free(options);
+            cmdline_free(options);
             return NULL;
         }
         if (option.info->argument) {
             if (i + 1 >= argc) {
                 error_set(error, "%s: requires an argument", text);
-                options_free(options);
+                cmdline_free(options);
                 return NULL;
             }
             option.argument = argv[++i];
         }
         if (option.info->id == OPT_UNSUPPORTED) {
             error_set(error, "-%s: %s", option.info->name, option.info->unsupported);
-            options_free(options);
+            cmdline_free(options);
             return NULL;
         }
         g_array_append_val(options->list, option);
@@ -235,7 +235,7 @@ Options *options_parse(int argc, char **argv, GError **error)
     return options;
 }
 
-void options_free(Options *options)
+void cmdline_free(Options *options)
 {
     if (options) {
         g_array_unref(options->list);
@@ -243,7 +243,7 @@ void options_free(Options *options)
     }
 }
 
-bool options_has(const Options *options, OptionId id)
+bool cmdline_has(const Options *options, OptionId id)
 {
     for (guint i = 0; i < options->list->len; i++) {
         if (g_array_index(options->list, Option, i).info->id == id) {
@@ -253,7 +253,7 @@ bool options_has(const Options *options, OptionId id)
     return false;
 }
 
-const char *options_last(const Options *options, OptionId id)
+const char *cmdline_last(const Options *options, OptionId id)
 {
     for (guint i = options->list->len; i-- > 0;) {
         if (g_array_index(options->list, Option, i).info->id == id) {
@@ -287,7 +287,7 @@ static void append_wrapped(GString *out, const char *text, unsigned indent, unsi
     g_string_append_c(out, '\n');
 }
 
-char *options_help(void)
+char *cmdline_help(void)
 {
     GString *out = g_string_new("Rhea machine emulator version " RHEA_VERSION "\n"
                                 "usage: rhea-system-x86_64 [options]\n");
@@ -321,7 +321,7 @@ static void append_troff(GString *out, const char *text)
     }
 }
 
-char *options_man_page(void)
+char *cmdline_man_page(void)
 {
     GString *out =
         g_string_new(".TH RHEA\\-SYSTEM\\-X86_64 1 \"\" \"Rhea " RHEA_VERSION "\" \"User Commands\"\n"
@@ -365,7 +365,7 @@ char *options_man_page(void)
     return g_string_free(out, false);
 }
 
-char *options_bash_completion(void)
+char *cmdline_bash_completion(void)
 {
     GString *out =
         g_string_new("# bash completion of rhea-system-x86_64\n_rhea_system()\n{\n    local cur prev\n"
@@ -400,7 +400,7 @@ char *options_bash_completion(void)
     return g_string_free(out, false);
 }
 
-json_object *options_introspect(void)
+json_object *cmdline_introspect(void)
 {
     json_object *list = json_object_new_array();
 
@@ -431,7 +431,7 @@ json_object *options_introspect(void)
 
 /* ---- values ---- */
 
-bool option_parse_size(const char *text, uint64_t default_unit, uint64_t *size, GError **error)
+bool cmdline_parse_size(const char *text, uint64_t default_unit, uint64_t *size, GError **error)
 {
     static const char suffixes[] = "bkmgtpe";
     char *end;
@@ -470,7 +470,7 @@ bool option_parse_size(const char *text, uint64_t default_unit, uint64_t *size, 
     return true;
 }
 
-bool option_check_keys(json_object *dict, const char *keys, GError **error)
+bool cmdline_check_keys(json_object *dict, const char *keys, GError **error)
 {
     g_auto(GStrv) known = g_strsplit(keys, ",", -1);
 
@@ -486,16 +486,16 @@ bool option_check_keys(json_object *dict, const char *keys, GError **error)
     return true;
 }
 
-const char *option_get(json_object *dict, const char *key)
+const char *cmdline_get(json_object *dict, const char *key)
 {
     json_object *value;
 
     return json_object_object_get_ex(dict, key, &value) ? json_object_get_string(value) : NULL;
 }
 
-bool option_get_bool(json_object *dict, const char *key, bool fallback, bool *value, GError **error)
+bool cmdline_get_bool(json_object *dict, const char *key, bool fallback, bool *value, GError **error)
 {
-    const char *text = option_get(dict, key);
+    const char *text = cmdline_get(dict, key);
 
     *value = fallback;
     if (!text) {
@@ -512,10 +512,10 @@ bool option_get_bool(json_object *dict, const char *key, bool fallback, bool *va
     return error_set(error, "Parameter '%s' expects 'on' or 'off'", key);
 }
 
-bool option_get_uint(json_object *dict, const char *key, uint64_t fallback, uint64_t max, uint64_t *value,
-                     GError **error)
+bool cmdline_get_uint(json_object *dict, const char *key, uint64_t fallback, uint64_t max, uint64_t *value,
+                      GError **error)
 {
-    const char *text = option_get(dict, key);
+    const char *text = cmdline_get(dict, key);
     char *end;
 
     *value = fallback;

@@ -95,26 +95,26 @@ typedef struct Options {
 } Options;
 
 /* Reads argv. An unknown option is an error that names the nearest one. NULL on error. */
-Options *options_parse(int argc, char **argv, GError **error);
-void options_free(Options *options);
-bool options_has(const Options *options, OptionId id);
+Options *cmdline_parse(int argc, char **argv, GError **error);
+void cmdline_free(Options *options);
+bool cmdline_has(const Options *options, OptionId id);
 /* The last one's argument, or NULL. */
-const char *options_last(const Options *options, OptionId id);
+const char *cmdline_last(const Options *options, OptionId id);
 
 /* Texts made from the table; the caller frees. */
-char *options_help(void);
-char *options_man_page(void);
-char *options_bash_completion(void);
-json_object *options_introspect(void);
+char *cmdline_help(void);
+char *cmdline_man_page(void);
+char *cmdline_bash_completion(void);
+json_object *cmdline_introspect(void);
 
 /* Values. A bare number of -m is in MiB. */
-bool option_parse_size(const char *text, uint64_t default_unit, uint64_t *size, GError **error);
+bool cmdline_parse_size(const char *text, uint64_t default_unit, uint64_t *size, GError **error);
 /* Refuses keys of a dict that are not in a comma-separated list; the error names the nearest. */
-bool option_check_keys(json_object *dict, const char *keys, GError **error);
+bool cmdline_check_keys(json_object *dict, const char *keys, GError **error);
 /* A key's text or NULL. Borrowed from the dict. */
-const char *option_get(json_object *dict, const char *key);
-bool option_get_bool(json_object *dict, const char *key, bool fallback, bool *value, GError **error);
-bool option_get_uint(json_object *dict, const char *key, uint64_t fallback, uint64_t max, uint64_t *value,
-                     GError **error);
+const char *cmdline_get(json_object *dict, const char *key);
+bool cmdline_get_bool(json_object *dict, const char *key, bool fallback, bool *value, GError **error);
+bool cmdline_get_uint(json_object *dict, const char *key, uint64_t fallback, uint64_t max, uint64_t *value,
+                      GError **error);
 
 #endif

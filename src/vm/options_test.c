@@ -18,7 +18,7 @@ static Options *parse(GError **error, ...)
         argv[argc++] = text;
     }
     va_end(list);
-    return options_parse(argc, argv, error);
+    return cmdline_parse(argc, argv, error);
 }
 
 static void expect_error(GError *error, const char *message, const char *hint)
@@ -42,13 +42,13 @@ static void test_parse(void)
                        "b", NULL);
 
     g_assert_no_error(error);
-    g_assert_true(options_has(o, OPT_STOPPED));
-    g_assert_false(options_has(o, OPT_DAEMONIZE));
-    g_assert_cmpstr(options_last(o, OPT_KERNEL), ==, "l");
-    g_assert_cmpstr(options_last(o, OPT_M), ==, "512");
-    g_assert_null(options_last(o, OPT_QMP));
+    g_assert_true(cmdline_has(o, OPT_STOPPED));
+    g_assert_false(cmdline_has(o, OPT_DAEMONIZE));
+    g_assert_cmpstr(cmdline_last(o, OPT_KERNEL), ==, "l");
+    g_assert_cmpstr(cmdline_last(o, OPT_M), ==, "512");
+    g_assert_null(cmdline_last(o, OPT_QMP));
     g_assert_cmpuint(o->list->len, ==, 6);
-    options_free(o);
+    cmdline_free(o);
 
     g_assert_null(parse(&error, "-kernl", "x", NULL));
     expect_error(g_steal_pointer(&error), "-kernl: invalid option", "'-kernel'");
@@ -80,13 +80,13 @@ static void test_sizes(void)
     for (size_t i = 0; i < G_N_ELEMENTS(good); i++) {
         uint64_t size = 0;
         g_autoptr(GError) error = NULL;
-        g_assert_true(option_parse_size(good[i].text, 1 << 20, &size, &error));
+        g_assert_true(cmdline_parse_size(good[i].text, 1 << 20, &size, &error));
         g_assert_cmpuint(size, ==, good[i].size);
     }
     for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {
         uint64_t size = 0;
         g_autoptr(GError) error = NULL;
-        if (option_parse_size(bad[i], 1 << 20, &size, &error)) {
+        if (cmdline_parse_size(bad[i], 1 << 20, &size, &error)) {
             g_error("'%s' was taken as %" PRIu64, bad[i], size);
         }
         g_assert_nonnull(error);
@@ -101,25 +101,25 @@ static void test_dicts(void)
     uint64_t number;
 
     g_assert_no_error(error);
-    g_assert_true(option_check_keys(dict, "a,b,chardev,d", &error));
-    g_assert_false(option_check_keys(dict, "a,b,chardevs", &error));
+    g_assert_true(cmdline_check_keys(dict, "a,b,chardev,d", &error));
+    g_assert_false(cmdline_check_keys(dict, "a,b,chardevs", &error));
     expect_error(g_steal_pointer(&error), "Invalid parameter 'chardev'", "chardevs");
-    g_assert_true(option_get_bool(dict, "a", false, &flag, &error) && flag);
-    g_assert_true(option_get_bool(dict, "d", true, &flag, &error) && flag);
-    g_assert_false(option_get_bool(dict, "b", true, &flag, &error));
+    g_assert_true(cmdline_get_bool(dict, "a", false, &flag, &error) && flag);
+    g_assert_true(cmdline_get_bool(dict, "d", true, &flag, &error) && flag);
+    g_assert_false(cmdline_get_bool(dict, "b", true, &flag, &error));
     g_clear_error(&error);
-    g_assert_true(option_get_uint(dict, "b", 0, 100, &number, &error) && number == 12);
-    g_assert_false(option_get_uint(dict, "b", 0, 11, &number, &error));
+    g_assert_true(cmdline_get_uint(dict, "b", 0, 100, &number, &error) && number == 12);
+    g_assert_false(cmdline_get_uint(dict, "b", 0, 11, &number, &error));
     g_clear_error(&error);
-    g_assert_false(option_get_uint(dict, "chardev", 0, 11, &number, &error));
+    g_assert_false(cmdline_get_uint(dict, "chardev", 0, 11, &number, &error));
     g_clear_error(&error);
     json_object_put(dict);
 }
 
 static void test_texts(void)
 {
-    g_autofree char *help = options_help(), *man = options_man_page(),
-                    *completion = options_bash_completion();
+    g_autofree char *help = cmdline_help(), *man = cmdline_man_page(),
+                    *completion = cmdline_bash_completion();
 
     g_assert_nonnull(strstr(help, "\n-machine [type=]name"));
     g_assert_null(strstr(help, "-gdb")); /* what is not there is not praised */
@@ -132,16 +132,16 @@ static void test_texts(void)
     g_assert_nonnull(strstr(man, "\\fB\\-machine\\fR"));
     g_assert_nonnull(strstr(completion, "complete -F"));
 
-    json_object *list = options_introspect();
+    json_object *list = cmdline_introspect();
     bool sandbox = false, hpet = false;
     for (size_t i = 0; i < json_object_array_length(list); i++) {
         json_object *entry = json_object_array_get_idx(list, i), *parameters;
-        const char *name = option_get(entry, "option");
+        const char *name = cmdline_get(entry, "option");
         g_assert_true(json_object_object_get_ex(entry, "parameters", &parameters));
         g_assert_true(json_object_is_type(parameters, json_type_array));
         sandbox |= strcmp(name, "sandbox") == 0;
         for (size_t p = 0; strcmp(name, "machine") == 0 && p < json_object_array_length(parameters); p++) {
-            hpet |= strcmp(option_get(json_object_array_get_idx(parameters, p), "name"), "hpet") == 0;
+            hpet |= strcmp(cmdline_get(json_object_array_get_idx(parameters, p), "name"), "hpet") == 0;
         }
     }
     g_assert_true(sandbox && hpet);
