@@ -202,6 +202,23 @@ static int class_compare(gconstpointer a, gconstpointer b)
     return strcmp((*ca)->type->name, (*cb)->type->name);
 }
 
+/* Whether a type is or has `name`, without making its class: most questions concern few of the many types. */
+static bool type_implements(const Type *t, const char *name)
+{
+    for (const Type *a = t; a; a = a->info->parent ? g_hash_table_lookup(types, a->info->parent) : NULL) {
+        if (strcmp(a->info->name, name) == 0) {
+            return true;
+        }
+        for (const char *const *i = a->info->interfaces; i && *i; i++) {
+            const Type *interface = g_hash_table_lookup(types, *i);
+            if (interface && strcmp(name, TYPE_INTERFACE) != 0 && type_implements(interface, name)) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
 GPtrArray *object_class_list(const char *implements, bool include_abstract)
 {
     GPtrArray *list = g_ptr_array_new();
@@ -213,13 +230,11 @@ GPtrArray *object_class_list(const char *implements, bool include_abstract)
         if (t->info->abstract && !include_abstract) {
             continue;
         }
-        type_initialise(t);
-        if (class_is(t->klass, TYPE_INTERFACE)) {
+        if (type_implements(t, TYPE_INTERFACE) || (implements && !type_implements(t, implements))) {
             continue;
         }
-        if (!implements || class_is(t->klass, implements)) {
-            g_ptr_array_add(list, t->klass);
-        }
+        type_initialise(t);
+        g_ptr_array_add(list, t->klass);
     }
     types_close();
     g_ptr_array_sort(list, class_compare);
