@@ -611,6 +611,9 @@ bool case_make(Rng *rng, const X86Form *form, bool cs32, Case *c)
         return false;
     }
     X86Insn *insn = &c->insn;
+    if (!cs32 && (form->attrs & (X86_ATTR_F64 | X86_ATTR_BRANCH)) && (insn->prefixes & X86_INSN_66)) {
+        return false; /* 16-bit near branches in 64-bit mode: AMD has them, Intel ignores the prefix */
+    }
     random_state(rng, &c->state);
     /* Immediates are random bytes so far: corner values too. */
     if (insn->imm_size && rng_one_in(rng, 2)) {

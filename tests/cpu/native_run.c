@@ -52,6 +52,7 @@ __asm__(".text\n"
         "native_enter:\n"
         "  push %rbx\n push %rbp\n push %r12\n push %r13\n push %r14\n push %r15\n"
         "  mov %rsp, native_host_rsp(%rip)\n"
+        "  push $0x202\n popfq\n" /* rt_sigreturn leaves ID and NT as they are */
         "  mov %rdi, %rsp\n"
         "  mov native_case_fs(%rip), %rax\n wrfsbase %rax\n"
         "  mov native_case_gs(%rip), %rax\n wrgsbase %rax\n"
