@@ -630,6 +630,15 @@ bool case_make(Rng *rng, const X86Form *form, bool cs32, Case *c)
         form->mnemonic == X86_VMASKMOVDQU) {
         c->state.rflags &= ~(uint64_t)FLAG_AC; /* which of its bytes are checked is the vendor's choice */
     }
+    if (form->mnemonic == X86_ENTER) {
+        /* Frames are copied one by one; what a fault leaves below the stack is undefined, and compared leniently. */
+        c->bytes[insn->imm_offset + 1] &= 1;
+        c->bytes[insn->imm_offset + 2] &= 0xe3;
+    }
+    if (form->mnemonic == X86_CALL_IND) {
+        /* Bad stack and bad target together: which comes first depends on the vendor. */
+        c->state.regs[R_RSP] = (CASE_DATA_BASE + CASE_PAGE + 512 + rng_below(rng, CASE_PAGE)) & ~UINT64_C(7);
+    }
     c->operand = 0;
     for (unsigned i = 0; i < form->operand_count; i++) {
         /* A bit offset in a register reaches far beyond the operand. */

@@ -433,6 +433,10 @@ static void exec_gather(X86Cpu *cpu, const InterpNative *n)
     fpu_check_avx(cpu);
     uint64_t address_mask = insn->address_size == 8 ? UINT64_MAX : 0xffffffffu;
     uint64_t base = insn->base < 16 ? cpu->regs[insn->base] : 0;
+    MmuIndex access = (MmuIndex)cpu->mmu->index;
+    if (access == MMU_USER_ALIGN) {
+        access = MMU_USER; /* elements need not be aligned even where alignment is checked */
+    }
     for (unsigned i = 0; i < count; i++) {
         uint8_t *mask = vec_element(cpu, insn->vvvv, i * element);
         if (mask[element - 1] & 0x80) {
@@ -442,9 +446,9 @@ static void exec_gather(X86Cpu *cpu, const InterpNative *n)
                 (base + ((uint64_t)at << insn->scale) + (uint64_t)(int64_t)insn->disp) & address_mask;
             uint64_t linear = x86_linear(cpu, insn->segment, offset, element, false);
             if (element == 4) {
-                xsave_put32(vec_element(cpu, insn->reg, i * 4), 0, x86_ld32(cpu, linear));
+                xsave_put32(vec_element(cpu, insn->reg, i * 4), 0, x86_ld32_idx(cpu, linear, access));
             } else {
-                xsave_put64(vec_element(cpu, insn->reg, i * 8), 0, x86_ld64(cpu, linear));
+                xsave_put64(vec_element(cpu, insn->reg, i * 8), 0, x86_ld64_idx(cpu, linear, access));
             }
         }
         memset(mask, 0, element);
