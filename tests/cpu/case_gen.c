@@ -50,6 +50,7 @@ const char *case_form_unfit(const X86Form *form)
         return "its result is the host's own";
     case X86_SYSCALL:
     case X86_SYSENTER:
+    case X86_SYSEXIT: /* #UD in AMD's long mode, else #GP */
     case X86_INT:
     case X86_INT3:
     case X86_INTO:
@@ -631,7 +632,8 @@ bool case_make(Rng *rng, const X86Form *form, bool cs32, Case *c)
         c->state.rflags &= ~(uint64_t)FLAG_AC; /* which of its bytes are checked is the vendor's choice */
     }
     if (form->mnemonic == X86_ENTER) {
-        /* Frames are copied one by one; what a fault leaves below the stack is undefined, and compared leniently. */
+        /* Frames are copied one by one; what a fault leaves below the stack is undefined, and compared
+         * leniently. */
         c->bytes[insn->imm_offset + 1] &= 1;
         c->bytes[insn->imm_offset + 2] &= 0xe3;
     }

@@ -203,7 +203,8 @@ const char *native_setup(void)
     if (!fp_size) {
         return "the kernel's signal frame is not as expected";
     }
-    /* Until a hypervisor below this host has seen each page, faults may say "not present": write to the read-only one. */
+    /* Until a hypervisor below this host has seen each page, faults may say "not present": write to the
+     * read-only one. */
     static CaseState state = { .rip = CASE_CODE_BASE, .rflags = 0x202 };
     static CaseOutcome outcome;
     static const uint8_t store[] = { 0x88, 0x00 }; /* mov [rax], al */

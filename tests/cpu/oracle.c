@@ -156,8 +156,9 @@ static void compare(const Case *c, const CaseOutcome *n, const CaseOutcome *s, D
         }
     }
     /* Of several pushes and pops some may be done when a later one faults. */
-    bool partial = n->vector >= 0 && (c->insn.form->mnemonic == X86_ENTER || c->insn.form->mnemonic == X86_POPA ||
-                                      c->insn.form->mnemonic == X86_PUSHA);
+    bool partial =
+        n->vector >= 0 && (c->insn.form->mnemonic == X86_ENTER || c->insn.form->mnemonic == X86_POPA ||
+                           c->insn.form->mnemonic == X86_PUSHA);
     unsigned regs = partial ? 0 : c->cs32 ? 8 : 16;
     for (unsigned i = 0; i < regs; i++) {
         uint64_t mask = c->cs32 ? 0xffffffffu : UINT64_MAX;
@@ -203,6 +204,9 @@ static void compare(const Case *c, const CaseOutcome *n, const CaseOutcome *s, D
         uint64_t at = c->operand - CASE_DATA_BASE;
         memcpy(sm + at + 6, nm + at + 6, 18);
         memcpy(sm + at + 28, nm + at + 28, 4);
+    }
+    if (c->insn.form->mnemonic == X86_PUSHF && n->vector < 0) {
+        nm[n->state.regs[R_RSP] - CASE_DATA_BASE + 1] &= (uint8_t)~1; /* TF, by which the host is stepped */
     }
     size_t size = (size_t)CASE_PAGE * CASE_DATA_PAGES;
     if (partial) {

@@ -96,6 +96,7 @@ const char *soft_setup(void)
     cpu->xcr0 = 7;
     cpu->efer = EFER_LME | EFER_LMA | EFER_NXE | EFER_SCE;
     cpu->idt.limit = cpu->gdt.limit = 0;
+    cpu->segs[SEG_TR].limit = 0; /* no I/O permission bitmap */
     cpu->halted = false;
     mmu_flush(cpu, false);
     return NULL;
