@@ -226,6 +226,9 @@ static bool form_matches(const X86DecodeMode *mode, const X86Form *form, const P
     if (form->prefix != X86_PREFIX_ANY && form->prefix != insn->mandatory) {
         return false;
     }
+    if (form->mnemonic == X86_PAUSE && (p->rex & 1)) {
+        return false; /* F3 41 90 is XCHG r8, rAX */
+    }
     if (form->w != X86_BIT_ANY && form->w != insn->rex_w) {
         return false;
     }

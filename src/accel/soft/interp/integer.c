@@ -281,10 +281,30 @@ BINARY(rcr)
 BINARY(shl)
 BINARY(shr)
 BINARY(sar)
-BINARY(bsf)
-BINARY(bsr)
 BINARY(adcx)
 BINARY(adox)
+
+/* A source of zero leaves the destination alone, the upper half of a 32-bit one too. */
+static void bit_scan(X86Cpu *cpu, const InterpOp *op, AluFn *const fns[4])
+{
+    cpu->current_op = op;
+    unsigned size = op_size(op);
+    uint64_t source = operand_read(cpu, op, &op_form(op)->operands[1]);
+    uint64_t result = fns[__builtin_ctz(size)](0, source, &cpu->cc);
+    if (source & size_mask(size)) {
+        reg_write(cpu, op->reg, result, size);
+    }
+}
+HANDLER(g_bsf)
+{
+    bit_scan(cpu, op, fns_bsf);
+    NEXT();
+}
+HANDLER(g_bsr)
+{
+    bit_scan(cpu, op, fns_bsr);
+    NEXT();
+}
 
 /* dest = fn(source): the old destination goes in as a, for nothing but the host's false dependency. */
 #define UNARY_TO(name)                                                             \
@@ -1163,9 +1183,6 @@ HANDLER(g_arpl)
     cpu->current_op = op;
     const X86Form *form = op_form(op);
     Place p = place_of(cpu, op, &form->operands[0], 2, true);
-    if (p.memory) {
-        x86_probe(cpu, p.linear, 2, MMU_WRITE);
-    }
     uint16_t dest = (uint16_t)place_load(cpu, &p, 2), source = *reg16(cpu, op->reg);
     bool raised = (dest & 3) < (source & 3);
     if (raised) {

@@ -262,8 +262,8 @@ HANDLER(g_ins)
     String s = string_begin(cpu, op);
     uint64_t next = op_next_rip(cpu, op), start = op_rip(cpu, op);
     uint16_t port = *reg16(cpu, R_RDX);
+    x86_check_io(cpu, port, s.size); /* also where there is nothing to do */
     while (s.count) {
-        x86_check_io(cpu, port, s.size);
         uint64_t linear = dest_linear(cpu, &s, true);
         x86_probe(cpu, linear, s.size, MMU_WRITE);
         store(cpu, linear, x86_in(cpu, port, s.size), s.size);
@@ -281,8 +281,8 @@ HANDLER(g_outs)
     String s = string_begin(cpu, op);
     uint64_t next = op_next_rip(cpu, op), start = op_rip(cpu, op);
     uint16_t port = *reg16(cpu, R_RDX);
+    x86_check_io(cpu, port, s.size); /* also where there is nothing to do */
     while (s.count) {
-        x86_check_io(cpu, port, s.size);
         x86_out(cpu, port, (uint32_t)load(cpu, source_linear(cpu, op, &s), s.size), s.size);
         advance(cpu, R_RSI, &s, 1);
         count_down(cpu, &s, 1);
