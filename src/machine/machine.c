@@ -6,7 +6,7 @@
 #if __has_include("mem/memory_backend.h")
 #include "mem/memory_backend.h"
 #else /* until it is landed */
-#define TYPE_MEMORY_BACKEND "memory-backend"
+#define TYPE_MEMORY_BACKEND           "memory-backend"
 #define memory_backend_block(backend) ((RamBlock *)NULL)
 #endif
 #include "object/property.h"

@@ -89,9 +89,6 @@ static bool pc_init(Machine *machine, GError **error)
     if (!piix3) {
         return false;
     }
-    if (x86->pic_dev && !object_property_parse(OBJECT(x86->pic_dev), "firmware-preset", "on", error)) {
-        return false;
-    }
     if (!device_realize(piix3, pci, NULL, error) ||
         !x86_machine_init_timers(x86, on_off_auto(x86->pit, true), true, pc->hpet, error) ||
         !pc_init_isa(pc, piix3_isa_bus(piix3), error)) {

@@ -142,7 +142,7 @@ bool x86_machine_init_interrupts(X86Machine *x86, bool pic, GError **error)
     machine->env.gsi = x86->lines->gsi;
     x86->a20 = irq_new(x86_set_a20, machine, 0);
     if (pic) {
-        x86->pic_dev = x86_machine_add_device(x86, TYPE_I8259, NULL, error, NULL);
+        x86->pic_dev = x86_machine_add_device(x86, TYPE_I8259, NULL, error, "firmware-preset", "on", NULL);
         if (!x86->pic_dev) {
             return false;
         }
