@@ -521,6 +521,9 @@ void virtio_proxy_class_add_backend_properties(ObjectClass *proxy, const char *b
                                                VirtioDevice *(*backend_of)(Object *proxy))
 {
     ObjectClass *backend = object_class_by_name(backend_type);
+    if (!backend) {
+        return; /* not in this build */
+    }
     g_autoptr(GPtrArray) list = object_class_property_list(backend);
     for (guint i = 0; i < list->len; i++) {
         ObjectProperty *from = list->pdata[i];
