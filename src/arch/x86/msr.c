@@ -67,6 +67,9 @@ enum {
 #define MSR_GS_BASE          0xc0000101u
 #define MSR_KERNEL_GS_BASE   0xc0000102u
 #define MSR_TSC_AUX          0xc0000103u
+/* Performance counters that never count: what guests write to them is forgotten, from which they see it. */
+#define MSR_AMD_PERF_FIRST      0xc0010000u
+#define MSR_AMD_PERF_LAST       0xc0010007u
 #define MSR_AMD_SYSCFG       0xc0010010u
 #define MSR_AMD_HWCR         0xc0010015u
 #define MSR_AMD_NB_CFG       0xc001001fu
@@ -526,6 +529,7 @@ bool x86_msr_read(X86Cpu *cpu, uint32_t index, uint64_t *value)
     case MSR_AMD_DE_CFG:
         *value = cpu->de_cfg | 2; /* LFENCE is serializing */
         return amd;
+    case MSR_AMD_PERF_FIRST ... MSR_AMD_PERF_LAST:
     case MSR_AMD_SYSCFG:
     case MSR_AMD_NB_CFG:
     case MSR_AMD_INT_PENDING:
@@ -691,6 +695,7 @@ bool x86_msr_write(X86Cpu *cpu, uint32_t index, uint64_t value)
     case MSR_AMD_DE_CFG:
         cpu->de_cfg = value;
         return amd;
+    case MSR_AMD_PERF_FIRST ... MSR_AMD_PERF_LAST:
     case MSR_AMD_SYSCFG:
     case MSR_AMD_NB_CFG:
     case MSR_AMD_PATCH_LOADER:
