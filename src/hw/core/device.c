@@ -185,6 +185,21 @@ void device_reset_all(Object *root)
     }
 }
 
+void device_unrealize_all(Object *root)
+{
+    g_autoptr(GPtrArray) roots = device_roots(root);
+    for (guint i = roots->len; i-- > 0;) {
+        Device *dev = object_dynamic_cast(roots->pdata[i], TYPE_DEVICE);
+        Bus *bus = dev ? NULL : BUS(roots->pdata[i]);
+        if (dev) {
+            device_unrealize(dev);
+        }
+        while (bus && bus->children->len) {
+            device_unrealize(bus->children->pdata[bus->children->len - 1]);
+        }
+    }
+}
+
 void device_foreach(Object *root, void (*fn)(Device *dev, void *opaque), void *opaque)
 {
     g_autoptr(GPtrArray) roots = device_roots(root);

@@ -142,6 +142,9 @@ void bus_reset(Bus *bus);
 /* Reset of every realized device of a machine, those with no bus first in the order in which they were made.
  * vCPUs stand still. */
 void device_reset_all(Object *root);
+/* Unrealizes every device of a machine, last made first; they stay in the composition tree. vCPUs stand
+ * still. */
+void device_unrealize_all(Object *root);
 /* Calls fn for every realized device of a machine in that same order (devices on a bus follow the bus's
  * owner). */
 void device_foreach(Object *root, void (*fn)(Device *dev, void *opaque), void *opaque);

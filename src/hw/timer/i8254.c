@@ -27,6 +27,7 @@ enum { STATUS_OUT = 0x80, STATUS_NULL_COUNT = 0x40 };
 enum { SPEAKER_GATE = 1, SPEAKER_DATA = 2, SPEAKER_REFRESH = 0x10, SPEAKER_OUT = 0x20 };
 #define PIT_HZ            1193182u
 #define NS_PER_SECOND     1000000000ll
+#define MIN_PERIOD_NS     20000
 #define REFRESH_PERIOD_NS 15085 /* half of bit 4's cycle */
 
 typedef struct PitChannel {
@@ -171,8 +172,8 @@ static void edge_due(void *opaque)
     irq_lower(s->irq);
     irq_raise(s->irq);
     int64_t next = next_rise_ns(&s->channel[0], now);
-    if (next >= 0) {
-        timer_set(&s->edge, next);
+    if (next >= 0) { /* a tiny count must not keep the main loop from everything else */
+        timer_set(&s->edge, MAX(next, now + MIN_PERIOD_NS));
     }
 }
 

@@ -104,6 +104,11 @@ static int64_t floor_div(int64_t a, int64_t b)
     return a / b - (a % b < 0);
 }
 
+static int64_t sub_second_ns(int64_t ns)
+{
+    return ns - floor_div(ns, NS_PER_SECOND) * NS_PER_SECOND;
+}
+
 static uint8_t to_register(const RtcState *s, int value)
 {
     return s->cmos[RTC_B] & B_BINARY ? value : (value / 10) << 4 | value % 10;
@@ -306,8 +311,7 @@ static void running_changed(RtcState *s, bool was_running, int64_t was_ns, bool 
     } else if (!was_running && running(s)) {
         /* The sub-second part comes from the divider chain, which starts half-way after it was held. */
         int64_t chain = clock_ns(s) + s->offset_ns;
-        int64_t fraction =
-            divider_was_held ? NS_PER_SECOND / 2 : chain - floor_div(chain, NS_PER_SECOND) * NS_PER_SECOND;
+        int64_t fraction = divider_was_held ? NS_PER_SECOND / 2 : sub_second_ns(chain);
         s->offset_ns = cmos_to_seconds(s) * NS_PER_SECOND + fraction - clock_ns(s);
         forget_past(s);
     }
@@ -367,7 +371,7 @@ static void cmos_write(RtcState *s, uint8_t index, uint8_t value)
         }
         time_to_cmos(s);
         s->cmos[index] = value;
-        s->offset_ns += (cmos_to_seconds(s) - floor_div(guest_ns(s), NS_PER_SECOND)) * NS_PER_SECOND;
+        s->offset_ns = cmos_to_seconds(s) * NS_PER_SECOND + sub_second_ns(guest_ns(s)) - clock_ns(s);
         forget_past(s);
         sync_events(s);
         break;
@@ -400,7 +404,7 @@ static uint8_t cmos_read(RtcState *s, uint8_t index)
         }
         return s->cmos[index];
     case RTC_A: {
-        int64_t now = guest_ns(s), into = now - floor_div(now, NS_PER_SECOND) * NS_PER_SECOND;
+        int64_t into = sub_second_ns(guest_ns(s));
         return s->cmos[RTC_A] | (running(s) && into >= NS_PER_SECOND - UIP_NS ? A_UIP : 0);
     }
     case RTC_C:
