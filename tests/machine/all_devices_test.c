@@ -210,7 +210,8 @@ static void save_load_compare(const char *type, Device *dev)
     for (int i = 0; i < 50 && first->len; i++) {
         g_autofree uint8_t *copy = g_memdup2(first->data, first->len);
         copy[g_rand_int_range(rand, 0, first->len)] ^= 1u << g_rand_int_range(rand, 0, 8);
-        vmstate_load(vms, twin, copy, i % 5 ? first->len : g_rand_int_range(rand, 0, first->len), NULL);
+        vmstate_load(vms, twin, copy, i % 5 ? first->len : (size_t)g_rand_int_range(rand, 0, first->len),
+                     NULL);
     }
     device_reset(twin);
     random_accesses(&other, twin, rand);
