@@ -18,6 +18,7 @@
 #define POLL_START_NS   4000
 #define POLL_IDLE_NS    (100 * 1000 * 1000) /* a source without work for so long is no longer polled */
 #define READY_PER_ROUND 1024
+#define IO_PER_ROUND    4096
 
 static __thread char thread_mark;
 static __thread Loop *current_loop;
@@ -562,7 +563,7 @@ static bool run_io_done(Loop *loop)
     bool progress = false;
 
     collect_io(loop);
-    while (loop->io_done) {
+    for (int n = 0; loop->io_done && n < IO_PER_ROUND; n++) { /* a done may submit what is done at once */
         LoopIo *io = loop->io_done;
         LoopIoDone *done = io->done;
         void *opaque = io->opaque;
@@ -671,7 +672,7 @@ bool loop_iterate(Loop *loop, bool block)
     }
     if (block) {
         __atomic_store_n(&loop->sleeping, 1, __ATOMIC_SEQ_CST);
-            timeout_ns = has_work(loop) ? 0 : loop_timers_timeout(loop);
+        timeout_ns = has_work(loop) ? 0 : loop_timers_timeout(loop);
     } else {
         timeout_ns = 0;
     }
@@ -764,4 +765,13 @@ void loop_submit_work(Loop *loop, ssize_t (*fn)(void *opaque), LoopIoDone *done,
     *io = (LoopIo){ .done = done, .opaque = opaque, .work = fn, .fd = -1, .loop = loop };
     loop->io_in_flight++;
     thread_pool_submit(loop_pool(loop), io);
+}
+
+void loop_complete_later(Loop *loop, LoopIoDone *done, void *opaque, ssize_t result)
+{
+    LoopIo *io = g_slice_new(LoopIo);
+
+    *io = (LoopIo){ .done = done, .opaque = opaque, .fd = -1, .loop = loop };
+    loop->io_in_flight++;
+    loop_io_finished(io, result);
 }

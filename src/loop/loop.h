@@ -136,6 +136,8 @@ void loop_submit_io(Loop *loop, LoopIoEngine engine, LoopIoOp op, int fd, const 
                     int iov_count, off_t offset, off_t length, int mode, LoopIoDone *done, void *opaque);
 /* Runs fn in a pool thread, then done in the loop's thread with fn's result. */
 void loop_submit_work(Loop *loop, ssize_t (*fn)(void *opaque), LoopIoDone *done, void *opaque);
+/* Calls done with that result later, from the loop, as if it were host I/O. From the loop's thread. */
+void loop_complete_later(Loop *loop, LoopIoDone *done, void *opaque, ssize_t result);
 /* Limits of the loop's own share of the thread pool (thread-pool-min/max of -object iothread). */
 void loop_set_thread_pool(Loop *loop, int min_threads, int max_threads);
 /* How many requests may gather before they are given to the kernel at once (aio-max-batch; 0: the default).
