@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "block/block.h"
 #include "hw/virtio/virtio_device.h"
+#include "loop/iothread.h"
 #include "trace/trace.h"
 
 #include <string.h>
@@ -76,7 +77,7 @@ typedef struct VirtioBlk {
     VirtioDevice parent_obj;
     /* from properties */
     BlockBackend *bb;
-    Object *iothread;
+    IoThread *iothread;
     char *serial;
     uint16_t num_queues, queue_size;
     bool config_wce, discard, write_zeroes, share_rw, request_merging, seg_max_adjust;
@@ -509,10 +510,7 @@ static bool blk_realize(VirtioDevice *vdev, GError **error)
     if (!settle_properties(s, error)) {
         return false;
     }
-    s->loop = DEVICE(vdev)->env->loop;
-    if (s->iothread) {
-        return error_set(error, "Property 'iothread' is not supported yet");
-    }
+    s->loop = s->iothread ? iothread_get_loop(s->iothread) : DEVICE(vdev)->env->loop;
     g_autofree char *path = object_get_canonical_path(OBJECT(proxy ? proxy : DEVICE(vdev)));
     const char *qdev = proxy && proxy->id ? proxy->id : path;
     if (!bb_attach_device(s->bb, qdev, bb_read_only(s->bb), s->share_rw, &blk_dev_ops, s, error)) {
@@ -544,7 +542,7 @@ static const EnumLookup on_off_auto_lookup = { "OnOffAuto", on_off_auto_names, 3
 
 static const Property blk_properties[] = {
     PROP_TYPED("drive", VirtioBlk, bb, property_type_drive, "the disk: a drive's id or a block node's name"),
-    PROP_LINK("iothread", VirtioBlk, iothread, "iothread", "the loop that serves the queues"),
+    PROP_LINK("iothread", VirtioBlk, iothread, TYPE_IOTHREAD, "the loop that serves the queues"),
     PROP_STR("serial", VirtioBlk, serial, NULL, "what the guest reads as the disk's id (20 bytes)"),
     PROP_UINT16("num-queues", VirtioBlk, num_queues, UINT16_MAX,
                 "request queues (65535: let the machine choose)"),
