@@ -56,6 +56,8 @@ enum {
 
 typedef struct VirtioSerial {
     VirtioDevice parent_obj;
+    /* saved */
+    bool driver_ready; /* its control queues work: it has said DEVICE_READY */
     /* from properties */
     uint32_t max_ports;
     bool emergency_write;
@@ -125,8 +127,7 @@ static void flush_control(VirtioSerial *s)
 
 static void send_control(VirtioSerial *s, uint32_t id, uint16_t event, uint16_t value, const char *text)
 {
-    if (!(s->parent_obj.status & VIRTIO_STATUS_DRIVER_OK) || !multiport(s) ||
-        g_queue_get_length(&s->pending) >= MAX_PENDING) {
+    if (!s->driver_ready || !multiport(s) || g_queue_get_length(&s->pending) >= MAX_PENDING) {
         return;
     }
     TRACE(virtio_serial_control, "guest", id, event, value);
@@ -181,6 +182,7 @@ static void control_message(VirtioSerial *s, const ControlMessage *message)
 {
     TRACE(virtio_serial_control, "host", message->id, message->event, message->value);
     if (message->event == EVENT_DEVICE_READY) {
+        s->driver_ready = message->value;
         for (guint i = 0; message->value && i < s->ports->children->len; i++) {
             SerialPort *port = s->ports->children->pdata[i];
             send_control(s, port->number, EVENT_DEVICE_ADD, 1, NULL);
@@ -394,6 +396,7 @@ static void serial_reset(VirtioDevice *vdev)
 {
     VirtioSerial *s = VIRTIO_SERIAL(vdev);
     drop_pending(s);
+    s->driver_ready = false;
     for (guint i = 0; i < s->ports->children->len; i++) {
         SerialPort *port = s->ports->children->pdata[i];
         port_forget_chain(port);
@@ -449,6 +452,7 @@ static const Property serial_properties[] = {
 
 static const VmStateField serial_fields[] = {
     VMS_STRUCT(parent_obj, VirtioSerial, virtio_device_vmstate),
+    VMS_BOOL(driver_ready, VirtioSerial),
     VMS_END,
 };
 static const VmState serial_vmstate = { .name = "virtio-serial", .version = 1, .fields = serial_fields };
