@@ -310,13 +310,13 @@ BlockDrive *block_drive_add(BlockRegistry *reg, json_object *o, const char *defa
         !block_on_error_parse(options_str(o, "werror"), what, false, &on_write, error)) {
         return NULL;
     }
-    has_file = options_has(o, "file") || options_has(o, "file.filename") || options_has(o, "driver") ||
-               (options_has(o, "format") && !options_has(o, "media"));
+    has_file = options_contains(o, "file") || options_contains(o, "file.filename") || options_contains(o, "driver") ||
+               (options_contains(o, "format") && !options_contains(o, "media"));
     if (has_file) {
         const char *file = options_str(o, "file");
-        const char *format = options_str(o, options_has(o, "format") ? "format" : "driver");
+        const char *format = options_str(o, options_contains(o, "format") ? "format" : "driver");
 
-        if (!file && !options_has(o, "file.filename") && (!format || strcmp(format, "null-co") != 0)) {
+        if (!file && !options_contains(o, "file.filename") && (!format || strcmp(format, "null-co") != 0)) {
             error_set(error, "%s: a disk needs a file (file=)", what);
             return NULL;
         }

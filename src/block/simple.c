@@ -24,7 +24,7 @@ static bool raw_open(BlockNode *node, json_object *options, GError **error)
         for (size_t i = 0; i < G_N_ELEMENTS(inherited); i++) {
             json_object *value;
 
-            if (!options_has(file, inherited[i]) &&
+            if (!options_contains(file, inherited[i]) &&
                 json_object_object_get_ex(options, inherited[i], &value)) {
                 json_object_object_add(file, inherited[i], json_object_get(value));
             }
@@ -54,7 +54,7 @@ static bool raw_open(BlockNode *node, json_object *options, GError **error)
                          node->what, child_size);
     }
     node->child_offset = offset;
-    node->size = options_has(options, "size") ? size : child_size - offset;
+    node->size = options_contains(options, "size") ? size : child_size - offset;
     node->limits = child->limits;
     if (!node->read_only && child->read_only) {
         if (node->auto_read_only || child->auto_read_only) {
