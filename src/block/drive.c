@@ -310,7 +310,8 @@ BlockDrive *block_drive_add(BlockRegistry *reg, json_object *o, const char *defa
         !block_on_error_parse(options_str(o, "werror"), what, false, &on_write, error)) {
         return NULL;
     }
-    has_file = options_contains(o, "file") || options_contains(o, "file.filename") || options_contains(o, "driver") ||
+    has_file = options_contains(o, "file") || options_contains(o, "file.filename") ||
+               options_contains(o, "driver") ||
                (options_contains(o, "format") && !options_contains(o, "media"));
     if (has_file) {
         const char *file = options_str(o, "file");
