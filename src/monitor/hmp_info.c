@@ -2,7 +2,7 @@
 #include "monitor/hmp_internal.h"
 
 #include "base/error.h"
-#include "base/log.h"
+#include "loop/iothread.h"
 #include "rhea_config.h"
 #include "trace/trace.h"
 
@@ -214,22 +214,19 @@ static bool info_jit(HmpContext *ctx, const char *args, GError **error)
     return true;
 }
 
-static bool print_iothread(Object *obj, void *opaque)
-{
-    HmpContext *ctx = opaque;
-    if (object_dynamic_cast(obj, "iothread")) {
-        int64_t thread = 0, poll = 0;
-        object_property_get_int(obj, "thread-id", &thread, NULL);
-        object_property_get_int(obj, "poll-max-ns", &poll, NULL);
-        hmp_print(ctx, "%s:\n  thread_id=%" PRId64 "\n  poll-max-ns=%" PRId64 "\n",
-                  object_get_name_in_parent(obj), thread, poll);
-    }
-    return true;
-}
-
 static bool info_iothreads(HmpContext *ctx, const char *args, GError **error)
 {
-    object_child_foreach(container_get(vm_root(ctx->vm), "/objects"), false, print_iothread, ctx);
+    json_object *list = iothread_query(vm_root(ctx->vm));
+    for (size_t i = 0; i < json_object_array_length(list); i++) {
+        json_object *entry = json_object_array_get_idx(list, i);
+        hmp_print(ctx, "%s:\n", json_object_get_string(json_object_object_get(entry, "id")));
+        static const char *const members[] = { "thread-id", "poll-max-ns", "poll-grow", "poll-shrink", "aio-max-batch" };
+        for (size_t k = 0; k < G_N_ELEMENTS(members); k++) {
+            hmp_print(ctx, "  %s=%" PRId64 "\n", members[k],
+                      json_object_get_int64(json_object_object_get(entry, members[k])));
+        }
+    }
+    json_object_put(list);
     return true;
 }
 

@@ -1,5 +1,6 @@
 /* QMP: objects, types, devices. SPDX-License-Identifier: GPL-2.0-or-later */
 #include "base/error.h"
+#include "loop/iothread.h"
 #include "monitor/monitor_internal.h"
 
 #include <string.h>
@@ -186,33 +187,8 @@ bool qmp_object_del(QmpContext *ctx, const char *id, GError **error)
     return user_creatable_del(vm_root(ctx->vm), id, error);
 }
 
-static int64_t int_property(Object *obj, const char *name)
+bool qmp_query_iothreads(QmpContext *ctx, json_object **ret, GError **error)
 {
-    int64_t value = 0;
-    if (object_property_find(obj, name)) {
-        object_property_get_int(obj, name, &value, NULL);
-    }
-    return value;
-}
-
-static bool add_iothread(Object *obj, void *opaque)
-{
-    if (object_dynamic_cast(obj, "iothread")) {
-        QapiIOThreadInfo *info = g_new0(QapiIOThreadInfo, 1);
-        info->id = g_strdup(object_get_name_in_parent(obj));
-        info->thread_id = int_property(obj, "thread-id");
-        info->poll_max_ns = int_property(obj, "poll-max-ns");
-        info->poll_grow = int_property(obj, "poll-grow");
-        info->poll_shrink = int_property(obj, "poll-shrink");
-        info->aio_max_batch = int_property(obj, "aio-max-batch");
-        g_ptr_array_add(opaque, info);
-    }
-    return true;
-}
-
-bool qmp_query_iothreads(QmpContext *ctx, GPtrArray **ret, GError **error)
-{
-    *ret = qapi_list_IOThreadInfo_new();
-    object_child_foreach(container_get(vm_root(ctx->vm), "/objects"), false, add_iothread, *ret);
+    *ret = iothread_query(vm_root(ctx->vm));
     return true;
 }
