@@ -1,6 +1,7 @@
 /*
- * The decoder against Zydis: random and systematic byte strings in 64-, 32- and 16-bit code; lengths, and what is an
- * instruction at all. Instruction sets that the table leaves out on purpose are told by Zydis's names.
+ * The decoder against Zydis: random and systematic byte strings in 64-, 32- and 16-bit code; lengths, and
+ * what is an instruction at all. Instruction sets that the table leaves out on purpose are told by Zydis's
+ * names.
  *
  *   decode_zydis [--seconds N] [--seed S] [--show N]
  *
@@ -11,8 +12,8 @@
 
 #include <Zydis/Zydis.h>
 #include <glib.h>
-#include <stdio.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 static gint opt_seconds = 5, opt_show = 3;
@@ -34,10 +35,11 @@ static X86DecodeMode ours[3];
 static bool offered(const ZydisDecodedInstruction *z)
 {
     static const char *const extensions[] = {
-        "ADX",     "AES",   "AVX",  "AVX2",   "AVX2GATHER", "AVXAES", "BASE",     "BMI1",     "BMI2",  "CLFLUSHOPT",
-        "CLFSH",   "CLWB",  "F16C", "FMA",    "INVPCID",    "LONGMODE", "LZCNT",  "MMX",      "MOVBE", "PAUSE",
-        "PCLMULQDQ", "PREFETCHWT1", "RDPID", "RDRAND", "RDSEED", "RDTSCP", "RDWRFSGS", "SHA", "SMAP", "SSE",
-        "SSE2",    "SSE3",  "SSE4", "SSSE3",  "X87",        "XSAVE",  "XSAVEC",   "XSAVEOPT", "POPCNT", "MONITOR"
+        "ADX",    "AES",        "AVX",      "AVX2",  "AVX2GATHER", "AVXAES",      "BASE",    "BMI1",
+        "BMI2",   "CLFLUSHOPT", "CLFSH",    "CLWB",  "F16C",       "FMA",         "INVPCID", "LONGMODE",
+        "LZCNT",  "MMX",        "MOVBE",    "PAUSE", "PCLMULQDQ",  "PREFETCHWT1", "RDPID",   "RDRAND",
+        "RDSEED", "RDTSCP",     "RDWRFSGS", "SHA",   "SMAP",       "SSE",         "SSE2",    "SSE3",
+        "SSE4",   "SSSE3",      "X87",      "XSAVE", "XSAVEC",     "XSAVEOPT",    "POPCNT",  "MONITOR"
     };
     const char *name = ZydisISAExtGetString(z->meta.isa_ext);
     if (z->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && z->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX) {
@@ -51,8 +53,8 @@ static bool offered(const ZydisDecodedInstruction *z)
     return false;
 }
 
-static void report(const char *kind, const char *name, unsigned mode, const uint8_t *bytes, const X86Insn *insn,
-                   X86DecodeStatus status, const ZydisDecodedInstruction *z, bool z_ok)
+static void report(const char *kind, const char *name, unsigned mode, const uint8_t *bytes,
+                   const X86Insn *insn, X86DecodeStatus status, const ZydisDecodedInstruction *z, bool z_ok)
 {
     g_autofree char *key = g_strdup_printf("%s %s", name, kind);
     guint count = GPOINTER_TO_UINT(g_hash_table_lookup(shown, key)) + 1;
@@ -65,8 +67,26 @@ static void report(const char *kind, const char *name, unsigned mode, const uint
     for (unsigned i = 0; i < 15; i++) {
         printf(" %02x", bytes[i]);
     }
-    printf(" ours: status %d length %u, Zydis: %s length %u %s\n", status, insn->length, z_ok ? "ok" : "invalid",
-           z_ok ? z->length : 0, z_ok ? ZydisISAExtGetString(z->meta.isa_ext) : "");
+    printf(" ours: status %d length %u, Zydis: %s length %u %s\n", status, insn->length,
+           z_ok ? "ok" : "invalid", z_ok ? z->length : 0, z_ok ? ZydisISAExtGetString(z->meta.isa_ext) : "");
+}
+
+/* What ours leaves to execution, where #UD is raised as well: reserved control, debug and segment registers,
+ * gathers with one register twice. And the reserved NOPs that MPX took. */
+static bool checked_later(const X86Insn *insn)
+{
+    const X86Form *form = insn->form;
+    for (unsigned i = 0; i < form->operand_count; i++) {
+        switch (form->operands[i].kind) {
+        case X86_OPERAND_S:
+        case X86_OPERAND_C:
+        case X86_OPERAND_D:
+        case X86_OPERAND_VSIBX:
+        case X86_OPERAND_VSIBY:
+            return true;
+        }
+    }
+    return form->map == 1 && (form->opcode == 0x1a || form->opcode == 0x1b);
 }
 
 static void check(unsigned mode, const uint8_t bytes[15])
@@ -77,6 +97,12 @@ static void check(unsigned mode, const uint8_t bytes[15])
     ZyanStatus zs = ZydisDecoderDecodeInstruction(&zydis[mode], NULL, bytes, 15, &z);
     bool z_ok = ZYAN_SUCCESS(zs);
     total++;
+    if (status == X86_DECODE_OK && !z_ok && checked_later(&insn)) {
+        return;
+    }
+    if (z_ok && z.mnemonic == ZYDIS_MNEMONIC_NOP && z.opcode == 0x0d) {
+        return; /* 0F 0D with mod 3: a NOP to Zydis, #UD on silicon */
+    }
     if (status == X86_DECODE_OK && !z_ok) {
         report("only ours", x86_mnemonic_names[insn.form->mnemonic], mode, bytes, &insn, status, &z, z_ok);
     } else if (status == X86_DECODE_OK && insn.length != z.length) {
@@ -91,9 +117,9 @@ static const uint8_t prefixes[] = { 0x66, 0x67, 0xf2, 0xf3, 0xf0, 0x2e, 0x64, 0x
 /* Every opcode of every map with every ModRM byte, behind each mandatory prefix, REX, and the VEX forms. */
 static void systematic(Rng *rng)
 {
-    static const uint8_t leads[][2] = { { 0, 0 },    { 0x66, 0 },    { 0xf3, 0 },    { 0xf2, 0 },    { 0x48, 0 },
-                                        { 0x41, 0 }, { 0x66, 0x48 }, { 0xf3, 0x48 }, { 0xf2, 0x48 }, { 0x66, 0xf2 },
-                                        { 0xf0, 0 }, { 0x67, 0 } };
+    static const uint8_t leads[][2] = { { 0, 0 },       { 0x66, 0 },    { 0xf3, 0 },    { 0xf2, 0 },
+                                        { 0x48, 0 },    { 0x41, 0 },    { 0x66, 0x48 }, { 0xf3, 0x48 },
+                                        { 0xf2, 0x48 }, { 0x66, 0xf2 }, { 0xf0, 0 },    { 0x67, 0 } };
     uint8_t b[15];
     for (unsigned mode = 0; mode < 3; mode++) {
         for (unsigned lead = 0; lead < G_N_ELEMENTS(leads); lead++) {
@@ -129,7 +155,8 @@ static void systematic(Rng *rng)
                         for (unsigned v = 0; v < 2; v++) {
                             b[0] = 0xc4;
                             b[1] = (uint8_t)(0xe0 | map);
-                            b[2] = (uint8_t)((pp_l_w & 3) | (pp_l_w & 4) | (pp_l_w & 8) << 4 | (v ? 0x78 : 0x50));
+                            b[2] = (uint8_t)((pp_l_w & 3) | (pp_l_w & 4) | (pp_l_w & 8) << 4 |
+                                             (v ? 0x78 : 0x50));
                             b[3] = (uint8_t)opcode;
                             b[4] = (uint8_t)modrm;
                             for (unsigned n = 5; n < 15; n++) {
@@ -178,7 +205,8 @@ static void random_one(Rng *rng)
 }
 
 static GOptionEntry options[] = {
-    { "seconds", 0, 0, G_OPTION_ARG_INT, &opt_seconds, "How long to draw random strings after the systematic ones", "N" },
+    { "seconds", 0, 0, G_OPTION_ARG_INT, &opt_seconds,
+      "How long to draw random strings after the systematic ones", "N" },
     { "seed", 0, 0, G_OPTION_ARG_INT64, &opt_seed, "Where the random numbers start", "S" },
     { "show", 0, 0, G_OPTION_ARG_INT, &opt_show, "Differences to print of one kind", "N" },
     { NULL },

@@ -169,7 +169,6 @@ static bool read_vex(const X86DecodeMode *mode, Reader *r, uint8_t first, X86Ins
     insn->vvvv = (uint8_t)((~b2 >> 3) & 15);
     if (mode->code_size != 8) {
         b_bit = false;
-        insn->vvvv &= 7;
     }
     insn->vex_l = (b2 >> 2) & 1;
     insn->mandatory = prefix_of_pp[b2 & 3];
@@ -485,6 +484,9 @@ X86DecodeStatus x86_decode(const X86DecodeMode *mode, const uint8_t *bytes, size
     }
     if (space == X86_SPACE_VEX && insn->vvvv && !form_uses_vvvv(form)) {
         return X86_DECODE_UD;
+    }
+    if (mode->code_size != 8) {
+        insn->vvvv &= 7; /* the high bit counts only where it must be 1 for "none" */
     }
     return X86_DECODE_OK;
 }

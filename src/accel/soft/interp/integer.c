@@ -638,6 +638,15 @@ HANDLER(g_aad)
 }
 
 /* ---- double shifts and bits ---- */
+/* What a write of one datum would raise: #AC comes before #PF. */
+static void probe_datum(X86Cpu *cpu, uint64_t linear, unsigned size)
+{
+    if (G_UNLIKELY(cpu->mode & MODE_AC) && (linear & (size - 1))) {
+        x86_raise_error(cpu, EXC_AC, 0);
+    }
+    x86_probe(cpu, linear, size, MMU_WRITE);
+}
+
 static uint64_t double_shift(unsigned size, bool left, uint64_t a, uint64_t b, uint8_t count, uint16_t *cc)
 {
     switch (size) {
@@ -660,7 +669,7 @@ static void shift_double(X86Cpu *cpu, const InterpOp *op, bool left)
     uint8_t count = (uint8_t)operand_read(cpu, op, &form->operands[2]);
     Place p = place_of(cpu, op, &form->operands[0], size, true);
     if (p.memory) {
-        x86_probe(cpu, p.linear, size, MMU_WRITE);
+        probe_datum(cpu, p.linear, size);
     }
     uint64_t a = place_load(cpu, &p, size);
     uint16_t cc = cpu->cc;
@@ -921,7 +930,7 @@ HANDLER(g_pusha)
     uint64_t linear[8];
     for (unsigned i = 0; i < 8; i++) {
         linear[i] = stack_linear(cpu, sp - (i + 1) * size, size, true);
-        x86_probe(cpu, linear[i], size, MMU_WRITE);
+        probe_datum(cpu, linear[i], size);
     }
     for (unsigned i = 0; i < 8; i++) {
         store(cpu, linear[i], reg_read(cpu, i, size), size);
@@ -952,20 +961,23 @@ HANDLER(g_enter)
     uint64_t frame_bytes = (uint64_t)op->imm & 0xffff, sp = cpu->regs[R_RSP], bp = cpu->regs[R_RBP];
     uint64_t frame = sp - size;
     uint64_t first = stack_linear(cpu, frame, size, true);
-    uint64_t values[32], places[32];
-    unsigned count = 0;
-    x86_probe(cpu, first, size, MMU_WRITE);
+    /* Everything is looked at before the first word is written. */
+    uint64_t sources[32], places[32];
+    probe_datum(cpu, first, size);
     for (unsigned i = 1; i <= level; i++) {
-        values[count] = i < level ? load(cpu, stack_linear(cpu, bp - i * size, size, false), size) : frame;
-        places[count] = stack_linear(cpu, frame - i * size, size, true);
-        x86_probe(cpu, places[count], size, MMU_WRITE);
-        count++;
+        if (i < level) {
+            sources[i] = stack_linear(cpu, bp - i * size, size, false);
+            load(cpu, sources[i], size);
+        }
+        places[i] = stack_linear(cpu, frame - i * size, size, true);
+        probe_datum(cpu, places[i], size);
     }
     uint64_t new_sp = frame - (uint64_t)level * size - frame_bytes;
-    x86_probe(cpu, stack_linear(cpu, new_sp, size, true), size, MMU_WRITE);
+    probe_datum(cpu, stack_linear(cpu, new_sp, size, true), size);
     store(cpu, first, reg_read(cpu, R_RBP, size), size);
-    for (unsigned i = 0; i < count; i++) {
-        store(cpu, places[i], values[i], size);
+    for (unsigned i = 1; i <= level; i++) {
+        /* Frames may overlap: in the processor's order. */
+        store(cpu, places[i], i < level ? load(cpu, sources[i], size) : frame, size);
     }
     reg_write(cpu, R_RBP, frame, size);
     stack_set(cpu, new_sp);
@@ -1016,6 +1028,12 @@ HANDLER(g_cld)
 HANDLER(g_std)
 {
     cpu->rflags |= FLAG_DF;
+    NEXT();
+}
+/* Not in the manual, but in every processor. */
+HANDLER(g_salc)
+{
+    *reg8(cpu, 0) = x86_get_cf(cpu) ? 0xff : 0;
     NEXT();
 }
 
@@ -1384,6 +1402,8 @@ InterpHandler *interp_integer_handler(const X86Form *form)
         return g_cld;
     case X86_STD:
         return g_std;
+    case X86_SALC:
+        return g_salc;
     case X86_CMPXCHG:
         return g_cmpxchg;
     case X86_XADD:
