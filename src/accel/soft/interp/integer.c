@@ -307,17 +307,19 @@ HANDLER(g_bsr)
 }
 
 /* dest = fn(source): the old destination goes in as a, for nothing but the host's false dependency. */
-#define UNARY_TO(name)                                                             \
-    HANDLER(g_##name)                                                              \
-    {                                                                              \
-        const X86Form *form = op_form(op);                                         \
-        cpu->current_op = op;                                                      \
-        unsigned size = operand_bytes(op, &form->operands[0]);                     \
-        uint64_t b = operand_read(cpu, op, &form->operands[1]);                    \
-        uint16_t cc = cpu->cc;                                                     \
-        reg_write(cpu, op->reg, fns_##name[__builtin_ctz(size)](0, b, &cc), size); \
-        cpu->cc = cc;                                                              \
-        NEXT();                                                                    \
+#define UNARY_TO(name)                                                                 \
+    HANDLER(g_##name)                                                                  \
+    {                                                                                  \
+        const X86Form *form = op_form(op);                                             \
+        cpu->current_op = op;                                                          \
+        unsigned size = operand_bytes(op, &form->operands[0]);                         \
+        uint64_t b = operand_read(cpu, op, &form->operands[1]);                        \
+        {                                                                              \
+            uint16_t cc = cpu->cc;                                                     \
+            reg_write(cpu, op->reg, fns_##name[__builtin_ctz(size)](0, b, &cc), size); \
+            cpu->cc = cc;                                                              \
+        }                                                                              \
+        NEXT();                                                                        \
     }
 UNARY_TO(tzcnt)
 UNARY_TO(lzcnt)
@@ -328,36 +330,40 @@ static unsigned op_vvvv(const InterpOp *op)
 {
     return (unsigned)(op->imm & 15);
 }
-#define UNARY_VVVV(name)                                                               \
-    HANDLER(g_##name)                                                                  \
-    {                                                                                  \
-        const X86Form *form = op_form(op);                                             \
-        cpu->current_op = op;                                                          \
-        unsigned size = operand_bytes(op, &form->operands[0]);                         \
-        uint64_t b = operand_read(cpu, op, &form->operands[1]);                        \
-        uint16_t cc = cpu->cc;                                                         \
-        reg_write(cpu, op_vvvv(op), fns_##name[__builtin_ctz(size)](0, b, &cc), size); \
-        cpu->cc = cc;                                                                  \
-        NEXT();                                                                        \
+#define UNARY_VVVV(name)                                                                   \
+    HANDLER(g_##name)                                                                      \
+    {                                                                                      \
+        const X86Form *form = op_form(op);                                                 \
+        cpu->current_op = op;                                                              \
+        unsigned size = operand_bytes(op, &form->operands[0]);                             \
+        uint64_t b = operand_read(cpu, op, &form->operands[1]);                            \
+        {                                                                                  \
+            uint16_t cc = cpu->cc;                                                         \
+            reg_write(cpu, op_vvvv(op), fns_##name[__builtin_ctz(size)](0, b, &cc), size); \
+            cpu->cc = cc;                                                                  \
+        }                                                                                  \
+        NEXT();                                                                            \
     }
 UNARY_VVVV(blsr)
 UNARY_VVVV(blsmsk)
 UNARY_VVVV(blsi)
 
 /* G = fn(first, second) where one of them is vvvv. */
-#define TERNARY_VVVV(name, vvvv_first)                                                             \
-    HANDLER(g_##name)                                                                              \
-    {                                                                                              \
-        const X86Form *form = op_form(op);                                                         \
-        cpu->current_op = op;                                                                      \
-        unsigned size = operand_bytes(op, &form->operands[0]);                                     \
-        uint64_t e = operand_read(cpu, op, &form->operands[vvvv_first ? 2 : 1]);                   \
-        uint64_t v = reg_read(cpu, op_vvvv(op), size);                                             \
-        uint16_t cc = cpu->cc;                                                                     \
-        uint64_t r = fns_##name[__builtin_ctz(size)](vvvv_first ? v : e, vvvv_first ? e : v, &cc); \
-        reg_write(cpu, op->reg, r, size);                                                          \
-        cpu->cc = cc;                                                                              \
-        NEXT();                                                                                    \
+#define TERNARY_VVVV(name, vvvv_first)                                                                 \
+    HANDLER(g_##name)                                                                                  \
+    {                                                                                                  \
+        const X86Form *form = op_form(op);                                                             \
+        cpu->current_op = op;                                                                          \
+        unsigned size = operand_bytes(op, &form->operands[0]);                                         \
+        uint64_t e = operand_read(cpu, op, &form->operands[vvvv_first ? 2 : 1]);                       \
+        uint64_t v = reg_read(cpu, op_vvvv(op), size);                                                 \
+        {                                                                                              \
+            uint16_t cc = cpu->cc;                                                                     \
+            uint64_t r = fns_##name[__builtin_ctz(size)](vvvv_first ? v : e, vvvv_first ? e : v, &cc); \
+            reg_write(cpu, op->reg, r, size);                                                          \
+            cpu->cc = cc;                                                                              \
+        }                                                                                              \
+        NEXT();                                                                                        \
     }
 TERNARY_VVVV(andn, true)
 TERNARY_VVVV(bextr, false)
@@ -418,12 +424,14 @@ HANDLER(g_imul2)
 }
 HANDLER(g_imul3)
 {
-    cpu->current_op = op;
-    unsigned size = op_size(op);
-    uint64_t a = operand_read(cpu, op, &op_form(op)->operands[1]);
-    uint16_t cc = cpu->cc;
-    reg_write(cpu, op->reg, fns_imul[__builtin_ctz(size)](a, (uint64_t)op->imm, &cc), size);
-    cpu->cc = cc;
+    { /* a scope of its own: else its locals keep NEXT() from being a jump */
+        cpu->current_op = op;
+        unsigned size = op_size(op);
+        uint64_t a = operand_read(cpu, op, &op_form(op)->operands[1]);
+        uint16_t cc = cpu->cc;
+        reg_write(cpu, op->reg, fns_imul[__builtin_ctz(size)](a, (uint64_t)op->imm, &cc), size);
+        cpu->cc = cc;
+    }
     NEXT();
 }
 
@@ -791,12 +799,14 @@ HANDLER(g_movbe)
 /* ---- moves ---- */
 HANDLER(g_mov)
 {
-    const X86Form *form = op_form(op);
-    cpu->current_op = op;
-    unsigned size = operand_bytes(op, &form->operands[0]);
-    uint64_t value = operand_read(cpu, op, &form->operands[1]);
-    Place p = place_of(cpu, op, &form->operands[0], size, true);
-    place_store(cpu, &p, value, size);
+    { /* a scope of its own: else its locals keep NEXT() from being a jump */
+        const X86Form *form = op_form(op);
+        cpu->current_op = op;
+        unsigned size = operand_bytes(op, &form->operands[0]);
+        uint64_t value = operand_read(cpu, op, &form->operands[1]);
+        Place p = place_of(cpu, op, &form->operands[0], size, true);
+        place_store(cpu, &p, value, size);
+    }
     NEXT();
 }
 HANDLER(g_movsx)
@@ -859,10 +869,12 @@ HANDLER(g_cmov)
 }
 HANDLER(g_setcc)
 {
-    const X86Form *form = op_form(op);
-    cpu->current_op = op;
-    Place p = place_of(cpu, op, &form->operands[0], 1, true);
-    place_store(cpu, &p, x86_condition(cpu->cc, form->opcode & 15), 1);
+    { /* a scope of its own: else its locals keep NEXT() from being a jump */
+        const X86Form *form = op_form(op);
+        cpu->current_op = op;
+        Place p = place_of(cpu, op, &form->operands[0], 1, true);
+        place_store(cpu, &p, x86_condition(cpu->cc, form->opcode & 15), 1);
+    }
     NEXT();
 }
 HANDLER(g_cbw)
@@ -1072,23 +1084,25 @@ HANDLER(g_cmpxchg)
 }
 HANDLER(g_xadd)
 {
-    const X86Form *form = op_form(op);
-    cpu->current_op = op;
-    unsigned size = operand_bytes(op, &form->operands[0]);
-    Place p = place_of(cpu, op, &form->operands[0], size, true);
-    uint64_t b = reg_read(cpu, op->reg, size), old;
-    uint16_t cc = cpu->cc;
-    AluFn *fn = fns_add[__builtin_ctz(size)];
-    if (p.memory) {
-        old = memory_modify(cpu, p.linear, size, op->flags & OP_LOCK, fn, b, &cc);
-        reg_write(cpu, op->reg, old, size);
-    } else {
-        old = reg_read(cpu, p.number, size);
-        uint64_t sum = fn(old, b, &cc);
-        reg_write(cpu, op->reg, old, size);
-        reg_write(cpu, p.number, sum, size);
+    { /* a scope of its own: else its locals keep NEXT() from being a jump */
+        const X86Form *form = op_form(op);
+        cpu->current_op = op;
+        unsigned size = operand_bytes(op, &form->operands[0]);
+        Place p = place_of(cpu, op, &form->operands[0], size, true);
+        uint64_t b = reg_read(cpu, op->reg, size), old;
+        uint16_t cc = cpu->cc;
+        AluFn *fn = fns_add[__builtin_ctz(size)];
+        if (p.memory) {
+            old = memory_modify(cpu, p.linear, size, op->flags & OP_LOCK, fn, b, &cc);
+            reg_write(cpu, op->reg, old, size);
+        } else {
+            old = reg_read(cpu, p.number, size);
+            uint64_t sum = fn(old, b, &cc);
+            reg_write(cpu, op->reg, old, size);
+            reg_write(cpu, p.number, sum, size);
+        }
+        cpu->cc = cc;
     }
-    cpu->cc = cc;
     NEXT();
 }
 static void set_zf(X86Cpu *cpu, bool set)
@@ -1198,15 +1212,17 @@ HANDLER(g_bound)
 }
 HANDLER(g_arpl)
 {
-    cpu->current_op = op;
-    const X86Form *form = op_form(op);
-    Place p = place_of(cpu, op, &form->operands[0], 2, true);
-    uint16_t dest = (uint16_t)place_load(cpu, &p, 2), source = *reg16(cpu, op->reg);
-    bool raised = (dest & 3) < (source & 3);
-    if (raised) {
-        place_store(cpu, &p, (dest & ~3u) | (source & 3), 2);
+    { /* a scope of its own: else its locals keep NEXT() from being a jump */
+        cpu->current_op = op;
+        const X86Form *form = op_form(op);
+        Place p = place_of(cpu, op, &form->operands[0], 2, true);
+        uint16_t dest = (uint16_t)place_load(cpu, &p, 2), source = *reg16(cpu, op->reg);
+        bool raised = (dest & 3) < (source & 3);
+        if (raised) {
+            place_store(cpu, &p, (dest & ~3u) | (source & 3), 2);
+        }
+        set_zf(cpu, raised);
     }
-    set_zf(cpu, raised);
     NEXT();
 }
 HANDLER(g_lfence)

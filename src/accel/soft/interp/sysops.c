@@ -426,24 +426,28 @@ HANDLER(g_verw)
 }
 HANDLER(g_lar)
 {
-    uint32_t rights;
-    uint16_t selector = read_word(cpu, op);
-    bool ok = x86_lar(cpu, selector, &rights);
-    if (ok) {
-        reg_write(cpu, op->reg, rights, op_size(op));
+    { /* a scope of its own: else its locals keep NEXT() from being a jump */
+        uint32_t rights;
+        uint16_t selector = read_word(cpu, op);
+        bool ok = x86_lar(cpu, selector, &rights);
+        if (ok) {
+            reg_write(cpu, op->reg, rights, op_size(op));
+        }
+        set_zf(cpu, ok);
     }
-    set_zf(cpu, ok);
     NEXT();
 }
 HANDLER(g_lsl)
 {
-    uint32_t limit;
-    uint16_t selector = read_word(cpu, op);
-    bool ok = x86_lsl(cpu, selector, &limit);
-    if (ok) {
-        reg_write(cpu, op->reg, limit, op_size(op));
+    { /* a scope of its own: else its locals keep NEXT() from being a jump */
+        uint32_t limit;
+        uint16_t selector = read_word(cpu, op);
+        bool ok = x86_lsl(cpu, selector, &limit);
+        if (ok) {
+            reg_write(cpu, op->reg, limit, op_size(op));
+        }
+        set_zf(cpu, ok);
     }
-    set_zf(cpu, ok);
     NEXT();
 }
 static void store_table(X86Cpu *cpu, const InterpOp *op, const X86Table *table)
