@@ -58,7 +58,7 @@ class Qmp:
         self.file.write(data)
         self.file.flush()
 
-    def execute(self, name, **arguments):
+    def execute(self, name, /, **arguments):
         """The whole reply, error or not."""
         self.next_id += 1
         request = {"execute": name, "id": self.next_id}
@@ -72,7 +72,7 @@ class Qmp:
             elif message.get("id") == self.next_id:
                 return message
 
-    def command(self, name, **arguments):
+    def command(self, name, /, **arguments):
         reply = self.execute(name, **arguments)
         if "error" in reply:
             raise Failure(f"{name}: {reply['error']}")
