@@ -434,6 +434,17 @@ MemTxResult address_space_set(AddressSpace *as, hwaddr addr, uint8_t byte, hwadd
     return write_or_fill(as, addr, attrs, NULL, byte, length);
 }
 
+/* Registers take an access by its address and width, whatever lies beside them: a PC's reset port 0xcf9 lies
+ * in the middle of the four bytes of PCI's CONFIG_ADDRESS. */
+static bool takes_whole(const FlatRange *range, hwaddr addr, unsigned size)
+{
+    const MemoryRegion *mr = range->region;
+    hwaddr offset = range->offset + (addr - range->first);
+
+    return !range->host && mr->ops && size <= valid_max(mr->ops) && offset < mr->size &&
+           mr->size - offset >= size;
+}
+
 MemTxResult address_space_load(AddressSpace *as, hwaddr addr, unsigned size, uint64_t *value,
                                MemTxAttrs attrs)
 {
@@ -446,7 +457,7 @@ MemTxResult address_space_load(AddressSpace *as, hwaddr addr, unsigned size, uin
         if (flat_view_hole(rcu_fetch(&as->view), addr) < size) {
             result = address_space_read(as, addr, attrs, value, size);
         }
-    } else if (range->last - addr < size - 1) {
+    } else if (range->last - addr < size - 1 && !takes_whole(range, addr, size)) {
         result = address_space_read(as, addr, attrs, value, size);
     } else if (range->host) {
         *value = ram_load(range->host + (addr - range->first), size);
@@ -465,7 +476,7 @@ MemTxResult address_space_store(AddressSpace *as, hwaddr addr, unsigned size, ui
     MemTxResult result = MEMTX_OK;
     memory_rcu_lock();
     const FlatRange *range = flat_view_find(rcu_fetch(&as->view), addr);
-    if (!range || range->last - addr < size - 1) {
+    if (!range || (range->last - addr < size - 1 && !takes_whole(range, addr, size))) {
         result = address_space_write(as, addr, attrs, &value, size);
     } else if (range_is_ram(range)) {
         if (!range->readonly) {
