@@ -292,7 +292,20 @@ MemTxResult memory_region_dispatch_write(MemoryRegion *mr, hwaddr offset, uint64
 
 /* ---- address spaces ---- */
 
-/* How many bytes lie in the range from addr on, at most length. */
+/* The last byte that an access at addr may reach. RAM ends where another region covers it. An access to
+ * registers goes as a whole to the region where it begins, as on a bus: a 4 byte access to port 0xcf8 is the
+ * PCI host bridge's although 0xcf9 alone is the reset register. */
+static inline hwaddr reach(const FlatRange *range)
+{
+    if (range->host) {
+        return range->last;
+    }
+    hwaddr start = range->first - range->offset, size = range->region->size;
+    hwaddr last = size == UINT64_MAX ? UINT64_MAX : start + (size - 1);
+    return last < range->last ? range->last : last;
+}
+
+/* How many bytes of an access at addr go to this range, at most length. */
 static inline hwaddr span(const FlatRange *range, hwaddr addr, hwaddr length)
 {
     hwaddr rest = range->last - addr;
@@ -313,38 +326,26 @@ static unsigned mmio_step(const MemoryRegion *mr, hwaddr offset, hwaddr length)
     return MIN(max, 8);
 }
 
+/* One access of a longer one to registers; *step tells its size. */
 static MemTxResult mmio_read(const FlatRange *range, hwaddr addr, MemTxAttrs attrs, uint8_t *buffer,
-                             hwaddr length)
+                             hwaddr length, unsigned *step)
 {
-    MemTxResult result = MEMTX_OK;
-    while (length) {
-        hwaddr offset = range->offset + (addr - range->first);
-        unsigned step = mmio_step(range->region, offset, length);
-        uint64_t value;
-        result |= memory_region_dispatch_read(range->region, offset, &value, step, attrs);
-        memcpy(buffer, &value, step);
-        addr += step;
-        buffer += step;
-        length -= step;
-    }
+    hwaddr offset = range->offset + (addr - range->first);
+    uint64_t value;
+    *step = mmio_step(range->region, offset, MIN(length - 1, reach(range) - addr) + 1);
+    MemTxResult result = memory_region_dispatch_read(range->region, offset, &value, *step, attrs);
+    memcpy(buffer, &value, *step);
     return result;
 }
 
 static MemTxResult mmio_write(const FlatRange *range, hwaddr addr, MemTxAttrs attrs, const uint8_t *buffer,
-                              hwaddr length)
+                              hwaddr length, unsigned *step)
 {
-    MemTxResult result = MEMTX_OK;
-    while (length) {
-        hwaddr offset = range->offset + (addr - range->first);
-        unsigned step = mmio_step(range->region, offset, length);
-        uint64_t value = 0;
-        memcpy(&value, buffer, step);
-        result |= memory_region_dispatch_write(range->region, offset, value, step, attrs);
-        addr += step;
-        buffer += step;
-        length -= step;
-    }
-    return result;
+    hwaddr offset = range->offset + (addr - range->first);
+    uint64_t value = 0;
+    *step = mmio_step(range->region, offset, MIN(length - 1, reach(range) - addr) + 1);
+    memcpy(&value, buffer, *step);
+    return memory_region_dispatch_write(range->region, offset, value, *step, attrs);
 }
 
 MemTxResult address_space_read(AddressSpace *as, hwaddr addr, MemTxAttrs attrs, void *buffer, hwaddr length)
@@ -361,11 +362,13 @@ MemTxResult address_space_read(AddressSpace *as, hwaddr addr, MemTxAttrs attrs, 
             memset(to, 0xff, part);
             result |= MEMTX_DECODE_ERROR;
         } else {
-            part = span(range, addr, length);
             if (range->host) {
+                part = span(range, addr, length);
                 ram_copy(to, range->host + (addr - range->first), part);
             } else {
-                result |= mmio_read(range, addr, attrs, to, part);
+                unsigned step;
+                result |= mmio_read(range, addr, attrs, to, length, &step);
+                part = step;
             }
         }
         addr += part;
@@ -395,9 +398,10 @@ static MemTxResult write_or_fill(AddressSpace *as, hwaddr addr, MemTxAttrs attrs
             part = MIN(flat_view_hole(view, addr), length);
             result |= MEMTX_DECODE_ERROR;
         } else {
-            part = span(range, addr, length);
             hwaddr inside = addr - range->first;
+            unsigned step;
             if (range_is_ram(range)) {
+                part = span(range, addr, length);
                 if (!range->readonly) {
                     if (from) {
                         ram_copy(range->host + inside, from, part);
@@ -406,13 +410,11 @@ static MemTxResult write_or_fill(AddressSpace *as, hwaddr addr, MemTxAttrs attrs
                     }
                     ram_written(range->region->ram, range->offset + inside, part);
                 }
-            } else if (from) {
-                result |= mmio_write(range, addr, attrs, from, part);
             } else {
                 uint8_t bytes[8];
                 memset(bytes, byte, sizeof(bytes));
-                part = MIN(part, sizeof(bytes));
-                result |= mmio_write(range, addr, attrs, bytes, part);
+                result |= mmio_write(range, addr, attrs, from ? from : bytes, length, &step);
+                part = step;
             }
         }
         addr += part;
@@ -434,17 +436,6 @@ MemTxResult address_space_set(AddressSpace *as, hwaddr addr, uint8_t byte, hwadd
     return write_or_fill(as, addr, attrs, NULL, byte, length);
 }
 
-/* Registers take an access by its address and width, whatever lies beside them: a PC's reset port 0xcf9 lies
- * in the middle of the four bytes of PCI's CONFIG_ADDRESS. */
-static bool takes_whole(const FlatRange *range, hwaddr addr, unsigned size)
-{
-    const MemoryRegion *mr = range->region;
-    hwaddr offset = range->offset + (addr - range->first);
-
-    return !range->host && mr->ops && size <= valid_max(mr->ops) && offset < mr->size &&
-           mr->size - offset >= size;
-}
-
 MemTxResult address_space_load(AddressSpace *as, hwaddr addr, unsigned size, uint64_t *value,
                                MemTxAttrs attrs)
 {
@@ -457,7 +448,7 @@ MemTxResult address_space_load(AddressSpace *as, hwaddr addr, unsigned size, uin
         if (flat_view_hole(rcu_fetch(&as->view), addr) < size) {
             result = address_space_read(as, addr, attrs, value, size);
         }
-    } else if (range->last - addr < size - 1 && !takes_whole(range, addr, size)) {
+    } else if (reach(range) - addr < size - 1) {
         result = address_space_read(as, addr, attrs, value, size);
     } else if (range->host) {
         *value = ram_load(range->host + (addr - range->first), size);
@@ -476,7 +467,7 @@ MemTxResult address_space_store(AddressSpace *as, hwaddr addr, unsigned size, ui
     MemTxResult result = MEMTX_OK;
     memory_rcu_lock();
     const FlatRange *range = flat_view_find(rcu_fetch(&as->view), addr);
-    if (!range || (range->last - addr < size - 1 && !takes_whole(range, addr, size))) {
+    if (!range || reach(range) - addr < size - 1) {
         result = address_space_write(as, addr, attrs, &value, size);
     } else if (range_is_ram(range)) {
         if (!range->readonly) {

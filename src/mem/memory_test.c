@@ -251,6 +251,28 @@ static uint64_t reenter_read(void *opaque, hwaddr offset, unsigned size)
     return 5;
 }
 
+/* An access goes whole to the region where it begins, even where another one covers its end. */
+static void test_neighbour(void)
+{
+    Bench *b = bench_new((MemoryRegionOps){ 0 });
+    Probe other;
+    MemoryRegion byte;
+    uint8_t bytes[4];
+    probe_init(&other);
+    memory_region_init_io(&byte, NULL, &any_ops, &other, "byte", 1, NULL);
+    memory_region_add_overlap(&b->root, 1, &byte, 1);
+    g_assert_cmphex(address_space_ld(b->as, 0, 4, MEMTXATTRS_NONE), ==, 0x13121110);
+    g_assert_cmpint(address_space_store(b->as, 0, 4, 0x1020304, MEMTXATTRS_NONE), ==, MEMTX_OK);
+    g_assert_cmpint(address_space_read(b->as, 0, MEMTXATTRS_NONE, bytes, 4), ==, MEMTX_OK);
+    EXPECT_LOG(&b->p, "r4@0 w4@0 r4@0 ");
+    EXPECT_LOG(&other, "");
+    address_space_store(b->as, 1, 1, 5, MEMTXATTRS_NONE);
+    EXPECT_LOG(&other, "w1@0 ");
+    memory_region_destroy(&byte);
+    g_string_free(other.log, TRUE);
+    bench_free(b);
+}
+
 static void test_reentrancy_and_dma(void)
 {
     static const MemoryRegionOps reenter_ops = { .read = reenter_read };
@@ -636,6 +658,7 @@ int main(int argc, char **argv)
     g_test_add_func("/mem/overlap", test_overlap);
     g_test_add_func("/mem/transactions", test_transactions);
     g_test_add_func("/mem/sizes", test_sizes);
+    g_test_add_func("/mem/neighbour", test_neighbour);
     g_test_add_func("/mem/reentrancy-and-dma", test_reentrancy_and_dma);
     g_test_add_func("/mem/ram", test_ram);
     g_test_add_func("/mem/romd", test_romd);
