@@ -147,6 +147,7 @@ static void run_blocks(X86Cpu *cpu, bool single)
 /* One instruction, with what belongs to instruction boundaries. */
 static void run_single(X86Cpu *cpu)
 {
+    Interp *d = cpu->accel_data;
     bool resume = cpu->rflags & FLAG_RF, trace = cpu->mode & MODE_TF;
     uint64_t linear = cpu->mode & MODE_CS64 ? cpu->rip : (uint32_t)(cpu->segs[SEG_CS].base + cpu->rip);
     cpu->current_op = NULL;
@@ -154,12 +155,13 @@ static void run_single(X86Cpu *cpu)
         return;
     }
     __atomic_or_fetch(&cpu->interrupt_request, INTERP_SINGLE, __ATOMIC_SEQ_CST);
+    d->event_taken = false;
     run_blocks(cpu, true);
     __atomic_and_fetch(&cpu->interrupt_request, ~INTERP_SINGLE, __ATOMIC_SEQ_CST);
     if (resume) {
         cpu->rflags &= ~(uint64_t)FLAG_RF;
     }
-    x86_debug_after(cpu, trace);
+    x86_debug_after(cpu, trace && !d->event_taken);
 }
 
 void interp_vcpu_exec(X86Cpu *cpu)

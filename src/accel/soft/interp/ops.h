@@ -62,6 +62,7 @@ typedef struct Interp {
     pthread_mutex_t lock;
     GArray *written; /* of const uint8_t * (host pages) */
     bool drop_all;
+    bool event_taken; /* the instruction was a software interrupt: no single-step trap behind it */
     uint64_t built, flushes, invalidated;
 #ifdef INTERP_TRAMPOLINE
     const InterpOp *resume;

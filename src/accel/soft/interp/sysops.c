@@ -166,20 +166,28 @@ HANDLER(g_iret)
         interp_jump(cpu);
     }
 }
+/* Software interrupts clear TF before its trap could come. */
+static void event_taken(X86Cpu *cpu)
+{
+    ((Interp *)cpu->accel_data)->event_taken = true;
+}
 HANDLER(g_int)
 {
     SYSTEM_BEGIN();
+    event_taken(cpu);
     x86_int_n(cpu, (int)(uint8_t)op->imm, next_rip);
 }
 HANDLER(g_int3)
 {
     SYSTEM_BEGIN();
+    event_taken(cpu);
     x86_int3(cpu, next_rip);
 }
 HANDLER(g_into)
 {
     SYSTEM_BEGIN();
     if (cpu->cc & CC_OF) {
+        event_taken(cpu);
         x86_into(cpu, next_rip);
         return;
     }
@@ -188,12 +196,16 @@ HANDLER(g_into)
 HANDLER(g_icebp)
 {
     SYSTEM_BEGIN();
+    event_taken(cpu);
     x86_icebp(cpu, next_rip);
 }
 HANDLER(g_syscall)
 {
     SYSTEM_BEGIN();
     x86_syscall(cpu, next_rip);
+    if (!(cpu->rflags & FLAG_TF)) {
+        event_taken(cpu); /* masked by FMASK: no trap behind SYSCALL */
+    }
     interp_jump(cpu);
 }
 HANDLER(g_sysret)
