@@ -624,8 +624,14 @@ bool case_make(Rng *rng, const X86Form *form, bool cs32, Case *c)
             memcpy(c->bytes + insn->imm_offset, &v, insn->imm_size > 8 ? 8 : insn->imm_size);
         }
     }
-    c->state.rip =
-        CASE_CODE_BASE + (rng_one_in(rng, 16) ? CASE_PAGE - insn->length : rng_below(rng, CASE_PAGE - 64));
+    c->state.rip = CASE_CODE_BASE + rng_below(rng, CASE_PAGE - 64);
+    if (rng_one_in(rng, 16)) { /* up to the end of the page, or beyond it: the fetch faults */
+        bool no_modrm = form->mnemonic == X86_UD0 || form->mnemonic == X86_UD1; /* AMD does not fetch it */
+        unsigned inside = !no_modrm && rng_one_in(rng, 2) && insn->length > 1
+                              ? 1 + rng_below(rng, insn->length - 1u)
+                              : insn->length;
+        c->state.rip = CASE_CODE_BASE + CASE_PAGE - inside;
+    }
     solve_implied(rng, c);
     if (form->mnemonic == X86_MASKMOVQ || form->mnemonic == X86_MASKMOVDQU ||
         form->mnemonic == X86_VMASKMOVDQU) {
@@ -662,6 +668,9 @@ bool case_make(Rng *rng, const X86Form *form, bool cs32, Case *c)
             }
             c->operand = target;
         }
+    }
+    if (insn->is_memory && form->mnemonic == X86_CALL_IND && (insn->base == R_RSP || insn->index == R_RSP)) {
+        return false;
     }
     if (insn->is_memory) {
         uint64_t target = draw_target(rng, memory_size(insn), cs32);

@@ -207,7 +207,7 @@ static void random_one(Rng *rng)
 static GOptionEntry options[] = {
     { "seconds", 0, 0, G_OPTION_ARG_INT, &opt_seconds,
       "How long to draw random strings after the systematic ones", "N" },
-    { "seed", 0, 0, G_OPTION_ARG_INT64, &opt_seed, "Where the random numbers start", "S" },
+    { "seed", 0, 0, G_OPTION_ARG_INT64, &opt_seed, "Where the random numbers start; 0: from the clock", "S" },
     { "show", 0, 0, G_OPTION_ARG_INT, &opt_show, "Differences to print of one kind", "N" },
     { NULL },
 };
@@ -220,6 +220,10 @@ int main(int argc, char **argv)
     if (!g_option_context_parse(context, &argc, &argv, &error)) {
         fprintf(stderr, "decode_zydis: %s\n", error->message);
         return 1;
+    }
+    if (!opt_seed) {
+        opt_seed = g_get_real_time() & 0x3fffffff;
+        printf("seed %" PRId64 "\n", opt_seed);
     }
     shown = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     for (unsigned i = 0; i < 3; i++) {

@@ -336,8 +336,9 @@ static void run_case(const Case *c, uint64_t seed)
         fprintf(stderr, "%s (%s) seed %" PRIu64 "\n", x86_mnemonic_names[c->insn.form->mnemonic],
                 c->insn.form->source, seed);
     }
-    memcpy(native_code() + at, c->bytes, c->insn.length);
-    memcpy(soft_code() + at, c->bytes, c->insn.length);
+    unsigned inside = MIN(c->insn.length, CASE_PAGE - at);
+    memcpy(native_code() + at, c->bytes, inside);
+    memcpy(soft_code() + at, c->bytes, inside);
     soft_code_written();
     /* A gather stops for the single-step trap when a later element faults, and goes on from there. */
     prepare_memory(c, seed);
@@ -373,7 +374,7 @@ static void run_case(const Case *c, uint64_t seed)
 
 static GOptionEntry options[] = {
     { "seconds", 0, 0, G_OPTION_ARG_INT, &opt_seconds, "How long to run", "N" },
-    { "seed", 0, 0, G_OPTION_ARG_INT64, &opt_seed, "Where the random numbers start", "S" },
+    { "seed", 0, 0, G_OPTION_ARG_INT64, &opt_seed, "Where the random numbers start; 0: from the clock", "S" },
     { "form", 0, 0, G_OPTION_ARG_STRING, &opt_form,
       "Only mnemonics (or table lines, as insns.tab:12) that match this glob", "NAME" },
     { "cases", 0, 0, G_OPTION_ARG_INT, &opt_cases, "Cases of each form and mode instead of a time", "N" },
@@ -394,6 +395,10 @@ int main(int argc, char **argv)
     if (!g_option_context_parse(context, &argc, &argv, &error)) {
         fprintf(stderr, "oracle: %s\n", error->message);
         return 1;
+    }
+    if (!opt_seed) {
+        opt_seed = g_get_real_time() & 0x3fffffff;
+        printf("seed %" PRId64 "\n", opt_seed);
     }
     g_autofree const X86Form **forms = g_new(const X86Form *, X86_FORM_COUNT);
     unsigned count = 0, left_out = 0, lacking = 0;
