@@ -566,7 +566,6 @@ static bool virtio_pci_realize(PciDevice *pci, GError **error)
 static void virtio_pci_unrealize(PciDevice *pci)
 {
     VirtioPci *s = VIRTIO_PCI(pci);
-    device_unrealize(DEVICE(s->vdev)); /* where the core has not done so already */
     destroy_regions(s);
     s->pci_cap = 0;
     s->vector_count = 0;
@@ -600,7 +599,12 @@ static void virtio_pci_instance_init(Object *obj)
     Object *backend = object_new_known(klass->kind->backend);
     s->vdev = VIRTIO_DEVICE(backend);
     object_property_add_child(obj, "virtio-backend", backend, NULL);
-    object_unref(backend); /* the child property holds it */
+}
+
+static void virtio_pci_instance_finalize(Object *obj)
+{
+    object_unref(
+        OBJECT(((VirtioPci *)obj)->vdev)); /* that of instance_init: the tree may have let it go already */
 }
 
 static const Property virtio_pci_properties[] = {
@@ -675,6 +679,7 @@ static void kind_class_init(ObjectClass *klass, const void *data)
         .class_init = kind_class_init,                                                                  \
         .class_data = &x##_kind,                                                                        \
         .instance_init = virtio_pci_instance_init,                                                      \
+        .instance_finalize = virtio_pci_instance_finalize,                                              \
     };                                                                                                  \
     TYPE_REGISTER(x##_info);                                                                            \
     static const TypeInfo x##_modern_info = {                                                           \
@@ -683,6 +688,7 @@ static void kind_class_init(ObjectClass *klass, const void *data)
         .class_init = kind_class_init,                                                                  \
         .class_data = &x##_kind,                                                                        \
         .instance_init = virtio_pci_instance_init,                                                      \
+        .instance_finalize = virtio_pci_instance_finalize,                                              \
     };                                                                                                  \
     TYPE_REGISTER(x##_modern_info)
 
