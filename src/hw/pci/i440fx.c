@@ -38,7 +38,9 @@ enum { PAM_READ = 1, PAM_WRITE = 2 };
 typedef struct PamArea {
     struct I440fxState *owner;
     uint32_t start, size;
-    MemoryRegion to_pci, read_only, write_only; /* one of them is enabled, or none: plain RAM */
+    /* What covers the RAM: PCI with, below it, nothing at all where PCI has nothing; or RAM that is
+     * read-only; or reads from PCI and writes to RAM; or no cover. */
+    MemoryRegion to_pci, read_only, window;
     uint8_t mode;
 } PamArea;
 
@@ -48,7 +50,7 @@ typedef struct I440fxState {
     MemoryRegion *ram, *pci, *smram;
     AddressSpace *pci_as; /* for areas that read from ROM and write to RAM */
     PamArea pam[PAM_AREAS];
-    MemoryRegion vga_hole, smram_overlay;
+    MemoryRegion vga_hole, vga_nothing, smram_overlay;
     bool firmware_preset;
 } I440fxState;
 #define I440FX(obj) OBJECT_CHECK(I440fxState, obj, TYPE_I440FX)
@@ -73,7 +75,7 @@ static void pam_area_set(PamArea *area, uint8_t mode)
     area->mode = mode;
     memory_region_set_enabled(&area->to_pci, mode == 0);
     memory_region_set_enabled(&area->read_only, mode == PAM_READ);
-    memory_region_set_enabled(&area->write_only, mode == PAM_WRITE);
+    memory_region_set_enabled(&area->window, mode == PAM_WRITE || mode == 0);
 }
 
 /* Area 0 is 0xf0000-0xfffff, in the high half of the first register; the others are 16 KiB each from 0xc0000.
@@ -99,6 +101,7 @@ static void update_memory(I440fxState *s)
     }
     TRACE(i440fx_smram, smram);
     memory_region_set_enabled(&s->vga_hole, !(smram & SMRAM_OPEN));
+    memory_region_set_enabled(&s->vga_nothing, !(smram & SMRAM_OPEN));
     if (s->smram) {
         memory_region_set_enabled(&s->smram_overlay, smram & SMRAM_ENABLE);
     }
@@ -121,15 +124,21 @@ static uint8_t *ram_at(I440fxState *s, hwaddr addr, RamBlock **block, uint64_t *
     return mr->ram->host + addr;
 }
 
-static uint64_t write_only_read(void *opaque, hwaddr offset, unsigned size)
+static uint64_t window_read(void *opaque, hwaddr offset, unsigned size)
 {
     PamArea *area = opaque;
+    if (area->mode == 0) {
+        return UINT64_MAX; /* a hole of PCI's */
+    }
     return address_space_ld(area->owner->pci_as, area->start + offset, size, MEMTXATTRS_NONE);
 }
 
-static void write_only_write(void *opaque, hwaddr offset, uint64_t value, unsigned size)
+static void window_write(void *opaque, hwaddr offset, uint64_t value, unsigned size)
 {
     PamArea *area = opaque;
+    if (area->mode == 0) {
+        return;
+    }
     RamBlock *block;
     uint64_t at;
     uint8_t *host = ram_at(area->owner, area->start + offset, &block, &at);
@@ -139,9 +148,26 @@ static void write_only_write(void *opaque, hwaddr offset, uint64_t value, unsign
     }
 }
 
-static const MemoryRegionOps write_only_ops = {
-    .read = write_only_read,
-    .write = write_only_write,
+static const MemoryRegionOps window_ops = {
+    .read = window_read,
+    .write = window_write,
+    .valid = { .min = 1, .max = 8, .unaligned = true },
+    .impl = { .min = 1, .max = 8, .unaligned = true },
+};
+
+/* What answers where RAM is covered and PCI has nothing. */
+static uint64_t nothing_read(void *opaque, hwaddr offset, unsigned size)
+{
+    return UINT64_MAX;
+}
+
+static void nothing_write(void *opaque, hwaddr offset, uint64_t value, unsigned size)
+{
+}
+
+static const MemoryRegionOps nothing_ops = {
+    .read = nothing_read,
+    .write = nothing_write,
     .valid = { .min = 1, .max = 8, .unaligned = true },
     .impl = { .min = 1, .max = 8, .unaligned = true },
 };
@@ -160,16 +186,16 @@ static void memory_setup(I440fxState *s)
         memory_region_init_alias(&area->to_pci, s, "pam-pci", s->pci, area->start, area->size);
         memory_region_init_alias(&area->read_only, s, "pam-rom", s->ram, area->start, area->size);
         memory_region_set_readonly(&area->read_only, true);
-        memory_region_init_io(&area->write_only, s, &write_only_ops, area, "pam-write-only", area->size,
-                              NULL);
+        memory_region_init_io(&area->window, s, &window_ops, area, "pam-window", area->size, NULL);
         memory_region_set_enabled(&area->read_only, false);
-        memory_region_set_enabled(&area->write_only, false);
-        memory_region_add_overlap(system, area->start, &area->to_pci, 1);
+        memory_region_add_overlap(system, area->start, &area->to_pci, 2);
         memory_region_add_overlap(system, area->start, &area->read_only, 1);
-        memory_region_add_overlap(system, area->start, &area->write_only, 1);
+        memory_region_add_overlap(system, area->start, &area->window, 1);
     }
     memory_region_init_alias(&s->vga_hole, s, "smram-region", s->pci, SMRAM_START, SMRAM_LENGTH);
-    memory_region_add_overlap(system, SMRAM_START, &s->vga_hole, 1);
+    memory_region_add_overlap(system, SMRAM_START, &s->vga_hole, 2);
+    memory_region_init_io(&s->vga_nothing, s, &nothing_ops, s, "vga-nothing", SMRAM_LENGTH, NULL);
+    memory_region_add_overlap(system, SMRAM_START, &s->vga_nothing, 1);
     if (s->smram) {
         memory_region_init_alias(&s->smram_overlay, s, "smram-low", s->ram, SMRAM_START, SMRAM_LENGTH);
         memory_region_set_enabled(&s->smram_overlay, false);
@@ -182,7 +208,7 @@ static void memory_teardown(I440fxState *s)
 {
     MemoryRegion *system = s->parent_obj.parent_obj.env->system_memory;
     for (int i = 0; i < PAM_AREAS; i++) {
-        MemoryRegion *all[] = { &s->pam[i].to_pci, &s->pam[i].read_only, &s->pam[i].write_only };
+        MemoryRegion *all[] = { &s->pam[i].to_pci, &s->pam[i].read_only, &s->pam[i].window };
         for (size_t j = 0; j < G_N_ELEMENTS(all); j++) {
             memory_region_del(system, all[j]);
             memory_region_destroy(all[j]);
@@ -190,6 +216,8 @@ static void memory_teardown(I440fxState *s)
     }
     memory_region_del(system, &s->vga_hole);
     memory_region_destroy(&s->vga_hole);
+    memory_region_del(system, &s->vga_nothing);
+    memory_region_destroy(&s->vga_nothing);
     if (s->smram) {
         memory_region_del(s->smram, &s->smram_overlay);
         memory_region_destroy(&s->smram_overlay);
