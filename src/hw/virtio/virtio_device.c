@@ -468,6 +468,7 @@ static void virtio_device_class_init(ObjectClass *klass, const void *data)
 {
     DeviceClass *dc = DEVICE_CLASS(klass);
     dc->bus_type = TYPE_VIRTIO_BUS;
+    dc->user_creatable = true;
     dc->hotpluggable = false; /* its transport comes and goes instead */
     dc->realize = virtio_device_realize;
     dc->unrealize = virtio_device_unrealize;

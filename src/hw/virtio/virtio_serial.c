@@ -602,6 +602,7 @@ static void port_class_init(ObjectClass *klass, const void *data)
 {
     DeviceClass *dc = DEVICE_CLASS(klass);
     dc->bus_type = TYPE_SERIAL_BUS;
+    dc->user_creatable = true;
     dc->category = "Input";
     dc->hotpluggable = true;
     dc->vmstate = &port_vmstate;
