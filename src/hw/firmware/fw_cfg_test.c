@@ -1,0 +1,111 @@
+/* fw_cfg: selector and data, the directory, DMA. SPDX-License-Identifier: GPL-2.0-or-later */
+#include "tests/machine/test_board.h"
+
+#include "hw/firmware/fw_cfg.h"
+
+static void read_item(TestBoard *b, uint16_t key, void *buffer, size_t length)
+{
+    test_out(b, 0x510, 2, key);
+    for (size_t i = 0; i < length; i++) {
+        ((uint8_t *)buffer)[i] = test_inb(b, 0x511);
+    }
+}
+
+static void test_items(void)
+{
+    TestBoard *b = test_board_new();
+    FwCfg *s = FW_CFG(test_board_add(b, TYPE_FW_CFG_IO, NULL, NULL));
+    char signature[4];
+    read_item(b, FW_CFG_SIGNATURE, signature, 4);
+    g_assert_cmpmem(signature, 4, "QEMU", 4);
+    uint32_t id = 0;
+    read_item(b, FW_CFG_ID, &id, 4);
+    g_assert_cmphex(id, ==, 3);
+    fw_cfg_add_u16(s, FW_CFG_NB_CPUS, 5);
+    uint16_t cpus = 0;
+    read_item(b, FW_CFG_NB_CPUS, &cpus, 2);
+    g_assert_cmpint(cpus, ==, 5);
+    g_assert_cmphex(test_inb(b, 0x511), ==, 0); /* beyond the end */
+    uint8_t none = 1;
+    read_item(b, 0x3000, &none, 1);
+    g_assert_cmpint(none, ==, 0);
+    fw_cfg_add_string(s, FW_CFG_ACPI_TABLES, "arch");
+    char text[5];
+    read_item(b, FW_CFG_ACPI_TABLES, text, 5);
+    g_assert_cmpstr(text, ==, "arch");
+    test_board_free(b);
+}
+
+static void test_files(void)
+{
+    TestBoard *b = test_board_new();
+    FwCfg *s = FW_CFG(test_board_add(b, TYPE_FW_CFG_IO, NULL, NULL));
+    GError *error = NULL;
+    g_assert_true(fw_cfg_add_file(s, "etc/one", "1", 1, &error));
+    g_assert_true(fw_cfg_add_file(s, "opt/two", "two", 3, &error));
+    g_assert_true(fw_cfg_add_file(s, "etc/one", "ONE!", 4, &error)); /* replaces */
+    g_autofree char *name = g_strnfill(56, 'x');
+    g_assert_false(fw_cfg_add_file(s, name, "", 0, &error));
+    g_clear_error(&error);
+    name[55] = 0;
+    g_assert_true(fw_cfg_add_file(s, name, "", 0, &error));
+    struct {
+        uint32_t count;
+        struct {
+            uint32_t size;
+            uint16_t key, reserved;
+            char name[56];
+        } file[3];
+    } directory;
+    read_item(b, FW_CFG_FILE_DIR, &directory, sizeof(directory));
+    g_assert_cmpint(GUINT32_FROM_BE(directory.count), ==, 3);
+    g_assert_cmpstr(directory.file[0].name, ==, "etc/one");
+    g_assert_cmpint(GUINT32_FROM_BE(directory.file[0].size), ==, 4);
+    g_assert_cmpstr(directory.file[1].name, ==, "opt/two");
+    char content[4];
+    read_item(b, GUINT16_FROM_BE(directory.file[0].key), content, 4);
+    g_assert_cmpmem(content, 4, "ONE!", 4);
+    test_board_free(b);
+}
+
+static uint32_t dma(TestBoard *b, uint32_t control, uint32_t length, uint64_t address)
+{
+    uint32_t words[2] = { GUINT32_TO_BE(control), GUINT32_TO_BE(length) };
+    uint64_t target = GUINT64_TO_BE(address);
+    memcpy(b->ram.ram->host + 0x8000, words, 8);
+    memcpy(b->ram.ram->host + 0x8008, &target, 8);
+    test_out(b, 0x514, 4, 0);
+    test_out(b, 0x518, 4, GUINT32_TO_BE(0x8000));
+    memcpy(words, b->ram.ram->host + 0x8000, 4);
+    return GUINT32_FROM_BE(words[0]);
+}
+
+static void test_dma(void)
+{
+    TestBoard *b = test_board_new();
+    FwCfg *s = FW_CFG(test_board_add(b, TYPE_FW_CFG_IO, NULL, NULL));
+    g_assert_cmphex(GUINT32_FROM_BE(test_in(b, 0x514, 4)), ==, 0x51454d55);
+    g_assert_cmphex(GUINT32_FROM_BE(test_in(b, 0x518, 4)), ==, 0x20434647);
+    fw_cfg_add_bytes(s, 0x777, "0123456789", 10);
+    uint8_t *ram = b->ram.ram->host;
+    memset(ram + 0x9000, 0xee, 32);
+    g_assert_cmphex(dma(b, 0x777 << 16 | 0x08 | 0x04, 3, 0), ==, 0); /* select, skip 3 */
+    g_assert_cmphex(dma(b, 0x02, 4, 0x9000), ==, 0);
+    g_assert_cmpmem(ram + 0x9000, 5, "3456\xee", 5);
+    g_assert_cmphex(dma(b, 0x02, 8, 0x9000), ==, 0);
+    g_assert_cmpmem(ram + 0x9000, 9, "789\0\0\0\0\0\xee", 9);                     /* zeros beyond the end */
+    g_assert_cmphex(dma(b, 0x777 << 16 | 0x08 | 0x10, 4, 0x9000), ==, 1);         /* not writable */
+    g_assert_cmphex(dma(b, 0x777 << 16 | 0x08 | 0x02, 4, 0xfffff0000000), ==, 1); /* no RAM there */
+    test_out(b, 0x514, 4, GUINT32_TO_BE(0xffff));
+    test_out(b, 0x518, 4, 0); /* nor there: nothing but an error nobody reads */
+    test_board_free(b);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/fw-cfg/items", test_items);
+    g_test_add_func("/fw-cfg/files", test_files);
+    g_test_add_func("/fw-cfg/dma", test_dma);
+    return g_test_run();
+}
