@@ -112,6 +112,11 @@ uint8_t *soft_data(void)
     return ram->host + GPA_DATA;
 }
 
+X86Cpu *soft_cpu(void)
+{
+    return cpu;
+}
+
 void soft_code_written(void)
 {
     ram_written(ram, GPA_CODE, CASE_PAGE);

@@ -15,6 +15,8 @@ uint8_t *soft_code(void);
 uint8_t *soft_data(void);
 /* Tells the vCPU that its code page was written. */
 void soft_code_written(void);
+/* The vCPU, for tests that change its control registers. */
+struct X86Cpu *soft_cpu(void);
 /* Executes one instruction at in->rip. */
 void soft_run(const CaseState *in, bool cs32, CaseOutcome *out);
 
