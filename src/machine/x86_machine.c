@@ -37,7 +37,7 @@ static void x86_add_e820(X86Machine *x86, uint64_t base, uint64_t end, uint32_t 
 
 static uint64_t msi_read(void *opaque, hwaddr offset, unsigned size)
 {
-    return 0;
+    return UINT64_MAX; /* nobody answers: the bus floats */
 }
 
 static void msi_write(void *opaque, hwaddr offset, uint64_t value, unsigned size)
