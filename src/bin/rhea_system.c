@@ -89,23 +89,15 @@ static int write_pidfile(const char *path, GError **error)
     return fd;
 }
 
-static bool start(Vm *vm, const Options *options, MonitorSet **monitors, GError **error)
+static bool add_monitor(void *opaque, const VmMonitorRequest *r, GError **error)
 {
-    g_autoptr(GPtrArray) requests = g_ptr_array_new_with_free_func(vm_monitor_request_free);
+    return monitor_set_add(opaque, r->chr, r->qmp ? MONITOR_QMP : MONITOR_HMP, r->pretty, r->id, error);
+}
 
-    if (!vm_configure(vm, options, requests, error)) {
-        return false;
-    }
-    *monitors = monitor_set_new(vm);
-    monitor_set_command_line_options(*monitors, cmdline_introspect());
-    for (guint i = 0; i < requests->len; i++) {
-        const VmMonitorRequest *r = requests->pdata[i];
-        if (!monitor_set_add(*monitors, r->chr, r->qmp ? MONITOR_QMP : MONITOR_HMP, r->pretty, r->id,
-                             error)) {
-            return false;
-        }
-    }
-    return vm_ready(vm, error);
+static bool start(Vm *vm, const Options *options, MonitorSet *monitors, GError **error)
+{
+    monitor_set_command_line_options(monitors, cmdline_introspect());
+    return vm_configure(vm, options, add_monitor, monitors, error) && vm_ready(vm, error);
 }
 
 static int run(const Options *options, GError **error)
@@ -113,7 +105,6 @@ static int run(const Options *options, GError **error)
     const char *pidfile = cmdline_last(options, OPT_PIDFILE);
     g_autofree char *pidfile_path = pidfile ? g_canonicalize_filename(pidfile, NULL) : NULL;
     int ready_fd = -1, pid_fd = -1, status = EXIT_FAILURE;
-    MonitorSet *monitors = NULL;
 
     if (cmdline_has(options, OPT_DAEMONIZE)) {
         if (cmdline_has(options, OPT_NOGRAPHIC) && !cmdline_has(options, OPT_NODEFAULTS) &&
@@ -130,7 +121,8 @@ static int run(const Options *options, GError **error)
     if (!vm) {
         return status;
     }
-    bool ok = start(vm, options, &monitors, error);
+    MonitorSet *monitors = monitor_set_new(vm);
+    bool ok = start(vm, options, monitors, error);
     if (ok && pidfile) {
         pid_fd = write_pidfile(pidfile_path, error);
         ok = pid_fd >= 0;

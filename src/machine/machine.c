@@ -432,6 +432,19 @@ void machine_reset(Machine *machine)
     }
 }
 
+static Device *last_device(Object *container)
+{
+    GPtrArray *list = object_property_list(container);
+    Device *found = NULL;
+
+    for (guint n = list->len; n-- > 0 && !found;) {
+        const ObjectProperty *p = list->pdata[n];
+        found = p->child ? object_dynamic_cast(p->child, TYPE_DEVICE) : NULL;
+    }
+    g_ptr_array_unref(list);
+    return found;
+}
+
 void machine_fini(Machine *machine)
 {
     MachineClass *mc = MACHINE_GET_CLASS(machine);
@@ -441,31 +454,21 @@ void machine_fini(Machine *machine)
         return;
     }
     machine->built = false;
-    /* Devices by twos: what users added, then the board's own, last made first. */
-    static const char *const places[] = { "/machine/peripheral", "/machine/peripheral-anon" };
-    for (int i = 0; i < 2; i++) {
-        GPtrArray *list = object_property_list(container_get(machine->config.root, places[i]));
-        for (guint n = list->len; n-- > 0;) {
-            const ObjectProperty *p = list->pdata[n];
-            Device *dev = p->child ? object_dynamic_cast(p->child, TYPE_DEVICE) : NULL;
-            if (dev) {
-                if (dev->realized) {
-                    device_unrealize(dev);
-                }
-                object_unparent(OBJECT(dev));
+    /* What users added first, then the board's own; last made, first gone. */
+    static const char *const places[] = { "/machine/peripheral", "/machine/peripheral-anon",
+                                          "/machine/unattached" };
+    for (size_t i = 0; i < G_N_ELEMENTS(places); i++) {
+        Object *container = container_get(machine->config.root, places[i]);
+        Device *dev;
+        while ((dev = last_device(container))) { /* anew each time: a bus takes its devices along */
+            if (dev->realized) {
+                device_unrealize(dev);
             }
-        }
-        g_ptr_array_unref(list);
-    }
-    GPtrArray *own = object_property_list(container_get(machine->config.root, "/machine/unattached"));
-    for (guint n = own->len; n-- > 0;) {
-        const ObjectProperty *p = own->pdata[n];
-        Device *dev = p->child ? object_dynamic_cast(p->child, TYPE_DEVICE) : NULL;
-        if (dev && dev->realized) {
-            device_unrealize(dev);
+            object_unparent(OBJECT(dev));
         }
     }
-    g_ptr_array_unref(own);
+    machine->rtc = NULL;
+    machine->fw_cfg = NULL;
     for (unsigned i = 0; machine->cpu_slots && i < machine->smp.max_cpus; i++) {
         X86Cpu *cpu = machine->cpu_slots[i].cpu;
         if (cpu) {

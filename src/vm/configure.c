@@ -20,7 +20,9 @@
 typedef struct Setup {
     Vm *vm;
     const Options *options;
-    GPtrArray *monitors;
+    GPtrArray *monitors; /* of VmMonitorRequest *, owned */
+    VmAddMonitor *add_monitor;
+    void *monitor_opaque;
     MachineClass *mc;
     MachineConfig config;
     GString *accels; /* "kvm:tcg" */
@@ -52,6 +54,14 @@ static json_object *option_dict(const Option *o, const char *implied, GError **e
         dict = NULL;
     }
     return dict;
+}
+
+static void monitor_request_free(void *opaque)
+{
+    VmMonitorRequest *request = opaque;
+
+    g_free(request->id);
+    g_free(request);
 }
 
 /* ---- the process ---- */
@@ -536,7 +546,7 @@ static bool configure_nic(Setup *s, const Option *o, GError **error)
         model = g_strdup(s->mc->default_nic_model);
     }
     if (!id) {
-        id = g_strdup_printf("__org.rhea.net%d", s->nic_count);
+        id = g_strdup_printf("rhea-nic%d", s->nic_count);
     }
     s->nic_count++;
     g_string_append_printf(client, ",id=%s", id);
@@ -625,14 +635,6 @@ static void want_monitor(Setup *s, Chardev *chr, bool qmp, bool pretty, const ch
     request->pretty = pretty;
     request->id = g_strdup(id);
     g_ptr_array_add(s->monitors, request);
-}
-
-void vm_monitor_request_free(void *opaque)
-{
-    VmMonitorRequest *request = opaque;
-
-    g_free(request->id);
-    g_free(request);
 }
 
 static bool configure_serial(Setup *s, const char *text, GError **error)
@@ -982,18 +984,21 @@ static bool configure_vm(Setup *s, GError **error)
            configure_networks(s, error);
 }
 
-bool vm_configure(Vm *vm, const Options *options, GPtrArray *monitors, GError **error)
+bool vm_configure(Vm *vm, const Options *options, VmAddMonitor *add_monitor, void *opaque, GError **error)
 {
     Setup s = {
         .vm = vm,
         .options = options,
-        .monitors = monitors,
+        .monitors = g_ptr_array_new_with_free_func(monitor_request_free),
+        .add_monitor = add_monitor,
+        .monitor_opaque = opaque,
         .accels = g_string_new(NULL),
         .nodefaults = cmdline_has(options, OPT_NODEFAULTS),
         .nographic = cmdline_has(options, OPT_NOGRAPHIC),
     };
     bool ok = configure_vm(&s, error);
 
+    g_ptr_array_unref(s.monitors);
     g_string_free(s.accels, true);
     json_object_put(s.accel_properties);
     return ok;

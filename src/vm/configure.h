@@ -20,8 +20,9 @@ typedef struct VmMonitorRequest {
 bool vm_answer_help(const Options *options, bool *failed, GError **error);
 /* What has to be in place before anything else: log, messages, names. */
 bool vm_configure_process(const Options *options, GError **error);
-/* Builds everything but the monitors, which are appended to *monitors (of VmMonitorRequest, owned). */
-bool vm_configure(Vm *vm, const Options *options, GPtrArray *monitors, GError **error);
-void vm_monitor_request_free(void *request);
+typedef bool VmAddMonitor(void *opaque, const VmMonitorRequest *request, GError **error);
+/* Builds everything. add_monitor is called for each monitor, before the devices are made: so a serial line
+ * that shares a terminal with a monitor comes last and has the keyboard. */
+bool vm_configure(Vm *vm, const Options *options, VmAddMonitor *add_monitor, void *opaque, GError **error);
 
 #endif
