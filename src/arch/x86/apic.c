@@ -300,7 +300,7 @@ static void apic_accept(X86Apic *a, const ApicMessage *m)
         cpu_interrupt(a->cpu, CPU_INTERRUPT_SMI);
         break;
     case APIC_NMI:
-        cpu_interrupt(a->cpu, CPU_INTERRUPT_NMI);
+        cpu_nmi(a->cpu);
         break;
     case APIC_INIT:
         if (!(m->level && !m->assert_)) {
@@ -486,7 +486,7 @@ void apic_bus_nmi(ApicBus *bus)
         if (apic_enabled(a)) {
             lint_assert(a, LVT_LINT1);
         } else {
-            cpu_interrupt(a->cpu, CPU_INTERRUPT_NMI);
+            cpu_nmi(a->cpu);
         }
     }
     pthread_rwlock_unlock(&bus->lock);

@@ -34,6 +34,19 @@ void cpu_interrupt_clear(X86Cpu *cpu, uint32_t mask)
     __atomic_fetch_and(&cpu->interrupt_request, ~mask, __ATOMIC_SEQ_CST);
 }
 
+void cpu_nmi(X86Cpu *cpu)
+{
+    uint32_t count = __atomic_load_n(&cpu->nmi_count, __ATOMIC_RELAXED);
+
+    do {
+        if (count >= (cpu->nmi_blocked ? 1 : 2)) {
+            break;
+        }
+    } while (!__atomic_compare_exchange_n(&cpu->nmi_count, &count, count + 1, false, __ATOMIC_SEQ_CST,
+                                          __ATOMIC_RELAXED));
+    cpu_interrupt(cpu, CPU_INTERRUPT_NMI);
+}
+
 void x86_cpu_set_a20(X86Cpu *cpu, bool enabled)
 {
     if (__atomic_exchange_n(&cpu->a20_masked, !enabled, __ATOMIC_SEQ_CST) == enabled && cpu->mmu != NULL) {
@@ -157,6 +170,7 @@ static void reset_hard(X86Cpu *cpu)
     cpu->hwcr = cpu->de_cfg = 0;
     cpu->pv_kicked = false;
     cpu->nmi_blocked = false;
+    cpu->nmi_count = 0;
     cpu->in_smm = false;
     cpu->tsc_offset = 0;
     cpu->interrupt_request &= CPU_INTERRUPT_EXIT | CPU_INTERRUPT_TLB;
@@ -888,6 +902,7 @@ static const VmStateField cpu_fields[] = {
     VMS_BOOL(wait_sipi, X86Cpu),
     VMS_BOOL(shutdown, X86Cpu),
     VMS_UINT32(interrupt_request, X86Cpu),
+    VMS_UINT32(nmi_count, X86Cpu),
     VMS_STRUCT_ARRAY(segs, X86Cpu, SEG_ALL, segment_vmstate),
     VMS_STRUCT(gdt, X86Cpu, table_vmstate),
     VMS_STRUCT(idt, X86Cpu, table_vmstate),

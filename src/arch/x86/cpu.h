@@ -198,6 +198,8 @@ struct X86Cpu {
     bool shutdown;   /* after a triple fault: nothing but reset or INIT helps; halted is set too */
     bool executing;  /* atomic: guest code may use cached translations right now; see mmu.c */
     uint32_t interrupt_request; /* atomic */
+    uint32_t nmi_count;         /* atomic: NMIs that wait; one is latched while another is served, so at most two */
+    bool event_by_instruction;  /* INT n and its like: no single-step trap follows */
     X86Segment segs[SEG_ALL];
     X86Table gdt, idt;
     uint64_t cr0, cr2, cr3, cr4, cr8; /* cr8 mirrors the APIC's TPR >> 4 */
@@ -280,6 +282,7 @@ void x86_cpu_set_a20(X86Cpu *cpu, bool enabled);
 /* Sets interrupt_request bits and wakes the vCPU where it sleeps (through accel/vcpu). [any thread] */
 void cpu_interrupt(X86Cpu *cpu, uint32_t mask);
 void cpu_interrupt_clear(X86Cpu *cpu, uint32_t mask); /* [any thread] */
+void cpu_nmi(X86Cpu *cpu);                            /* [any thread] */
 /* Set by accel/vcpu.c: how to wake a vCPU that sleeps in HLT. */
 extern void (*cpu_wake_hook)(X86Cpu *cpu);
 /* Set by accel/vcpu.c: the APIC timer's deadline changed. Called in the vCPU's thread. */

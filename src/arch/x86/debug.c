@@ -32,13 +32,16 @@ static void deliver_debug(X86Cpu *cpu, uint64_t bits)
 {
     cpu->dr[6] = (cpu->dr[6] & ~UINT64_C(15)) | bits;
     cpu->debug_pending = 0;
+    cpu->halted = false; /* HLT ends with it */
     x86_deliver(cpu, EVENT_EXCEPTION, EXC_DB, false, 0);
 }
 
 bool x86_debug_after(X86Cpu *cpu, bool single_step)
 {
-    uint64_t bits = cpu->debug_pending | (single_step ? DR6_BS : 0);
+    /* An event that the instruction itself delivered has cleared TF before the trap could come. */
+    uint64_t bits = cpu->debug_pending | (single_step && !cpu->event_by_instruction ? DR6_BS : 0);
 
+    cpu->event_by_instruction = false;
     if (cpu->inhibit_debug) {
         cpu->inhibit_debug =
             false; /* after a load of SS the trap waits for the next instruction's end (6.8.3) */

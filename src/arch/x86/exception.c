@@ -343,6 +343,7 @@ void x86_deliver(X86Cpu *cpu, EventKind kind, int vector, bool has_error, uint32
         uint32_t error_code;
     } volatile e = { kind, vector, has_error, error_code };
 
+    cpu->event_by_instruction = false;
     if (vector == EXC_DB && kind == EVENT_EXCEPTION) {
         /* DR7.GD is cleared on entry to the handler (SDM vol. 3 17.2.4). */
         cpu->dr[7] &= ~UINT64_C(0x2000);
@@ -431,22 +432,29 @@ void x86_int_n(X86Cpu *cpu, int vector, uint64_t next_rip)
             x86_raise_error(cpu, EXC_GP, 0);
         }
     }
+    cpu->event_by_instruction = cpu->mode & MODE_TF;
     event_deliver(cpu, EVENT_SOFT_INT, vector, false, 0, next_rip);
 }
 
 void x86_int3(X86Cpu *cpu, uint64_t next_rip)
 {
+    cpu->event_by_instruction = cpu->mode & MODE_TF;
     event_deliver(cpu, EVENT_SOFT_INT, EXC_BP, false, 0, next_rip);
 }
 
 void x86_into(X86Cpu *cpu, uint64_t next_rip)
 {
+    cpu->event_by_instruction = cpu->mode & MODE_TF;
     event_deliver(cpu, EVENT_SOFT_INT, EXC_OF, false, 0, next_rip);
 }
 
 void x86_icebp(X86Cpu *cpu, uint64_t next_rip)
 {
+    cpu->event_by_instruction = cpu->mode & MODE_TF;
     event_deliver(cpu, EVENT_ICEBP, EXC_DB, false, 0, next_rip);
+    /* A trap that a load of SS has put off comes together with it. */
+    cpu->dr[6] |= cpu->debug_pending;
+    cpu->debug_pending = 0;
 }
 
 /* ---- between instructions ---- */
@@ -523,6 +531,10 @@ bool x86_handle_interrupts(X86Cpu *cpu)
     }
     if ((pending & CPU_INTERRUPT_NMI) && !cpu->nmi_blocked) {
         cpu_interrupt_clear(cpu, CPU_INTERRUPT_NMI);
+        if (__atomic_load_n(&cpu->nmi_count, __ATOMIC_SEQ_CST) > 0 &&
+            __atomic_sub_fetch(&cpu->nmi_count, 1, __ATOMIC_SEQ_CST) > 0) {
+            cpu_interrupt(cpu, CPU_INTERRUPT_NMI);
+        }
         cpu->halted = false;
         cpu->nmi_blocked = true;
         x86_deliver(cpu, EVENT_NMI, EXC_NMI, false, 0);

@@ -361,6 +361,11 @@ enum { HC_VAPIC_POLL_IRQ = 1, HC_KICK_CPU = 5, HC_CLOCK_PAIRING = 9, HC_SEND_IPI
 #define HC_ENOSYS 1000
 #define HC_EPERM  1
 
+static bool send_ipi(X86Cpu *cpu, uint64_t id, const ApicMessage *m)
+{
+    return id < UINT32_MAX && apic_bus_deliver_to_id(cpu->env.apic_bus, (uint32_t)id, m);
+}
+
 static int64_t send_ipis(X86Cpu *cpu, uint64_t low, uint64_t high, uint32_t min_id, uint32_t icr)
 {
     ApicMessage m = { .mode = (ApicDeliveryMode)((icr >> 8) & 7), .vector = (uint8_t)icr };
@@ -374,7 +379,7 @@ static int64_t send_ipis(X86Cpu *cpu, uint64_t low, uint64_t high, uint32_t min_
     for (unsigned half = 0; half < 2; half++) {
         uint64_t bits = half ? high : low;
         for (unsigned i = 0; i < word_bits && bits != 0; i++, bits >>= 1) {
-            if ((bits & 1) && apic_bus_deliver_to_id(cpu->env.apic_bus, min_id + half * word_bits + i, &m)) {
+            if ((bits & 1) && send_ipi(cpu, (uint64_t)min_id + half * word_bits + i, &m)) {
                 count++;
             }
         }

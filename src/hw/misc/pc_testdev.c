@@ -100,7 +100,7 @@ static const MemoryRegionOps flush_ops = {
 static const MemoryRegionOps irq_ops = {
     .read = zero_read,
     .write = irq_write,
-    .valid = { .min = 1, .max = 1 },
+    .valid = { .min = 1, .max = 4 },
     .impl = { .min = 1, .max = 1 },
 };
 static const MemoryRegionOps iomem_ops = {
