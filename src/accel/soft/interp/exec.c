@@ -161,7 +161,9 @@ static void run_single(X86Cpu *cpu)
     if (resume) {
         cpu->rflags &= ~(uint64_t)FLAG_RF;
     }
-    x86_debug_after(cpu, trace && !d->event_taken);
+    if (x86_debug_after(cpu, trace && !d->event_taken)) {
+        cpu->halted = false; /* a trap behind HLT ends it at once */
+    }
 }
 
 void interp_vcpu_exec(X86Cpu *cpu)
