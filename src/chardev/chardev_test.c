@@ -305,8 +305,8 @@ static void test_mux(void)
     path = g_build_filename(dir, "sock", NULL);
     chr = add("socket,id=m0,path=%s,server=on,wait=off,mux=on", path);
     g_assert_true(chardev_is_mux(chr));
+    user_attach(&serial, chr); /* the first one has the focus */
     user_attach(&monitor, chr);
-    user_attach(&serial, chr); /* the last one has the focus */
     fd = connect_to(path);
     RUN_UNTIL(serial.opened && monitor.opened);
     RUN_UNTIL(serial.mux_in == 1);
