@@ -37,6 +37,7 @@ guest:
 	@tools/guest.sh -k $(KERNEL) -o $(GUEST)
 
 test: deps-test all guest
+	@tools/guest.sh -k generic -o $(BUILD)/guest-generic
 	@tests/run_tests.py --build $(BUILD) --asan $(BUILD_ASAN) --guest $(GUEST) --jobs $(JOBS)
 
 # Layers, formatting, headers that compile alone, clang-tidy.
