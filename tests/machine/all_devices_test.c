@@ -143,7 +143,7 @@ static void random_accesses(Bench *n, Device *dev, GRand *rand)
         for (int i = 0; i < 200; i++, count++) {
             unsigned size = sizes[g_rand_int_range(rand, 0, 4)];
             uint64_t value = g_rand_int_range(rand, 0, 3) == 0
-                                 ? g_rand_int_range(rand, 0, 256)
+                                 ? (uint64_t)g_rand_int_range(rand, 0, 256)
                                  : (uint64_t)g_rand_int(rand) << 32 | g_rand_int(rand);
             if (pci && (!regions->len || g_rand_int_range(rand, 0, 4) == 0)) {
                 PciBus *bus = PCI_BUS(dev->bus);
