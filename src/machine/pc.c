@@ -19,7 +19,10 @@
 #define PCI_IO_END      0x10000
 #define PCI_MEM_END     0xfea00000u /* below the I/O APIC and what firmware keeps */
 #define PCI_MEM_START   0xc0000000u
-#define PCI_MEM64_SIZE  (32 * GIB)
+/* In segment 0xf000, where PC firmware has always had them. */
+#define TIMER_HANDLER  0xfea5
+#define DUMMY_HANDLER  0xff53
+#define PCI_MEM64_SIZE (32 * GIB)
 
 typedef struct PcMachine {
     X86Machine parent_obj;
@@ -134,10 +137,35 @@ static uint8_t pc_interrupt_line(PciDevice *dev, int pin)
     return lines[(PCI_SLOT(dev->devfn) + pin - 1) & 3];
 }
 
+/* What PC firmware leaves in the interrupt vector table: everything returns at once, and the timer's
+ * interrupt, which is not masked, counts ticks at 0040:006c and ends itself. Real-mode programs that wait
+ * with HLT rely on it. */
+static void pc_write_vectors(Machine *machine)
+{
+    static const uint8_t timer_handler[] = {
+        0x50, 0x1e,                   /* push ax; push ds */
+        0xb8, 0x40, 0x00, 0x8e, 0xd8, /* mov ax, 0x40; mov ds, ax */
+        0x66, 0xff, 0x06, 0x6c, 0x00, /* inc dword [0x6c] */
+        0xb0, 0x20, 0xe6, 0x20,       /* mov al, 0x20; out 0x20, al */
+        0x1f, 0x58, 0xcf,             /* pop ds; pop ax; iret */
+    };
+    static const uint8_t iret = 0xcf;
+    uint32_t vectors[256];
+
+    for (int i = 0; i < 256; i++) {
+        vectors[i] = 0xf0000000u | (i == 8 ? TIMER_HANDLER : DUMMY_HANDLER);
+    }
+    address_space_write(machine->memory, 0, MEMTXATTRS_NONE, vectors, sizeof(vectors));
+    address_space_write(machine->memory, 0xf0000 + DUMMY_HANDLER, MEMTXATTRS_NONE, &iret, 1);
+    address_space_write(machine->memory, 0xf0000 + TIMER_HANDLER, MEMTXATTRS_NONE, timer_handler,
+                        sizeof(timer_handler));
+}
+
 static void pc_reset(Machine *machine)
 {
     PcMachine *pc = PC_MACHINE(machine);
 
+    pc_write_vectors(machine);
     pci_bus_assign_resources(i440fx_bus(pc->host), PCI_IO_START, PCI_IO_END,
                              MAX(machine->below_4g, PCI_MEM_START), PCI_MEM_END, pc_interrupt_line);
     x86_machine_reset(X86_MACHINE(machine));

@@ -435,7 +435,8 @@ static const MemoryRegionOps command_ops = {
 static void i8042_reset(Device *dev)
 {
     I8042State *s = I8042(dev);
-    s->mode = MODE_KBD_INT | MODE_AUX_INT | MODE_SYSTEM; /* as PC firmware leaves it after its self test */
+    /* As PC firmware leaves it after its self test. */
+    s->mode = MODE_KBD_INT | MODE_AUX_INT | MODE_SYSTEM | MODE_TRANSLATE;
     s->output = OUT_RESET | OUT_A20 | 0xcc;
     s->write_command = s->data = 0;
     s->obf = s->from_aux = false;

@@ -42,7 +42,8 @@ enum {
     OCW2_SET_PRIORITY = 6,
     OCW2_ROTATE_SPECIFIC_EOI = 7,
 };
-enum { INIT_DONE, INIT_ICW2, INIT_ICW3, INIT_ICW4 };
+/* A chip that was never initialised does not interrupt: nobody gave it a vector. */
+enum { INIT_DONE, INIT_ICW2, INIT_ICW3, INIT_ICW4, INIT_NEVER };
 
 typedef struct I8259Chip {
     uint8_t irr, imr, isr;
@@ -353,10 +354,11 @@ static void i8259_reset(Device *dev)
     I8259State *s = I8259(dev);
     for (int i = 0; i < CHIPS; i++) {
         uint8_t inputs = s->chip[i].inputs; /* what devices drive survives */
-        s->chip[i] = (I8259Chip){ .inputs = inputs, .lowest = 7 };
+        s->chip[i] = (I8259Chip){ .inputs = inputs, .lowest = 7, .init_step = INIT_NEVER };
         if (s->firmware_preset) {
+            s->chip[i].init_step = INIT_DONE;
             s->chip[i].vector_base = i == MASTER ? 0x08 : 0x70;
-            s->chip[i].imr = i == MASTER ? (uint8_t) ~(1u << CASCADE_INPUT) : 0xff;
+            s->chip[i].imr = i == MASTER ? (uint8_t) ~(1u << CASCADE_INPUT | 1u << 0) : 0xff;
             s->chip[i].elcr = i == MASTER ? 0 : 1u << (10 - 8) | 1u << (11 - 8);
             s->chip[i].irr = inputs & s->chip[i].elcr;
         }
@@ -374,6 +376,7 @@ static bool i8259_realize(Device *dev, GError **error)
     }
     for (int i = 0; i < CHIPS; i++) {
         s->chip[i].lowest = 7;
+        s->chip[i].init_step = INIT_NEVER;
         memory_region_init_io(&s->ports[i], s, &port_ops[i], s, "pic", 2, &dev->lock);
         memory_region_add(env->system_io, bases[i], &s->ports[i]);
     }
@@ -408,7 +411,7 @@ static bool i8259_post_load(void *opaque, int version, GError **error)
     I8259State *s = opaque;
     for (int i = 0; i < CHIPS; i++) {
         I8259Chip *c = &s->chip[i];
-        if (c->init_step > INIT_ICW4 || c->lowest > 7 || (c->vector_base & 7)) {
+        if (c->init_step > INIT_NEVER || c->lowest > 7 || (c->vector_base & 7)) {
             return error_set(error, "%s: impossible state", TYPE_I8259);
         }
         c->elcr &= elcr_masks[i];
