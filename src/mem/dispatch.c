@@ -436,18 +436,6 @@ MemTxResult address_space_set(AddressSpace *as, hwaddr addr, uint8_t byte, hwadd
     return write_or_fill(as, addr, attrs, NULL, byte, length);
 }
 
-/* Whether one access of size bytes at addr is not this range's alone. Registers are decoded by an access's
- * address: a device gets the whole access as far as its region goes, even where another region lies over a
- * part of it (a dword at port 0xcf8, with the reset register at 0xcf9). */
-static bool must_split(const FlatRange *range, hwaddr addr, unsigned size)
-{
-    if (reach(range) - addr >= size - 1) {
-        return false;
-    }
-    return range->host || range_is_ram(range) ||
-           range->region->size - (range->offset + (addr - range->first)) < size;
-}
-
 MemTxResult address_space_load(AddressSpace *as, hwaddr addr, unsigned size, uint64_t *value,
                                MemTxAttrs attrs)
 {
@@ -460,7 +448,7 @@ MemTxResult address_space_load(AddressSpace *as, hwaddr addr, unsigned size, uin
         if (flat_view_hole(rcu_fetch(&as->view), addr) < size) {
             result = address_space_read(as, addr, attrs, value, size);
         }
-    } else if (must_split(range, addr, size)) {
+    } else if (reach(range) - addr < size - 1) {
         result = address_space_read(as, addr, attrs, value, size);
     } else if (range->host) {
         *value = ram_load(range->host + (addr - range->first), size);
@@ -479,7 +467,7 @@ MemTxResult address_space_store(AddressSpace *as, hwaddr addr, unsigned size, ui
     MemTxResult result = MEMTX_OK;
     memory_rcu_lock();
     const FlatRange *range = flat_view_find(rcu_fetch(&as->view), addr);
-    if (!range || must_split(range, addr, size)) {
+    if (!range || reach(range) - addr < size - 1) {
         result = address_space_write(as, addr, attrs, &value, size);
     } else if (range_is_ram(range)) {
         if (!range->readonly) {
