@@ -366,6 +366,14 @@ static void virtio_device_teardown(VirtioDevice *vdev)
     vdev->bus = NULL;
 }
 
+/* For registers under the home lock, and for those who ring under RCU. */
+static void show_on_bus(VirtioBus *bus, VirtioDevice *vdev)
+{
+    home_lock(bus->home);
+    rcu_publish(&bus->vdev, vdev);
+    home_unlock(bus->home);
+}
+
 static bool virtio_device_realize(Device *dev, GError **error)
 {
     VirtioDevice *vdev = VIRTIO_DEVICE(dev);
@@ -393,15 +401,15 @@ static bool virtio_device_realize(Device *dev, GError **error)
     if (dev->env->vm && dev->env->vm->add_run_handler) {
         dev->env->vm->add_run_handler(dev->env->vm->opaque, run_changed, vdev);
     }
-    rcu_publish(&bus->vdev, vdev);
+    show_on_bus(bus, vdev);
     return true;
 }
 
 static void virtio_device_unrealize(Device *dev)
 {
     VirtioDevice *vdev = VIRTIO_DEVICE(dev);
-    rcu_publish(&vdev->bus->vdev, NULL);
-    memory_rcu_synchronize();
+    show_on_bus(vdev->bus, NULL);
+    memory_rcu_synchronize(); /* nobody rings its queues any more */
     if (dev->env->vm && dev->env->vm->remove_handlers) {
         dev->env->vm->remove_handlers(dev->env->vm->opaque, vdev);
     }
