@@ -328,7 +328,7 @@ static bool form_is_vex(const X86Form *form)
 }
 
 /* Draws the bytes in front of what addressing and immediates need; those are random. */
-static void draw_bytes(Rng *rng, const X86Form *form, bool cs32, uint8_t out[16])
+static void draw_bytes(Rng *rng, const X86Form *form, CaseMode mode, uint8_t out[16])
 {
     unsigned n = 0;
     bool want_66 = form->prefix == X86_PREFIX_66;
@@ -339,26 +339,35 @@ static void draw_bytes(Rng *rng, const X86Form *form, bool cs32, uint8_t out[16]
     }
     if (rng_one_in(rng, 12)) {
         static const uint8_t segments[] = { 0x64, 0x65, 0x2e, 0x3e };
-        out[n++] = segments[rng_below(rng, cs32 ? 1 : 4) + (cs32 ? 3 : 0)];
+        out[n++] = segments[rng_below(rng, mode != CASE_64 ? 1 : 4) + (mode != CASE_64 ? 3 : 0)];
     }
-    if (!cs32 && rng_one_in(rng, 12)) {
+    if (mode == CASE_64 && rng_one_in(rng, 12)) {
         out[n++] = 0x67;
     }
-    if (form->address_size == 4 && !cs32) {
+    if (form->address_size == 4 && mode == CASE_64) {
         out[n++] = 0x67;
+    }
+    if (mode == CASE_16 && (form->address_size ? form->address_size == 4 : rng_one_in(rng, 3))) {
+        out[n++] = 0x67;
+    }
+    if (mode == CASE_32_SEGMENTED && form->address_size != 4 && rng_one_in(rng, 3)) {
+        out[n++] = 0x67; /* 16-bit addresses reach the data segments */
     }
     bool force_reg = form->mod == X86_MOD_REG, force_mem = form->mod == X86_MOD_MEM;
     if (!form_is_vex(form)) {
         if (form->prefix == X86_PREFIX_ANY) {
             switch (form->operand_size) {
             case 2:
-                want_66 = true;
+                want_66 = mode != CASE_16;
+                break;
+            case 4:
+                want_66 = mode == CASE_16;
                 break;
             case 8:
                 w = true;
                 break;
             case 0:
-                if (form->w == X86_BIT_ANY && !cs32) {
+                if (form->w == X86_BIT_ANY && mode == CASE_64) {
                     w = rng_one_in(rng, 2);
                 }
                 want_66 = rng_one_in(rng, 3);
@@ -371,7 +380,7 @@ static void draw_bytes(Rng *rng, const X86Form *form, bool cs32, uint8_t out[16]
                 out[n++] = 0xf0;
                 force_mem = true;
             }
-        } else if (form->w == X86_BIT_ANY && !cs32) {
+        } else if (form->w == X86_BIT_ANY && mode == CASE_64) {
             w = rng_one_in(rng, 3);
         }
         if (want_66) {
@@ -380,7 +389,7 @@ static void draw_bytes(Rng *rng, const X86Form *form, bool cs32, uint8_t out[16]
         if (rep) {
             out[n++] = rep;
         }
-        if (!cs32 && (w || rng_one_in(rng, 2))) {
+        if (mode == CASE_64 && (w || rng_one_in(rng, 2))) {
             out[n++] = (uint8_t)(0x40 | (w ? 8 : 0) | (rng_next(rng) & 7));
         }
         if (form->map >= 1) {
@@ -394,10 +403,10 @@ static void draw_bytes(Rng *rng, const X86Form *form, bool cs32, uint8_t out[16]
         for (unsigned i = 0; i < form->operand_count; i++) {
             vvvv |= form->operands[i].kind == X86_OPERAND_H || form->operands[i].kind == X86_OPERAND_B;
         }
-        uint8_t rxb = cs32 ? 0xe0 : (uint8_t)(rng_next(rng) & 0xe0);
+        uint8_t rxb = mode != CASE_64 ? 0xe0 : (uint8_t)(rng_next(rng) & 0xe0);
         uint8_t l = form->l == X86_BIT_ANY ? (uint8_t)rng_below(rng, 2) : form->l == X86_BIT_1;
         uint8_t vw = form->w == X86_BIT_ANY ? (uint8_t)rng_below(rng, 2) : form->w == X86_BIT_1;
-        if (cs32 && (form->mnemonic == X86_VPEXTRD || form->mnemonic == X86_VPINSRD)) {
+        if (mode != CASE_64 && (form->mnemonic == X86_VPEXTRD || form->mnemonic == X86_VPINSRD)) {
             vw = 0; /* W1 outside 64-bit mode: ignored by Intel, #UD on AMD */
         }
         uint8_t pp = want_66 ? 1 : rep == 0xf3 ? 2 : rep == 0xf2 ? 3 : 0;
@@ -432,7 +441,7 @@ static void draw_bytes(Rng *rng, const X86Form *form, bool cs32, uint8_t out[16]
 }
 
 /* Where a memory operand of size bytes goes. */
-static uint64_t draw_target(Rng *rng, unsigned size, bool cs32)
+static uint64_t draw_target(Rng *rng, unsigned size, bool low)
 {
     uint64_t rw = CASE_DATA_BASE + CASE_PAGE;
     unsigned s = size ? size : 1;
@@ -448,7 +457,7 @@ static uint64_t draw_target(Rng *rng, unsigned size, bool cs32)
     case 4:
         return CASE_DATA_BASE + 3 * CASE_PAGE + rng_below(rng, CASE_PAGE - s);
     case 5:
-        if (!cs32 && rng_one_in(rng, 4)) {
+        if (!low && rng_one_in(rng, 4)) {
             return UINT64_C(0x0000800000000000) + rng_next(rng) % UINT64_C(0xfffe000000000000);
         }
         return rw + rng_below(rng, 2 * CASE_PAGE - s);
@@ -486,13 +495,35 @@ static bool uses_rep(const X86Insn *insn)
 }
 
 /* Makes the ModRM memory operand's address the target. False: not possible with this encoding. */
+/* 16-bit addressing: SDM vol. 2 table 2-1. What is above bit 15 of the registers does not count. */
+static bool solve_address_16(Rng *rng, Case *c, uint64_t offset)
+{
+    X86Insn *insn = &c->insn;
+    uint64_t *regs = c->state.regs;
+    if (offset > 0xffff) {
+        return false;
+    }
+    if (insn->base == X86_REG_NONE) {
+        uint16_t disp = (uint16_t)offset;
+        memcpy(c->bytes + insn->disp_offset, &disp, 2);
+        insn->disp = (int16_t)disp;
+        return true;
+    }
+    uint64_t rest = offset - (uint64_t)(int64_t)insn->disp;
+    if (insn->index < 16) {
+        rest -= regs[insn->index];
+    }
+    regs[insn->base] = (rest & 0xffff) | (rng_next(rng) & 0xffff0000);
+    return true;
+}
+
 static bool solve_address(Rng *rng, Case *c, uint64_t target)
 {
     X86Insn *insn = &c->insn;
     uint64_t *regs = c->state.regs;
     uint64_t offset = target;
     bool canonical = target < UINT64_C(0x800000000000);
-    if (!c->cs32 && insn->segment_override) {
+    if (c->mode == CASE_64 && insn->segment_override) {
         uint64_t *base = insn->segment == SEG_FS   ? &c->state.fs_base
                          : insn->segment == SEG_GS ? &c->state.gs_base
                                                    : NULL;
@@ -503,10 +534,19 @@ static bool solve_address(Rng *rng, Case *c, uint64_t target)
             *base = rng_next(rng) & 0xffffff;
             offset -= *base;
         }
-    } else if (c->cs32 && insn->segment_override && insn->segment >= SEG_FS) {
+    } else if (c->mode != CASE_64 && insn->segment_override && insn->segment >= SEG_FS) {
         return false;
     }
-    if (insn->address_size == 2 || (insn->address_size == 4 && !canonical)) {
+    if (case_mode_segmented(c->mode) && insn->segment != SEG_SS) {
+        if (insn->segment != SEG_DS && insn->segment != SEG_ES) {
+            return false;
+        }
+        offset -= CASE_DATA_BASE;
+    }
+    if (insn->address_size == 2) {
+        return solve_address_16(rng, c, offset);
+    }
+    if (insn->address_size == 4 && !canonical) {
         return false;
     }
     uint64_t mask = insn->address_size == 8 ? UINT64_MAX : 0xffffffffu;
@@ -569,7 +609,7 @@ static bool solve_address(Rng *rng, Case *c, uint64_t target)
         rest -= regs[insn->index] << insn->scale;
     }
     regs[insn->base] = rest & mask;
-    if (insn->address_size == 4 && !c->cs32 && rng_one_in(rng, 2)) {
+    if (insn->address_size == 4 && c->mode == CASE_64 && rng_one_in(rng, 2)) {
         regs[insn->base] |= rng_next(rng) << 32; /* must be ignored */
     }
     return true;
@@ -594,25 +634,40 @@ static void solve_implied(Rng *rng, Case *c)
     if (uses_rep(&c->insn)) {
         regs[R_RCX] = rng_below(rng, 12);
     }
+    if (case_mode_segmented(c->mode)) {
+        regs[R_RSI] -= CASE_DATA_BASE;
+        regs[R_RDI] -= CASE_DATA_BASE;
+        if (c->insn.form->mnemonic == X86_XLAT) {
+            regs[R_RBX] -= CASE_DATA_BASE;
+        }
+        if (c->insn.address_size == 2) {
+            for (unsigned i = R_RSI; i <= R_RDI; i++) {
+                regs[i] |= rng_next(rng) & 0xffff0000; /* must be ignored, and kept */
+            }
+            regs[R_RCX] |= uses_rep(&c->insn) ? rng_next(rng) & 0xffff0000 : 0;
+        }
+    }
 }
 
-bool case_make(Rng *rng, const X86Form *form, bool cs32, Case *c)
+bool case_make(Rng *rng, const X86Form *form, CaseMode mode, Case *c)
 {
-    static X86DecodeMode modes[2];
+    static X86DecodeMode modes[CASE_MODES];
     if (!modes[0].code_size) {
-        for (unsigned i = 0; i < 2; i++) {
-            modes[i].code_size = i ? 4 : 8;
+        static const uint8_t code_sizes[CASE_MODES] = { 8, 4, 2, 4 };
+        for (unsigned i = 0; i < CASE_MODES; i++) {
+            modes[i].code_size = code_sizes[i];
             modes[i].protected_mode = modes[i].vex = true;
             x86_decode_all_features(&modes[i]);
         }
     }
-    c->cs32 = cs32;
-    draw_bytes(rng, form, cs32, c->bytes);
-    if (x86_decode(&modes[cs32], c->bytes, 15, &c->insn) != X86_DECODE_OK || c->insn.form != form) {
+    c->mode = mode;
+    draw_bytes(rng, form, mode, c->bytes);
+    if (x86_decode(&modes[mode], c->bytes, 15, &c->insn) != X86_DECODE_OK || c->insn.form != form) {
         return false;
     }
     X86Insn *insn = &c->insn;
-    if (!cs32 && (form->attrs & (X86_ATTR_F64 | X86_ATTR_BRANCH)) && (insn->prefixes & X86_INSN_66)) {
+    if (mode == CASE_64 && (form->attrs & (X86_ATTR_F64 | X86_ATTR_BRANCH)) &&
+        (insn->prefixes & X86_INSN_66)) {
         return false; /* 16-bit near branches in 64-bit mode: AMD has them, Intel ignores the prefix */
     }
     random_state(rng, &c->state);
@@ -643,7 +698,7 @@ bool case_make(Rng *rng, const X86Form *form, bool cs32, Case *c)
         c->bytes[insn->imm_offset + 1] &= 1;
         c->bytes[insn->imm_offset + 2] &= 0xe3;
     }
-    if (form->mnemonic == X86_CALL_IND) {
+    if (form->mnemonic == X86_CALL_IND || form->mnemonic == X86_CALL) {
         /* Bad stack and bad target together: which comes first depends on the vendor. */
         c->state.regs[R_RSP] = (CASE_DATA_BASE + CASE_PAGE + 512 + rng_below(rng, CASE_PAGE)) & ~UINT64_C(7);
     }
@@ -662,8 +717,9 @@ bool case_make(Rng *rng, const X86Form *form, bool cs32, Case *c)
         }
         if (form->operands[i].kind == X86_OPERAND_O) {
             uint64_t target = draw_target(rng, x86_operand_bytes(insn, &form->operands[i]), true);
-            memcpy(c->bytes + insn->imm_offset, &target, insn->imm_size);
-            if (insn->imm_size == 2 || insn->segment_override) {
+            uint64_t offset = target - (case_mode_segmented(mode) ? CASE_DATA_BASE : 0);
+            memcpy(c->bytes + insn->imm_offset, &offset, insn->imm_size);
+            if ((insn->imm_size == 2 && offset > 0xffff) || insn->segment_override) {
                 return false;
             }
             c->operand = target;
@@ -673,7 +729,7 @@ bool case_make(Rng *rng, const X86Form *form, bool cs32, Case *c)
         return false;
     }
     if (insn->is_memory) {
-        uint64_t target = draw_target(rng, memory_size(insn), cs32);
+        uint64_t target = draw_target(rng, memory_size(insn), mode != CASE_64);
         if (target >= UINT64_C(0x800000000000)) {
             target &= ~UINT64_C(63); /* #SS or #GP for alignment: the order depends on the vendor */
         }
@@ -707,7 +763,7 @@ bool case_make(Rng *rng, const X86Form *form, bool cs32, Case *c)
         }
         c->operand = target;
     }
-    if (cs32) {
+    if (mode != CASE_64) {
         for (unsigned i = 0; i < 16; i++) {
             c->state.regs[i] = i < 8 ? (uint32_t)c->state.regs[i] : 0;
         }
@@ -715,5 +771,5 @@ bool case_make(Rng *rng, const X86Form *form, bool cs32, Case *c)
         memset(c->state.xsave + CASE_XSAVE_AVX + 128, 0, 128);
     }
     /* Decode again: displacement and immediate may have changed. */
-    return x86_decode(&modes[cs32], c->bytes, 15, insn) == X86_DECODE_OK && insn->form == form;
+    return x86_decode(&modes[mode], c->bytes, 15, insn) == X86_DECODE_OK && insn->form == form;
 }

@@ -24,7 +24,7 @@ static inline bool rng_one_in(Rng *rng, unsigned n)
 typedef struct Case {
     X86Insn insn;
     uint8_t bytes[16];
-    bool cs32;
+    CaseMode mode;
     CaseState state;
     uint64_t operand; /* linear address of the memory operand; 0: none */
 } Case;
@@ -32,7 +32,7 @@ typedef struct Case {
 /* Whether the oracle can run a form at all: why not, or NULL. */
 const char *case_form_unfit(const X86Form *form);
 /* Makes a case of the form. false: this draw has no valid encoding in the mode; draw again. */
-bool case_make(Rng *rng, const X86Form *form, bool cs32, Case *c);
+bool case_make(Rng *rng, const X86Form *form, CaseMode mode, Case *c);
 /* Random bytes around the data area: what memory holds before the case. */
 void case_fill_memory(Rng *rng, uint8_t *data);
 

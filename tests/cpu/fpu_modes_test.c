@@ -24,7 +24,7 @@ static int run_bytes(const uint8_t *bytes, size_t n)
     state.rip = CASE_CODE_BASE + 64;
     memcpy(soft_code() + 64, bytes, n);
     soft_code_written();
-    soft_run(&state, false, &outcome);
+    soft_run(&state, CASE_64, &outcome);
     state = outcome.state;
     if (outcome.vector < 0) {
         g_assert_cmphex(state.rip, ==, CASE_CODE_BASE + 64 + n);

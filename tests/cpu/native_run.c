@@ -4,6 +4,7 @@
  */
 #include "native_run.h"
 
+#include <asm/ldt.h>
 #include <cpuid.h>
 #include <errno.h>
 #include <signal.h>
@@ -21,6 +22,8 @@
 #define FRAME_MAGIC2 0x46505845u
 #define HOST_CS32    0x23 /* Linux: __USER32_CS, __USER_DS */
 #define HOST_DS      0x2b
+#define LDT_CODE16   0x07 /* entry 0, LDT, RPL 3 */
+#define LDT_DATA     0x0f
 
 /* Where the kernel says how large the extended state of a signal frame is: bytes 464 on of the legacy area
  * (struct _fpx_sw_bytes of the kernel's sigcontext.h). */
@@ -39,6 +42,7 @@ static size_t fp_size;                                       /* including the tr
 static ucontext_t run_uc __attribute__((aligned(16)));
 static CaseOutcome *run_out; /* of the case that runs */
 static volatile int running;
+static bool has_segments;
 
 /* Used from assembly. */
 uint64_t native_host_fs, native_host_gs, native_case_fs, native_case_gs, native_host_rsp;
@@ -173,6 +177,27 @@ static bool map_pages(void)
     return true;
 }
 
+/* Segments in the local descriptor table: 16-bit code, and data with a base and a limit. */
+static void make_segments(void)
+{
+    struct user_desc code = { .entry_number = 0,
+                              .base_addr = (unsigned)CASE_CODE_BASE,
+                              .limit = 0xffff,
+                              .contents = MODIFY_LDT_CONTENTS_CODE };
+    struct user_desc data = { .entry_number = 1,
+                              .base_addr = (unsigned)CASE_DATA_BASE,
+                              .limit = CASE_PAGE * CASE_DATA_PAGES - 1,
+                              .seg_32bit = 1,
+                              .contents = MODIFY_LDT_CONTENTS_DATA };
+    has_segments = syscall(SYS_modify_ldt, 1, &code, sizeof(code)) == 0 &&
+                   syscall(SYS_modify_ldt, 1, &data, sizeof(data)) == 0;
+}
+
+bool native_has_segments(void)
+{
+    return has_segments;
+}
+
 const char *native_setup(void)
 {
     unsigned a, b, c, d;
@@ -191,8 +216,7 @@ const char *native_setup(void)
     sigaltstack(&ss, NULL);
     __asm__ volatile("rdfsbase %0" : "=r"(native_host_fs));
     __asm__ volatile("rdgsbase %0" : "=r"(native_host_gs));
-    /* 32-bit code needs usable DS and ES; 64-bit code does not care. */
-    __asm__ volatile("mov %0, %%ds; mov %0, %%es" : : "r"(HOST_DS));
+    make_segments();
     struct sigaction sa = { .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
     sa.sa_sigaction = native_handler_entry;
     static const int signals[] = { SIGUSR1, SIGTRAP, SIGSEGV, SIGBUS, SIGILL, SIGFPE };
@@ -212,7 +236,7 @@ const char *native_setup(void)
     memcpy(code_alias, store, sizeof(store));
     state.regs[0] = CASE_DATA_BASE + 3 * CASE_PAGE;
     for (int i = 0; i < 100 && outcome.error_code != 7; i++) {
-        native_run(&state, false, &outcome);
+        native_run(&state, CASE_64, &outcome);
     }
     return outcome.vector == 14 ? NULL : "stepping one instruction does not work";
 }
@@ -227,7 +251,7 @@ uint8_t *native_data(void)
     return data_alias;
 }
 
-void native_run(const CaseState *in, bool cs32, CaseOutcome *out)
+void native_run(const CaseState *in, CaseMode mode, CaseOutcome *out)
 {
     run_uc = template_uc;
     greg_t *g = run_uc.uc_mcontext.gregs;
@@ -236,11 +260,19 @@ void native_run(const CaseState *in, bool cs32, CaseOutcome *out)
     }
     g[REG_RIP] = (greg_t)in->rip;
     g[REG_EFL] = (greg_t)(in->rflags | 0x100);
-    if (cs32) {
+    uint16_t ds = HOST_DS;
+    if (mode != CASE_64) {
         uint64_t sel = (uint64_t)g[REG_CSGSFS];
-        sel = (sel & ~UINT64_C(0xffff)) | HOST_CS32;
+        sel = (sel & ~UINT64_C(0xffff)) | (mode == CASE_16 ? LDT_CODE16 : HOST_CS32);
         g[REG_CSGSFS] = (greg_t)sel;
     }
+    if (mode == CASE_16) {
+        g[REG_RIP] -= (greg_t)CASE_CODE_BASE;
+    }
+    if (case_mode_segmented(mode)) {
+        ds = LDT_DATA;
+    }
+    __asm__ volatile("mov %0, %%ds; mov %0, %%es" : : "r"(ds));
     FrameSwBytes sw;
     memcpy(&sw, host_fp + FRAME_SW_OFFSET, sizeof(sw));
     memcpy(frame_fp, in->xsave, 416);
@@ -253,6 +285,9 @@ void native_run(const CaseState *in, bool cs32, CaseOutcome *out)
     run_out = out;
     running = 1;
     native_enter(&run_uc);
+    if (mode == CASE_16) {
+        out->state.rip += CASE_CODE_BASE;
+    }
     out->state.fs_base = native_case_fs;
     out->state.gs_base = native_case_gs;
 }

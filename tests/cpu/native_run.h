@@ -20,6 +20,19 @@
 #define CASE_XSAVE_SIZE 832
 #define CASE_XSAVE_AVX  576
 
+/* What code segment the instruction runs in, and whether data go through segments with a base and a limit. */
+typedef enum CaseMode {
+    CASE_64,
+    CASE_32,           /* flat */
+    CASE_16,           /* CS: base CASE_CODE_BASE, 64 KiB; DS and ES: the data pages; SS: flat, 32 bits */
+    CASE_32_SEGMENTED, /* CS and SS flat; DS and ES: the data pages */
+    CASE_MODES,
+} CaseMode;
+static inline bool case_mode_segmented(CaseMode mode)
+{
+    return mode == CASE_16 || mode == CASE_32_SEGMENTED;
+}
+
 typedef struct CaseState {
     uint64_t regs[16]; /* R_RAX, R_RCX, ... order */
     uint64_t rip, rflags;
@@ -34,12 +47,15 @@ typedef struct CaseOutcome {
     uint64_t cr2;
 } CaseOutcome;
 
-/* Maps the pages and installs the handlers. Returns NULL, or why this host cannot. Once. */
+/* Maps the pages, installs the handlers, and makes the segments. Returns NULL, or why this host cannot. Once.
+ */
 const char *native_setup(void);
+/* Whether segments of our own could be made: modes CASE_16 and CASE_32_SEGMENTED. */
+bool native_has_segments(void);
 /* Writable aliases of the mapped pages. */
 uint8_t *native_code(void); /* CASE_PAGE bytes */
 uint8_t *native_data(void); /* CASE_DATA_PAGES pages; those without a mapping are there too, unused */
-/* Runs one instruction at in->rip. cs32: in compatibility mode. */
-void native_run(const CaseState *in, bool cs32, CaseOutcome *out);
+/* Runs one instruction at in->rip (a linear address in every mode). */
+void native_run(const CaseState *in, CaseMode mode, CaseOutcome *out);
 
 #endif

@@ -26,6 +26,8 @@ static gboolean opt_list, opt_verbose, opt_trace, opt_pointers;
 
 static const char *const reg_names[16] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                                            "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15" };
+static const char *const mode_names[CASE_MODES] = { "64-bit", "32-bit", "16-bit", "32-bit segmented" };
+static uint64_t mode_runs[CASE_MODES], mode_done[CASE_MODES];
 static uint64_t form_runs[X86_FORM_COUNT], form_failures[X86_FORM_COUNT];
 static uint64_t total, failures, unseen, page_faults;
 
@@ -163,9 +165,9 @@ static void compare(const Case *c, const CaseOutcome *n, const CaseOutcome *s, D
     bool partial =
         n->vector >= 0 && (c->insn.form->mnemonic == X86_ENTER || c->insn.form->mnemonic == X86_POPA ||
                            c->insn.form->mnemonic == X86_PUSHA);
-    unsigned regs = partial ? 0 : c->cs32 ? 8 : 16;
+    unsigned regs = partial ? 0 : c->mode != CASE_64 ? 8 : 16;
     for (unsigned i = 0; i < regs; i++) {
-        uint64_t mask = c->cs32 ? 0xffffffffu : UINT64_MAX;
+        uint64_t mask = c->mode != CASE_64 ? 0xffffffffu : UINT64_MAX;
         if ((n->state.regs[i] ^ s->state.regs[i]) & mask) {
             differ(d, "%s: host %#" PRIx64 ", interpreter %#" PRIx64, reg_names[i], n->state.regs[i],
                    s->state.regs[i]);
@@ -198,7 +200,7 @@ static void compare(const Case *c, const CaseOutcome *n, const CaseOutcome *s, D
             compare_bytes(d, "st", i, a + 32 + i * 16, b + 32 + i * 16, 10);
         }
     }
-    for (int i = 0; i < (c->cs32 ? 8 : 16); i++) {
+    for (int i = 0; i < (c->mode != CASE_64 ? 8 : 16); i++) {
         compare_bytes(d, "xmm", i, a + 160 + i * 16, b + 160 + i * 16, 16);
         compare_bytes(d, "ymm_high", i, a + CASE_XSAVE_AVX + i * 16, b + CASE_XSAVE_AVX + i * 16, 16);
     }
@@ -229,7 +231,7 @@ static void compare(const Case *c, const CaseOutcome *n, const CaseOutcome *s, D
 static void print_case(const Case *c, const CaseOutcome *n, const Difference *d, uint64_t seed)
 {
     printf("DIFFERS %s (%s) %s seed %" PRIu64 ":", x86_mnemonic_names[c->insn.form->mnemonic],
-           c->insn.form->source, c->cs32 ? "32-bit" : "64-bit", seed);
+           c->insn.form->source, mode_names[c->mode], seed);
     for (unsigned i = 0; i < c->insn.length; i++) {
         printf(" %02x", c->bytes[i]);
     }
@@ -268,9 +270,9 @@ static void run_until_left(const Case *c, bool native, CaseOutcome *out)
     CaseState state = c->state;
     for (unsigned i = 0; i < MAX_STEPS; i++) {
         if (native) {
-            native_run(&state, c->cs32, out);
+            native_run(&state, c->mode, out);
         } else {
-            soft_run(&state, c->cs32, out);
+            soft_run(&state, c->mode, out);
         }
         if (out->vector >= 0 || out->state.rip != c->state.rip) {
             return;
@@ -353,8 +355,8 @@ static void run_case(const Case *c, uint64_t seed)
         run_until_left(c, false, &soft);
         run_until_left(c, true, &native);
     } else {
-        soft_run(&c->state, c->cs32, &soft);
-        native_run(&c->state, c->cs32, &native);
+        soft_run(&c->state, c->mode, &soft);
+        native_run(&c->state, c->mode, &native);
     }
     page_faults += native.vector == EXC_PF;
     Difference d = { .text = g_string_new("") };
@@ -362,6 +364,8 @@ static void run_case(const Case *c, uint64_t seed)
     size_t form = (size_t)(c->insn.form - x86_forms);
     total++;
     form_runs[form]++;
+    mode_runs[c->mode]++;
+    mode_done[c->mode] += native.vector < 0;
     if (d.count) {
         failures++;
         if (form_failures[form]++ < (uint64_t)opt_per_form) {
@@ -438,6 +442,10 @@ int main(int argc, char **argv)
         fprintf(stderr, "oracle: no form matches\n");
         return 1;
     }
+    CaseMode modes = native_has_segments() ? CASE_MODES : CASE_16;
+    if (modes != CASE_MODES) {
+        printf("no segments of our own: 16-bit code and segmented data are left out\n");
+    }
     Rng memory_rng;
     rng_seed(&memory_rng, (uint64_t)opt_seed);
     gint64 end = g_get_monotonic_time() + opt_seconds * G_USEC_PER_SEC;
@@ -452,15 +460,15 @@ int main(int argc, char **argv)
         unsigned differing = 0;
         for (unsigned i = 0; i < count && !stop; i++) {
             size_t form = (size_t)(forms[i] - x86_forms);
-            for (unsigned cs32 = 0; cs32 < 2; cs32++) {
-                if (cs32 ? forms[i]->attrs & X86_ATTR_ONLY64 : forms[i]->attrs & X86_ATTR_NO64) {
+            for (CaseMode mode = CASE_64; mode < modes; mode++) {
+                if (mode != CASE_64 ? forms[i]->attrs & X86_ATTR_ONLY64 : forms[i]->attrs & X86_ATTR_NO64) {
                     continue;
                 }
                 Rng rng;
                 bool made = false;
                 for (unsigned attempt = 0; attempt < 30 && !made; attempt++) {
                     rng_seed(&rng, ++seed);
-                    made = case_make(&rng, forms[i], cs32, &c);
+                    made = case_make(&rng, forms[i], mode, &c);
                 }
                 if (made) {
                     run_case(&c, seed);
@@ -492,6 +500,10 @@ int main(int argc, char **argv)
     printf("%" PRIu64 " cases of %u forms (%u left out, %u for want of the host; %u never ran): %" PRIu64
            " differ, in %u forms\n",
            total, count, left_out, lacking, never, failures, differing);
+    for (CaseMode mode = CASE_64; mode < CASE_MODES; mode++) {
+        printf("  %s: %" PRIu64 " cases, %" PRIu64 " without an exception\n", mode_names[mode],
+               mode_runs[mode], mode_done[mode]);
+    }
     if (unseen > 1000 && unseen > page_faults / 10) {
         printf("the error code's P bit differs in %" PRIu64 " of %" PRIu64 " page faults\n", unseen,
                page_faults);

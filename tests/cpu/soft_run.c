@@ -122,7 +122,7 @@ void soft_code_written(void)
     ram_written(ram, GPA_CODE, CASE_PAGE);
 }
 
-void soft_run(const CaseState *in, bool cs32, CaseOutcome *out)
+void soft_run(const CaseState *in, CaseMode mode, CaseOutcome *out)
 {
     memcpy(cpu->regs, in->regs, sizeof(cpu->regs));
     cpu->rip = in->rip;
@@ -133,8 +133,26 @@ void soft_run(const CaseState *in, bool cs32, CaseOutcome *out)
                           .attr = DESC_P | DESC_S | DESC_W | DESC_A | DESC_B | DESC_G | 3u << DESC_DPL_SHIFT,
                           .limit = UINT32_MAX };
     }
+    if (case_mode_segmented(mode)) {
+        for (int seg = SEG_ES; seg <= SEG_DS; seg += SEG_DS - SEG_ES) {
+            cpu->segs[seg].selector = 0xf;
+            cpu->segs[seg].base = CASE_DATA_BASE;
+            cpu->segs[seg].limit = CASE_PAGE * CASE_DATA_PAGES - 1;
+        }
+    }
+    if (mode != CASE_64) { /* null selectors */
+        cpu->segs[SEG_FS].attr = cpu->segs[SEG_GS].attr = 0;
+    }
     cpu->segs[SEG_CS].attr = DESC_P | DESC_S | DESC_CODE | DESC_R | DESC_A | DESC_G | 3u << DESC_DPL_SHIFT |
-                             (cs32 ? DESC_B : DESC_L);
+                             (mode == CASE_64   ? DESC_L
+                              : mode == CASE_16 ? 0
+                                                : DESC_B);
+    if (mode == CASE_16) {
+        cpu->segs[SEG_CS].selector = 7;
+        cpu->segs[SEG_CS].base = CASE_CODE_BASE;
+        cpu->segs[SEG_CS].limit = 0xffff;
+        cpu->rip -= CASE_CODE_BASE;
+    }
     cpu->segs[SEG_FS].base = in->fs_base;
     cpu->segs[SEG_GS].base = in->gs_base;
     cpu->cpl = 3;
@@ -149,7 +167,7 @@ void soft_run(const CaseState *in, bool cs32, CaseOutcome *out)
         out->vector = -1;
     }
     memcpy(out->state.regs, cpu->regs, sizeof(cpu->regs));
-    out->state.rip = cpu->rip;
+    out->state.rip = cpu->rip + (mode == CASE_16 ? CASE_CODE_BASE : 0);
     out->state.rflags = x86_get_rflags(cpu);
     memcpy(out->state.xsave, cpu->xsave, CASE_XSAVE_SIZE);
     out->state.fs_base = cpu->segs[SEG_FS].base;

@@ -18,6 +18,6 @@ void soft_code_written(void);
 /* The vCPU, for tests that change its control registers. */
 struct X86Cpu *soft_cpu(void);
 /* Executes one instruction at in->rip. */
-void soft_run(const CaseState *in, bool cs32, CaseOutcome *out);
+void soft_run(const CaseState *in, CaseMode mode, CaseOutcome *out);
 
 #endif
