@@ -97,6 +97,9 @@ static bool pc_init(Machine *machine, GError **error)
         !pc_init_isa(pc, piix3_isa_bus(piix3), error)) {
         return false;
     }
+    if (x86->pit_dev && !object_property_parse(OBJECT(x86->pit_dev), "firmware-preset", "on", error)) {
+        return false;
+    }
     if (on_off_auto(x86->acpi, true)) {
         Device *pm = pc_new_pci(x86, TYPE_PIIX4_PM, "01.3", error);
         if (!pm || !device_realize(pm, pci, NULL, error)) {

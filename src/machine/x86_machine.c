@@ -174,6 +174,9 @@ bool x86_machine_init_timers(X86Machine *x86, bool pit, bool rtc, bool hpet, GEr
             !device_realize(x86->pit_dev, NULL, &machine->env, error)) {
             return false;
         }
+        if (x86->hpet_dev) {
+            hpet_set_pit_control(x86->hpet_dev, i8254_control_line(x86->pit_dev));
+        }
     }
     if (!rtc) {
         return true;

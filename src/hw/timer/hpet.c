@@ -71,6 +71,7 @@ struct HpetState {
     /* derived and configured */
     MemoryRegion region;
     IrqLine legacy_in[2];
+    IrqLine *pit_control;
     uint8_t count;
     uint32_t route_cap;
 };
@@ -128,14 +129,42 @@ static void timer_lower(HpetTimer *t)
 
 /* ---- comparators ---- */
 
+/* In periodic mode the comparator moves on by itself: to the first multiple that is not behind the counter.
+ */
+static void timer_catch_up(HpetTimer *t)
+{
+    if (!(t->config & TN_PERIODIC) || !t->period || !(t->hpet->config & HPET_ENABLE)) {
+        return;
+    }
+    uint64_t behind = counter_read(t->hpet) - t->comparator;
+    if (t->config & TN_32BIT) {
+        behind = (uint32_t)behind;
+        if ((int32_t)behind >= 0) {
+            t->comparator = (uint32_t)(t->comparator + (behind / t->period + 1) * t->period);
+        }
+    } else if ((int64_t)behind >= 0) {
+        t->comparator += (behind / t->period + 1) * t->period;
+    }
+}
+
+/* Whether anybody would see the timer go off: through its interrupt, or the status bit that level triggering
+ * sets. */
+static bool timer_wanted(const HpetTimer *t)
+{
+    return (t->hpet->config & HPET_ENABLE) && (t->config & (TN_INT_ENABLE | TN_LEVEL));
+}
+
 /* Arms a timer for its comparator. just_written: a value that has passed already fires at once, since a
  * driver that wrote it a moment ago must not wait for the counter to come round. */
 static void timer_arm(HpetTimer *t, bool just_written)
 {
     HpetState *s = t->hpet;
-    if (!(s->config & HPET_ENABLE)) {
+    if (!timer_wanted(t)) {
         timer_cancel(&t->timer);
         return;
+    }
+    if (!just_written) {
+        timer_catch_up(t);
     }
     uint64_t now = counter_read(s), wait;
     if (t->config & TN_32BIT) {
@@ -164,15 +193,7 @@ static void timer_fired(void *opaque)
     HpetState *s = t->hpet;
     TRACE(hpet_fire, t->index);
     if ((t->config & TN_PERIODIC) && t->period) {
-        uint64_t now = counter_read(s), behind = now - t->comparator;
-        if (t->config & TN_32BIT) {
-            behind = (uint32_t)behind;
-            behind = (int32_t)behind < 0 ? 0 : behind;
-            t->comparator = (uint32_t)(t->comparator + (behind / t->period + 1) * t->period);
-        } else {
-            behind = (int64_t)behind < 0 ? 0 : behind;
-            t->comparator += (behind / t->period + 1) * t->period;
-        }
+        timer_catch_up(t);
         timer_arm(t, true);
         /* A guest that asks for a million interrupts a second gets fewer, and the main loop its time. */
         int64_t soonest = clock_now_ns(s->parent_obj.env->clocks, CLOCK_TYPE_VIRTUAL) + MIN_PERIOD_NS;
@@ -202,11 +223,12 @@ static uint64_t register_read(HpetState *s, unsigned offset)
     if (offset < HPET_TIMER || n >= s->count) {
         return 0;
     }
-    const HpetTimer *t = &s->timers[n];
+    HpetTimer *t = &s->timers[n];
     switch (offset % HPET_TIMER_STRIDE) {
     case TN_CONFIG:
         return t->config | TN_PERIODIC_CAP | TN_SIZE_CAP | (uint64_t)s->route_cap << 32;
     case TN_COMPARATOR:
+        timer_catch_up(t);
         return t->comparator;
     default:
         return 0;
@@ -228,6 +250,9 @@ static void config_write(HpetState *s, uint32_t value)
         __atomic_store_n(&s->halted_value, counter_read(s), __ATOMIC_RELAXED);
     }
     __atomic_store_n(&s->config, value, __ATOMIC_RELEASE);
+    if ((value ^ old) & HPET_LEGACY) {
+        irq_set(s->pit_control, !(value & HPET_LEGACY));
+    }
     for (unsigned i = 0; i < s->count; i++) {
         if ((value ^ old) & HPET_ENABLE) {
             timer_arm(&s->timers[i], false);
@@ -369,6 +394,11 @@ IrqLine *hpet_legacy_line(Device *dev, int n)
     return &HPET(dev)->legacy_in[n];
 }
 
+void hpet_set_pit_control(Device *dev, IrqLine *control)
+{
+    HPET(dev)->pit_control = control;
+}
+
 /* ---- life ---- */
 static void hpet_reset(Device *dev)
 {
@@ -382,6 +412,9 @@ static void hpet_reset(Device *dev)
         t->period = 0;
     }
     s->status = 0;
+    if (s->config & HPET_LEGACY) {
+        irq_raise(s->pit_control);
+    }
     s->config = 0;
     s->halted_value = s->running_base = 0;
 }

@@ -12,5 +12,8 @@
 /* The line that the 8254's OUT 0 (n 0) or the RTC's interrupt (n 1) must be wired to where there is an HPET:
  * it passes on to isa_irqs[0] or [8] unless legacy replacement is on. After the HPET's realize. Borrowed. */
 IrqLine *hpet_legacy_line(Device *dev, int n);
+/* An i8254_control_line(): low while legacy replacement makes channel 0's edges useless. After realize.
+ * Borrowed. */
+void hpet_set_pit_control(Device *dev, IrqLine *control);
 
 #endif

@@ -68,6 +68,13 @@ static void test_periodic_legacy(void)
     irq_pulse(pit);
     irq_pulse(hpet_legacy_line(hpet, 1));
     g_assert_cmpint(b->isa[0].rises + b->isa[8].rises, ==, 1); /* replaced */
+    /* Nothing is armed for a timer that nobody would notice. */
+    test_write(b, R(T1), 4, 0x8 | 0x40);
+    test_write(b, R(T1 + CMP), 4, 100);
+    test_write(b, R(T1 + CMP), 4, 100);
+    test_board_advance(b, 100000);
+    g_assert_cmpint(test_read(b, R(T1 + CMP), 4), >, 10000);
+    g_assert_cmpint(b->isa[8].rises, ==, 0);
     /* As Linux sets up a periodic tick: comparator through "value set", then the period. */
     test_write(b, R(T0), 4, 0x4 | 0x8 | 0x40 | 0x100);
     test_write(b, R(T0 + CMP), 4, 100000);

@@ -49,9 +49,11 @@ typedef struct I8254State {
     PitChannel channel[CHANNELS];
     Timer edge;
     bool speaker_data;
+    bool silenced; /* the HPET replaces channel 0 */
     /* derived and configured */
     MemoryRegion ports, speaker_io;
-    IrqLine *irq;
+    IrqLine *irq, control;
+    bool firmware_preset;
 } I8254State;
 #define I8254(obj) OBJECT_CHECK(I8254State, obj, TYPE_I8254)
 
@@ -155,6 +157,10 @@ static int64_t next_rise_ns(const PitChannel *c, int64_t now)
 static void update_irq(I8254State *s)
 {
     int64_t now = now_ns(s);
+    if (s->silenced) {
+        timer_cancel(&s->edge);
+        return;
+    }
     irq_set(s->irq, output(&s->channel[0], now));
     int64_t next = next_rise_ns(&s->channel[0], now);
     if (next >= 0) {
@@ -375,10 +381,10 @@ static void i8254_reset(Device *dev)
         s->channel[n] = (PitChannel){ .count = 65536, .mode = 3, .rw = RW_WORD, .gate = n != 2 };
         s->channel[n].start_ns = now_ns(s);
     }
-    s->speaker_data = false;
-    /* What every PC firmware leaves: channel 0 as the 18.2 Hz clock tick. */
-    s->channel[0].mode = 2;
-    s->channel[0].loaded = true;
+    s->speaker_data = s->silenced = false;
+    if (s->firmware_preset) {
+        s->channel[0].loaded = true;
+    }
     update_irq(s);
 }
 
@@ -411,6 +417,22 @@ static void i8254_unrealize(Device *dev)
     memory_region_destroy(&s->ports);
     memory_region_destroy(&s->speaker_io);
     timer_destroy(&s->edge);
+}
+
+static void control_set(void *opaque, int n, bool level)
+{
+    I8254State *s = opaque;
+    home_lock(&s->parent_obj.lock);
+    s->silenced = !level;
+    update_irq(s);
+    home_unlock(&s->parent_obj.lock);
+}
+
+IrqLine *i8254_control_line(Device *dev)
+{
+    I8254State *s = I8254(dev);
+    s->control = (IrqLine){ .handler = control_set, .opaque = s };
+    return &s->control;
 }
 
 void i8254_set_irq(Device *dev, IrqLine *out0)
@@ -461,6 +483,7 @@ static const VmStateField i8254_fields[] = {
     VMS_STRUCT_ARRAY(channel, I8254State, CHANNELS, channel_vmstate),
     VMS_TIMER(edge, I8254State),
     VMS_BOOL(speaker_data, I8254State),
+    VMS_BOOL(silenced, I8254State),
     VMS_END,
 };
 static const VmState i8254_vmstate = {
@@ -471,6 +494,11 @@ static const VmState i8254_vmstate = {
     .post_load = i8254_post_load,
 };
 
+static const Property i8254_properties[] = {
+    PROP_BOOL("firmware-preset", I8254State, firmware_preset, false, "reset to what PC firmware leaves"),
+    PROP_END,
+};
+
 static void i8254_class_init(ObjectClass *klass, const void *data)
 {
     DeviceClass *dc = DEVICE_CLASS(klass);
@@ -479,6 +507,7 @@ static void i8254_class_init(ObjectClass *klass, const void *data)
     dc->reset = i8254_reset;
     dc->vmstate = &i8254_vmstate;
     dc->hotpluggable = false;
+    object_class_add_properties(klass, i8254_properties);
 }
 
 static const TypeInfo i8254_info = {
