@@ -482,6 +482,11 @@ void chardev_fe_take_focus(ChardevFrontend *fe)
     }
 }
 
+bool chardev_fe_has_focus(const ChardevFrontend *fe)
+{
+    return fe->chr && (fe->chr->driver != &chardev_mux_driver || fe->chr->fe == fe);
+}
+
 void chardev_fe_disconnect(ChardevFrontend *fe)
 {
     Chardev *chr = fe_line(fe);

@@ -92,9 +92,10 @@ void chardev_fe_set_line(ChardevFrontend *fe, const ChardevLine *line);
 /* A descriptor that came with the input (SCM_RIGHTS on unix sockets), oldest first; the caller owns it. -1:
  * none. */
 int chardev_fe_take_fd(ChardevFrontend *fe);
-/* Gives this front end the focus of its mux. Setting handlers does that too, so that the last one to come has
- * it. */
+/* Gives this front end the focus of its mux. Without it the first one that set handlers has it. */
 void chardev_fe_take_focus(ChardevFrontend *fe);
+/* Whether input goes to this front end: false only for one on a mux that another one has the focus of. */
+bool chardev_fe_has_focus(const ChardevFrontend *fe);
 /* Drops the connection of a socket (the peer misbehaves); CLOSED follows from the loop. [any thread] */
 void chardev_fe_disconnect(ChardevFrontend *fe);
 

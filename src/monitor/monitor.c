@@ -45,7 +45,7 @@ static void monitor_event(void *opaque, ChardevEvent event)
         mon->open = true;
         if (mon->mode == MONITOR_QMP) {
             qmp_monitor_opened(mon);
-        } else {
+        } else if (chardev_fe_has_focus(&mon->fe)) { /* else MUX_IN comes first */
             hmp_monitor_opened(mon);
         }
         break;
