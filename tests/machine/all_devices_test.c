@@ -9,10 +9,12 @@
  */
 #include "tests/machine/test_board.h"
 
+#include "block/block.h"
 #include "chardev/chardev.h"
 #include "hw/firmware/fw_cfg.h"
 #include "hw/isa/isa.h"
 #include "hw/pci/i440fx.h"
+#include "net/net.h"
 #include "vmstate/vmstate.h"
 
 typedef struct Bench {
@@ -22,6 +24,8 @@ typedef struct Bench {
     Bus *isa;
     Device *dev;
     ChardevRegistry *chardevs;
+    BlockRegistry *blocks;
+    NetRegistry *nets;
 } Bench;
 
 static uint32_t seed;
@@ -35,6 +39,17 @@ static const struct {
     { "isa-serial", "chardev", "null0" },
     { "virtconsole", "chardev", "null0" },
     { "virtserialport", "chardev", "null0" },
+    { "virtio-blk-device", "drive", "disk0" },
+    { "virtio-blk-pci", "drive", "disk0" },
+    { "virtio-blk-pci-non-transitional", "drive", "disk0" },
+};
+
+/* Who brings a bus that the board has not. */
+static const struct {
+    const char *bus_type, *provider;
+} providers[] = {
+    { "virtio-bus", "virtio-mmio" },
+    { "virtio-serial-bus", "virtio-serial-pci" },
 };
 
 static void bench_init(Bench *n)
@@ -45,6 +60,10 @@ static void bench_init(Bench *n)
     n->chardevs = chardev_registry_new(n->board->loop, NULL);
     chardev_add_text(n->chardevs, "null,id=null0", &error);
     g_assert_no_error(error);
+    n->blocks = block_registry_new(n->board->loop, NULL);
+    blockdev_add_text(n->blocks, "driver=null-co,node-name=disk0,size=1M,read-zeroes=on", &error);
+    g_assert_no_error(error);
+    n->nets = net_registry_new(n->board->loop, NULL);
     memory_region_init(&n->pci_memory, NULL, "pci", UINT64_MAX);
     memory_region_add_overlap(&n->board->memory_root, 0, &n->pci_memory, -1);
     n->fw_cfg = test_board_add(n->board, TYPE_FW_CFG_IO, NULL, NULL);
@@ -59,6 +78,11 @@ static void bench_init(Bench *n)
 static void bench_free(Bench *n)
 {
     device_unrealize_all(n->board->root);
+    chardev_property_set_registry(NULL);
+    block_property_set_registry(NULL);
+    net_property_set_registry(NULL);
+    block_registry_free(n->blocks);
+    net_registry_free(n->nets);
     chardev_registry_free(n->chardevs);
     test_board_free(n->board);
     memory_region_destroy(&n->pci_memory);
@@ -70,6 +94,16 @@ static bool bench_realize(Bench *n, const char *type, GError **error)
 {
     DeviceClass *dc = DEVICE_CLASS(object_class_by_name(type));
     Bus *bus = NULL;
+    chardev_property_set_registry(n->chardevs);
+    block_property_set_registry(n->blocks);
+    net_property_set_registry(n->nets);
+    for (size_t i = 0; dc->bus_type && i < G_N_ELEMENTS(providers); i++) {
+        if (!strcmp(dc->bus_type, providers[i].bus_type)) {
+            DeviceClass *provider = DEVICE_CLASS(object_class_by_name(providers[i].provider));
+            Bus *its_bus = provider->bus_type ? BUS(i440fx_bus(n->host)) : NULL;
+            test_board_add(n->board, providers[i].provider, its_bus, NULL);
+        }
+    }
     if (dc->bus_type) {
         bus = bus_find(n->board->root, dc->bus_type, NULL, error);
         if (!bus) {
@@ -77,7 +111,6 @@ static bool bench_realize(Bench *n, const char *type, GError **error)
         }
     }
     n->dev = device_new_unattached(n->board->root, type, NULL);
-    chardev_property_set_registry(n->chardevs);
     for (size_t i = 0; i < G_N_ELEMENTS(needs); i++) {
         if (!strcmp(needs[i].type, type) &&
             !object_property_parse(OBJECT(n->dev), needs[i].name, needs[i].value, error)) {

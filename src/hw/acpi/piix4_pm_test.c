@@ -1,16 +1,15 @@
-/* PIIX3 and PIIX4 together on a bus: power management, interrupt routing, reset. SPDX-License-Identifier:
+/* The PIIX4's power management function. SPDX-License-Identifier:
  * GPL-2.0-or-later */
 #include "tests/machine/test_board.h"
 
 #include "hw/acpi/piix4_pm.h"
-#include "hw/isa/piix3.h"
 
 #define PM(offset) (PIIX4_PM_BASE + (offset))
 
 typedef struct Fixture {
     TestBoard *board;
     PciBus *bus;
-    Device *piix3, *pm;
+    Device *pm;
 } Fixture;
 
 static Fixture *setup(const char *preset)
@@ -19,8 +18,6 @@ static Fixture *setup(const char *preset)
     TestBoard *b = f->board = test_board_new();
     f->bus =
         pci_root_bus_new(NULL, "pci.0", &b->env, &b->memory_root, &b->io_root, b->memory, NULL, NULL, NULL);
-    f->piix3 = test_board_add(b, TYPE_PIIX3, BUS(f->bus), "addr", "1.0", "multifunction", "on",
-                              "firmware-preset", preset, NULL);
     f->pm = test_board_add(b, TYPE_PIIX4_PM, BUS(f->bus), "addr", "1.3", "firmware-preset", preset, NULL);
     return f;
 }
@@ -97,45 +94,11 @@ static void test_base(void)
     teardown(f);
 }
 
-static void test_routing(void)
-{
-    Fixture *f = setup("on");
-    TestBoard *b = f->board;
-    PciDevice *pm = PCI_DEVICE(f->pm); /* slot 1, pin A: PIRQ A */
-    g_assert_cmphex(pci_bus_config_read(f->bus, PCI_DEVFN(1, 0), 0x60, 4), ==, 0x0b0b0a0a);
-    pci_set_irq(pm, true);
-    g_assert_true(b->isa[10].level);
-    pci_bus_config_write(f->bus, PCI_DEVFN(1, 0), 0x60, 5, 1);
-    g_assert_true(!b->isa[10].level && b->isa[5].level);
-    pci_bus_config_write(f->bus, PCI_DEVFN(1, 0), 0x60, 0x80, 1);
-    g_assert_false(b->isa[5].level);
-    pci_bus_config_write(f->bus, PCI_DEVFN(1, 0), 0x60, 11, 1);
-    g_assert_true(b->isa[11].level);
-    device_reset(f->pm);
-    g_assert_false(b->isa[11].level);
-    g_assert_cmpint(piix3_firmware_line(pm, 0), ==, 10);
-    teardown(f);
-}
-
-static void test_reset_port(void)
-{
-    Fixture *f = setup("off");
-    TestBoard *b = f->board;
-    test_outb(b, 0xcf9, 0x02);
-    g_assert_cmpint(b->resets, ==, 0);
-    test_outb(b, 0xcf9, 0x06);
-    g_assert_cmpint(b->resets, ==, 1);
-    g_assert_cmpint(b->cause, ==, SHUTDOWN_GUEST_RESET);
-    teardown(f);
-}
-
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/piix4-pm/power", test_power);
     g_test_add_func("/piix4-pm/timer", test_timer);
     g_test_add_func("/piix4-pm/base", test_base);
-    g_test_add_func("/piix3/routing", test_routing);
-    g_test_add_func("/piix3/reset-port", test_reset_port);
     return g_test_run();
 }
