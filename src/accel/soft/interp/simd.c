@@ -22,6 +22,7 @@
 #define AUX_AVX         (1u << 22)
 #define AUX_SSE         (1u << 23)
 #define AUX_MMX         (1u << 24)
+#define AUX_L           (1u << 26) /* 256 bits */
 #define AUX_PENDING     (1u << 25) /* a pending x87 exception comes first */
 #define AUX_FLAGS       (AUX_FLAGS_OUT | AUX_STRING | AUX_CX_OUT | AUX_GPR_IN | AUX_GPR_OUT)
 
@@ -237,6 +238,200 @@ static inline void check_alignment(X86Cpu *cpu, uint64_t linear, uint32_t aux)
     }
 }
 
+/* The usual operand of 64-bit code, without calls. */
+static inline uint64_t operand_linear(X86Cpu *cpu, const InterpNative *n, unsigned size, bool write)
+{
+    const X86Insn *insn = &n->insn;
+    if (G_LIKELY((cpu->mode & MODE_CS64) && insn->address_size == 8 && insn->segment < SEG_FS)) {
+        uint64_t linear = (uint64_t)(int64_t)insn->disp;
+        if (insn->base < 16) {
+            linear += cpu->regs[insn->base];
+        } else if (insn->base == X86_REG_RIP) {
+            linear += interp_insn_rip(cpu, n) + insn->length;
+        }
+        if (insn->index < 16) {
+            linear += cpu->regs[insn->index] << insn->scale;
+        }
+        /* In the lower or upper half, not at its very end: canonical. */
+        if (G_LIKELY(((linear + (UINT64_C(1) << 47)) >> 48) == 0 &&
+                     ((linear + 64 + (UINT64_C(1) << 47)) >> 48) == 0)) {
+            return linear;
+        }
+    }
+    return interp_linear(cpu, n, size, write);
+}
+
+/* ---- plain moves, without a stub ---- */
+
+static inline __attribute__((always_inline)) void move_load(X86Cpu *cpu, const InterpNative *n, unsigned size,
+                                                            bool vex)
+{
+    uint8_t bounce[32];
+    uint32_t aux = n->aux;
+    check_mode(cpu, aux);
+    uint64_t linear = operand_linear(cpu, n, size, false);
+    check_alignment(cpu, linear, aux);
+    TlbEntry *e = mmu_entry(cpu->mmu, (MmuIndex)cpu->mmu->index, linear);
+    const uint8_t *from = bounce;
+    if (G_LIKELY(linear - e->tag[MMU_READ] <= 4096 - size)) {
+        from = (const uint8_t *)(linear + (uint64_t)e->addend);
+    } else {
+        x86_read_bytes(cpu, linear, bounce, size);
+    }
+    uint8_t *low = cpu->xsave + XSAVE_XMM + n->insn.reg * 16,
+            *high = cpu->xsave + XSAVE_AVX + n->insn.reg * 16;
+    if (size < 16) {
+        memset(low + size, 0, 16 - size);
+    }
+    memcpy(low, from, MIN(size, 16));
+    if (size == 32) {
+        memcpy(high, from + 16, 16);
+    } else if (vex) {
+        memset(high, 0, 16);
+    }
+}
+
+static inline __attribute__((always_inline)) void move_store(X86Cpu *cpu, const InterpNative *n,
+                                                             unsigned size)
+{
+    uint32_t aux = n->aux;
+    check_mode(cpu, aux);
+    uint64_t linear = operand_linear(cpu, n, size, true);
+    check_alignment(cpu, linear, aux);
+    const uint8_t *low = cpu->xsave + XSAVE_XMM + n->insn.reg * 16,
+                  *high = cpu->xsave + XSAVE_AVX + n->insn.reg * 16;
+    TlbEntry *e = mmu_entry(cpu->mmu, (MmuIndex)cpu->mmu->index, linear);
+    if (G_LIKELY(linear - e->tag[MMU_WRITE] <= 4096 - size)) {
+        uint8_t *to = (uint8_t *)(linear + (uint64_t)e->addend);
+        memcpy(to, low, MIN(size, 16));
+        if (size == 32) {
+            memcpy(to + 16, high, 16);
+        }
+    } else {
+        uint8_t bounce[32];
+        memcpy(bounce, low, 16);
+        memcpy(bounce + 16, high, 16);
+        x86_write_bytes(cpu, linear, bounce, size);
+    }
+}
+
+#define MOVES(size)                                                  \
+    static void exec_load##size(X86Cpu *cpu, const InterpNative *n)  \
+    {                                                                \
+        move_load(cpu, n, size, false);                              \
+    }                                                                \
+    static void exec_vload##size(X86Cpu *cpu, const InterpNative *n) \
+    {                                                                \
+        move_load(cpu, n, size, true);                               \
+    }                                                                \
+    static void exec_store##size(X86Cpu *cpu, const InterpNative *n) \
+    {                                                                \
+        move_store(cpu, n, size);                                    \
+    }
+MOVES(4)
+MOVES(8)
+MOVES(16)
+MOVES(32)
+
+/* Whole registers: to is the number of the one that is written. */
+static inline __attribute__((always_inline)) void move_register(X86Cpu *cpu, unsigned to, unsigned from,
+                                                                uint32_t aux)
+{
+    check_mode(cpu, aux);
+    memcpy(cpu->xsave + XSAVE_XMM + to * 16, cpu->xsave + XSAVE_XMM + from * 16, 16);
+    if (aux & AUX_AVX) {
+        if (aux & AUX_L) {
+            memcpy(cpu->xsave + XSAVE_AVX + to * 16, cpu->xsave + XSAVE_AVX + from * 16, 16);
+        } else {
+            memset(cpu->xsave + XSAVE_AVX + to * 16, 0, 16);
+        }
+    }
+}
+
+static void exec_move_from_rm(X86Cpu *cpu, const InterpNative *n)
+{
+    move_register(cpu, n->insn.reg, n->insn.rm, n->aux);
+}
+
+static void exec_move_to_rm(X86Cpu *cpu, const InterpNative *n)
+{
+    move_register(cpu, n->insn.rm, n->insn.reg, n->aux);
+}
+
+/* Exclusive or of a register with itself. */
+static void exec_zero(X86Cpu *cpu, const InterpNative *n)
+{
+    check_mode(cpu, n->aux);
+    memset(cpu->xsave + XSAVE_XMM + n->insn.reg * 16, 0, 16);
+    if (n->aux & AUX_AVX) {
+        memset(cpu->xsave + XSAVE_AVX + n->insn.reg * 16, 0, 16);
+    }
+}
+
+/* The executor without a stub of a form that only moves bytes; NULL: it does more. */
+static FpuExec *bind_move(const X86Insn *insn, const NativeForm *f, uint32_t aux)
+{
+    static FpuExec *const loads[2][4] = { { exec_load4, exec_load8, exec_load16, exec_load32 },
+                                          { exec_vload4, exec_vload8, exec_vload16, exec_vload32 } };
+    static FpuExec *const stores[4] = { exec_store4, exec_store8, exec_store16, exec_store32 };
+    bool memory = insn->is_memory;
+    switch (insn->form->mnemonic) {
+    case X86_MOVAPS:
+    case X86_MOVAPD:
+    case X86_MOVUPS:
+    case X86_MOVUPD:
+    case X86_MOVDQA:
+    case X86_MOVDQU:
+    case X86_LDDQU:
+    case X86_MOVNTDQA:
+    case X86_MOVNTPS:
+    case X86_MOVNTPD:
+    case X86_MOVNTDQ:
+    case X86_VMOVAPS:
+    case X86_VMOVAPD:
+    case X86_VMOVUPS:
+    case X86_VMOVUPD:
+    case X86_VMOVDQA:
+    case X86_VMOVDQU:
+    case X86_VLDDQU:
+    case X86_VMOVNTDQA:
+    case X86_VMOVNTPS:
+    case X86_VMOVNTPD:
+    case X86_VMOVNTDQ:
+        if (!memory) {
+            return f->flags & NATIVE_OUT_REG ? exec_move_from_rm : exec_move_to_rm;
+        }
+        break;
+    case X86_MOVSS:
+    case X86_MOVSD:
+    case X86_MOVQ:
+    case X86_MOVD:
+    case X86_VMOVSS:
+    case X86_VMOVSD:
+    case X86_VMOVQ:
+    case X86_VMOVD:
+        if (!memory || f->reg_kind != NATIVE_VEC) {
+            return NULL;
+        }
+        break;
+    case X86_PXOR:
+    case X86_XORPS:
+    case X86_XORPD:
+        return !memory && f->reg_kind == NATIVE_VEC && insn->reg == insn->rm ? exec_zero : NULL;
+    case X86_VPXOR:
+    case X86_VXORPS:
+    case X86_VXORPD:
+        return !memory && insn->vvvv == insn->rm ? exec_zero : NULL;
+    default:
+        return NULL;
+    }
+    unsigned size = aux & AUX_SIZE;
+    unsigned which = size == 4 ? 0 : size == 8 ? 1 : size == 16 ? 2 : 3;
+    return aux & AUX_WRITE ? stores[which] : loads[f->vex][which];
+}
+
+/* ---- everything else ---- */
+
 static void exec_stub(X86Cpu *cpu, const InterpNative *n)
 {
     uint8_t bounce[64] __attribute__((aligned(64)));
@@ -254,7 +449,7 @@ static void exec_stub(X86Cpu *cpu, const InterpNative *n)
     }
     if (size) {
         bool write = aux & AUX_WRITE;
-        linear = interp_linear(cpu, n, size, write);
+        linear = operand_linear(cpu, n, size, write);
         check_alignment(cpu, linear, aux);
         TlbEntry *e = mmu_entry(cpu->mmu, (MmuIndex)cpu->mmu->index, linear);
         if (G_LIKELY(linear - e->tag[write ? MMU_WRITE : MMU_READ] <= 4096 - size)) {
@@ -604,8 +799,10 @@ FpuExec *simd_bind(X86Cpu *cpu, InterpNative *n)
     aux |= f.flags & NATIVE_OUT_FLAGS ? AUX_FLAGS_OUT : 0;
     aux |= f.flags & NATIVE_OUT_CX ? AUX_CX_OUT : 0;
     aux |= f.flags & NATIVE_IN_AX_DX ? AUX_STRING : 0;
+    aux |= f.l ? AUX_L : 0;
     n->aux = aux;
-    return exec_stub;
+    FpuExec *move = bind_move(insn, &f, aux);
+    return move ? move : exec_stub;
 }
 
 bool interp_native_bind(X86Cpu *cpu, InterpNative *native)
