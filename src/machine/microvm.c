@@ -42,7 +42,7 @@ static bool microvm_init(Machine *machine, GError **error)
     }
     x86_machine_init_memory(x86);
     if (!x86_machine_init_cpus(x86, error) ||
-        !x86_machine_init_interrupts(x86, on_off_auto(x86->pic, true), error) ||
+        !x86_machine_init_interrupts(x86, on_off_auto(x86->pic, true), false, error) ||
         !x86_machine_init_fw_cfg(x86, error) ||
         !x86_machine_init_timers(x86, on_off_auto(x86->pit, true), on_off_auto(microvm->rtc, true), false,
                                  error)) {
@@ -126,6 +126,14 @@ static const Property microvm_properties[] = {
     PROP_END,
 };
 
+/* There is no timer here that could wake a CPU whose APIC timer stops in deep sleep; without ARAT (CPUID leaf
+ * 6) Linux fears just that and keeps ticking when idle. */
+static const GlobalProperty microvm_defaults[] = {
+    { .driver = TYPE_X86_CPU, .property = "arat", .value = "on", .optional = true },
+    { .driver = NULL },
+};
+static const GlobalProperty *const microvm_default_tables[] = { microvm_defaults, NULL };
+
 static void microvm_class_init(ObjectClass *klass, const void *data)
 {
     MachineClass *mc = MACHINE_CLASS(klass);
@@ -137,6 +145,7 @@ static void microvm_class_init(ObjectClass *klass, const void *data)
     mc->ready = microvm_ready;
     mc->reset = microvm_reset;
     mc->fini = microvm_fini;
+    mc->compat_props = microvm_default_tables;
     mc->default_ram_id = "microvm.ram";
     mc->default_nic_model = "virtio-net-device";
     mc->default_disk_interface = "virtio";

@@ -77,7 +77,7 @@ static bool pc_init(Machine *machine, GError **error)
     memory_region_init(&pc->pci_memory, pc, "pci", UINT64_MAX);
     memory_region_add_overlap(&machine->system_memory, 0, &pc->pci_memory, -1);
     if (!x86_machine_init_cpus(x86, error) ||
-        !x86_machine_init_interrupts(x86, on_off_auto(x86->pic, true), error) ||
+        !x86_machine_init_interrupts(x86, on_off_auto(x86->pic, true), true, error) ||
         !x86_machine_init_fw_cfg(x86, error)) {
         return false;
     }

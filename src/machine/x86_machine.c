@@ -133,7 +133,7 @@ Device *x86_machine_add_device(X86Machine *x86, const char *type, Bus *bus, GErr
     return ok && device_realize(dev, bus, bus ? NULL : &machine->env, error) ? dev : NULL;
 }
 
-bool x86_machine_init_interrupts(X86Machine *x86, bool pic, GError **error)
+bool x86_machine_init_interrupts(X86Machine *x86, bool pic, bool preset, GError **error)
 {
     Machine *machine = MACHINE(x86);
 
@@ -142,7 +142,8 @@ bool x86_machine_init_interrupts(X86Machine *x86, bool pic, GError **error)
     machine->env.gsi = x86->lines->gsi;
     x86->a20 = irq_new(x86_set_a20, machine, 0);
     if (pic) {
-        x86->pic_dev = x86_machine_add_device(x86, TYPE_I8259, NULL, error, "firmware-preset", "on", NULL);
+        x86->pic_dev = x86_machine_add_device(x86, TYPE_I8259, NULL, error, "firmware-preset",
+                                              preset ? "on" : "off", NULL);
         if (!x86->pic_dev) {
             return false;
         }

@@ -41,8 +41,10 @@ typedef struct X86Machine {
 /* Splits RAM around the hole, maps it, makes the doorbell and, with smm, the CPUs' other view. */
 void x86_machine_init_memory(X86Machine *x86);
 bool x86_machine_init_cpus(X86Machine *x86, GError **error);
-/* The interrupt lines (into env), the 8259 pair where wanted, and the I/O APIC. */
-bool x86_machine_init_interrupts(X86Machine *x86, bool pic, GError **error);
+/* The interrupt lines (into env), the 8259 pair where wanted, and the I/O APIC. preset: the pair comes out of
+ * reset as PC firmware leaves it, with the timer's interrupt on; else it is silent until the guest programs
+ * it. */
+bool x86_machine_init_interrupts(X86Machine *x86, bool pic, bool preset, GError **error);
 /* 8254 and RTC, behind an HPET if there is one. */
 bool x86_machine_init_timers(X86Machine *x86, bool pit, bool rtc, bool hpet, GError **error);
 bool x86_machine_init_fw_cfg(X86Machine *x86, GError **error);
