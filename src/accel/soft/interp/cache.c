@@ -15,10 +15,19 @@
 
 #include "accel/soft/interp/ops.h"
 
-#define CHUNK_BYTES (128u * 1024)
-#define CACHE_BYTES (32u * 1024 * 1024)
-#define MAX_OPS     64
-#define HASH_BITS   10
+#include <sys/mman.h>
+#include <time.h>
+
+#define CHUNK_BYTES (256u * 1024)
+/* How large the cache may grow before it is flushed. It starts small; flushes in quick succession mean that
+ * the guest has more code in use, and double it. A guest that idles gives it all back (interp_cache_trim). */
+#define CACHE_BYTES_MIN  (4u * 1024 * 1024)
+#define CACHE_BYTES_MAX  (64u * 1024 * 1024)
+#define CACHE_BYTES_IDLE (1u * 1024 * 1024)
+#define THRASH_NS        (INT64_C(400) * 1000 * 1000)
+#define TRIM_PERIOD_NS   (INT64_C(1000) * 1000 * 1000)
+#define MAX_OPS          64
+#define HASH_BITS        10
 
 typedef struct Chunk {
     struct Chunk *next;
@@ -39,15 +48,15 @@ void *interp_cache_alloc(Interp *d, size_t size)
     size = (size + 31) & ~(size_t)31;
     Chunk *c = d->chunks;
     if (!c || c->size - c->used < size) {
-        size_t bytes = MAX(size, CHUNK_BYTES - sizeof(Chunk));
-        void *p = NULL;
-        if (posix_memalign(&p, 64, sizeof(Chunk) + bytes) != 0) {
+        size_t bytes = MAX(size + sizeof(Chunk), CHUNK_BYTES);
+        void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (p == MAP_FAILED) {
             g_error("out of memory for decoded code");
         }
         c = p;
         c->next = d->chunks;
         c->used = 0;
-        c->size = bytes;
+        c->size = bytes - sizeof(Chunk);
         d->chunks = c;
         d->chunk_bytes += bytes;
     }
@@ -128,17 +137,58 @@ void interp_cache_flush(Interp *d)
     Chunk *next;
     for (Chunk *c = d->chunks; c; c = next) {
         next = c->next;
-        free(c);
+        munmap(c, c->size + sizeof(Chunk));
     }
     d->chunks = NULL;
     d->chunk_bytes = 0;
     g_hash_table_remove_all(d->pages);
-    memset(d->hash, 0, sizeof(Block *) << d->hash_bits);
+    g_free(d->hash);
+    d->hash_bits = HASH_BITS;
+    d->hash = g_new0(Block *, (gsize)1 << HASH_BITS);
     d->block_count = 0;
     memset(d->jump, 0, sizeof(d->jump));
     d->link_slot = NULL;
     d->cpu->current_op = NULL;
     d->flushes++;
+}
+
+static int64_t thread_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+    return ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
+}
+
+static void cache_full(Interp *d)
+{
+    int64_t now = thread_ns();
+    if (now - d->flush_ns < THRASH_NS && d->cache_limit < CACHE_BYTES_MAX) {
+        d->cache_limit *= 2;
+        d->flush_ns = now;
+        return;
+    }
+    d->flush_ns = now;
+    interp_cache_flush(d);
+}
+
+void interp_cache_trim(Interp *d)
+{
+    if (d->chunk_bytes <= CACHE_BYTES_IDLE) {
+        return;
+    }
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
+    int64_t now = ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
+    if (now - d->trim_ns < TRIM_PERIOD_NS) {
+        return;
+    }
+    int64_t busy = thread_ns();
+    if (d->trim_ns && (busy - d->trim_busy_ns) * 20 < now - d->trim_ns) {
+        interp_cache_flush(d);
+        d->cache_limit = CACHE_BYTES_MIN;
+    }
+    d->trim_ns = now;
+    d->trim_busy_ns = busy;
 }
 
 static void code_written(RamListener *l, RamBlock *ram, uint64_t offset, uint64_t length)
@@ -238,6 +288,7 @@ static void smram_del(MemoryListener *l, const MemoryRegionSection *section)
 void interp_cache_init(X86Cpu *cpu, Interp *d)
 {
     d->hash_bits = HASH_BITS;
+    d->cache_limit = CACHE_BYTES_MIN;
     d->hash = g_new0(Block *, (gsize)1 << HASH_BITS);
     d->pages = g_hash_table_new_full(g_direct_hash, g_direct_equal, NULL, g_free);
     d->rams = g_hash_table_new(g_direct_hash, g_direct_equal);
@@ -524,8 +575,8 @@ Block *interp_find_block(X86Cpu *cpu, bool single)
             return b;
         }
     }
-    if (d->chunk_bytes > CACHE_BYTES) {
-        interp_cache_flush(d);
+    if (d->chunk_bytes > d->cache_limit) {
+        cache_full(d);
     }
     return build(cpu, d, &page, linear, room, key_mode);
 }

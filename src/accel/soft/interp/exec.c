@@ -209,6 +209,9 @@ void interp_vcpu_exec(X86Cpu *cpu)
         }
     }
     cpu->fault_return = NULL;
+    if (cpu->halted) {
+        interp_cache_trim(d);
+    }
     __atomic_store_n(&cpu->executing, false, __ATOMIC_SEQ_CST);
 }
 

@@ -52,9 +52,11 @@ typedef struct Interp {
     Block **hash;
     unsigned hash_bits, block_count;
     struct Chunk *chunks;
-    size_t chunk_bytes;
-    GHashTable *pages; /* host page -> PageBlocks */
-    Block *scratch;    /* of code that cannot be cached */
+    size_t chunk_bytes, cache_limit;
+    int64_t flush_ns;              /* of the last flush, in the thread's CPU time */
+    int64_t trim_ns, trim_busy_ns; /* when interp_cache_trim last looked, and the CPU time then */
+    GHashTable *pages;             /* host page -> PageBlocks */
+    Block *scratch;                /* of code that cannot be cached */
     MemoryListener memory_listener, smram_listener;
     RamListener ram_listener;
     GHashTable *rams; /* RamBlock -> how many sections show it */
@@ -75,6 +77,8 @@ void interp_cache_init(X86Cpu *cpu, Interp *d);
 void interp_cache_free(Interp *d);
 void interp_cache_process(Interp *d); /* CPU_INTERRUPT_CODE */
 void interp_cache_flush(Interp *d);
+/* Called as the vCPU goes to sleep: gives the memory back where it has slept most of the time of late. */
+void interp_cache_trim(Interp *d);
 /* features.c: which rows of the table this CPU has. */
 void interp_decode_features(const X86Cpu *cpu, X86DecodeMode *mode);
 
