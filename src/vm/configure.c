@@ -973,6 +973,10 @@ static bool configure_vm(Setup *s, GError **error)
             ok = option_error(o, error);
         }
     }
+    /* Before the board's serial lines, so that these have the focus of a mux that both are on. */
+    for (guint i = 0; ok && i < s->monitors->len; i++) {
+        ok = s->add_monitor(s->monitor_opaque, s->monitors->pdata[i], error);
+    }
     ok = ok && vm_init_machine(s->vm, accel, &s->config, error);
     json_object_put(rtc);
     if (!ok) {
