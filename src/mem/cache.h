@@ -9,6 +9,20 @@
 #define RHEA_MEM_CACHE_H
 
 #include "mem/memory.h"
+#include "mem/rcu.h"
+
+#include <string.h>
+
+/* memcpy for guest memory, which the guest may change at the same time: its own business, so ThreadSanitizer
+ * does not look. */
+static inline void guest_memory_copy(void *to, const void *from, size_t size)
+{
+#if RHEA_TSAN
+    __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(size) : : "memory");
+#else
+    memcpy(to, from, size);
+#endif
+}
 
 typedef struct MemoryCache {
     AddressSpace *as; /* NULL: not set up */

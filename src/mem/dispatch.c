@@ -5,6 +5,7 @@
  * ones and everything else copies without promising an order, as a bus does. SPDX-License-Identifier:
  * GPL-2.0-or-later
  */
+#include "mem/cache.h"
 #include "mem/memory_internal.h"
 
 #include "base/log.h"
@@ -14,15 +15,6 @@
 /* ---- bytes of guest RAM ---- */
 
 /* Racing with the guest is the guest's own business, so ThreadSanitizer is kept out of it. */
-static inline void ram_copy(void *to, const void *from, size_t length)
-{
-#if RHEA_TSAN
-    __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(length) : : "memory");
-#else
-    memcpy(to, from, length);
-#endif
-}
-
 static inline void ram_fill(void *to, uint8_t byte, size_t length)
 {
 #if RHEA_TSAN
@@ -47,7 +39,7 @@ static inline uint64_t ram_load(const uint8_t *host, unsigned size)
         }
     }
     uint64_t value = 0;
-    ram_copy(&value, host, size);
+    guest_memory_copy(&value, host, size);
     return value;
 }
 
@@ -69,7 +61,7 @@ static inline void ram_store(uint8_t *host, uint64_t value, unsigned size)
             return;
         }
     }
-    ram_copy(host, &value, size);
+    guest_memory_copy(host, &value, size);
 }
 
 /* ---- a device's registers ---- */
@@ -364,7 +356,7 @@ MemTxResult address_space_read(AddressSpace *as, hwaddr addr, MemTxAttrs attrs, 
         } else {
             if (range->host) {
                 part = span(range, addr, length);
-                ram_copy(to, range->host + (addr - range->first), part);
+                guest_memory_copy(to, range->host + (addr - range->first), part);
             } else {
                 unsigned step;
                 result |= mmio_read(range, addr, attrs, to, length, &step);
@@ -404,7 +396,7 @@ static MemTxResult write_or_fill(AddressSpace *as, hwaddr addr, MemTxAttrs attrs
                 part = span(range, addr, length);
                 if (!range->readonly) {
                     if (from) {
-                        ram_copy(range->host + inside, from, part);
+                        guest_memory_copy(range->host + inside, from, part);
                     } else {
                         ram_fill(range->host + inside, byte, part);
                     }

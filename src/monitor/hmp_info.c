@@ -2,6 +2,7 @@
 #include "monitor/hmp_internal.h"
 
 #include "base/error.h"
+#include "hw/virtio/virtio_balloon.h"
 #include "loop/iothread.h"
 #include "rhea_config.h"
 #include "trace/trace.h"
@@ -245,7 +246,13 @@ static bool info_migrate(HmpContext *ctx, const char *args, GError **error)
 
 static bool info_balloon(HmpContext *ctx, const char *args, GError **error)
 {
-    return error_set_class(error, ERROR_CLASS_DEVICE_NOT_ACTIVE, "No balloon device has been activated");
+    const Machine *machine = vm_machine(ctx->vm);
+    int64_t actual;
+    if (!virtio_balloon_query(vm_root(ctx->vm), machine ? machine->ram_size : 0, &actual, error)) {
+        return false;
+    }
+    hmp_print(ctx, "balloon: actual=%" PRId64 "\n", actual >> 20);
+    return true;
 }
 
 typedef struct TracePrint {

@@ -1,5 +1,6 @@
 /* QMP: run state, machine, CPUs, memory. SPDX-License-Identifier: GPL-2.0-or-later */
 #include "base/error.h"
+#include "hw/virtio/virtio_balloon.h"
 #include "monitor/monitor_internal.h"
 #include "rhea_config.h"
 
@@ -356,12 +357,24 @@ bool qmp_memsave(QmpContext *ctx, int64_t val, int64_t size, const char *filenam
     return ok;
 }
 
+static uint64_t machine_ram_size(QmpContext *ctx)
+{
+    const Machine *machine = vm_machine(ctx->vm);
+    return machine ? machine->ram_size : 0;
+}
+
 bool qmp_query_balloon(QmpContext *ctx, QapiBalloonInfo **ret, GError **error)
 {
-    return error_set_class(error, ERROR_CLASS_DEVICE_NOT_ACTIVE, "No balloon device has been activated");
+    int64_t actual;
+    if (!virtio_balloon_query(vm_root(ctx->vm), machine_ram_size(ctx), &actual, error)) {
+        return false;
+    }
+    *ret = g_new0(QapiBalloonInfo, 1);
+    (*ret)->actual = actual;
+    return true;
 }
 
 bool qmp_balloon(QmpContext *ctx, int64_t value, GError **error)
 {
-    return error_set_class(error, ERROR_CLASS_DEVICE_NOT_ACTIVE, "No balloon device has been activated");
+    return virtio_balloon_set_target(vm_root(ctx->vm), machine_ram_size(ctx), value, error);
 }

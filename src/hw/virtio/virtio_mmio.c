@@ -279,7 +279,8 @@ MemoryRegion *virtio_mmio_region(Device *dev)
 static bool virtio_mmio_realize(Device *dev, GError **error)
 {
     VirtioMmio *s = VIRTIO_MMIO(dev);
-    s->bus = VIRTIO_BUS(bus_new(TYPE_VIRTIO_MMIO_BUS, dev, NULL, dev->env));
+    /* With a reference of its own: the core lets the bus go while registers can still be reached. */
+    s->bus = VIRTIO_BUS(object_ref(OBJECT(bus_new(TYPE_VIRTIO_MMIO_BUS, dev, NULL, dev->env))));
     s->bus->ops = &transport_ops;
     s->bus->opaque = s;
     s->bus->home = &dev->lock;
@@ -299,6 +300,8 @@ static void virtio_mmio_unrealize(Device *dev)
     memory_region_destroy(&s->window);
     memory_region_destroy(&s->notify);
     memory_region_destroy(&s->registers);
+    object_unref(OBJECT(s->bus));
+    s->bus = NULL;
 }
 
 static void virtio_mmio_reset(Device *dev)

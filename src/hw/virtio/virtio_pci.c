@@ -544,12 +544,16 @@ static bool virtio_pci_realize(PciDevice *pci, GError **error)
     if (!pci->dma_as) {
         return error_set(error, "Device '%s' has no memory to work on", name_of(s));
     }
-    s->bus = VIRTIO_BUS(bus_new(TYPE_VIRTIO_PCI_BUS, DEVICE(s), "virtio-bus", DEVICE(s)->env));
+    /* With a reference of its own: the core lets the bus go while registers can still be reached. */
+    s->bus =
+        VIRTIO_BUS(object_ref(OBJECT(bus_new(TYPE_VIRTIO_PCI_BUS, DEVICE(s), "virtio-bus", DEVICE(s)->env))));
     s->bus->ops = &transport_ops;
     s->bus->opaque = s;
     s->bus->home = &DEVICE(s)->lock;
     s->bus->dma_as = pci->dma_as;
     if (!device_realize(DEVICE(s->vdev), BUS(s->bus), NULL, error)) {
+        object_unref(OBJECT(s->bus));
+        s->bus = NULL;
         return false;
     }
     pci->config[PCI_INTERRUPT_PIN] = 1;
@@ -557,6 +561,8 @@ static bool virtio_pci_realize(PciDevice *pci, GError **error)
     if (!add_caps(s, error) || !init_msix(s, error)) {
         device_unrealize(DEVICE(s->vdev));
         destroy_regions(s);
+        object_unref(OBJECT(s->bus));
+        s->bus = NULL;
         return false;
     }
     pci_register_bar(pci, MODERN_BAR, PCI_BAR_MEM64 | PCI_BAR_PREFETCH, &s->bar);
@@ -567,6 +573,8 @@ static void virtio_pci_unrealize(PciDevice *pci)
 {
     VirtioPci *s = VIRTIO_PCI(pci);
     destroy_regions(s);
+    object_unref(OBJECT(s->bus));
+    s->bus = NULL;
     s->pci_cap = 0;
     s->vector_count = 0;
 }
@@ -696,3 +704,4 @@ VIRTIO_PCI_TYPE(blk, "blk", VIRTIO_ID_BLOCK, 0x0100, "Storage");
 VIRTIO_PCI_TYPE(net, "net", VIRTIO_ID_NET, 0x0200, "Network");
 VIRTIO_PCI_TYPE(rng, "rng", VIRTIO_ID_ENTROPY, 0x00ff, "Misc");
 VIRTIO_PCI_TYPE(serial, "serial", VIRTIO_ID_CONSOLE, 0x0780, "Input");
+VIRTIO_PCI_TYPE(balloon, "balloon", VIRTIO_ID_BALLOON, 0x00ff, "Misc");

@@ -57,7 +57,7 @@ size_t iov_read(const struct iovec *iov, unsigned count, size_t offset, void *bu
             continue;
         }
         size_t part = MIN(iov[i].iov_len - offset, size - done);
-        memcpy((uint8_t *)buffer + done, (uint8_t *)iov[i].iov_base + offset, part);
+        guest_memory_copy((uint8_t *)buffer + done, (uint8_t *)iov[i].iov_base + offset, part);
         done += part;
         offset = 0;
     }
@@ -73,7 +73,7 @@ size_t iov_write(const struct iovec *iov, unsigned count, size_t offset, const v
             continue;
         }
         size_t part = MIN(iov[i].iov_len - offset, size - done);
-        memcpy((uint8_t *)iov[i].iov_base + offset, (const uint8_t *)buffer + done, part);
+        guest_memory_copy((uint8_t *)iov[i].iov_base + offset, (const uint8_t *)buffer + done, part);
         done += part;
         offset = 0;
     }
@@ -228,7 +228,7 @@ static bool read_descriptor(const Table *t, uint32_t index, Descriptor *desc)
     if (!host) {
         return ring_gone(t->vq, "descriptor");
     }
-    memcpy(desc, host, DESC_SIZE);
+    guest_memory_copy(desc, host, DESC_SIZE);
     return true;
 }
 
@@ -469,7 +469,7 @@ void virtqueue_fill(VirtQueue *vq, void *element, size_t written, unsigned numbe
         uint8_t *host = memory_cache_host(&vq->used_cache, offset, USED_SIZE);
         uint32_t entry[2] = { e->head, (uint32_t)MIN(written, UINT32_MAX) };
         if (host) {
-            memcpy(host, entry, sizeof(entry));
+            guest_memory_copy(host, entry, sizeof(entry));
             memory_cache_written(&vq->used_cache, offset, sizeof(entry));
         } else {
             ring_gone(vq, "device");
