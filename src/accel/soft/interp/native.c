@@ -277,7 +277,12 @@ static void emit_stub(Emit *e, const NativeForm *f)
 {
     bool x87 = f->flags & NATIVE_X87;
     bool uses_gpr = f->reg_kind == NATIVE_GPR || f->rm_kind == NATIVE_GPR;
-    if (x87) {
+    /* FXRSTOR and FXSAVE are quicker, but take the vector registers, too: where the form has none, these stay
+     * as they are. */
+    bool legacy = f->reg_kind != NATIVE_VEC && f->rm_kind != NATIVE_VEC;
+    if (x87 && legacy) {
+        EMIT(e, 0x48, 0x0f, 0xae, 0x0f); /* fxrstor64 [rdi] */
+    } else if (x87) {
         /* mov byte [rdi+512], 7; mov eax, 1; xor edx, edx; xrstor64 [rdi]: only the x87 component */
         EMIT(e, 0xc6, 0x87);
         emit32(e, XSAVE_HEADER);
@@ -339,15 +344,17 @@ static void emit_stub(Emit *e, const NativeForm *f)
         EMIT(e, 0x31, 0xc0);
         emit_store_vec(e, f, X_IMPLIED, G_AX);
     }
-    if (f->flags & NATIVE_FP) {
+    if (x87 && legacy) {
+        EMIT(e, 0x48, 0x0f, 0xae, 0x07, 0xdb, 0xe3); /* fxsave64 [rdi]; fninit */
+    } else if (x87) {
+        /* mov eax, 1; xor edx, edx; xsave64 [rdi]; fninit */
+        EMIT(e, 0xb8, 1, 0, 0, 0, 0x31, 0xd2, 0x48, 0x0f, 0xae, 0x27, 0xdb, 0xe3);
+    }
+    if ((f->flags & NATIVE_FP) || (x87 && legacy)) {
         /* mov dword [rsp-8], HOST_MXCSR; ldmxcsr [rsp-8] */
         EMIT(e, 0xc7, 0x44, 0x24, 0xf8);
         emit32(e, HOST_MXCSR);
         EMIT(e, 0x0f, 0xae, 0x54, 0x24, 0xf8);
-    }
-    if (x87) {
-        /* mov eax, 1; xor edx, edx; xsave64 [rdi]; fninit */
-        EMIT(e, 0xb8, 1, 0, 0, 0, 0x31, 0xd2, 0x48, 0x0f, 0xae, 0x27, 0xdb, 0xe3);
     }
     if (f->vex) {
         EMIT(e, 0xc5, 0xf8, 0x77); /* vzeroupper */
