@@ -345,7 +345,8 @@ static void emit_stub(Emit *e, const NativeForm *f)
         emit_store_vec(e, f, X_IMPLIED, G_AX);
     }
     if (x87 && legacy) {
-        EMIT(e, 0x48, 0x0f, 0xae, 0x07, 0xdb, 0xe3); /* fxsave64 [rdi]; fninit */
+        /* fxsave64 [rdi]; fninit; mov dword [rdi+28], 0xffff: the guest's MXCSR_MASK, not the host's */
+        EMIT(e, 0x48, 0x0f, 0xae, 0x07, 0xdb, 0xe3, 0xc7, 0x47, XSAVE_MXCSR_MASK, 0xff, 0xff, 0, 0);
     } else if (x87) {
         /* mov eax, 1; xor edx, edx; xsave64 [rdi]; fninit */
         EMIT(e, 0xb8, 1, 0, 0, 0, 0x31, 0xd2, 0x48, 0x0f, 0xae, 0x27, 0xdb, 0xe3);
