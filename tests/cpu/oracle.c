@@ -400,6 +400,11 @@ int main(int argc, char **argv)
         fprintf(stderr, "oracle: %s\n", error->message);
         return 1;
     }
+    if (opt_form) {
+        char *lower = g_ascii_strdown(opt_form, -1);
+        g_free(opt_form);
+        opt_form = lower;
+    }
     if (!opt_seed) {
         opt_seed = g_get_real_time() & 0x3fffffff;
         printf("seed %" PRId64 "\n", opt_seed);
