@@ -113,10 +113,10 @@ void x86_update_mode(X86Cpu *cpu)
         bool aligned = ac && (cpu->cr0 & CR0_AM);
         mode |= aligned ? MODE_AC : 0;
         if (cpu->mmu != NULL) {
-            cpu->mmu->index = aligned ? MMU_USER_ALIGN : MMU_USER;
+            mmu_select(cpu, aligned ? MMU_USER_ALIGN : MMU_USER);
         }
     } else if (cpu->mmu != NULL) {
-        cpu->mmu->index = ac ? MMU_KERNEL_AC : MMU_KERNEL;
+        mmu_select(cpu, ac ? MMU_KERNEL_AC : MMU_KERNEL);
     }
     cpu->mode = mode;
 }

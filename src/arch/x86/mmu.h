@@ -97,6 +97,13 @@ void mmu_physical_store(X86Cpu *cpu, uint64_t gpa, uint64_t value, unsigned size
 uint64_t mmu_load_slow(X86Cpu *cpu, uint64_t linear, unsigned size, MmuIndex index);
 void mmu_store_slow(X86Cpu *cpu, uint64_t linear, uint64_t value, unsigned size, MmuIndex index);
 
+/* Says with which permissions the running code accesses data. */
+static inline void mmu_select(X86Cpu *cpu, MmuIndex index)
+{
+    cpu->mmu->index = index;
+    cpu->tlb = cpu->mmu->tlb[index];
+}
+
 static inline TlbEntry *mmu_entry(X86Mmu *mmu, MmuIndex index, uint64_t linear)
 {
     return &mmu->tlb[index][(linear >> 12) & (TLB_SIZE - 1)];

@@ -423,7 +423,7 @@ void x86_clac_stac(X86Cpu *cpu, bool set)
         x86_raise(cpu, EXC_UD);
     }
     cpu->rflags = (cpu->rflags & ~(uint64_t)FLAG_AC) | (set ? FLAG_AC : 0);
-    cpu->mmu->index = set ? MMU_KERNEL_AC : MMU_KERNEL;
+    mmu_select(cpu, set ? MMU_KERNEL_AC : MMU_KERNEL);
 }
 
 void x86_umip_check(X86Cpu *cpu)

@@ -36,12 +36,12 @@ static inline uint64_t hot_address_segment(const X86Cpu *cpu, const InterpOp *op
 }
 
 /* Declares name, the host pointer to an operand, or leaves for the general handler. */
-#define HOST_AT(type, name, address, access)                                                    \
-    uint64_t name##_linear = (address);                                                         \
-    const TlbEntry *name##_tlb = mmu_entry(cpu->mmu, (MmuIndex)cpu->mmu->index, name##_linear); \
-    if (G_UNLIKELY(name##_linear - name##_tlb->tag[access] > 4096 - sizeof(type))) {            \
-        SLOW();                                                                                 \
-    }                                                                                           \
+#define HOST_AT(type, name, address, access)                                                            \
+    uint64_t name##_linear = (address);                                                                 \
+    const TlbEntry *name##_tlb = (const TlbEntry *)cpu->tlb + ((name##_linear >> 12) & (TLB_SIZE - 1)); \
+    if (G_UNLIKELY(name##_linear - name##_tlb->tag[access] > 4096 - sizeof(type))) {                    \
+        SLOW();                                                                                         \
+    }                                                                                                   \
     HostUnaligned_##type *name = (HostUnaligned_##type *)(name##_linear + (uint64_t)name##_tlb->addend)
 #define HOST(type, name, access) HOST_AT(type, name, hot_address(cpu, op), access)
 typedef uint8_t HostUnaligned_uint8_t __attribute__((may_alias));
@@ -216,7 +216,28 @@ SHIFT_ALL(sar)
         NEXT();                                                    \
     }
 FOR_SIZES(MOVES, mov)
+
+/* The commonest address by far: a base and a displacement. */
+static inline uint64_t hot_address_base(const X86Cpu *cpu, const InterpOp *op)
+{
+    return reg_value(cpu, op->base) + (uint64_t)(int64_t)op->disp;
+}
+#define MOVES_BASE(bits, type, suffix, name)                    \
+    HANDLER(mov_rb##bits)                                       \
+    {                                                           \
+        HOST_AT(type, p, hot_address_base(cpu, op), MMU_READ);  \
+        SET##bits(op->reg, *p);                                 \
+        NEXT();                                                 \
+    }                                                           \
+    HANDLER(mov_br##bits)                                       \
+    {                                                           \
+        HOST_AT(type, p, hot_address_base(cpu, op), MMU_WRITE); \
+        *p = GET##bits(op->reg);                                \
+        NEXT();                                                 \
+    }
+FOR_SIZES(MOVES_BASE, mov)
 ALU_TABLE(mov)
+static InterpHandler *const table_mov_base[2][4] = { SIZE_ROW(mov, rb), SIZE_ROW(mov, br) };
 static InterpHandler *const table_mov_segment[2][4] = { SIZE_ROW(mov, rs), SIZE_ROW(mov, sr) };
 
 /* Extensions: from a smaller register or memory into 32 or 64 bits. */
@@ -740,6 +761,9 @@ InterpHandler *interp_hot_handler(X86Cpu *cpu, const X86Insn *insn, InterpOp *op
             return form->operands[1].kind == X86_OPERAND_G ? table_mov_segment[1][size] : NULL;
         }
         int shape = shape_of(insn, op, memory_ok);
+        if (form->mnemonic == X86_MOV && insn->index == X86_REG_NONE && (shape == RM || shape == MR)) {
+            return table_mov_base[shape == MR][size];
+        }
         return shape < 0 ? NULL : table[shape][size];
     }
     if (insn->is_memory && !memory_ok) {

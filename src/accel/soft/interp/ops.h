@@ -36,7 +36,7 @@ struct Block {
     InterpOp ops[] __attribute__((aligned(32)));
 };
 
-#define JUMP_BITS 12
+#define JUMP_BITS 13
 typedef struct JumpEntry {
     uint64_t rip;
     Block *block;
