@@ -511,7 +511,8 @@ static bool blk_realize(VirtioDevice *vdev, GError **error)
         return false;
     }
     s->loop = s->iothread ? iothread_get_loop(s->iothread) : DEVICE(vdev)->env->loop;
-    g_autofree char *path = object_get_canonical_path(OBJECT(proxy ? proxy : DEVICE(vdev)));
+    /* Clients know the disk by the back end's own path, below its PCI function. */
+    g_autofree char *path = object_get_canonical_path(OBJECT(vdev));
     const char *qdev = proxy && proxy->id ? proxy->id : path;
     if (!bb_attach_device(s->bb, qdev, bb_read_only(s->bb), s->share_rw, &blk_dev_ops, s, error)) {
         return false;
