@@ -162,6 +162,10 @@ static void pc_write_vectors(Machine *machine)
     address_space_write(machine->memory, 0xf0000 + DUMMY_HANDLER, MEMTXATTRS_NONE, &iret, 1);
     address_space_write(machine->memory, 0xf0000 + TIMER_HANDLER, MEMTXATTRS_NONE, timer_handler,
                         sizeof(timer_handler));
+    if (X86_MACHINE(machine)->pic_dev) {
+        address_space_store(machine->io, 0x21, 1, 0xfa,
+                            MEMTXATTRS_NONE); /* all masked but timer and cascade */
+    }
 }
 
 static void pc_reset(Machine *machine)

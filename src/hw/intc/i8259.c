@@ -358,7 +358,7 @@ static void i8259_reset(Device *dev)
         if (s->firmware_preset) {
             s->chip[i].init_step = INIT_DONE;
             s->chip[i].vector_base = i == MASTER ? 0x08 : 0x70;
-            s->chip[i].imr = i == MASTER ? (uint8_t) ~(1u << CASCADE_INPUT | 1u << 0) : 0xff;
+            s->chip[i].imr = i == MASTER ? (uint8_t) ~(1u << CASCADE_INPUT) : 0xff;
             s->chip[i].elcr = i == MASTER ? 0 : 1u << (10 - 8) | 1u << (11 - 8);
             s->chip[i].irr = inputs & s->chip[i].elcr;
         }
