@@ -522,6 +522,9 @@ void ram_written(RamBlock *block, uint64_t offset, uint64_t length)
         return;
     }
     uint64_t page = offset >> RAM_PAGE_BITS, last = (offset + length - 1) >> RAM_PAGE_BITS;
+    /* The bytes before the look at the map: whoever clears a bit and then reads the page sees them, or is
+     * seen here. */
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
     for (; page <= last; page++) {
         if (__atomic_load_n(&block->dirty[page], __ATOMIC_RELAXED) == DIRTY_ALL) {
             continue;
