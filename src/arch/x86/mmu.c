@@ -25,8 +25,10 @@
 
 #define PHYS_CACHE_SIZE 512u
 #define PENDING_MAX     32
-/* How long the clearing thread waits for another vCPU's boundary at most: more than any instruction takes. */
-#define BOUNDARY_WAIT_NS (2 * 1000 * 1000)
+/* How long the clearing thread waits for another vCPU's boundary at most. Not as long as an instruction takes
+ * but as long as the host may keep that thread off its CPUs: whoever gives up too early decodes code that is
+ * still written. */
+#define BOUNDARY_WAIT_NS (2000 * 1000 * 1000)
 
 #define SLOT_LISTED 1u
 #define SLOT_GLOBAL 2u
@@ -1068,7 +1070,7 @@ void mmu_flush_later(X86Cpu *cpu)
 
 static void wait_for_boundary(X86Cpu *cpu)
 {
-    gint64 end_us = 0;
+    gint64 start_us = 0;
 
     for (unsigned spins = 0; __atomic_load_n(&cpu->executing, __ATOMIC_SEQ_CST) &&
                              (__atomic_load_n(&cpu->interrupt_request, __ATOMIC_ACQUIRE) & CPU_INTERRUPT_TLB);
@@ -1078,12 +1080,16 @@ static void wait_for_boundary(X86Cpu *cpu)
             continue;
         }
         gint64 now_us = g_get_monotonic_time();
-        if (end_us == 0) {
-            end_us = now_us + BOUNDARY_WAIT_NS / 1000;
-        } else if (now_us > end_us) {
+        if (start_us == 0) {
+            start_us = now_us;
+        } else if (now_us > start_us + BOUNDARY_WAIT_NS / 1000) {
             break;
         }
-        sched_yield();
+        if (now_us < start_us + 50) {
+            sched_yield();
+        } else {
+            g_usleep(20); /* it needs a CPU, perhaps this one */
+        }
     }
 }
 

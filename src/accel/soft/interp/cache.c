@@ -15,6 +15,7 @@
 
 #include "accel/soft/interp/ops.h"
 
+#include <sched.h>
 #include <sys/mman.h>
 #include <time.h>
 
@@ -333,18 +334,31 @@ void interp_cache_free(Interp *d)
 }
 
 /* ---- building ---- */
+/* Pages whose bit is cleared, but whose write translations other vCPUs may still have. */
+static int protecting; /* atomic */
+
 /* Invariant 2. */
 static void page_protect(X86Cpu *cpu, const CodePage *page)
 {
-    if (!page->ram ||
-        !(__atomic_load_n(&page->ram->dirty[page->ram_offset >> RAM_PAGE_BITS], __ATOMIC_SEQ_CST) &
-          1u << DIRTY_CODE)) {
+    if (!page->ram) {
         return;
     }
     /* While this thread waits for the others, others need not wait for it. */
-    bool was = __atomic_exchange_n(&cpu->executing, false, __ATOMIC_SEQ_CST);
-    ram_test_and_clear_dirty(page->ram, page->ram_offset, RAM_PAGE_SIZE, DIRTY_CODE);
-    __atomic_store_n(&cpu->executing, was, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&page->ram->dirty[page->ram_offset >> RAM_PAGE_BITS], __ATOMIC_SEQ_CST) &
+        1u << DIRTY_CODE) {
+        bool was = __atomic_exchange_n(&cpu->executing, false, __ATOMIC_SEQ_CST);
+        __atomic_fetch_add(&protecting, 1, __ATOMIC_SEQ_CST);
+        ram_test_and_clear_dirty(page->ram, page->ram_offset, RAM_PAGE_SIZE, DIRTY_CODE);
+        __atomic_fetch_sub(&protecting, 1, __ATOMIC_SEQ_CST);
+        __atomic_store_n(&cpu->executing, was, __ATOMIC_SEQ_CST);
+    } else if (G_UNLIKELY(__atomic_load_n(&protecting, __ATOMIC_SEQ_CST))) {
+        /* Somebody else cleared it, perhaps just now, and still waits for the last writers. */
+        bool was = __atomic_exchange_n(&cpu->executing, false, __ATOMIC_SEQ_CST);
+        while (__atomic_load_n(&protecting, __ATOMIC_SEQ_CST)) {
+            sched_yield();
+        }
+        __atomic_store_n(&cpu->executing, was, __ATOMIC_SEQ_CST);
+    }
     if (__atomic_load_n(&cpu->interrupt_request, __ATOMIC_SEQ_CST) & CPU_INTERRUPT_TLB) {
         mmu_process_pending(cpu);
     }
