@@ -221,7 +221,8 @@ static bool info_iothreads(HmpContext *ctx, const char *args, GError **error)
     for (size_t i = 0; i < json_object_array_length(list); i++) {
         json_object *entry = json_object_array_get_idx(list, i);
         hmp_print(ctx, "%s:\n", json_object_get_string(json_object_object_get(entry, "id")));
-        static const char *const members[] = { "thread-id", "poll-max-ns", "poll-grow", "poll-shrink", "aio-max-batch" };
+        static const char *const members[] = { "thread-id", "poll-max-ns", "poll-grow", "poll-shrink",
+                                               "aio-max-batch" };
         for (size_t k = 0; k < G_N_ELEMENTS(members); k++) {
             hmp_print(ctx, "  %s=%" PRId64 "\n", members[k],
                       json_object_get_int64(json_object_object_get(entry, members[k])));

@@ -1,4 +1,5 @@
 /* QMP: run state, machine, CPUs, memory. SPDX-License-Identifier: GPL-2.0-or-later */
+#include "arch/x86/cpuid.h"
 #include "base/error.h"
 #include "hw/virtio/virtio_balloon.h"
 #include "monitor/monitor_internal.h"
@@ -8,11 +9,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
-
-#if __has_include("arch/x86/cpuid.h")
-#include "arch/x86/cpuid.h"
-#define HAVE_CPU_MODELS 1
-#endif
 
 /* ---- run state ---- */
 
@@ -228,13 +224,11 @@ bool qmp_query_cpu_definitions(QmpContext *ctx, GPtrArray **ret, GError **error)
         bool moves = strcmp(info->name, "max") == 0 || strcmp(info->name, "host") == 0;
         info->has_migration_safe = true;
         info->migration_safe = !moves;
-#ifdef HAVE_CPU_MODELS
         g_autoptr(GPtrArray) missing = x86_cpu_unavailable_features(((X86CpuClass *)klass)->model);
         info->unavailable_features = qapi_list_str_new();
         for (guint k = 0; !moves && k < missing->len; k++) {
             g_ptr_array_add(info->unavailable_features, g_strdup(g_ptr_array_index(missing, k)));
         }
-#endif
         g_ptr_array_add(*ret, info);
     }
     return true;
@@ -243,7 +237,6 @@ bool qmp_query_cpu_definitions(QmpContext *ctx, GPtrArray **ret, GError **error)
 bool qmp_query_cpu_model_expansion(QmpContext *ctx, QapiCpuModelExpansionType type, QapiCpuModelInfo *model,
                                    QapiCpuModelExpansionInfo **ret, GError **error)
 {
-#ifdef HAVE_CPU_MODELS
     bool full = type == QAPI_CPU_MODEL_EXPANSION_TYPE_FULL;
     if (model->props && !json_object_is_type(model->props, json_type_object)) {
         return error_set(error, "Invalid parameter type for 'model.props', expected: object");
@@ -258,9 +251,6 @@ bool qmp_query_cpu_model_expansion(QmpContext *ctx, QapiCpuModelExpansionType ty
     (*ret)->model->name = g_strdup(full ? model->name : "base");
     (*ret)->model->props = props;
     return true;
-#else
-    return error_set(error, "CPU models are not supported in this build");
-#endif
 }
 
 /* ---- memory ---- */
