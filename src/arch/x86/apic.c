@@ -530,8 +530,7 @@ static void apic_send_ipi(X86Apic *a)
     };
 
     if ((m.mode == APIC_FIXED || m.mode == APIC_LOWEST) && m.vector < 16) {
-        apic_error(a, ESR_SEND_ILLEGAL);
-        return;
+        apic_error(a, ESR_SEND_ILLEGAL); /* and the receiver will note it as well */
     }
     if (m.mode != APIC_INIT) {
         m.level = false; /* IPIs other than INIT are edge triggered, whatever the bit says */

@@ -38,13 +38,20 @@ void cpu_nmi(X86Cpu *cpu)
 {
     uint32_t count = __atomic_load_n(&cpu->nmi_count, __ATOMIC_RELAXED);
 
-    do {
-        if (count >= (cpu->nmi_blocked ? 1 : 2)) {
-            break;
-        }
-    } while (!__atomic_compare_exchange_n(&cpu->nmi_count, &count, count + 1, false, __ATOMIC_SEQ_CST,
-                                          __ATOMIC_RELAXED));
+    while (count < 2 && !__atomic_compare_exchange_n(&cpu->nmi_count, &count, count + 1, false,
+                                                     __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {}
     cpu_interrupt(cpu, CPU_INTERRUPT_NMI);
+}
+
+void x86_nmi_unblock(X86Cpu *cpu)
+{
+    uint32_t two = 2;
+
+    if (cpu->nmi_blocked) {
+        cpu->nmi_blocked = false;
+        /* While one was served, one more could be latched, no matter how many came. */
+        __atomic_compare_exchange_n(&cpu->nmi_count, &two, 1, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+    }
 }
 
 void x86_cpu_set_a20(X86Cpu *cpu, bool enabled)

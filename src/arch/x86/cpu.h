@@ -283,6 +283,7 @@ void x86_cpu_set_a20(X86Cpu *cpu, bool enabled);
 /* Sets interrupt_request bits and wakes the vCPU where it sleeps (through accel/vcpu). [any thread] */
 void cpu_interrupt(X86Cpu *cpu, uint32_t mask);
 void cpu_interrupt_clear(X86Cpu *cpu, uint32_t mask); /* [any thread] */
+void x86_nmi_unblock(X86Cpu *cpu); /* IRET, in the vCPU's thread */
 void cpu_nmi(X86Cpu *cpu);                            /* [any thread] */
 /* Set by accel/vcpu.c: how to wake a vCPU that sleeps in HLT. */
 extern void (*cpu_wake_hook)(X86Cpu *cpu);

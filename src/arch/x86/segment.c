@@ -920,11 +920,6 @@ void x86_far_return(X86Cpu *cpu, unsigned operand_size, unsigned release_bytes)
 
 /* ---- IRET ---- */
 
-static void nmi_unblock(X86Cpu *cpu)
-{
-    cpu->nmi_blocked = false;
-}
-
 /* The flags that IRET may change at this privilege. */
 static uint64_t iret_flags(X86Cpu *cpu, uint64_t popped, unsigned operand_size, bool may_change_vm)
 {
@@ -966,7 +961,7 @@ static void iret_real(X86Cpu *cpu, unsigned operand_size)
     cpu->regs[R_RSP] = stack_pointer(&s, cpu->regs[R_RSP]);
     cpu->rip = offset;
     x86_set_rflags(cpu, (old & ~mask) | (flags & mask));
-    nmi_unblock(cpu);
+    x86_nmi_unblock(cpu);
 }
 
 /* IRET inside virtual-8086 mode (SDM vol. 3 20.2.7 and, with VME, 20.3). */
@@ -1001,7 +996,7 @@ static void iret_vm86(X86Cpu *cpu, unsigned operand_size)
     cpu->regs[R_RSP] = stack_pointer(&s, cpu->regs[R_RSP]);
     cpu->rip = offset;
     x86_set_rflags(cpu, (old & ~mask) | (flags & mask));
-    nmi_unblock(cpu);
+    x86_nmi_unblock(cpu);
 }
 
 static void iret_to_vm86(X86Cpu *cpu, Stack *s, uint64_t offset, uint16_t cs, uint64_t flags)
@@ -1025,7 +1020,7 @@ static void iret_to_vm86(X86Cpu *cpu, Stack *s, uint64_t offset, uint16_t cs, ui
     cpu->rip = offset & 0xffff;
     x86_set_rflags(cpu, new_flags);
     x86_update_mode(cpu);
-    nmi_unblock(cpu);
+    x86_nmi_unblock(cpu);
 }
 
 void x86_iret(X86Cpu *cpu, unsigned operand_size, uint64_t next_rip)
@@ -1048,7 +1043,7 @@ void x86_iret(X86Cpu *cpu, unsigned operand_size, uint64_t next_rip)
             x86_raise_error(cpu, EXC_TS, link & ~3u);
         }
         x86_task_switch(cpu, link, TASK_SWITCH_IRET, next_rip, false, 0);
-        nmi_unblock(cpu);
+        x86_nmi_unblock(cpu);
         return;
     }
     Stack s = stack_current(cpu);
@@ -1080,5 +1075,5 @@ void x86_iret(X86Cpu *cpu, unsigned operand_size, uint64_t next_rip)
                       offset);
     }
     x86_set_rflags(cpu, new_flags);
-    nmi_unblock(cpu);
+    x86_nmi_unblock(cpu);
 }

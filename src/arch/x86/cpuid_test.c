@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "arch/x86/cpu_fixture.h"
+
+#include "vmstate/vmstate.h"
+
+static void test_models(void)
+{
+    for (unsigned i = 0; i < x86_cpu_model_count; i++) {
+        GError *error = NULL;
+        json_object *props = x86_cpu_model_expand(x86_cpu_models[i].name, NULL, true, &error);
+        g_assert_no_error(error);
+        g_assert_nonnull(props);
+        json_object *value;
+        g_assert_true(json_object_object_get_ex(props, "lm", &value));
+        /* Nothing is shown that cannot be had. */
+        g_assert_true(json_object_object_get_ex(props, "avx512f", &value));
+        g_assert_false(json_object_get_boolean(value));
+        json_object_put(props);
+    }
+}
+
+static void test_properties(void)
+{
+    GError *error = NULL;
+    g_autoptr(Object) obj = object_new("qemu64-" TYPE_X86_CPU, &error);
+    bool value = true;
+    uint64_t number;
+
+    g_assert_true(object_property_get_bool(obj, "aes", &value, &error));
+    g_assert_false(value);
+    g_assert_true(object_property_parse(obj, "sse4.1", "on", &error));
+    g_assert_true(object_property_get_bool(obj, "sse4-1", &value, &error));
+    g_assert_true(value);
+    g_assert_true(object_property_get_uint(obj, "family", &number, &error));
+    g_assert_cmpuint(number, ==, 15);
+    g_assert_false(object_property_parse(obj, "vendor", "Short", &error));
+    g_clear_error(&error);
+    g_assert_false(object_property_parse(obj, "stepping", "16", &error));
+    g_clear_error(&error);
+    g_assert_false(object_property_parse(obj, "sse4.3", "on", &error));
+    g_assert_nonnull(strstr(error->message, "sse4.3"));
+    g_clear_error(&error);
+}
+
+static void test_leaves(CpuFixture *f, gconstpointer data)
+{
+    uint32_t out[4];
+    X86Cpu *cpu = f->cpu;
+
+    cpuid_leaf(cpu, 0x40000000, 0, out);
+    g_assert_cmphex(out[1], ==, 0x4b4d564b); /* "KVMK" */
+    g_assert_cmphex(out[0], ==, 0x40000001);
+    cpuid_leaf(cpu, 0x80000008, 0, out);
+    g_assert_cmpuint(out[0] & 0xff, ==, cpu->phys_bits);
+    cpuid_leaf(cpu, 0xd, 0, out);
+    g_assert_cmphex(out[0], ==, (uint32_t)cpuid_xcr0_mask(cpu));
+    cpuid_leaf(cpu, 1, 0, out);
+    g_assert_false(out[2] & CPUID_EXT_OSXSAVE);
+    cpu->cr4 |= CR4_OSXSAVE;
+    cpuid_leaf(cpu, 1, 0, out);
+    g_assert_true(out[2] & CPUID_EXT_OSXSAVE);
+    g_assert_cmphex(out[0], ==, cpuid_signature(cpu));
+}
+
+static void test_msr(CpuFixture *f, gconstpointer data)
+{
+    X86Cpu *cpu = f->cpu;
+    uint64_t value;
+
+    g_assert_true(x86_msr_write(cpu, 0xc0000082, UINT64_C(0xffff800000000000)));
+    g_assert_false(x86_msr_write(cpu, 0xc0000082, UINT64_C(0x800000000000)));
+    g_assert_true(x86_msr_read(cpu, 0xc0000082, &value));
+    g_assert_cmphex(value, ==, UINT64_C(0xffff800000000000));
+    g_assert_false(x86_msr_write(cpu, 0x277, UINT64_C(0x0202020202020202))); /* no such memory type */
+    g_assert_false(x86_msr_read(cpu, 0x12345678, &value));
+    /* IA32_TSC_ADJUST and the TSC move together. */
+    uint64_t tsc = x86_tsc(cpu);
+    g_assert_true(x86_msr_write(cpu, 0x3b, 1000));
+    g_assert_cmpuint(x86_tsc(cpu), ==, tsc + 1000); /* virtual time stands still */
+    g_assert_true(x86_msr_write(cpu, 0x10, 5));
+    g_assert_cmpuint(x86_tsc(cpu), ==, 5);
+    /* KVM's clock page: version even, time and scale of a 1-GHz TSC. */
+    g_assert_true(x86_msr_write(cpu, 0x4b564d01, 0x6001));
+    g_assert_cmpuint(peek(f, 0x6000, 4) & 1, ==, 0);
+    g_assert_cmpuint(peek(f, 0x6008, 8), ==, 5);
+    uint64_t mul = peek(f, 0x6018, 4);
+    int8_t shift = (int8_t)peek(f, 0x601c, 1);
+    uint64_t ns = (uint64_t)(((unsigned __int128)(UINT64_C(1000000) << shift) * mul) >> 32);
+    g_assert_cmpuint(ns, ==, 1000000);
+}
+
+static void test_state(CpuFixture *f, gconstpointer data)
+{
+    X86Cpu *cpu = f->cpu;
+    GError *error = NULL;
+
+    cpu->regs[R_R9] = 0x99;
+    x86_set_rflags(cpu, FLAG_ONE | FLAG_CF | FLAG_IF);
+    cpu->segs[SEG_FS].base = 0x1234;
+    GByteArray *bytes = vmstate_save(&x86_cpu_vmstate, cpu, &error);
+    g_assert_no_error(error);
+    x86_cpu_reset(cpu, false);
+    g_assert_cmphex(cpu->regs[R_R9], ==, 0);
+    g_assert_true(vmstate_load(&x86_cpu_vmstate, cpu, bytes->data, bytes->len, &error));
+    g_assert_cmphex(cpu->regs[R_R9], ==, 0x99);
+    g_assert_cmphex(x86_get_rflags(cpu), ==, FLAG_ONE | FLAG_CF | FLAG_IF);
+    g_assert_cmphex(cpu->segs[SEG_FS].base, ==, 0x1234);
+    cpu->xcr0 = 0x40;
+    GByteArray *bad = vmstate_save(&x86_cpu_vmstate, cpu, &error);
+    g_assert_false(vmstate_load(&x86_cpu_vmstate, cpu, bad->data, bad->len, &error));
+    g_clear_error(&error);
+    g_byte_array_unref(bytes);
+    g_byte_array_unref(bad);
+}
+
+#define TEST(name) g_test_add("/cpuid/" #name, CpuFixture, NULL, fixture_setup, test_##name, fixture_teardown)
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/cpuid/models", test_models);
+    g_test_add_func("/cpuid/properties", test_properties);
+    TEST(leaves);
+    TEST(msr);
+    TEST(state);
+    return g_test_run();
+}
