@@ -1,0 +1,133 @@
+/*
+ * A guest that does anything it likes with the registers of a PC's devices: the input is a list of port,
+ * memory and configuration accesses, of time that passes, and of resets. SPDX-License-Identifier:
+ * GPL-2.0-or-later
+ */
+#include "tests/machine/test_board.h"
+
+#include "chardev/chardev.h"
+#include "hw/acpi/piix4_pm.h"
+#include "hw/char/serial.h"
+#include "hw/firmware/fw_cfg.h"
+#include "hw/input/i8042.h"
+#include "hw/intc/gsi.h"
+#include "hw/intc/i8259.h"
+#include "hw/intc/ioapic.h"
+#include "hw/isa/piix3.h"
+#include "hw/misc/port92.h"
+#include "hw/pci/i440fx.h"
+#include "hw/timer/hpet.h"
+#include "hw/timer/i8254.h"
+#include "hw/timer/mc146818rtc.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static TestBoard *board;
+static MemoryRegion pci_memory;
+
+static Device *add_pci(PciBus *bus, const char *type, const char *addr)
+{
+    return test_board_add(board, type, BUS(bus), "addr", addr, "multifunction", "on", NULL);
+}
+
+static void setup(void)
+{
+    GError *error = NULL;
+    board = test_board_new();
+    ChardevRegistry *chardevs = chardev_registry_new(board->loop, NULL);
+    chardev_property_set_registry(chardevs);
+    chardev_add_text(chardevs, "null,id=null0", &error);
+    GsiLines *lines = gsi_lines_new();
+    board->env.isa_irqs = lines->isa;
+    board->env.gsi = lines->gsi;
+    gsi_lines_connect(lines, test_board_add(board, TYPE_I8259, NULL, NULL),
+                      test_board_add(board, TYPE_IOAPIC, NULL, NULL));
+    board->env.fw_cfg = FW_CFG(test_board_add(board, TYPE_FW_CFG_IO, NULL, NULL));
+    memory_region_init(&pci_memory, NULL, "pci", UINT64_MAX);
+    memory_region_add_overlap(&board->memory_root, 0, &pci_memory, -1);
+    Device *host = device_new_unattached(board->root, TYPE_I440FX_HOST, NULL);
+    i440fx_set_memory(host, &board->ram, &pci_memory, NULL);
+    device_realize(host, NULL, &board->env, &error);
+    PciBus *bus = i440fx_bus(host);
+    Bus *isa = piix3_isa_bus(add_pci(bus, TYPE_PIIX3, "1.0"));
+    add_pci(bus, TYPE_PIIX4_PM, "1.3");
+    add_pci(bus, "virtio-rng-pci", "3");
+    add_pci(bus, "virtio-net-pci", "4");
+    add_pci(bus, "virtio-serial-pci", "5");
+    Device *hpet = test_board_add(board, TYPE_HPET, NULL, NULL);
+    Device *pit = device_new_unattached(board->root, TYPE_I8254, NULL);
+    i8254_set_irq(pit, hpet_legacy_line(hpet, 0));
+    device_realize(pit, NULL, &board->env, &error);
+    hpet_set_pit_control(hpet, i8254_control_line(pit));
+    test_board_add(board, TYPE_MC146818_RTC, NULL, NULL);
+    static const char *const isa_types[] = { TYPE_I8042, TYPE_PORT92, "pc-testdev", "isa-debug-exit",
+                                             "pvpanic" };
+    for (size_t i = 0; i < G_N_ELEMENTS(isa_types); i++) {
+        test_board_add(board, isa_types[i], isa, NULL);
+    }
+    test_board_add(board, TYPE_ISA_SERIAL, isa, "chardev", "null0", NULL);
+    g_assert_no_error(error);
+    pci_bus_assign_resources(bus, 0xc000, 0x10000, 0xe0000000, 0xf0000000, NULL);
+}
+
+/* Ports that have something behind them are worth more tries than the other 65,000. */
+static const uint16_t ports[] = { 0x20,   0x40,   0x60,   0x70,  0x92,  0xa0,  0xb2,  0xe0,
+                                  0xe8,   0x3f8,  0x4d0,  0x501, 0x505, 0x510, 0x514, 0x600,
+                                  0xafe0, 0xc000, 0xc020, 0xcf8, 0xcfc, 0x2000 };
+static const uint32_t addresses[] = { HPET_ADDRESS, HPET_ADDRESS + 0x100, IOAPIC_ADDRESS,
+                                      0xff000000,   0xe0000000,           0xe0001000,
+                                      0xe0004000,   0xe0008000,           0xe000c000,
+                                      0xc0000 };
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    if (!board) {
+        setup();
+    }
+    device_reset_all(board->root);
+    for (unsigned i = 0; i < 2000 && size >= 12; i++, data += 12, size -= 12) {
+        unsigned bytes = 1u << (data[1] & 3);
+        uint16_t small = data[2] | data[3] << 8;
+        uint64_t value;
+        memcpy(&value, data + 4, 8);
+        switch (data[0] % 8) {
+        case 0:
+        case 1:
+            bytes = MIN(bytes, 4);
+            small = small & 0x8000 ? small : ports[data[2] % G_N_ELEMENTS(ports)] + (data[3] & 0x1f);
+            if (data[0] & 1) {
+                test_out(board, small, bytes, value);
+            } else {
+                test_in(board, small, bytes);
+            }
+            break;
+        case 2:
+        case 3:
+            if (data[0] & 1) {
+                test_write(board, addresses[data[2] % G_N_ELEMENTS(addresses)] + (data[3] << 2), bytes,
+                           value);
+            } else {
+                test_read(board, addresses[data[2] % G_N_ELEMENTS(addresses)] + (data[3] << 2), bytes);
+            }
+            break;
+        case 4:
+        case 5: /* a configuration cycle */
+            test_out(board, 0xcf8, 4,
+                     0x80000000u | (data[2] & 7) << 11 | (data[2] >> 5) << 8 | (data[3] & 0xfc));
+            if (data[0] & 1) {
+                test_out(board, 0xcfc + (data[3] & 3 & ~(bytes - 1)), MIN(bytes, 4), value);
+            } else {
+                test_in(board, 0xcfc + (data[3] & 3 & ~(bytes - 1)), MIN(bytes, 4));
+            }
+            break;
+        case 6:
+            test_board_advance(board, value % 1000000000);
+            break;
+        default: /* guest memory: descriptors, rings */
+            test_write(board, small << 3 & (TEST_RAM_SIZE - 8), 8, value);
+            break;
+        }
+    }
+    test_board_advance(board, 1000);
+    return 0;
+}
