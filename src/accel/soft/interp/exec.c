@@ -175,6 +175,8 @@ void interp_vcpu_exec(X86Cpu *cpu)
     if (sigsetjmp(fault, 0)) {
         __atomic_and_fetch(&cpu->interrupt_request, ~INTERP_SINGLE, __ATOMIC_SEQ_CST);
         recover(cpu);
+        ((Interp *)cpu->accel_data)->link_slot =
+            NULL; /* a branch whose target's fetch faulted leads to no handler */
         x86_deliver(cpu, EVENT_EXCEPTION, cpu->exc.vector, cpu->exc.has_error, cpu->exc.error_code);
         cpu->fault_return = &fault;
         d = cpu->accel_data;
