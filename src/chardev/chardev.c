@@ -360,8 +360,9 @@ void chardev_fe_set_handlers(ChardevFrontend *fe, const ChardevFrontendOps *ops,
     fe->opaque = opaque;
     fe->lock = lock;
     fe->opened_pending = ops && chardev_fe_backend_open(fe);
-    if (chr->driver == &chardev_mux_driver && ops && !(chr->fe && chr->fe->ops)) {
-        chardev_mux_focus(chr, fe); /* the first one: the guest's line comes before the monitor's */
+    if (chr->driver == &chardev_mux_driver && ops && chr->fe != fe &&
+        (!chr->fe || !chr->fe->ops || (chr->fe->yields_focus && !fe->yields_focus))) {
+        chardev_mux_focus(chr, fe);
     }
     __atomic_store_n(&chr->input_paused, false, __ATOMIC_SEQ_CST);
     bh_schedule(chr->bh);

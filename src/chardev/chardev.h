@@ -52,6 +52,8 @@ typedef struct ChardevFrontend {
     bool open;           /* what chardev_fe_set_open said */
     bool want_write;     /* a short write waits for the writable call */
     bool opened_pending; /* OPENED is still to be told */
+    bool
+        yields_focus; /* on a mux: anybody else gets the focus before it; set between init and set_handlers */
     int mux_index;
 } ChardevFrontend;
 
@@ -92,7 +94,8 @@ void chardev_fe_set_line(ChardevFrontend *fe, const ChardevLine *line);
 /* A descriptor that came with the input (SCM_RIGHTS on unix sockets), oldest first; the caller owns it. -1:
  * none. */
 int chardev_fe_take_fd(ChardevFrontend *fe);
-/* Gives this front end the focus of its mux. Without it the first one that set handlers has it. */
+/* Gives this front end the focus of its mux. Without it the first one that set handlers has it,
+ * those that yield it last. */
 void chardev_fe_take_focus(ChardevFrontend *fe);
 /* Whether input goes to this front end: false only for one on a mux that another one has the focus of. */
 bool chardev_fe_has_focus(const ChardevFrontend *fe);

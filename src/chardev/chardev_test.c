@@ -305,8 +305,9 @@ static void test_mux(void)
     path = g_build_filename(dir, "sock", NULL);
     chr = add("socket,id=m0,path=%s,server=on,wait=off,mux=on", path);
     g_assert_true(chardev_is_mux(chr));
-    user_attach(&serial, chr); /* the first one has the focus */
     user_attach(&monitor, chr);
+    monitor.fe.yields_focus = true;
+    user_attach(&serial, chr); /* takes the focus from one that yields it */
     fd = connect_to(path);
     RUN_UNTIL(serial.opened && monitor.opened);
     RUN_UNTIL(serial.mux_in == 1);

@@ -103,6 +103,7 @@ bool monitor_set_add(MonitorSet *set, Chardev *chr, MonitorMode mode, bool prett
         return false;
     }
     mon->attached = true;
+    mon->fe.yields_focus = true; /* on a mux the guest's console comes first */
     g_ptr_array_add(set->monitors, mon);
     chardev_fe_set_handlers(&mon->fe, &monitor_chardev_ops, mon, NULL);
     chardev_fe_set_open(&mon->fe, true);
