@@ -52,6 +52,7 @@ static void monitor_event(void *opaque, ChardevEvent event)
     case CHARDEV_EVENT_CLOSED:
         mon->open = false;
         mon->negotiated = false;
+        mon->prompt_shown = false;
         break;
     case CHARDEV_EVENT_MUX_IN:
         if (mon->mode == MONITOR_HMP && mon->open) {

@@ -973,19 +973,20 @@ static bool configure_vm(Setup *s, GError **error)
             ok = option_error(o, error);
         }
     }
-    /* Before the board's serial lines, so that these have the focus of a mux that both are on. */
-    for (guint i = 0; ok && i < s->monitors->len; i++) {
-        ok = s->add_monitor(s->monitor_opaque, s->monitors->pdata[i], error);
-    }
     ok = ok && vm_init_machine(s->vm, accel, &s->config, error);
     json_object_put(rtc);
     if (!ok) {
         return false;
     }
     /* What hangs on it. */
-    return for_each(s, OPT_FW_CFG, configure_fw_cfg, error) &&
-           for_each(s, OPT_DEVICE, configure_device, error) && configure_drive_devices(s, error) &&
-           configure_networks(s, error);
+    ok = for_each(s, OPT_FW_CFG, configure_fw_cfg, error) &&
+         for_each(s, OPT_DEVICE, configure_device, error) && configure_drive_devices(s, error) &&
+         configure_networks(s, error);
+    /* Last, because the first front end of a mux has its focus: that is to be the guest's line. */
+    for (guint i = 0; ok && i < s->monitors->len; i++) {
+        ok = s->add_monitor(s->monitor_opaque, s->monitors->pdata[i], error);
+    }
+    return ok;
 }
 
 bool vm_configure(Vm *vm, const Options *options, VmAddMonitor *add_monitor, void *opaque, GError **error)

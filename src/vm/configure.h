@@ -21,8 +21,8 @@ bool vm_answer_help(const Options *options, bool *failed, GError **error);
 /* What has to be in place before anything else: log, messages, names. */
 bool vm_configure_process(const Options *options, GError **error);
 typedef bool VmAddMonitor(void *opaque, const VmMonitorRequest *request, GError **error);
-/* Builds everything. add_monitor is called for each monitor, before the devices are made: so a serial line
- * that shares a terminal with a monitor comes last and has the keyboard. */
+/* Builds everything. add_monitor is called for each monitor, after the devices are made: so a serial line
+ * that shares a terminal with a monitor was there first and has the keyboard. */
 bool vm_configure(Vm *vm, const Options *options, VmAddMonitor *add_monitor, void *opaque, GError **error);
 
 #endif
