@@ -543,7 +543,7 @@ static unsigned claim_slot(X86Cpu *cpu, uint64_t page, MmuIndex index, const Mmu
     if (p->slot_page[slot] != page || e->addend != addend || !(p->slot_flags[slot] & SLOT_LISTED)) {
         slot_clear(mmu, slot);
         p->slot_page[slot] = page;
-        e->addend = addend;
+        __atomic_store_n(&e->addend, addend, __ATOMIC_RELEASE);
     }
     uint8_t flags = SLOT_LISTED | (tr->global ? SLOT_GLOBAL : 0);
     if (tr->page_size > 4096) {
@@ -942,7 +942,15 @@ void *x86_rmw_pointer(X86Cpu *cpu, uint64_t linear, unsigned size)
     if (target.host == NULL || !target.writable || page_watched(cpu, linear & PAGE_MASK_4K)) {
         return NULL;
     }
-    mark_written(target.ram, target.ram_offset, size);
+    if (e->tag[MMU_WRITE] != (linear & PAGE_MASK_4K)) {
+        /* The page is written ahead of the access; only with the tag in place does a clearing thread wait for
+         * it. */
+        mark_written(target.ram, target.ram_offset, size);
+        translate(cpu, linear, MMU_WRITE, index, &target);
+        if (e->tag[MMU_WRITE] != (linear & PAGE_MASK_4K)) {
+            return NULL;
+        }
+    }
     return target.host;
 }
 
@@ -1093,6 +1101,28 @@ static void wait_for_boundary(X86Cpu *cpu)
     }
 }
 
+/* Whether another vCPU's TLB may hold a write tag of the range. That vCPU goes on meanwhile: a tag that it
+ * installs later is checked against the dirty bits once more (install), and a store through a tag that it has
+ * given up is done. */
+static bool may_have_write_tag(const X86Mmu *mmu, const uint8_t *low, const uint8_t *high)
+{
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    for (unsigned slot = 0; slot < MMU_USER_ALIGN * TLB_SIZE; slot++) {
+        const TlbEntry *e = &mmu->tlb[0][0] + slot;
+        uint64_t tag = __atomic_load_n(&e->tag[MMU_WRITE], __ATOMIC_ACQUIRE);
+        if (tag == tag_none(slot)) {
+            continue;
+        }
+        const uint8_t *host =
+            (const uint8_t *)(tag + (uint64_t)__atomic_load_n(&e->addend, __ATOMIC_ACQUIRE));
+        if ((host + 4096 > low && host < high) ||
+            __atomic_load_n(&e->tag[MMU_WRITE], __ATOMIC_ACQUIRE) != tag) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void dirty_cleared(RamListener *l, RamBlock *block, uint64_t offset, uint64_t length)
 {
     MmuPrivate *p = (MmuPrivate *)((char *)l - offsetof(MmuPrivate, ram_listener));
@@ -1103,6 +1133,10 @@ static void dirty_cleared(RamListener *l, RamBlock *block, uint64_t offset, uint
     pthread_mutex_lock(&p->lock);
     if (p->thread_known && pthread_equal(p->thread, pthread_self())) {
         drop_write_tags(cpu->mmu, low, high);
+        pthread_mutex_unlock(&p->lock);
+        return;
+    }
+    if (!may_have_write_tag(cpu->mmu, low, high)) {
         pthread_mutex_unlock(&p->lock);
         return;
     }
