@@ -310,7 +310,7 @@ static void test_ram(void)
     g_assert_cmpint(address_space_read(as, 0x3ff8, MEMTXATTRS_DMA, back, 18), ==, MEMTX_OK);
     g_assert_cmpmem(back, 8, text, 8);
     for (int i = 8; i < 18; i++) {
-        g_assert_cmpint(back[i], ==, 0); /* the ROM did not take it */
+        g_assert_cmpint((uint8_t)back[i], ==, 0); /* the ROM did not take it */
     }
     g_assert_cmpint(address_space_store(as, 0x1001, 8, 0x1122334455667788, MEMTXATTRS_NONE), ==, MEMTX_OK);
     g_assert_cmphex(address_space_ld(as, 0x1001, 8, MEMTXATTRS_NONE), ==, 0x1122334455667788);

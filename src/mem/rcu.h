@@ -23,7 +23,7 @@
 
 /* Inlines the read side; not where sanitizers would trip over liburcu's own alignment of its reader records.
  */
-#if !defined(_LGPL_SOURCE) && !RHEA_TSAN && !defined(__SANITIZE_ADDRESS__)
+#if !defined(_LGPL_SOURCE) && !RHEA_TSAN && !defined(__SANITIZE_ADDRESS__) && !defined(__clang_analyzer__)
 #define _LGPL_SOURCE
 #endif
 #include <urcu-bp.h>

@@ -5,8 +5,8 @@
  *     TRACE(serial_write, addr, val);                              where it happens
  *
  * Off, a trace point costs one load and one predictable branch. Events are found by name and glob pattern
- * (-trace serial_*, trace-event NAME on|off). The back end is the log; others will come behind the same declaration.
- * SPDX-License-Identifier: GPL-2.0-or-later
+ * (-trace serial_*, trace-event NAME on|off). The back end is the log; others will come behind the same
+ * declaration. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #ifndef RHEA_TRACE_TRACE_H
 #define RHEA_TRACE_TRACE_H
@@ -22,15 +22,15 @@ typedef struct TraceEvent {
     bool enabled; /* read without a lock */
 } TraceEvent;
 
-#define TRACE_EVENT(event, fmt)                                                                                        \
-    static TraceEvent trace_event_##event = { .name = #event, .format = fmt, .enabled = false };                       \
+#define TRACE_EVENT(event, fmt)                                                                  \
+    static TraceEvent trace_event_##event = { .name = #event, .format = fmt, .enabled = false }; \
     SECTION_ENTRY(rhea_trace_events, TraceEvent, trace_event_##event);
 
-#define TRACE(event, ...)                                                                                              \
-    do {                                                                                                               \
-        if (G_UNLIKELY(trace_event_##event.enabled)) {                                                                 \
-            trace_emit(&trace_event_##event, ##__VA_ARGS__);                                                           \
-        }                                                                                                              \
+#define TRACE(event, ...)                                    \
+    do {                                                     \
+        if (G_UNLIKELY(trace_event_##event.enabled)) {       \
+            trace_emit(&trace_event_##event, ##__VA_ARGS__); \
+        }                                                    \
     } while (0)
 #define TRACE_ENABLED(event) (trace_event_##event.enabled)
 

@@ -209,7 +209,9 @@ bool vmstate_get(VmStateReader *r, void *data, size_t length, GError **error)
         return error_set(error, "state ends too early: %zu bytes needed, %zu left", length,
                          (size_t)(r->end - r->at));
     }
-    memcpy(data, r->at, length);
+    if (length) {
+        memcpy(data, r->at, length);
+    }
     r->at += length;
     return true;
 }
@@ -226,7 +228,7 @@ bool vmstate_get_u64(VmStateReader *r, uint64_t *value, GError **error)
 
 static bool get_name(VmStateReader *r, char name[256], GError **error)
 {
-    uint8_t length;
+    uint8_t length = 0;
     if (!vmstate_get(r, &length, 1, error) || !vmstate_get(r, name, length, error)) {
         return false;
     }
@@ -244,7 +246,7 @@ static bool get_table(VmStateReader *r, const VmState *vms, void *opaque, GError
 static bool get_bools(VmStateReader *r, uint8_t *field, uint32_t count, GError **error)
 {
     for (uint32_t i = 0; i < count; i++) {
-        uint8_t byte;
+        uint8_t byte = 0;
         if (!vmstate_get(r, &byte, 1, error)) {
             return false;
         }
@@ -275,8 +277,8 @@ static bool get_bytes(VmStateReader *r, const VmStateField *f, void *state, uint
 
 static bool get_timer(VmStateReader *r, Timer *timer, GError **error)
 {
-    uint8_t armed;
-    uint64_t expire_ns;
+    uint8_t armed = 0;
+    uint64_t expire_ns = 0;
     if (!vmstate_get(r, &armed, 1, error) || !vmstate_get_u64(r, &expire_ns, error)) {
         return false;
     }
@@ -323,8 +325,8 @@ static bool get_payload(VmStateReader *r, const VmStateField *f, void *state, ui
 static bool get_field(VmStateReader *r, const VmStateField *f, void *state, GError **error)
 {
     char name[256];
-    uint8_t tag, kind;
-    uint32_t size, count, length;
+    uint8_t tag = 0, kind = 0;
+    uint32_t size = 0, count = 0, length = 0;
     if (!vmstate_get(r, &tag, 1, error)) {
         return false;
     }
@@ -383,7 +385,7 @@ static bool get_fields(VmStateReader *r, const VmState *vms, int version, void *
 static bool peek_table(const VmStateReader *r, char name[256], GError **error)
 {
     VmStateReader ahead = *r;
-    uint8_t tag;
+    uint8_t tag = 0;
     if (!vmstate_get(&ahead, &tag, 1, error)) {
         return false;
     }
@@ -397,7 +399,7 @@ static bool get_subsections(VmStateReader *r, const VmState *vms, void *opaque, 
 {
     uint64_t seen = 0;
     for (;;) {
-        uint8_t tag;
+        uint8_t tag = 0;
         char name[256];
         if (!vmstate_get(r, &tag, 1, error)) {
             return false;
@@ -431,7 +433,7 @@ static bool get_subsections(VmStateReader *r, const VmState *vms, void *opaque, 
 static bool get_table_body(VmStateReader *r, const VmState *vms, void *opaque, GError **error)
 {
     char name[256];
-    uint32_t version;
+    uint32_t version = 0;
     if (!peek_table(r, name, error)) {
         return false;
     }

@@ -246,7 +246,9 @@ static void get_id(BlkRequest *req)
     VirtioBlk *s = req->blk;
     char id[ID_BYTES] = { 0 };
     const char *serial = s->serial ? s->serial : "";
-    memcpy(id, serial, MIN(strlen(serial), sizeof(id)));
+    for (size_t i = 0; i < sizeof(id) && serial[i]; i++) {
+        id[i] = serial[i]; /* no end mark where it takes all 20 (5.2.6) */
+    }
     if (req->elem.in_size - 1 < sizeof(id)) {
         finish(req, S_IOERR);
         return;
