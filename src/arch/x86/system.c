@@ -545,9 +545,22 @@ static void load_flat(X86Cpu *cpu, unsigned cs, unsigned ss, unsigned cpl, bool 
     cpu->cpl = (uint8_t)cpl;
 }
 
+/* After SYSCALL and SYSRET it is the new TF that makes a single-step trap, not the one that they began with.
+ */
+static void step_by_new_flags(X86Cpu *cpu, bool began_with_tf)
+{
+    if (G_UNLIKELY(began_with_tf || (cpu->rflags & FLAG_TF))) {
+        cpu->event_by_instruction = false;
+        if (cpu->rflags & FLAG_TF) {
+            x86_debug_after(cpu, true);
+        }
+        cpu->event_by_instruction = began_with_tf;
+    }
+}
+
 void x86_syscall(X86Cpu *cpu, uint64_t next_rip)
 {
-    bool amd = cpuid_is_amd(cpu);
+    bool amd = cpuid_is_amd(cpu), tf = cpu->mode & MODE_TF;
 
     if (!(cpu->efer & EFER_SCE) || !(cpu->cr0 & CR0_PE) || (!amd && !in_64bit_mode(cpu))) {
         x86_raise(cpu, EXC_UD);
@@ -568,11 +581,12 @@ void x86_syscall(X86Cpu *cpu, uint64_t next_rip)
         x86_set_rflags(cpu, flags & ~(uint64_t)(FLAG_IF | FLAG_VM | FLAG_RF));
     }
     x86_update_mode(cpu);
+    step_by_new_flags(cpu, tf);
 }
 
 void x86_sysret(X86Cpu *cpu, unsigned operand_size)
 {
-    bool amd = cpuid_is_amd(cpu);
+    bool amd = cpuid_is_amd(cpu), tf = cpu->mode & MODE_TF;
 
     if (!(cpu->efer & EFER_SCE) || (!amd && !in_64bit_mode(cpu))) {
         x86_raise(cpu, EXC_UD);
@@ -595,6 +609,7 @@ void x86_sysret(X86Cpu *cpu, unsigned operand_size)
         x86_set_rflags(cpu, x86_get_rflags(cpu) | FLAG_IF);
     }
     x86_update_mode(cpu);
+    step_by_new_flags(cpu, tf);
 }
 
 void x86_sysenter(X86Cpu *cpu)
