@@ -67,11 +67,12 @@ struct X86Apic {
     X86Cpu *cpu;
     ApicBus *bus;
 
-    uint64_t base;
-    uint32_t xapic_id; /* 8 bits; writable in xAPIC mode */
-    uint32_t tpr, ldr, dfr, svr;
+    /* Written by the vCPU's thread, read by senders too. */
+    _Atomic uint64_t base;
+    _Atomic uint32_t xapic_id; /* 8 bits; writable in xAPIC mode */
+    _Atomic uint32_t tpr, ldr, dfr, svr;
+    _Atomic uint32_t lvt[LVT_COUNT];
     uint32_t esr, esr_pending;
-    uint32_t lvt[LVT_COUNT];
     uint64_t icr;
     uint32_t isr[8];
     uint32_t tmr[8], irr[8]; /* atomic */

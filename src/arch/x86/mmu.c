@@ -89,7 +89,8 @@ static void slot_clear(X86Mmu *mmu, unsigned slot)
 {
     TlbEntry *e = slot_entry(mmu, slot);
 
-    e->tag[MMU_READ] = e->tag[MMU_WRITE] = e->tag[MMU_EXEC] = tag_none(slot);
+    e->tag[MMU_READ] = e->tag[MMU_EXEC] = tag_none(slot);
+    __atomic_store_n(&e->tag[MMU_WRITE], tag_none(slot), __ATOMIC_RELEASE); /* others look at this one */
 }
 
 /* ---- physical memory ---- */
@@ -565,13 +566,13 @@ static void install(X86Cpu *cpu, uint64_t linear, MmuIndex index, const MmuTrans
     TlbEntry *e = slot_entry(cpu->mmu, slot);
 
     e->tag[MMU_READ] = page;
-    e->tag[MMU_WRITE] = tag_none(slot);
+    __atomic_store_n(&e->tag[MMU_WRITE], tag_none(slot), __ATOMIC_RELEASE);
     if (write) {
         __atomic_store_n(&e->tag[MMU_WRITE], page, __ATOMIC_SEQ_CST);
         /* Invariant 2: whoever clears the bit either sees the tag or is seen here. */
         __atomic_thread_fence(__ATOMIC_SEQ_CST);
         if (!ram_page_fully_dirty(pp->ram, pp->ram_offset)) {
-            e->tag[MMU_WRITE] = tag_none(slot);
+            __atomic_store_n(&e->tag[MMU_WRITE], tag_none(slot), __ATOMIC_RELEASE);
         }
     }
 }
@@ -1037,7 +1038,7 @@ static void drop_write_tags(X86Mmu *mmu, const uint8_t *low, const uint8_t *high
         }
         const uint8_t *host = (const uint8_t *)(e->tag[MMU_WRITE] + (uint64_t)e->addend);
         if (host + 4096 > low && host < high) {
-            e->tag[MMU_WRITE] = tag_none(slot);
+            __atomic_store_n(&e->tag[MMU_WRITE], tag_none(slot), __ATOMIC_RELEASE);
         }
     }
 }
