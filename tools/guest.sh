@@ -74,7 +74,7 @@ copy_module() {
         done
     done
 }
-copy_module virtio_pci virtio_mmio virtio_blk virtio_net virtio-rng virtio_console ext4 button evdev
+copy_module crc32c_generic virtio_pci virtio_mmio virtio_blk virtio_net virtio-rng virtio_console ext4 button evdev
 cp "$modules/modules.builtin" "$modules/modules.order" "$ram/lib/modules/$release/" 2>/dev/null || true
 "$out/root/bin/busybox" depmod -b "$ram" "$release"
 
