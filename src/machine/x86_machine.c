@@ -414,11 +414,22 @@ static const Property x86_machine_properties[] = {
     PROP_END,
 };
 
+/* "rtc-time": the guest's time of day, as libvirt asks for it. */
+static bool x86_get_rtc_time(Object *obj, Visitor *v, const char *name, void *opaque, GError **error)
+{
+    Machine *machine = MACHINE(obj);
+    if (!machine->rtc) {
+        return error_set(error, "this machine has no real-time clock");
+    }
+    return object_property_get(OBJECT(machine->rtc), "date", v, error);
+}
+
 static void x86_machine_class_init(ObjectClass *klass, const void *data)
 {
     MachineClass *mc = MACHINE_CLASS(klass);
 
     object_class_add_properties(klass, x86_machine_properties);
+    object_class_property_add(klass, "rtc-time", "struct tm", x86_get_rtc_time, NULL, NULL);
     mc->max_cpus = 255;
     mc->default_cpu_type = "qemu64-x86_64-cpu";
 }

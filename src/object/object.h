@@ -57,6 +57,9 @@ struct ObjectClass {
     const char *const *interfaces; /* all of them, inherited ones too; NULL-terminated */
     GHashTable *properties;        /* class properties of this very class by name; may be NULL */
     GPtrArray *property_order;     /* the same in the order of their addition; may be NULL */
+    /* Asked before a table property (property.h) of an instance changes, unless the entry has a may_set of
+     * its own; inherited; NULL: it may. */
+    bool (*may_set)(Object *obj, const char *name, GError **error);
 };
 
 struct Object {

@@ -23,10 +23,16 @@ static bool table_get(Object *obj, Visitor *v, const char *name, void *opaque, G
     return prop->type->get(obj, v, name, prop, field_of(obj, prop), error);
 }
 
+static bool entry_may_set(Object *obj, const Property *prop, const char *name, GError **error)
+{
+    bool (*may_set)(Object *, const char *, GError **) = prop->may_set ? prop->may_set : obj->klass->may_set;
+    return !may_set || may_set(obj, name, error);
+}
+
 static bool table_set(Object *obj, Visitor *v, const char *name, void *opaque, GError **error)
 {
     const Property *prop = opaque;
-    if (prop->may_set && !prop->may_set(obj, name, error)) {
+    if (!entry_may_set(obj, prop, name, error)) {
         return false;
     }
     return prop->type->set(obj, v, name, prop, field_of(obj, prop), error);
@@ -280,7 +286,7 @@ bool object_property_table_set_link(Object *obj, const ObjectProperty *p, Object
     if (!*known) {
         return false;
     }
-    if (prop->may_set && !prop->may_set(obj, p->name, error)) {
+    if (!entry_may_set(obj, prop, p->name, error)) {
         return false;
     }
     if (value && !object_dynamic_cast(value, prop->link_type)) {

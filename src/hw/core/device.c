@@ -533,6 +533,19 @@ static bool get_parent_bus(Object *obj, Visitor *v, const char *name, void *opaq
     return visit_str(v, name, &path, error);
 }
 
+static bool device_may_set(Object *obj, const char *name, GError **error)
+{
+    const Device *dev = DEVICE(obj);
+    return !dev->realized ||
+           error_set(error, "Attempt to set property '%s' on device '%s' (type '%s') after it was realized",
+                     name, dev->id ? dev->id : "", object_get_typename(obj));
+}
+
+bool device_property_any_time(Object *obj, const char *name, GError **error)
+{
+    return true;
+}
+
 static void device_instance_init(Object *obj)
 {
     Device *dev = DEVICE(obj);
@@ -551,6 +564,7 @@ static void device_instance_finalize(Object *obj)
 static void device_class_init(ObjectClass *klass, const void *data)
 {
     DeviceClass *dc = DEVICE_CLASS(klass);
+    klass->may_set = device_may_set;
     dc->hotpluggable = true;
     dc->category = "Misc";
     object_class_property_add(klass, "realized", "bool", get_realized, NULL, NULL);

@@ -148,6 +148,8 @@ void device_unrealize_all(Object *root);
 /* Calls fn for every realized device of a machine in that same order (devices on a bus follow the bus's
  * owner). */
 void device_foreach(Object *root, void (*fn)(Device *dev, void *opaque), void *opaque);
+/* Properties of a realized device cannot be changed; an entry with this as its may_set can at any time. */
+bool device_property_any_time(Object *obj, const char *name, GError **error);
 /* "name (type)" or the path, for messages. Caller frees. */
 char *device_describe(const Device *dev);
 /* Calls fn for a device and all below it, parents first. */

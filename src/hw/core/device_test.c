@@ -115,6 +115,10 @@ static void test_create(void)
     g_assert_no_error(error);
     g_assert_true(dev->realized && dev->bus == bus && TOY(dev)->size == 16);
     g_assert_cmpstr(TOY(dev)->label, ==, "hello");
+    g_assert_false(object_property_parse(OBJECT(dev), "size", "3", &error)); /* too late */
+    g_assert_cmpstr(error->message, ==,
+                    "Attempt to set property 'size' on device 't0' (type 'toy') after it was realized");
+    g_clear_error(&error);
     g_autofree char *path = object_get_canonical_path(OBJECT(dev));
     g_assert_cmpstr(path, ==, "/machine/peripheral/t0");
     Device *anonymous = create(b, "toy", false, &error);

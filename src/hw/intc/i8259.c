@@ -402,7 +402,8 @@ static void i8259_unrealize(Device *dev)
 }
 
 static const Property i8259_properties[] = {
-    PROP_BOOL("firmware-preset", I8259State, firmware_preset, false, "reset to what PC firmware leaves"),
+    PROP_FULL("firmware-preset", I8259State, firmware_preset, bool, property_type_bool,
+              "reset to what PC firmware leaves", .has_default = true, .may_set = device_property_any_time),
     PROP_END,
 };
 

@@ -644,11 +644,6 @@ static bool devfn_get(Object *obj, Visitor *v, const char *name, const Property 
 static bool devfn_set(Object *obj, Visitor *v, const char *name, const Property *prop, void *field,
                       GError **error)
 {
-    if (DEVICE(obj)->realized) {
-        return error_set(error,
-                         "Attempt to set property '%s' on device '%s' (type '%s') after it was realized",
-                         name, DEVICE(obj)->id ? DEVICE(obj)->id : "", object_get_typename(obj));
-    }
     int32_t devfn = -1;
     if (visit_peek_type(v, name) != json_type_string) {
         if (!visit_int32(v, name, &devfn, error)) {

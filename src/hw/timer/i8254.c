@@ -495,7 +495,8 @@ static const VmState i8254_vmstate = {
 };
 
 static const Property i8254_properties[] = {
-    PROP_BOOL("firmware-preset", I8254State, firmware_preset, false, "reset to what PC firmware leaves"),
+    PROP_FULL("firmware-preset", I8254State, firmware_preset, bool, property_type_bool,
+              "reset to what PC firmware leaves", .has_default = true, .may_set = device_property_any_time),
     PROP_END,
 };
 
