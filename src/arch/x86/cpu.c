@@ -24,6 +24,7 @@ void cpu_interrupt(X86Cpu *cpu, uint32_t mask)
 {
     uint32_t old = __atomic_fetch_or(&cpu->interrupt_request, mask, __ATOMIC_SEQ_CST);
 
+    __atomic_store_n(&cpu->interrupt_poll, 1, __ATOMIC_SEQ_CST);
     if ((old & mask) != mask && cpu_wake_hook != NULL) {
         cpu_wake_hook(cpu);
     }

@@ -1,11 +1,11 @@
 /*
  * The state of one x86-64 vCPU, and what the parts of the software CPU offer to each other.
  *
- * Sources: Intel 64 and IA-32 Architectures Software Developer's Manual (SDM) volumes 2 and 3; AMD64 Architecture
- * Programmer's Manual volume 2 for SYSCALL and SVM-era details.
+ * Sources: Intel 64 and IA-32 Architectures Software Developer's Manual (SDM) volumes 2 and 3; AMD64
+ * Architecture Programmer's Manual volume 2 for SYSCALL and SVM-era details.
  *
- * Threads: everything here belongs to the vCPU's thread while it runs; other threads use cpu_interrupt(), the APIC's
- * message interface and, for the rest, run work in the vCPU's thread or stop it first (accel/vcpu.h).
+ * Threads: everything here belongs to the vCPU's thread while it runs; other threads use cpu_interrupt(), the
+ * APIC's message interface and, for the rest, run work in the vCPU's thread or stop it first (accel/vcpu.h).
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #ifndef RHEA_ARCH_X86_CPU_H
@@ -22,32 +22,49 @@
 #define TYPE_X86_CPU "x86_64-cpu" /* abstract; models are "qemu64-x86_64-cpu", "max-x86_64-cpu", ... */
 
 typedef struct X86Cpu X86Cpu;
-typedef struct X86Apic X86Apic;   /* arch/x86/apic.h */
-typedef struct ApicBus ApicBus;   /* arch/x86/apic.h */
-typedef struct X86Mmu X86Mmu;     /* arch/x86/mmu.h: TLBs */
+typedef struct X86Apic X86Apic; /* arch/x86/apic.h */
+typedef struct ApicBus ApicBus; /* arch/x86/apic.h */
+typedef struct X86Mmu X86Mmu;   /* arch/x86/mmu.h: TLBs */
 
-enum { R_RAX, R_RCX, R_RDX, R_RBX, R_RSP, R_RBP, R_RSI, R_RDI, R_R8, R_R9, R_R10, R_R11, R_R12, R_R13, R_R14, R_R15 };
+enum {
+    R_RAX,
+    R_RCX,
+    R_RDX,
+    R_RBX,
+    R_RSP,
+    R_RBP,
+    R_RSI,
+    R_RDI,
+    R_R8,
+    R_R9,
+    R_R10,
+    R_R11,
+    R_R12,
+    R_R13,
+    R_R14,
+    R_R15
+};
 enum { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_COUNT, SEG_LDTR = SEG_COUNT, SEG_TR, SEG_ALL };
 
 /* RFLAGS, SDM vol. 1 3.4.3 */
-#define FLAG_CF   (1u << 0)
-#define FLAG_ONE  (1u << 1)
-#define FLAG_PF   (1u << 2)
-#define FLAG_AF   (1u << 4)
-#define FLAG_ZF   (1u << 6)
-#define FLAG_SF   (1u << 7)
-#define FLAG_TF   (1u << 8)
-#define FLAG_IF   (1u << 9)
-#define FLAG_DF   (1u << 10)
-#define FLAG_OF   (1u << 11)
-#define FLAG_IOPL (3u << 12)
-#define FLAG_NT   (1u << 14)
-#define FLAG_RF   (1u << 16)
-#define FLAG_VM   (1u << 17)
-#define FLAG_AC   (1u << 18)
-#define FLAG_VIF  (1u << 19)
-#define FLAG_VIP  (1u << 20)
-#define FLAG_ID   (1u << 21)
+#define FLAG_CF     (1u << 0)
+#define FLAG_ONE    (1u << 1)
+#define FLAG_PF     (1u << 2)
+#define FLAG_AF     (1u << 4)
+#define FLAG_ZF     (1u << 6)
+#define FLAG_SF     (1u << 7)
+#define FLAG_TF     (1u << 8)
+#define FLAG_IF     (1u << 9)
+#define FLAG_DF     (1u << 10)
+#define FLAG_OF     (1u << 11)
+#define FLAG_IOPL   (3u << 12)
+#define FLAG_NT     (1u << 14)
+#define FLAG_RF     (1u << 16)
+#define FLAG_VM     (1u << 17)
+#define FLAG_AC     (1u << 18)
+#define FLAG_VIF    (1u << 19)
+#define FLAG_VIP    (1u << 20)
+#define FLAG_ID     (1u << 21)
 #define FLAGS_ARITH (FLAG_CF | FLAG_PF | FLAG_AF | FLAG_ZF | FLAG_SF | FLAG_OF)
 
 #define CR0_PE (1u << 0)
@@ -83,16 +100,32 @@ enum { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_COUNT, SEG_LDTR = SEG
 #define CR4_SMAP       (1u << 21)
 #define CR4_PKE        (1u << 22)
 
-#define EFER_SCE  (1u << 0)
-#define EFER_LME  (1u << 8)
-#define EFER_LMA  (1u << 10)
-#define EFER_NXE  (1u << 11)
-#define EFER_SVME (1u << 12)
+#define EFER_SCE   (1u << 0)
+#define EFER_LME   (1u << 8)
+#define EFER_LMA   (1u << 10)
+#define EFER_NXE   (1u << 11)
+#define EFER_SVME  (1u << 12)
 #define EFER_FFXSR (1u << 14)
 
 enum {
-    EXC_DE = 0, EXC_DB = 1, EXC_NMI = 2, EXC_BP = 3, EXC_OF = 4, EXC_BR = 5, EXC_UD = 6, EXC_NM = 7, EXC_DF = 8,
-    EXC_TS = 10, EXC_NP = 11, EXC_SS = 12, EXC_GP = 13, EXC_PF = 14, EXC_MF = 16, EXC_AC = 17, EXC_MC = 18, EXC_XM = 19,
+    EXC_DE = 0,
+    EXC_DB = 1,
+    EXC_NMI = 2,
+    EXC_BP = 3,
+    EXC_OF = 4,
+    EXC_BR = 5,
+    EXC_UD = 6,
+    EXC_NM = 7,
+    EXC_DF = 8,
+    EXC_TS = 10,
+    EXC_NP = 11,
+    EXC_SS = 12,
+    EXC_GP = 13,
+    EXC_PF = 14,
+    EXC_MF = 16,
+    EXC_AC = 17,
+    EXC_MC = 18,
+    EXC_XM = 19,
 };
 
 /* A segment register with its hidden part. attr is the descriptor's second doubleword, bits 8 to 23, in place
@@ -104,27 +137,27 @@ typedef struct X86Segment {
     uint64_t base;
 } X86Segment;
 #define DESC_TYPE_SHIFT 8
-#define DESC_A    (1u << 8)
-#define DESC_W    (1u << 9)  /* data: writable */
-#define DESC_R    (1u << 9)  /* code: readable */
-#define DESC_E    (1u << 10) /* data: expand down */
-#define DESC_C    (1u << 10) /* code: conforming */
-#define DESC_CODE (1u << 11)
-#define DESC_S    (1u << 12)
-#define DESC_DPL_SHIFT 13
-#define DESC_P    (1u << 15)
-#define DESC_AVL  (1u << 20)
-#define DESC_L    (1u << 21)
-#define DESC_B    (1u << 22) /* D/B */
-#define DESC_G    (1u << 23)
+#define DESC_A          (1u << 8)
+#define DESC_W          (1u << 9)  /* data: writable */
+#define DESC_R          (1u << 9)  /* code: readable */
+#define DESC_E          (1u << 10) /* data: expand down */
+#define DESC_C          (1u << 10) /* code: conforming */
+#define DESC_CODE       (1u << 11)
+#define DESC_S          (1u << 12)
+#define DESC_DPL_SHIFT  13
+#define DESC_P          (1u << 15)
+#define DESC_AVL        (1u << 20)
+#define DESC_L          (1u << 21)
+#define DESC_B          (1u << 22) /* D/B */
+#define DESC_G          (1u << 23)
 
 typedef struct X86Table {
     uint64_t base;
     uint16_t limit;
 } X86Table;
 
-/* The FPU and SIMD state is one XSAVE area in the standard (non-compacted) format of this host, SDM vol. 1 13.4, so
- * that stubs, FXSAVE and migration use it as it is. 64-byte aligned. */
+/* The FPU and SIMD state is one XSAVE area in the standard (non-compacted) format of this host, SDM vol.
+ * 1 13.4, so that stubs, FXSAVE and migration use it as it is. 64-byte aligned. */
 #define X86_XSAVE_SIZE 4096
 
 /* What may be pending for a vCPU; bits of X86Cpu.interrupt_request. */
@@ -139,25 +172,26 @@ typedef struct X86Table {
 #define CPU_INTERRUPT_KICK  (1u << 9) /* another vCPU's paravirtual kick: ends HLT */
 #define CPU_INTERRUPT_CODE  (1u << 8) /* drop cached blocks: code was written by somebody else */
 
-/* Why CPL, mode and so on matter to decoded code: blocks are looked up by (physical address, mode). Kept up to date by
- * x86_update_mode() after every change of CS, SS, CR0, CR4, EFER, RFLAGS.VM/TF/AC or CPL. */
-#define MODE_CS32    (1u << 0)  /* CS.D */
-#define MODE_CS64    (1u << 1)  /* long mode and CS.L */
-#define MODE_SS32    (1u << 2)  /* SS.B */
-#define MODE_PE      (1u << 3)
-#define MODE_VM86    (1u << 4)
-#define MODE_LMA     (1u << 5)  /* EFER.LMA */
-#define MODE_CPL_SHIFT 6        /* 2 bits */
-#define MODE_FLAT    (1u << 8)  /* CS, DS, ES, SS: base 0, limit 4 GiB, usable and writable/readable as needed */
-#define MODE_TF      (1u << 9)
-#define MODE_FPU_OK  (1u << 10) /* neither CR0.EM nor CR0.TS */
-#define MODE_SSE_OK  (1u << 11) /* CR4.OSFXSR and not CR0.EM/TS */
-#define MODE_AVX_OK  (1u << 12) /* CR4.OSXSAVE, XCR0[2:1] = 3, not CR0.TS, protected mode */
+/* Why CPL, mode and so on matter to decoded code: blocks are looked up by (physical address, mode). Kept up
+ * to date by x86_update_mode() after every change of CS, SS, CR0, CR4, EFER, RFLAGS.VM/TF/AC or CPL. */
+#define MODE_CS32      (1u << 0) /* CS.D */
+#define MODE_CS64      (1u << 1) /* long mode and CS.L */
+#define MODE_SS32      (1u << 2) /* SS.B */
+#define MODE_PE        (1u << 3)
+#define MODE_VM86      (1u << 4)
+#define MODE_LMA       (1u << 5) /* EFER.LMA */
+#define MODE_CPL_SHIFT 6         /* 2 bits */
+#define MODE_FLAT      (1u << 8) /* CS, DS, ES, SS: base 0, limit 4 GiB, usable and writable/readable as needed \
+                                  */
+#define MODE_TF        (1u << 9)
+#define MODE_FPU_OK    (1u << 10) /* neither CR0.EM nor CR0.TS */
+#define MODE_SSE_OK    (1u << 11) /* CR4.OSFXSR and not CR0.EM/TS */
+#define MODE_AVX_OK    (1u << 12) /* CR4.OSXSAVE, XCR0[2:1] = 3, not CR0.TS, protected mode */
 #define MODE_AVX512_OK (1u << 13)
-#define MODE_IOPL_OK (1u << 14) /* CPL <= IOPL */
-#define MODE_SMM     (1u << 15)
-#define MODE_BP      (1u << 16) /* DR7 enables something, or the debugger has breakpoints */
-#define MODE_AC      (1u << 17) /* alignment checks are on: CR0.AM, RFLAGS.AC, CPL 3 */
+#define MODE_IOPL_OK   (1u << 14) /* CPL <= IOPL */
+#define MODE_SMM       (1u << 15)
+#define MODE_BP        (1u << 16) /* DR7 enables something, or the debugger has breakpoints */
+#define MODE_AC        (1u << 17) /* alignment checks are on: CR0.AM, RFLAGS.AC, CPL 3 */
 
 /* What the machine gives to a CPU; borrowed, set before realize. */
 typedef struct X86CpuEnv {
@@ -178,34 +212,38 @@ struct X86Cpu {
 
     /* ---- registers ---- */
     uint64_t regs[16] __attribute__((aligned(64)));
-    /* Of the next instruction between instructions, and of the running one inside system.h's functions. Elsewhere, while
-     * a block runs, the address of its first instruction (interp/interp.h). Right behind regs: pseudo-register 16. */
+    /* Of the next instruction between instructions, and of the running one inside system.h's functions.
+     * Elsewhere, while a block runs, the address of its first instruction (interp/interp.h). Right behind
+     * regs: pseudo-register 16. */
     uint64_t rip;
     uint64_t zero; /* always 0: pseudo-register 17, of addresses without base or index */
-    void *tlb; /* mmu->tlb[mmu->index]: kept by mmu_select() */
-    /* The arithmetic flags are in cc (arch/x86/flags.h); rflags holds all the other bits, FLAG_ONE included, never
-     * FLAGS_ARITH. Read and write the whole through x86_get_rflags()/x86_set_rflags(). */
+    void *tlb;     /* mmu->tlb[mmu->index]: kept by mmu_select() */
+    /* The arithmetic flags are in cc (arch/x86/flags.h); rflags holds all the other bits, FLAG_ONE included,
+     * never FLAGS_ARITH. Read and write the whole through x86_get_rflags()/x86_set_rflags(). */
     uint64_t rflags;
     uint16_t cc;
-    uint32_t mode;     /* MODE_* */
+    uint32_t mode; /* MODE_* */
     uint8_t cpl;
-    bool inhibit_interrupts;    /* for one instruction boundary: after STI, MOV SS, POP SS */
-    bool inhibit_debug;         /* MOV SS / POP SS also hold back #DB traps */
+    bool inhibit_interrupts; /* for one instruction boundary: after STI, MOV SS, POP SS */
+    bool inhibit_debug;      /* MOV SS / POP SS also hold back #DB traps */
     bool nmi_blocked, in_smm, halted, a20_masked;
     bool mwait;
-    bool wait_sipi;  /* after INIT: only SIPI (and INIT) gets it going; halted is set too */
+    bool wait_sipi; /* after INIT: only SIPI (and INIT) gets it going; halted is set too */
     bool smm_saved_nmi_blocked;
-    bool pv_kicked;  /* a kick came while it ran: the next HLT does not wait */
-    bool shutdown;   /* after a triple fault: nothing but reset or INIT helps; halted is set too */
-    bool executing;  /* atomic: guest code may use cached translations right now; see mmu.c */
+    bool pv_kicked;             /* a kick came while it ran: the next HLT does not wait */
+    bool shutdown;              /* after a triple fault: nothing but reset or INIT helps; halted is set too */
+    bool executing;             /* atomic: guest code may use cached translations right now; see mmu.c */
     uint32_t interrupt_request; /* atomic */
-    uint32_t nmi_count;         /* atomic: NMIs that wait; one is latched while another is served, so at most two */
-    bool event_by_instruction;  /* INT n and its like: no single-step trap follows */
+    /* Atomic: set with every new request; what runs looks at it often. Clear where the requests that there
+     * are have been looked at, and can only be served once something (IF, say) changes. */
+    uint32_t interrupt_poll;
+    uint32_t nmi_count; /* atomic: NMIs that wait; one is latched while another is served, so at most two */
+    bool event_by_instruction; /* INT n and its like: no single-step trap follows */
     X86Segment segs[SEG_ALL];
     X86Table gdt, idt;
     uint64_t cr0, cr2, cr3, cr4, cr8; /* cr8 mirrors the APIC's TPR >> 4 */
     uint64_t dr[8];
-    uint64_t debug_pending;     /* DR6 bits of data and I/O breakpoints that the running instruction hit */
+    uint64_t debug_pending; /* DR6 bits of data and I/O breakpoints that the running instruction hit */
     uint64_t xcr0, xss;
     uint64_t efer, star, lstar, cstar, fmask, kernel_gs_base, tsc_aux;
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
@@ -216,7 +254,7 @@ struct X86Cpu {
     uint64_t bios_sign_id, arch_capabilities, platform_info, kvm_int, kvm_migration;
     uint64_t feature_control, hwcr, de_cfg;
     uint64_t kvm_system_time, kvm_wall_clock, kvm_pv_eoi, kvm_steal_time, kvm_poll_control, kvm_async_pf;
-    int64_t tsc_offset;         /* guest TSC = scaled host TSC + offset */
+    int64_t tsc_offset; /* guest TSC = scaled host TSC + offset */
     uint32_t pkru;
     uint8_t xsave[X86_XSAVE_SIZE] __attribute__((aligned(64)));
 
@@ -226,29 +264,31 @@ struct X86Cpu {
         bool has_error, is_int;
         uint32_t error_code;
         uint64_t next_rip; /* where INT n, INT3, INTO return to; for faults unused */
-        /* A #GP(0) because linear is not canonical: the executor makes it #SS(0) where the access was through SS. */
+        /* A #GP(0) because linear is not canonical: the executor makes it #SS(0) where the access was through
+         * SS. */
         bool noncanonical;
         uint64_t linear;
     } exc;
     sigjmp_buf *fault_return; /* where x86_raise() lands: set by the running executor */
-    /* The executor's view of the instruction that runs, so that a fault finds its rip (accel/soft/interp/interp.h);
-     * NULL: rip is right as it is. */
+    /* The executor's view of the instruction that runs, so that a fault finds its rip
+     * (accel/soft/interp/interp.h); NULL: rip is right as it is. */
     const void *current_op;
 
     /* ---- parts ---- */
     X86Mmu *mmu;   /* owned; arch/x86/mmu.c */
     X86Apic *apic; /* owned; arch/x86/apic.c */
     X86CpuEnv env;
-    void *accel_data;  /* the accelerator's; it frees it */
-    void *vcpu;        /* accel/vcpu.c's thread state */
+    void *accel_data; /* the accelerator's; it frees it */
+    void *vcpu;       /* accel/vcpu.c's thread state */
 
     /* ---- identity ---- */
-    uint32_t index;    /* 0 .. n-1; unique in a machine */
+    uint32_t index; /* 0 .. n-1; unique in a machine */
     uint32_t apic_id;
     int32_t socket_id, die_id, core_id, thread_id;
     uint32_t sockets, dies, cores, threads; /* the topology that CPUID shows */
-    uint32_t cpuid_features[64]; /* FeatureWord values after model, user and host filtering: arch/x86/cpuid.h */
-    uint32_t phys_bits;  /* of a guest physical address; reserved bits of page-table entries follow it */
+    uint32_t
+        cpuid_features[64]; /* FeatureWord values after model, user and host filtering: arch/x86/cpuid.h */
+    uint32_t phys_bits;     /* of a guest physical address; reserved bits of page-table entries follow it */
     uint64_t tsc_khz;
     bool realized;
     struct X86CpuidState *cpuid; /* cpuid.c's */
@@ -264,16 +304,17 @@ typedef struct X86CpuClass {
 /* Builds parts from env and topology; checks features against the host. */
 bool x86_cpu_realize(X86Cpu *cpu, const X86CpuEnv *env, GError **error);
 void x86_cpu_unrealize(X86Cpu *cpu);
-/* Power-on state, SDM vol. 3 table 10-1. is_init: INIT, which keeps caches, FPU, MSRs. The BSP starts, APs wait for SIPI
- * (halted). */
+/* Power-on state, SDM vol. 3 table 10-1. is_init: INIT, which keeps caches, FPU, MSRs. The BSP starts, APs
+ * wait for SIPI (halted). */
 void x86_cpu_reset(X86Cpu *cpu, bool is_init);
 void x86_update_mode(X86Cpu *cpu);
 extern const struct VmState x86_cpu_vmstate;
 /* The names (borrowed) of a model's features that cannot be had here; free the array only. */
 struct X86CpuModel;
 GPtrArray *x86_cpu_unavailable_features(const struct X86CpuModel *model);
-/* query-cpu-model-expansion: the properties of a model (without "-x86_64-cpu") after changes (a dict of properties, or
- * NULL), as they would be realized. full: those that are not migration ABI, too. Caller's reference; NULL on error. */
+/* query-cpu-model-expansion: the properties of a model (without "-x86_64-cpu") after changes (a dict of
+ * properties, or NULL), as they would be realized. full: those that are not migration ABI, too. Caller's
+ * reference; NULL on error. */
 json_object *x86_cpu_model_expand(const char *model_name, json_object *changes, bool full, GError **error);
 /* The registers as text ("info registers"). Caller frees. The vCPU is stopped. */
 char *x86_cpu_dump(X86Cpu *cpu);
@@ -283,7 +324,7 @@ void x86_cpu_set_a20(X86Cpu *cpu, bool enabled);
 /* Sets interrupt_request bits and wakes the vCPU where it sleeps (through accel/vcpu). [any thread] */
 void cpu_interrupt(X86Cpu *cpu, uint32_t mask);
 void cpu_interrupt_clear(X86Cpu *cpu, uint32_t mask); /* [any thread] */
-void x86_nmi_unblock(X86Cpu *cpu); /* IRET, in the vCPU's thread */
+void x86_nmi_unblock(X86Cpu *cpu);                    /* IRET, in the vCPU's thread */
 void cpu_nmi(X86Cpu *cpu);                            /* [any thread] */
 /* Set by accel/vcpu.c: how to wake a vCPU that sleeps in HLT. */
 extern void (*cpu_wake_hook)(X86Cpu *cpu);
@@ -292,22 +333,24 @@ extern void (*cpu_timer_hook)(X86Cpu *cpu);
 
 /* ---- flags (flags.c) ---- */
 uint64_t x86_get_rflags(const X86Cpu *cpu);
-void x86_set_rflags(X86Cpu *cpu, uint64_t value); /* all bits, no privilege checks; calls x86_update_mode as needed */
+void x86_set_rflags(X86Cpu *cpu,
+                    uint64_t value); /* all bits, no privilege checks; calls x86_update_mode as needed */
 
 /* ---- exceptions (exception.c) ---- */
-/* Ends the running instruction with an exception; never returns. Callers have changed no architectural state, or have
- * restored it. Vectors that push an error code: x86_raise_error. cpu->rip need not be valid: the executor's
- * fault_return recovers it. */
+/* Ends the running instruction with an exception; never returns. Callers have changed no architectural state,
+ * or have restored it. Vectors that push an error code: x86_raise_error. cpu->rip need not be valid: the
+ * executor's fault_return recovers it. */
 G_NORETURN void x86_raise(X86Cpu *cpu, int vector);
 G_NORETURN void x86_raise_error(X86Cpu *cpu, int vector, uint32_t error_code);
 /* #GP(0) because linear is not canonical; sets exc.noncanonical and exc.linear. */
 G_NORETURN void x86_raise_noncanonical(X86Cpu *cpu, uint64_t linear);
-/* Delivers an exception or interrupt through the IDT/IVT: the whole of SDM vol. 3 chapter 6: gates, stack switches, IST,
- * task gates, VM86, error code, double and triple fault. cpu->rip is the return address to push. Never jumps out. */
+/* Delivers an exception or interrupt through the IDT/IVT: the whole of SDM vol. 3 chapter 6: gates, stack
+ * switches, IST, task gates, VM86, error code, double and triple fault. cpu->rip is the return address to
+ * push. Never jumps out. */
 typedef enum EventKind { EVENT_EXCEPTION, EVENT_SOFT_INT, EVENT_HARD_INT, EVENT_NMI, EVENT_ICEBP } EventKind;
 void x86_deliver(X86Cpu *cpu, EventKind kind, int vector, bool has_error, uint32_t error_code);
-/* Between instructions: takes the highest-priority pending event, if any may be taken now (SDM vol. 3 table 6-2).
- * Returns whether the vCPU's state changed. Handles SMI, INIT, SIPI, NMI and hardware interrupts. */
+/* Between instructions: takes the highest-priority pending event, if any may be taken now (SDM vol. 3 table
+ * 6-2). Returns whether the vCPU's state changed. Handles SMI, INIT, SIPI, NMI and hardware interrupts. */
 bool x86_handle_interrupts(X86Cpu *cpu);
 /* Whether a halted vCPU has a reason to wake. */
 bool x86_has_work(const X86Cpu *cpu);

@@ -154,10 +154,9 @@ static void run_single(X86Cpu *cpu)
     if ((cpu->mode & MODE_BP) && !resume && x86_debug_code_breakpoint(cpu, linear)) {
         return;
     }
-    __atomic_or_fetch(&cpu->interrupt_request, INTERP_SINGLE, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&cpu->interrupt_poll, 1, __ATOMIC_SEQ_CST);
     d->event_taken = false;
     run_blocks(cpu, true);
-    __atomic_and_fetch(&cpu->interrupt_request, ~INTERP_SINGLE, __ATOMIC_SEQ_CST);
     if (resume) {
         cpu->rflags &= ~(uint64_t)FLAG_RF;
     }
@@ -173,7 +172,6 @@ void interp_vcpu_exec(X86Cpu *cpu)
     __atomic_store_n(&cpu->executing, true, __ATOMIC_SEQ_CST);
     cpu->fault_return = &fault;
     if (sigsetjmp(fault, 0)) {
-        __atomic_and_fetch(&cpu->interrupt_request, ~INTERP_SINGLE, __ATOMIC_SEQ_CST);
         recover(cpu);
         ((Interp *)cpu->accel_data)->link_slot =
             NULL; /* a branch whose target's fetch faulted leads to no handler */
@@ -182,6 +180,10 @@ void interp_vcpu_exec(X86Cpu *cpu)
         d = cpu->accel_data;
     }
     for (;;) {
+        /* First this, then that: a request that comes in between sets it again. */
+        if (__atomic_load_n(&cpu->interrupt_poll, __ATOMIC_RELAXED)) {
+            __atomic_store_n(&cpu->interrupt_poll, 0, __ATOMIC_SEQ_CST);
+        }
         uint32_t request = __atomic_load_n(&cpu->interrupt_request, __ATOMIC_SEQ_CST);
         if (G_UNLIKELY(request)) {
             d->link_slot = NULL; /* what comes may not be where the last branch went */
@@ -235,10 +237,9 @@ bool interp_step_one(X86Cpu *cpu)
             mmu_process_pending(cpu);
         }
         cpu->inhibit_interrupts = false;
-        __atomic_or_fetch(&cpu->interrupt_request, INTERP_SINGLE, __ATOMIC_SEQ_CST);
+        __atomic_store_n(&cpu->interrupt_poll, 1, __ATOMIC_SEQ_CST);
         run_blocks(cpu, true);
     }
-    __atomic_and_fetch(&cpu->interrupt_request, ~INTERP_SINGLE, __ATOMIC_SEQ_CST);
     cpu->fault_return = NULL;
     __atomic_store_n(&cpu->executing, false, __ATOMIC_SEQ_CST);
     return ok;
@@ -286,6 +287,11 @@ static void tcg_vcpu_exec(Accel *accel, X86Cpu *cpu)
     interp_vcpu_exec(cpu);
 }
 
+static void tcg_vcpu_kick(Accel *accel, X86Cpu *cpu)
+{
+    __atomic_store_n(&cpu->interrupt_poll, 1, __ATOMIC_SEQ_CST);
+}
+
 static void tcg_class_init(ObjectClass *klass, const void *class_data)
 {
     AccelClass *accel = (AccelClass *)klass;
@@ -295,6 +301,7 @@ static void tcg_class_init(ObjectClass *klass, const void *class_data)
     accel->vcpu_init = tcg_vcpu_init;
     accel->vcpu_destroy = tcg_vcpu_destroy;
     accel->vcpu_exec = tcg_vcpu_exec;
+    accel->vcpu_kick = tcg_vcpu_kick;
 }
 
 static const TypeInfo tcg_accel_info = {

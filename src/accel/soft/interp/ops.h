@@ -10,7 +10,8 @@
 #include "arch/x86/mmu.h"
 #include "arch/x86/system.h"
 
-/* Set while exactly one instruction is to run: every way out of a block looks at interrupt_request. */
+/* In a block's mode: it is to run exactly one instruction (interrupt_poll is set, so that no link is
+ * followed). */
 #define INTERP_SINGLE (1u << 31)
 
 typedef struct Block Block;
@@ -314,7 +315,7 @@ static inline bool is_canonical(uint64_t address)
 }
 static inline bool interrupt_wanted(const X86Cpu *cpu)
 {
-    return G_UNLIKELY(__atomic_load_n(&cpu->interrupt_request, __ATOMIC_RELAXED) != 0);
+    return G_UNLIKELY(__atomic_load_n(&cpu->interrupt_poll, __ATOMIC_RELAXED) != 0);
 }
 /* Direct transfer over a link's slot. */
 #define FOLLOW(slot, near_flag, new_rip)                           \

@@ -158,13 +158,19 @@ HANDLER(g_ret_far)
     SYSTEM_BEGIN();
     x86_far_return(cpu, op_size(op), (unsigned)op->imm);
 }
+/* After IF, TF, RF or the blocking of NMI may have changed: what waits may now be taken, and a trap may be
+ * due. */
+static void return_to(X86Cpu *cpu)
+{
+    if (!(cpu->rflags & (FLAG_RF | FLAG_TF)) && !__atomic_load_n(&cpu->interrupt_request, __ATOMIC_RELAXED)) {
+        interp_jump(cpu);
+    }
+}
 HANDLER(g_iret)
 {
     SYSTEM_BEGIN();
     x86_iret(cpu, op_size(op), next_rip);
-    if (!(cpu->rflags & (FLAG_RF | FLAG_TF))) {
-        interp_jump(cpu);
-    }
+    return_to(cpu);
 }
 /* Software interrupts clear TF before its trap could come. */
 static void event_taken(X86Cpu *cpu)
@@ -212,9 +218,7 @@ HANDLER(g_sysret)
 {
     SYSTEM_BEGIN();
     x86_sysret(cpu, op_size(op));
-    if (!(cpu->rflags & (FLAG_RF | FLAG_TF))) {
-        interp_jump(cpu);
-    }
+    return_to(cpu);
 }
 HANDLER(g_sysenter)
 {
