@@ -204,6 +204,7 @@ check "the guest sees the disk" console rhea-full 60 'vda-131072' 'echo vda-$(ca
 check "the guest has the network" console rhea-full 30 '0% packet loss' 'ping -c 1 10.0.2.2'
 check "block statistics" virsh domblkstat rhea-full vda
 check "attach a disk" virsh attach-disk rhea-full "$work/vmlinuz" vdb --driver qemu --subdriver raw --mode readonly --live
+check "detach it" virsh detach-disk rhea-full vdb --live
 check "link down" virsh domif-setlink rhea-full 52:54:00:12:34:56 down
 check "link up" virsh domif-setlink rhea-full 52:54:00:12:34:56 up
 check "info qtree over libvirt" query rhea-full "info qtree" "virtio-blk"
