@@ -299,7 +299,7 @@ bool x86_cpu_realize(X86Cpu *cpu, const X86CpuEnv *env, GError **error)
     if (cpu->tsc_khz == 0) {
         return error_set(error, "tsc-frequency: at least 1 kHz is needed");
     }
-    cpu->arch_capabilities = cpu->cpuid_features[FEAT_ARCH_CAPABILITIES];
+    cpu->arch_capabilities = cpuid_arch_capabilities(cpu);
     cpu->env = *env;
     mmu_new(cpu);
     cpu->apic = apic_new(cpu, env->apic_bus);

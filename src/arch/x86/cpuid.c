@@ -84,11 +84,16 @@ static const char *const feature_names[FEATURE_WORDS][32] = {
                              "tbm",       "topoext",     "perfctr-core",
                              "perfctr-nb" },
     [FEAT_8000_0007_EDX] = { NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, "invtsc" },
-    [FEAT_8000_0008_EBX] = { "clzero",   NULL,        "xsaveerptr", NULL,        NULL,      NULL,
-                             NULL,       NULL,        NULL,         "wbnoinvd",  NULL,      NULL,
-                             "ibpb",     NULL,        "ibrs",       "amd-stibp", NULL,      "stibp-always-on",
-                             NULL,       NULL,        NULL,         NULL,        NULL,      NULL,
-                             "amd-ssbd", "virt-ssbd", "amd-no-ssb", NULL,        "amd-psfd" },
+    [FEAT_8000_0008_EBX] = { "clzero",    NULL,        "xsaveerptr",
+                             NULL,        NULL,        NULL,
+                             NULL,        NULL,        NULL,
+                             "wbnoinvd",  NULL,        NULL,
+                             "ibpb",      NULL,        "ibrs",
+                             "amd-stibp", NULL,        "stibp-always-on",
+                             NULL,        NULL,        NULL,
+                             NULL,        NULL,        NULL,
+                             "amd-ssbd",  "virt-ssbd", "amd-no-ssb",
+                             NULL,        "amd-psfd",  "btc-no" },
     [FEAT_8000_0021_EAX] = { "no-nested-data-bp", NULL, "lfence-always-serializing", NULL, NULL, NULL,
                              "null-sel-clr-base", NULL, "auto-ibrs", [29] = "srso-no" },
     [FEAT_XSAVE] = { "xsaveopt", "xsavec", "xgetbv1", "xsaves" },
@@ -145,7 +150,7 @@ static const char *const implemented =
     "syscall nx mmxext fxsr-opt pdpe1gb rdtscp lm lahf-lm cmp-legacy cr8legacy abm misalignsse 3dnowprefetch "
     "topoext "
     "invtsc ibpb ibrs amd-stibp amd-ssbd amd-no-ssb "
-    "lfence-always-serializing null-sel-clr-base auto-ibrs srso-no no-nested-data-bp "
+    "btc-no lfence-always-serializing null-sel-clr-base auto-ibrs srso-no no-nested-data-bp "
     "xsaveopt xsavec xgetbv1 arat "
     "kvmclock kvm-nopiodelay kvm-steal-time kvm-pv-eoi kvm-pv-unhalt kvm-pv-tlb-flush kvm-pv-ipi "
     "kvm-poll-control "
@@ -204,6 +209,15 @@ static const char *const max_without =
                                  "3dnowprefetch osvw topoext fsgsbase bmi1 avx2 smep bmi2 rdseed adx smap " \
                                  "clflushopt sha-ni xsaveopt xsavec "                                       \
                                  "xgetbv1 arat "
+
+/* What every model says besides: nothing leaks here, so that guests need no mitigations (which cost much in
+ * software). */
+static const char *const amd_safe = "auto-ibrs srso-no amd-no-ssb btc-no ibpb lfence-always-serializing "
+                                    "null-sel-clr-base no-nested-data-bp";
+static const char *const intel_safe = "spec-ctrl arch-capabilities rdctl-no ibrs-all skip-l1dfl-vmentry "
+                                      "ssb-no mds-no pschange-mc-no taa-no sbdr-ssdp-no "
+                                      "fbsdp-no psdp-no bhi-no pbrsb-no gds-no rfds-no";
+#define ARCH_CAPABILITIES_ITS_NO (UINT64_C(1) << 62)
 
 const X86CpuModel x86_cpu_models[] = {
     { .name = "qemu64", QEMU64, .description = "QEMU Virtual CPU version 2.5+" },
@@ -531,6 +545,20 @@ void cpuid_init_from_model(X86Cpu *cpu, const X86CpuModel *model)
     g_strlcpy(s->vendor, model->vendor, sizeof(s->vendor));
     g_strlcpy(s->model_id, model->model_id, sizeof(s->model_id));
     parse_features(model->features, cpu->cpuid_features);
+    if (cpuid_is_amd(cpu)) {
+        parse_features(amd_safe, cpu->cpuid_features);
+        s->xlevel = MAX(s->xlevel, 0x80000021);
+    } else {
+        parse_features(intel_safe, cpu->cpuid_features);
+        s->level = MAX(s->level, 7);
+    }
+}
+
+uint64_t cpuid_arch_capabilities(const X86Cpu *cpu)
+{
+    uint64_t low = cpu->cpuid_features[FEAT_ARCH_CAPABILITIES];
+
+    return low ? low | ARCH_CAPABILITIES_ITS_NO : 0;
 }
 
 /* A feature, and one that it cannot be without. */

@@ -155,6 +155,8 @@ void cpuid_init_from_model(X86Cpu *cpu, const X86CpuModel *model);
 void cpuid_filter(X86Cpu *cpu);
 /* The instruction's answer for a leaf. */
 void cpuid_leaf(X86Cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
+/* IA32_ARCH_CAPABILITIES. */
+uint64_t cpuid_arch_capabilities(const X86Cpu *cpu);
 /* Leaf 1's EAX, and EDX after reset. */
 uint32_t cpuid_signature(const X86Cpu *cpu);
 bool cpuid_is_intel(const X86Cpu *cpu);
