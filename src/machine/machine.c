@@ -39,8 +39,11 @@ MachineClass *machine_class_find(const char *name, GError **error)
     if (!found) {
         g_ptr_array_add(names, NULL);
         error_set(error, "unsupported machine type '%s'", name);
-        nearest_hint(error, name, (const char *const *)names->pdata);
-        error_append_hint(error, "Use -machine help to list supported machines");
+        if (nearest_match(name, (const char *const *)names->pdata)) {
+            nearest_hint(error, name, (const char *const *)names->pdata);
+        } else {
+            error_append_hint(error, "Use -machine help to list supported machines");
+        }
     }
     g_ptr_array_unref(names);
     g_ptr_array_unref(classes);

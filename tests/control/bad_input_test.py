@@ -81,7 +81,11 @@ def main():
     def held_disk():
         disk = base / "held.img"
         disk.write_bytes(b"\0" * (1 << 20))
-        drive = ["-M", "none", "-drive", f"file={disk},format=raw,if=none,id=d"]
+        kernel = pathlib.Path(os.environ.get("RHEA_GUEST", args.build / "guest")) / "vmlinuz"
+        if not kernel.exists():
+            raise Tap.Skip("no guest kernel: run make guest")
+        drive = ["-S", "-M", "pc", "-kernel", kernel, "-drive", f"file={disk},format=raw,if=none,id=d",
+                 "-device", "virtio-blk-pci,drive=d"]
         with Machine(binary, [*QUIET, *drive, "-qmp", f"unix:{base}/qmp,server=on,wait=off"], base) as first:
             first.qmp.command("query-status")
             before = disk.read_bytes()
