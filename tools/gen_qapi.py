@@ -46,8 +46,8 @@ class SchemaError(Exception):
 
 
 class Member:
-    def __init__(self, name, type_, optional, doc):
-        self.name, self.type, self.optional, self.doc = name, type_, optional, doc
+    def __init__(self, name, type_, optional, doc, where):
+        self.name, self.type, self.optional, self.doc, self.where = name, type_, optional, doc, where
 
 
 class Entity:
@@ -133,7 +133,7 @@ class Schema:
         if entity.kind == "enum":
             if not re.fullmatch(r"[A-Za-z0-9_.-]+", line):
                 self.error(where, f"'{line}' is no name of a value")
-            entity.members.append(Member(line, None, False, doc))
+            entity.members.append(Member(line, None, False, doc, where))
             return
         match = re.fullmatch(r"case ([A-Za-z0-9_-]+): (\w+)", line)
         if match and entity.kind == "union":
@@ -144,13 +144,13 @@ class Schema:
             self.error(where, f"cannot read '{line}'")
         if any(m.name == match[1] for m in entity.members):
             self.error(where, f"member '{match[1]}' is there twice")
-        entity.members.append(Member(match[1], match[3], bool(match[2]), doc))
+        entity.members.append(Member(match[1], match[3], bool(match[2]), doc, where))
 
     def check(self):
         for e in self.entities.values():
             for m in e.members:
                 if m.type:
-                    self.check_type(e.where, m.type)
+                    self.check_type(m.where, m.type)
             if e.returns:
                 self.check_type(e.where, e.returns)
             if e.base and self.kind(e.base) != "struct":
