@@ -35,7 +35,7 @@ void pci_msi_send(PciDevice *dev, uint64_t address, uint32_t data)
 {
     const DeviceEnv *env = dev->parent_obj.env;
     TRACE(pci_msi_send, object_get_typename(OBJECT(dev)), address, data);
-    if (!(pci_get_word(dev->config + PCI_COMMAND) & PCI_COMMAND_MASTER) || !env) {
+    if (!__atomic_load_n(&dev->bus_master, __ATOMIC_RELAXED) || !env) {
         return; /* a function that may not be bus master cannot send messages either */
     }
     if ((address & ~0xfffffull) == 0xfee00000u) {

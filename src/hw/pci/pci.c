@@ -181,6 +181,7 @@ static void update_mappings(PciDevice *dev)
 static void update_bus_master(PciDevice *dev)
 {
     bool on = pci_get_word(dev->config + PCI_COMMAND) & PCI_COMMAND_MASTER;
+    __atomic_store_n(&dev->bus_master, on, __ATOMIC_RELAXED);
     if (dev->dma_as && dev->bus_master_alias.enabled != on) {
         memory_region_set_enabled(&dev->bus_master_alias, on);
     }

@@ -49,6 +49,7 @@ struct PciDevice {
     PciRegion regions[PCI_NUM_REGIONS];
     MemoryRegion bus_master_root, bus_master_alias;
     AddressSpace *dma_as;      /* system memory while bus mastering is on: use it for all DMA */
+    bool bus_master;           /* atomic: PCI_COMMAND_MASTER, for messages from any thread */
     uint8_t irq_pin_level;     /* INTx as the device drives it */
     uint8_t msi_cap, msix_cap; /* offsets; 0: none */
     struct PciMsix *msix;
