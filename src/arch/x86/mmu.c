@@ -1069,6 +1069,9 @@ void mmu_process_pending(X86Cpu *cpu)
 
 void mmu_flush_later(X86Cpu *cpu)
 {
+    if (cpu->mmu == NULL) {
+        return;
+    }
     MmuPrivate *p = cpu->mmu->priv;
 
     pthread_mutex_lock(&p->lock);
