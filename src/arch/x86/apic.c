@@ -925,7 +925,7 @@ bool apic_msr_write(X86Apic *a, uint32_t index, uint64_t value)
         }
         break;
     case APIC_SVR:
-        if (value & ~UINT64_C(0x13ff)) {
+        if (value & ~UINT64_C(0x3ff)) {
             return false;
         }
         break;
