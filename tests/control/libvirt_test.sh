@@ -137,8 +137,9 @@ domcapabilities() {
     return 1
 }
 define() { # define NAME DEVICES...
-    local name=$1
+    local name=$1 balloon="<memballoon model='none'/>"
     shift
+    [[ "$*" == *memballoon* ]] && balloon=
     cat >"$work/$name.xml" <<END
 <domain type='qemu'>
   <name>$name</name>
@@ -152,7 +153,7 @@ define() { # define NAME DEVICES...
   <devices>
     <emulator>$emulator</emulator>
     <controller type='usb' model='none'/>
-    <memballoon model='none'/>
+    $balloon
     <serial type='pty'/>
     $*
   </devices>
@@ -193,15 +194,17 @@ check "start again" virsh start rhea-min
 check "destroy" virsh destroy rhea-min
 check "it is gone" not_running rhea-min
 
-check "define with disk, network, channel and random numbers" define rhea-full "
+check "define with disk, network, channel, balloon and random numbers" define rhea-full "
     <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='$work/disk.raw'/>
       <target dev='vda' bus='virtio'/><serial>rhea-disk</serial></disk>
+    <memballoon model='virtio'/>
     <interface type='user'><mac address='52:54:00:12:34:56'/><model type='virtio'/></interface>
     <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
     <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>"
 check "start it" virsh start rhea-full
 check "the guest sees the disk" console rhea-full 60 'vda-131072' 'echo vda-$(cat /sys/block/vda/size)'
 check "the guest has the network" console rhea-full 30 '0% packet loss' 'ping -c 1 10.0.2.2'
+check "memory statistics" virsh dommemstat rhea-full
 check "block statistics" virsh domblkstat rhea-full vda
 check "attach a disk" virsh attach-disk rhea-full "$work/vmlinuz" vdb --driver qemu --subdriver raw --mode readonly --live
 check "detach it" virsh detach-disk rhea-full vdb --live
