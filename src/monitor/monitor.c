@@ -12,6 +12,7 @@ void monitor_write(Monitor *mon, const char *text, size_t size)
 {
     if (mon->open && !chardev_fe_write_all(&mon->fe, text, size)) {
         /* The client does not read: what is queued is all it may cost us. */
+        mon->open = false; /* the rest of its input is not worth an answer */
         chardev_fe_disconnect(&mon->fe);
     }
 }
