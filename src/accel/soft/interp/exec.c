@@ -266,6 +266,26 @@ void interp_vcpu_destroy(X86Cpu *cpu)
 }
 
 /* ---- the accelerator ---- */
+typedef struct TcgAccel {
+    Accel parent_obj;
+    GMutex lock;
+    GPtrArray *vcpus; /* of X86Cpu * */
+} TcgAccel;
+
+static void tcg_instance_init(Object *obj)
+{
+    TcgAccel *tcg = (TcgAccel *)obj;
+    g_mutex_init(&tcg->lock);
+    tcg->vcpus = g_ptr_array_new();
+}
+
+static void tcg_instance_finalize(Object *obj)
+{
+    TcgAccel *tcg = (TcgAccel *)obj;
+    g_ptr_array_unref(tcg->vcpus);
+    g_mutex_clear(&tcg->lock);
+}
+
 static bool tcg_setup(Accel *accel, AddressSpace *memory, GError **error)
 {
     return native_init(error);
@@ -273,18 +293,48 @@ static bool tcg_setup(Accel *accel, AddressSpace *memory, GError **error)
 
 static bool tcg_vcpu_init(Accel *accel, X86Cpu *cpu, GError **error)
 {
+    TcgAccel *tcg = (TcgAccel *)accel;
     interp_vcpu_init(cpu);
+    g_mutex_lock(&tcg->lock);
+    g_ptr_array_add(tcg->vcpus, cpu);
+    g_mutex_unlock(&tcg->lock);
     return true;
 }
 
 static void tcg_vcpu_destroy(Accel *accel, X86Cpu *cpu)
 {
+    TcgAccel *tcg = (TcgAccel *)accel;
+    g_mutex_lock(&tcg->lock);
+    g_ptr_array_remove(tcg->vcpus, cpu);
+    g_mutex_unlock(&tcg->lock);
     interp_vcpu_destroy(cpu);
 }
 
 static void tcg_vcpu_exec(Accel *accel, X86Cpu *cpu)
 {
     interp_vcpu_exec(cpu);
+}
+
+/* Counters are read while the vCPUs run: each is a word, and they need not agree. */
+static char *tcg_info(Accel *accel)
+{
+    TcgAccel *tcg = (TcgAccel *)accel;
+    GString *text = g_string_new(NULL);
+    g_mutex_lock(&tcg->lock);
+    for (guint i = 0; i < tcg->vcpus->len; i++) {
+        const X86Cpu *cpu = tcg->vcpus->pdata[i];
+        const Interp *d = cpu->accel_data;
+        g_string_append_printf(
+            text,
+            "CPU #%u: %u blocks in %zu KiB; %" G_GUINT64_FORMAT " built, %" G_GUINT64_FORMAT
+            " made stale by writes, %" G_GUINT64_FORMAT " flushes\n",
+            cpu->index, __atomic_load_n(&d->block_count, __ATOMIC_RELAXED),
+            __atomic_load_n(&d->chunk_bytes, __ATOMIC_RELAXED) / 1024,
+            __atomic_load_n(&d->built, __ATOMIC_RELAXED), __atomic_load_n(&d->invalidated, __ATOMIC_RELAXED),
+            __atomic_load_n(&d->flushes, __ATOMIC_RELAXED));
+    }
+    g_mutex_unlock(&tcg->lock);
+    return g_string_free(text, FALSE);
 }
 
 static void tcg_vcpu_kick(Accel *accel, X86Cpu *cpu)
@@ -302,13 +352,16 @@ static void tcg_class_init(ObjectClass *klass, const void *class_data)
     accel->vcpu_destroy = tcg_vcpu_destroy;
     accel->vcpu_exec = tcg_vcpu_exec;
     accel->vcpu_kick = tcg_vcpu_kick;
+    accel->info = tcg_info;
 }
 
 static const TypeInfo tcg_accel_info = {
     .name = "tcg-accel",
     .parent = TYPE_ACCEL,
     .description = "the software CPU",
-    .instance_size = sizeof(Accel),
+    .instance_size = sizeof(TcgAccel),
+    .instance_init = tcg_instance_init,
+    .instance_finalize = tcg_instance_finalize,
     .class_init = tcg_class_init,
 };
 TYPE_REGISTER(tcg_accel_info);
