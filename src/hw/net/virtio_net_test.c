@@ -197,6 +197,27 @@ static void test_receive(void)
     bench_free(&b);
 }
 
+static void test_receive_broken(void)
+{
+    Bench b;
+    uint8_t frame[60];
+    bench_new(&b, BASIC, 2);
+    VirtioTest *t = &b.t;
+    uint32_t at = vt_alloc(t, NULL, 2048);
+    vt_add(t, RX, 0, (VtBuffer[]){ { at, 1024, false } }, 1); /* for reading: no place for a frame */
+    vt_kick(t, RX);
+    make_frame(frame, sizeof(frame), guest_mac);
+    peer_send(&b, frame, 60);
+    vt_settle(t);
+    g_assert_true(vt_read(t, 0x070) & VIRTIO_STATUS_NEEDS_RESET);
+    vt_start(t, BASIC, 2);
+    vt_add(t, RX, 0, (VtBuffer[]){ { at, 1024, true } }, 1);
+    vt_kick(t, RX);
+    peer_send(&b, frame, 60);
+    vt_take(t, RX, NULL);
+    bench_free(&b);
+}
+
 static void test_mergeable(void)
 {
     Bench b;
@@ -297,6 +318,7 @@ int main(int argc, char **argv)
     g_test_add_func("/virtio-net/send", test_send);
     g_test_add_func("/virtio-net/checksum", test_checksum);
     g_test_add_func("/virtio-net/receive", test_receive);
+    g_test_add_func("/virtio-net/receive-broken", test_receive_broken);
     g_test_add_func("/virtio-net/mergeable", test_mergeable);
     g_test_add_func("/virtio-net/filters", test_filters);
     return g_test_run();

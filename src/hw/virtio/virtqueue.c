@@ -423,7 +423,12 @@ bool virtqueue_has_room(VirtQueue *vq, size_t in_bytes)
         if (!read_head(vq, i, &head)) {
             return false;
         }
+        size_t before = room.bytes;
         if (!walk_chain(vq, head, add_room, &room)) {
+            return false;
+        }
+        if (room.bytes == before) { /* else a queue full of such chains would be walked for every frame */
+            virtio_device_error(vq->vdev, "queue %u: chain without a writable buffer", vq->index);
             return false;
         }
     }
