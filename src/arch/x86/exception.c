@@ -531,14 +531,16 @@ bool x86_handle_interrupts(X86Cpu *cpu)
     }
     if ((pending & CPU_INTERRUPT_NMI) && !cpu->nmi_blocked) {
         cpu_interrupt_clear(cpu, CPU_INTERRUPT_NMI);
-        if (__atomic_load_n(&cpu->nmi_count, __ATOMIC_SEQ_CST) > 0 &&
-            __atomic_sub_fetch(&cpu->nmi_count, 1, __ATOMIC_SEQ_CST) > 0) {
-            cpu_interrupt(cpu, CPU_INTERRUPT_NMI);
+        /* The bit may be set a second time for an NMI that has been taken already: the count decides. */
+        if (__atomic_load_n(&cpu->nmi_count, __ATOMIC_SEQ_CST) > 0) {
+            if (__atomic_sub_fetch(&cpu->nmi_count, 1, __ATOMIC_SEQ_CST) > 0) {
+                cpu_interrupt(cpu, CPU_INTERRUPT_NMI);
+            }
+            cpu->halted = false;
+            cpu->nmi_blocked = true;
+            x86_deliver(cpu, EVENT_NMI, EXC_NMI, false, 0);
+            return true;
         }
-        cpu->halted = false;
-        cpu->nmi_blocked = true;
-        x86_deliver(cpu, EVENT_NMI, EXC_NMI, false, 0);
-        return true;
     }
     if ((pending & CPU_INTERRUPT_HARD) && (cpu->rflags & FLAG_IF)) {
         int vector = apic_acknowledge(cpu->apic);
