@@ -52,7 +52,9 @@ static bool pending(const Fixture *f, int cpu)
 
 static void send(Fixture *f, uint32_t destination, bool logical, uint8_t vector)
 {
-    const ApicMessage m = { .destination = destination, .logical = logical, .mode = APIC_FIXED, .vector = vector };
+    const ApicMessage m = {
+        .destination = destination, .logical = logical, .mode = APIC_FIXED, .vector = vector
+    };
     apic_bus_deliver(f->bus, &m);
 }
 
@@ -134,7 +136,9 @@ static void test_level_eoi(Fixture *f, gconstpointer data)
 {
     apic_bus_add_eoi_handler(f->bus, note_eoi, NULL);
     eoi_vector = 0;
-    const ApicMessage level = { .destination = 0, .mode = APIC_FIXED, .vector = 0x33, .level = true, .assert_ = true };
+    const ApicMessage level = {
+        .destination = 0, .mode = APIC_FIXED, .vector = 0x33, .level = true, .assert_ = true
+    };
     apic_bus_deliver(f->bus, &level);
     g_assert_cmpint(apic_acknowledge(f->apic[0]), ==, 0x33);
     apic_mmio_write(f->apic[0], 0xb0, 0);
@@ -201,16 +205,16 @@ static void test_x2apic(Fixture *f, gconstpointer data)
     g_assert_cmpuint(value, ==, 1);
     g_assert_true(apic_msr_read(s, 0x80d, &value));
     g_assert_cmphex(value, ==, 2);
-    g_assert_false(apic_msr_write(s, 0x802, 1));             /* read-only */
-    g_assert_false(apic_msr_write(s, 0x80b, 1));             /* EOI takes zero only */
-    g_assert_false(apic_msr_write(s, 0x80f, 1u << 12));      /* a reserved bit */
-    g_assert_false(apic_msr_read(s, 0x80e, &value));         /* no DFR */
-    g_assert_true(apic_msr_write(s, 0x83f, 0x66));           /* self IPI */
+    g_assert_false(apic_msr_write(s, 0x802, 1));        /* read-only */
+    g_assert_false(apic_msr_write(s, 0x80b, 1));        /* EOI takes zero only */
+    g_assert_false(apic_msr_write(s, 0x80f, 1u << 12)); /* a reserved bit */
+    g_assert_false(apic_msr_read(s, 0x80e, &value));    /* no DFR */
+    g_assert_true(apic_msr_write(s, 0x83f, 0x66));      /* self IPI */
     g_assert_cmpint(apic_acknowledge(s), ==, 0x66);
     g_assert_true(apic_msr_write(s, 0x830, UINT64_C(2) << 32 | 0x67));
     g_assert_cmpint(apic_acknowledge(f->apic[2]), ==, 0x67);
-    g_assert_false(apic_set_base(s, base));                  /* not straight back to xAPIC */
-    g_assert_false(apic_set_base(s, base | 0x401));          /* a reserved bit */
+    g_assert_false(apic_set_base(s, base));         /* not straight back to xAPIC */
+    g_assert_false(apic_set_base(s, base | 0x401)); /* a reserved bit */
     g_assert_true(apic_set_base(s, base & ~UINT64_C(0x800)));
     g_assert_true(apic_set_base(s, base));
     g_assert_true(apic_owns(s, 0xfee00020));

@@ -149,7 +149,7 @@ static const char *const implemented =
     "arch-capabilities md-clear ssbd stibp "
     "syscall nx mmxext fxsr-opt pdpe1gb rdtscp lm lahf-lm cmp-legacy cr8legacy abm misalignsse 3dnowprefetch "
     "topoext "
-    "invtsc ibpb ibrs amd-stibp amd-ssbd amd-no-ssb "
+    "osvw invtsc ibpb ibrs amd-stibp amd-ssbd amd-no-ssb "
     "btc-no lfence-always-serializing null-sel-clr-base auto-ibrs srso-no no-nested-data-bp "
     "xsaveopt xsavec xgetbv1 arat "
     "kvmclock kvm-nopiodelay kvm-steal-time kvm-pv-eoi kvm-pv-unhalt kvm-pv-tlb-flush kvm-pv-ipi "
@@ -210,10 +210,11 @@ static const char *const max_without =
                                  "clflushopt sha-ni xsaveopt xsavec "                                       \
                                  "xgetbv1 arat "
 
-/* What every model says besides: nothing leaks here, so that guests need no mitigations (which cost much in
- * software). */
-static const char *const amd_safe = "auto-ibrs srso-no amd-no-ssb btc-no ibpb lfence-always-serializing "
-                                    "null-sel-clr-base no-nested-data-bp";
+/* What every model says besides: the APIC timer never stops, the errata that OSVW would tell of are not
+ * there, and nothing leaks, so that guests need no mitigations (which cost much in software). */
+static const char *const amd_safe =
+    "arat osvw auto-ibrs srso-no amd-no-ssb btc-no ibpb lfence-always-serializing "
+    "null-sel-clr-base no-nested-data-bp";
 static const char *const intel_safe = "spec-ctrl arch-capabilities rdctl-no ibrs-all skip-l1dfl-vmentry "
                                       "ssb-no mds-no pschange-mc-no taa-no sbdr-ssdp-no "
                                       "fbsdp-no psdp-no bhi-no pbrsb-no gds-no rfds-no";
@@ -548,6 +549,7 @@ void cpuid_init_from_model(X86Cpu *cpu, const X86CpuModel *model)
     if (cpuid_is_amd(cpu)) {
         parse_features(amd_safe, cpu->cpuid_features);
         s->xlevel = MAX(s->xlevel, 0x80000021);
+        s->level = MAX(s->level, 6);
     } else {
         parse_features(intel_safe, cpu->cpuid_features);
         s->level = MAX(s->level, 7);

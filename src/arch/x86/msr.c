@@ -58,18 +58,18 @@ enum {
     MSR_X2APIC_FIRST = 0x800,
     MSR_X2APIC_LAST = 0x8ff,
 };
-#define MSR_EFER             0xc0000080u
-#define MSR_STAR             0xc0000081u
-#define MSR_LSTAR            0xc0000082u
-#define MSR_CSTAR            0xc0000083u
-#define MSR_FMASK            0xc0000084u
-#define MSR_FS_BASE          0xc0000100u
-#define MSR_GS_BASE          0xc0000101u
-#define MSR_KERNEL_GS_BASE   0xc0000102u
-#define MSR_TSC_AUX          0xc0000103u
+#define MSR_EFER           0xc0000080u
+#define MSR_STAR           0xc0000081u
+#define MSR_LSTAR          0xc0000082u
+#define MSR_CSTAR          0xc0000083u
+#define MSR_FMASK          0xc0000084u
+#define MSR_FS_BASE        0xc0000100u
+#define MSR_GS_BASE        0xc0000101u
+#define MSR_KERNEL_GS_BASE 0xc0000102u
+#define MSR_TSC_AUX        0xc0000103u
 /* Performance counters that never count: what guests write to them is forgotten, from which they see it. */
-#define MSR_AMD_PERF_FIRST      0xc0010000u
-#define MSR_AMD_PERF_LAST       0xc0010007u
+#define MSR_AMD_PERF_FIRST   0xc0010000u
+#define MSR_AMD_PERF_LAST    0xc0010007u
 #define MSR_AMD_SYSCFG       0xc0010010u
 #define MSR_AMD_HWCR         0xc0010015u
 #define MSR_AMD_NB_CFG       0xc001001fu
@@ -534,11 +534,13 @@ bool x86_msr_read(X86Cpu *cpu, uint32_t index, uint64_t *value)
     case MSR_AMD_NB_CFG:
     case MSR_AMD_INT_PENDING:
     case MSR_AMD_MMCONF:
-    case MSR_AMD_OSVW_LENGTH:
     case MSR_AMD_OSVW_STATUS:
     case MSR_AMD_LS_CFG:
     case MSR_AMD_DC_CFG:
     case MSR_AMD_BU_CFG2:
+        return amd;
+    case MSR_AMD_OSVW_LENGTH:
+        *value = 64; /* errata 0 to 63 are described, and none is there */
         return amd;
     case MSR_AMD_VM_CR:
         *value = 0x10; /* SVM is disabled */
