@@ -181,8 +181,9 @@ typedef struct X86Table {
 #define MODE_VM86      (1u << 4)
 #define MODE_LMA       (1u << 5) /* EFER.LMA */
 #define MODE_CPL_SHIFT 6         /* 2 bits */
-#define MODE_FLAT      (1u << 8) /* CS, DS, ES, SS: base 0, limit 4 GiB, usable and writable/readable as needed \
-                                  */
+#define MODE_FLAT                                                                            \
+    (1u << 8) /* CS, DS, ES, SS: base 0, limit 4 GiB, usable and writable/readable as needed \
+               */
 #define MODE_TF        (1u << 9)
 #define MODE_FPU_OK    (1u << 10) /* neither CR0.EM nor CR0.TS */
 #define MODE_SSE_OK    (1u << 11) /* CR4.OSFXSR and not CR0.EM/TS */

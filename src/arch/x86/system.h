@@ -1,9 +1,11 @@
 /*
- * The instructions that change segments, privilege, control registers and the like: called by the interpreter (and
- * later by the translator as call-outs). Each raises what the manual says in the manual's order, with no state changed.
+ * The instructions that change segments, privilege, control registers and the like: called by the interpreter
+ * (and later by the translator as call-outs). Each raises what the manual says in the manual's order, with no
+ * state changed.
  *
- * On entry cpu->rip is the address of the instruction and next_rip that of the next one. Functions that transfer
- * control set cpu->rip themselves; the others leave it alone. SPDX-License-Identifier: GPL-2.0-or-later
+ * On entry cpu->rip is the address of the instruction and next_rip that of the next one. Functions that
+ * transfer control set cpu->rip themselves; the others leave it alone. SPDX-License-Identifier:
+ * GPL-2.0-or-later
  */
 #ifndef RHEA_ARCH_X86_SYSTEM_H
 #define RHEA_ARCH_X86_SYSTEM_H
@@ -11,8 +13,8 @@
 #include "arch/x86/cpu.h"
 
 /* ---- segmentation (segment.c), SDM vol. 3 chapters 3 and 5 ---- */
-/* The linear address of segment:offset for an access of size bytes, after limit, type and canonical checks (#GP, #SS).
- * offset is already truncated to the address size. */
+/* The linear address of segment:offset for an access of size bytes, after limit, type and canonical checks
+ * (#GP, #SS). offset is already truncated to the address size. */
 uint64_t x86_linear(X86Cpu *cpu, int seg, uint64_t offset, unsigned size, bool write);
 void x86_load_segment(X86Cpu *cpu, int seg, uint16_t selector); /* MOV Sreg, POP Sreg, Lxs; not CS */
 void x86_lldt(X86Cpu *cpu, uint16_t selector);
@@ -26,7 +28,8 @@ void x86_far_jump(X86Cpu *cpu, uint16_t selector, uint64_t offset, unsigned oper
 void x86_far_call(X86Cpu *cpu, uint16_t selector, uint64_t offset, unsigned operand_size, uint64_t next_rip);
 void x86_far_return(X86Cpu *cpu, unsigned operand_size, unsigned release_bytes);
 void x86_iret(X86Cpu *cpu, unsigned operand_size, uint64_t next_rip);
-void x86_task_switch(X86Cpu *cpu, uint16_t selector, int reason, uint64_t next_rip, bool has_error, uint32_t error);
+void x86_task_switch(X86Cpu *cpu, uint16_t selector, int reason, uint64_t next_rip, bool has_error,
+                     uint32_t error);
 enum { TASK_SWITCH_CALL, TASK_SWITCH_IRET, TASK_SWITCH_JMP, TASK_SWITCH_GATE };
 
 /* ---- interrupts by instruction ---- */
@@ -85,12 +88,14 @@ void x86_out(X86Cpu *cpu, uint16_t port, uint32_t value, unsigned size);
 void x86_check_io(X86Cpu *cpu, uint16_t port, unsigned size);
 
 /* ---- debug (debug.c): breakpoints and single step ---- */
-/* After an instruction, with cpu->rip at the next one: delivers the #DB traps for data breakpoints that it hit
- * (cpu->debug_pending) and, where it began with TF set, the single step. Returns whether it delivered. */
+/* After an instruction, with cpu->rip at the next one: delivers the #DB traps for data breakpoints that it
+ * hit (cpu->debug_pending) and, where it began with TF set, the single step. Returns whether it delivered. */
 bool x86_debug_after(X86Cpu *cpu, bool single_step);
-/* Before an instruction, where MODE_BP is on: delivers #DB (a fault) for an instruction breakpoint at linear, unless
- * RFLAGS.RF is set. Returns whether it delivered. The executor clears RF after each instruction that completes. */
+/* Before an instruction, where MODE_BP is on: delivers #DB (a fault) for an instruction breakpoint at linear,
+ * unless RFLAGS.RF is set. Returns whether it delivered. The executor clears RF after each instruction that
+ * completes. */
 bool x86_debug_code_breakpoint(X86Cpu *cpu, uint64_t linear);
-void x86_debug_data(X86Cpu *cpu, uint64_t linear, unsigned size, bool write); /* from slow paths of watched pages */
+void x86_debug_data(X86Cpu *cpu, uint64_t linear, unsigned size,
+                    bool write); /* from slow paths of watched pages */
 
 #endif
