@@ -377,6 +377,13 @@ void x86_machine_reset(X86Machine *x86)
         address_space_write(machine->memory, X86_ACPI_ADDRESS, MEMTXATTRS_NONE, x86->acpi_tables->data,
                             x86->acpi_tables->len);
     }
+    /* Where a kernel jumps that wants the firmware to restart the machine: an empty IDT and an exception do
+     * it. */
+    static const uint8_t restart[16] = {
+        0x2e, 0x0f, 0x01, 0x1e, 0xf8, 0xff, /* lidt cs:[0xfff8] */
+        0xcc,                               /* int3 */
+    };
+    address_space_write(machine->memory, X86_RESET_STUB, MEMTXATTRS_NONE, restart, sizeof(restart));
     if (x86->boot && !direct_boot_apply(x86->boot, machine->memory, machine->cpu_slots[0].cpu, &error)) {
         error_report(error);
         machine->config.vm->request_shutdown(machine->config.vm->opaque, SHUTDOWN_HOST_ERROR);

@@ -36,6 +36,7 @@ typedef struct X86Machine {
 /* Where the ACPI image lies; the memory map keeps its 128 KiB from the guest's allocator. */
 #define X86_ACPI_ADDRESS 0xe0000u
 #define X86_ACPI_LIMIT   0xff000u /* above: what pc.c leaves of a firmware */
+#define X86_RESET_STUB   0xffff0u
 #define X86_MSI_ADDRESS  0xfee00000u
 
 /* Splits RAM around the hole, maps it, makes the doorbell and, with smm, the CPUs' other view. */

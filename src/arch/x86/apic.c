@@ -169,6 +169,11 @@ static void pv_eoi_sync(X86Apic *a)
     }
 }
 
+void apic_pv_eoi_settle(X86Apic *a)
+{
+    pv_eoi_sync(a);
+}
+
 static uint32_t apic_ppr(const X86Apic *a)
 {
     int in_service = highest_bit(a->isr);

@@ -76,6 +76,9 @@ void apic_set_tpr(X86Apic *apic, uint8_t tpr);
 /* The earliest time (virtual clock, ns) at which the timer wants CPU_INTERRUPT_TIMER; INT64_MAX: none. */
 int64_t apic_timer_deadline_ns(X86Apic *apic);
 void apic_timer_expired(X86Apic *apic); /* vCPU's thread */
+/* Settles an interrupt that the guest may have ended in memory; before its address (MSR_KVM_PV_EOI_EN)
+ * changes. */
+void apic_pv_eoi_settle(X86Apic *apic);
 /* IA32_TSC_DEADLINE. */
 uint64_t apic_get_tsc_deadline(X86Apic *apic);
 void apic_set_tsc_deadline(X86Apic *apic, uint64_t tsc);

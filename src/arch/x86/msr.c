@@ -258,6 +258,7 @@ static bool kvm_msr_write(X86Cpu *cpu, uint32_t index, uint64_t value)
         if (value & 2) {
             return false;
         }
+        apic_pv_eoi_settle(cpu->apic);
         cpu->kvm_pv_eoi = value;
         break;
     default:
