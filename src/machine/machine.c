@@ -13,6 +13,9 @@
 
 #include <string.h>
 
+/* Of 1 TiB, 64 GiB stay for the holes below 4 GiB and above RAM. */
+#define MAX_RAM_SIZE (UINT64_C(960) << 30)
+
 /* ---- classes ---- */
 
 GPtrArray *machine_class_list(void)
@@ -315,6 +318,11 @@ static bool machine_make_ram(Machine *machine, GError **error)
     RamBlock *block;
 
     machine->ram_size = config->ram_size ? config->ram_size : mc->default_ram_size;
+    if (!mc->no_cpus && machine->ram_size > MAX_RAM_SIZE) {
+        return error_set(
+            error, "machine '%s' takes at most %" PRIu64 " GiB of memory: its CPUs have 40 address bits",
+            mc->name, MAX_RAM_SIZE >> 30);
+    }
     if (machine->memory_backend) {
         Object *objects = container_get(config->root, "/objects");
         Object *backend = object_resolve_path_component(objects, machine->memory_backend);
