@@ -1,6 +1,7 @@
 /*
- * Accelerators: how vCPUs run. One object per virtual machine ("tcg-accel", later "kvm-accel"). vcpu.c gives each vCPU
- * its thread, its stops and its sleep in HLT; the accelerator only executes. SPDX-License-Identifier: GPL-2.0-or-later
+ * Accelerators: how vCPUs run. One object per virtual machine ("tcg-accel", later "kvm-accel"). vcpu.c gives
+ * each vCPU its thread, its stops and its sleep in HLT; the accelerator only executes.
+ * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #ifndef RHEA_ACCEL_ACCEL_H
 #define RHEA_ACCEL_ACCEL_H
@@ -15,16 +16,16 @@ typedef struct Accel {
 
 typedef struct AccelClass {
     ObjectClass parent_class;
-    const char *name;       /* as -accel names it: "tcg" */
-    const char *alias;      /* "soft", or NULL */
+    const char *name;  /* as -accel names it: "tcg" */
+    const char *alias; /* "soft", or NULL */
     /* Whether it can work on this host; the error names cause and cure. */
     bool (*available)(GError **error);
     /* Once, when the machine's memory is built and before CPUs are realized. */
     bool (*setup)(Accel *accel, AddressSpace *memory, GError **error);
     bool (*vcpu_init)(Accel *accel, X86Cpu *cpu, GError **error); /* after x86_cpu_realize */
     void (*vcpu_destroy)(Accel *accel, X86Cpu *cpu);
-    /* Runs guest code in the calling (vCPU) thread until interrupt_request has CPU_INTERRUPT_EXIT or the vCPU halts
-     * (cpu->halted). State is complete at return. */
+    /* Runs guest code in the calling (vCPU) thread until interrupt_request has CPU_INTERRUPT_EXIT or the vCPU
+     * halts (cpu->halted). State is complete at return. */
     void (*vcpu_exec)(Accel *accel, X86Cpu *cpu);
     /* Makes a vcpu_exec in progress see interrupt_request soon. [any thread] */
     void (*vcpu_kick)(Accel *accel, X86Cpu *cpu);
@@ -34,7 +35,8 @@ typedef struct AccelClass {
 #define ACCEL(obj)           OBJECT_CHECK(Accel, obj, TYPE_ACCEL)
 #define ACCEL_GET_CLASS(obj) OBJECT_GET_CLASS(AccelClass, obj)
 
-/* Makes the first available one of "kvm:tcg" and the like; properties (keyval dict, may be NULL) are set on it. */
+/* Makes the first available one of "kvm:tcg" and the like; properties (keyval dict, may be NULL) are set on
+ * it. */
 Accel *accel_new(const char *names, json_object *properties, GError **error);
 
 /* ---- vCPU threads (vcpu.c) ---- */
@@ -43,7 +45,8 @@ VcpuSet *vcpu_set_new(Accel *accel, ClockSet *clocks);
 void vcpu_set_free(VcpuSet *set); /* ends the threads */
 /* Creates the vCPU's thread; it waits until vcpu_set_resume. */
 bool vcpu_set_add(VcpuSet *set, X86Cpu *cpu, GError **error);
-/* From the main loop's thread. pause returns when every vCPU stands between two instructions. Nested pauses count. */
+/* From the main loop's thread. pause returns when every vCPU stands between two instructions. Nested pauses
+ * count. */
 void vcpu_set_pause(VcpuSet *set);
 void vcpu_set_resume(VcpuSet *set);
 bool vcpu_set_running(const VcpuSet *set);
