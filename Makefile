@@ -62,7 +62,7 @@ tsan: deps-test
 	@[ -e $(BUILD_TSAN)/build.ninja ] || $(MESON) setup $(BUILD_TSAN) -Db_sanitize=thread -Dbuildtype=debug \
 		-Doptimization=1 -Db_lundef=false
 	ninja -C $(BUILD_TSAN) -j $(JOBS)
-	TSAN_OPTIONS="halt_on_error=0 suppressions=$(CURDIR)/tests/tsan.supp" \
+	G_SLICE=always-malloc TSAN_OPTIONS="halt_on_error=0 suppressions=$(CURDIR)/tests/tsan.supp" \
 		$(MESON) test -C $(BUILD_TSAN) --suite unit --timeout-multiplier 6 --print-errorlogs
 
 clean:

@@ -286,7 +286,7 @@ static bool dispatch_fds(Loop *loop)
         }
         if (lfd->poll) {
             lfd->poll_hit_ns = monotonic_ns();
-            if (!lfd->polled && loop->poll_max_ns) {
+            if (!lfd->polled && __atomic_load_n(&loop->poll_max_ns, __ATOMIC_RELAXED)) {
                 lfd->polled = true;
                 g_ptr_array_add(loop->polled, lfd);
             }
@@ -638,14 +638,18 @@ static bool poll_for_work(Loop *loop, int64_t limit_ns)
 
 static void adapt_polling(Loop *loop, int64_t waited_ns)
 {
+    /* The knobs may change under way: each is looked at once. */
+    int64_t max_ns = __atomic_load_n(&loop->poll_max_ns, __ATOMIC_RELAXED);
+    int64_t grow = __atomic_load_n(&loop->poll_grow, __ATOMIC_RELAXED);
+    int64_t shrink = __atomic_load_n(&loop->poll_shrink, __ATOMIC_RELAXED);
+
     if (waited_ns <= loop->poll_ns) {
         return;
     }
-    if (waited_ns > loop->poll_max_ns) {
-        loop->poll_ns = loop->poll_shrink ? loop->poll_ns / loop->poll_shrink : 0;
+    if (waited_ns > max_ns) {
+        loop->poll_ns = shrink ? loop->poll_ns / shrink : 0;
     } else {
-        loop->poll_ns = loop->poll_ns ? loop->poll_ns * loop->poll_grow : POLL_START_NS;
-        loop->poll_ns = MIN(loop->poll_ns, loop->poll_max_ns);
+        loop->poll_ns = MIN(loop->poll_ns ? loop->poll_ns * grow : POLL_START_NS, max_ns);
     }
 }
 
@@ -661,7 +665,7 @@ bool loop_iterate(Loop *loop, bool block)
         loop->slack_set = true;
         prctl(PR_SET_TIMERSLACK, 1UL, 0, 0, 0); /* timers are as exact as the host can */
     }
-    if (block && loop->poll_max_ns && !has_work(loop)) {
+    if (block && __atomic_load_n(&loop->poll_max_ns, __ATOMIC_RELAXED) && !has_work(loop)) {
         start_ns = monotonic_ns();
         timeout_ns = loop_timers_timeout(loop);
         if (timeout_ns != 0 && loop->poll_ns) {
@@ -678,7 +682,7 @@ bool loop_iterate(Loop *loop, bool block)
     }
     loop->monitor->wait(loop, timeout_ns);
     __atomic_store_n(&loop->sleeping, 0, __ATOMIC_SEQ_CST);
-    if (start_ns && loop->poll_max_ns) {
+    if (start_ns && __atomic_load_n(&loop->poll_max_ns, __ATOMIC_RELAXED)) {
         adapt_polling(loop, monotonic_ns() - start_ns);
     }
     progress |= run_io_done(loop);
