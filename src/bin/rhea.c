@@ -93,8 +93,6 @@ static char *system_program(void)
     return g_strdup(SYSTEM_PROGRAM);
 }
 
-static bool can_use_kvm(void);
-
 static void add(GPtrArray *argv, const char *word)
 {
     g_ptr_array_add(argv, g_strdup(word));
@@ -124,7 +122,7 @@ static char *forward_rule(const char *text, GError **error)
     if ((count != 2 && count != 4) ||
         !g_ascii_string_to_unsigned(parts[count - 2], 10, 1, 65535, &host, NULL) ||
         !g_ascii_string_to_unsigned(parts[count - 1], 10, 1, 65535, &guest, NULL) ||
-        (strcmp(protocol, "tcp") && strcmp(protocol, "udp"))) {
+        (strcmp(protocol, "tcp") != 0 && strcmp(protocol, "udp") != 0)) {
         error_set(error, "Port forward '%s' is not HOST:GUEST or PROTOCOL:ADDRESS:HOST:GUEST", text);
         return NULL;
     }

@@ -204,7 +204,6 @@ typedef struct X86CpuEnv {
     Loop *main_loop;
     /* A triple fault or INIT shutdown: ask for a reset. Any thread. */
     void (*request_reset)(void *opaque);
-    /* A write to CR/MSR/port asked for nothing special: reserved for later. */
     void *opaque;
 } X86CpuEnv;
 
