@@ -236,7 +236,10 @@ struct X86Cpu {
     uint32_t interrupt_request; /* atomic */
     /* Atomic: set with every new request; what runs looks at it often. Clear where the requests that there
      * are have been looked at, and can only be served once something (IF, say) changes. */
-    uint32_t interrupt_poll;
+    uint32_t interrupt_poll __attribute__((aligned(8)));
+    /* Next to interrupt_poll, so that one compare looks at both. 0: the guest's vector and x87 registers are in the
+     * host's, and xsave is not up to date: only while generated code runs. */
+    uint32_t fpu_stale;
     uint32_t nmi_count; /* atomic: NMIs that wait; one is latched while another is served, so at most two */
     bool event_by_instruction; /* INT n and its like: no single-step trap follows */
     X86Segment segs[SEG_ALL];
@@ -257,6 +260,7 @@ struct X86Cpu {
     int64_t tsc_offset; /* guest TSC = scaled host TSC + offset */
     uint32_t pkru;
     uint8_t xsave[X86_XSAVE_SIZE] __attribute__((aligned(64)));
+    uint64_t jit[64] __attribute__((aligned(64))); /* what generated code keeps (accel/soft/jit/jit.h) */
 
     /* ---- the exception in flight: x86_raise() fills it ---- */
     struct {

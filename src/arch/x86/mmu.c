@@ -678,6 +678,7 @@ void mmu_flush_page(X86Cpu *cpu, uint64_t linear)
             ItlbEntry *e = &mmu->itlb[user][(linear >> 12) & (ITLB_SIZE - 1)];
             if (e->page == page) {
                 e->generation = 0;
+                mmu->code_drops++;
             }
         }
     }

@@ -59,6 +59,7 @@ struct X86Mmu {
     TlbEntry tlb[MMU_INDEXES][TLB_SIZE];
     ItlbEntry itlb[2][ITLB_SIZE]; /* supervisor, user */
     uint64_t generation, global_generation;
+    uint64_t code_drops; /* single pages that the instruction TLB has dropped */
     int index; /* the MmuIndex of the running code's data accesses: kept by x86_update_mode */
     /* The rest is mmu.c's. */
     struct MmuPrivate *priv;

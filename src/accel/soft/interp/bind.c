@@ -57,6 +57,12 @@ void interp_h_native(X86Cpu *cpu, const InterpOp *op)
     NEXT();
 }
 
+void interp_h_stop(X86Cpu *cpu, const InterpOp *op)
+{
+    cpu->rip = ip_mask(cpu, op_rip(cpu, op));
+    cpu->current_op = NULL;
+}
+
 void interp_h_nop(X86Cpu *cpu, const InterpOp *op)
 {
     NEXT();
@@ -126,7 +132,8 @@ static void bind_branch(const X86Insn *insn, InterpOp *op, unsigned offset, unsi
     memcpy(op + 1, &link, sizeof(link));
 }
 
-bool interp_bind(X86Cpu *cpu, const X86Insn *insn, InterpOp *op, unsigned offset, unsigned page_offset)
+bool interp_bind(X86Cpu *cpu, const X86Insn *insn, InterpOp *op, unsigned offset, unsigned page_offset,
+                 InterpNative *native)
 {
     const X86Form *form = insn->form;
     unsigned code_size = cpu->mode & MODE_CS64 ? 8 : cpu->mode & MODE_CS32 ? 4 : 2;
@@ -147,7 +154,7 @@ bool interp_bind(X86Cpu *cpu, const X86Insn *insn, InterpOp *op, unsigned offset
     bind_registers(insn, op);
     bind_memory(insn, op, offset);
     if (form->attrs & ATTR_ON_HOST) {
-        InterpNative *native = interp_cache_alloc(cpu->accel_data, sizeof(InterpNative));
+        native = native ? native : interp_cache_alloc(cpu->accel_data, sizeof(InterpNative));
         memset(native, 0, sizeof(*native));
         native->insn = *insn;
         native->offset = (uint16_t)offset;

@@ -202,10 +202,16 @@ static void code_written(RamListener *l, RamBlock *ram, uint64_t offset, uint64_
     }
     if (length > 1024 * RAM_PAGE_SIZE) {
         d->drop_all = true;
+        if (d->page_written) {
+            d->page_written(d, NULL);
+        }
         own = false;
     } else {
         for (offset &= PAGE_MASK_4K; offset < end; offset += RAM_PAGE_SIZE) {
             const uint8_t *page = ram->host + offset;
+            if (d->page_written) {
+                d->page_written(d, page);
+            }
             if (own) {
                 page_invalidate(d, page);
             } else {
@@ -261,6 +267,9 @@ static void ram_disappears(Interp *d, const MemoryRegionSection *section)
     } else if (count == 1) {
         g_hash_table_remove(d->rams, ram);
         ram_remove_listener(ram, &d->ram_listener);
+        if (d->page_written) {
+            d->page_written(d, NULL);
+        }
         pthread_mutex_lock(&d->lock);
         d->drop_all = true;
         pthread_mutex_unlock(&d->lock);
@@ -338,7 +347,7 @@ void interp_cache_free(Interp *d)
 static int protecting; /* atomic */
 
 /* Invariant 2. */
-static void page_protect(X86Cpu *cpu, const CodePage *page)
+void interp_page_protect(X86Cpu *cpu, const CodePage *page)
 {
     if (!page->ram) {
         return;
@@ -393,7 +402,7 @@ static bool add_operation(X86Cpu *cpu, X86DecodeStatus status, const X86Insn *in
         op->handler = status == X86_DECODE_UD ? interp_h_ud : interp_h_gp0;
         return true;
     }
-    return interp_bind(cpu, insn, op, offset, page_offset);
+    return interp_bind(cpu, insn, op, offset, page_offset, NULL);
 }
 
 static bool ends_itself(const InterpOp *op)
@@ -467,7 +476,7 @@ static Block *build(X86Cpu *cpu, Interp *d, const CodePage *page, uint64_t linea
         offset = insn.length;
         cacheable = false;
     } else {
-        page_protect(cpu, page);
+        interp_page_protect(cpu, page);
         while (count < (single ? 1 : MAX_OPS) && !ended && offset < available) {
             X86DecodeStatus status = x86_decode(&d->decode_mode, code + offset, available - offset, &insn);
             if (status == X86_DECODE_MORE) {
@@ -495,7 +504,7 @@ static Block *build(X86Cpu *cpu, Interp *d, const CodePage *page, uint64_t linea
             unsigned n = (unsigned)MIN((uint64_t)X86_INSN_MAX, room);
             memcpy(buffer, code, available);
             if (next.host) {
-                page_protect(cpu, &next);
+                interp_page_protect(cpu, &next);
                 memcpy(buffer + available, next.host, n - available);
                 second = next.host;
             } else {

@@ -1,8 +1,6 @@
 /*
- * The interpreter's loop and its accelerator type. SPDX-License-Identifier: GPL-2.0-or-later
+ * The interpreter's loop. SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include "accel/accel.h"
-#include "accel/soft/interp/native.h"
 #include "accel/soft/interp/ops.h"
 
 #include <setjmp.h>
@@ -73,7 +71,7 @@ void interp_link(X86Cpu *cpu, Block **slot, bool near_target)
     }
 }
 
-static void run(X86Cpu *cpu, const InterpOp *op)
+void interp_run(X86Cpu *cpu, const InterpOp *op)
 {
 #ifdef INTERP_TRAMPOLINE
     Interp *d = cpu->accel_data;
@@ -141,7 +139,19 @@ static void run_blocks(X86Cpu *cpu, bool single)
         }
     }
     d->link_slot = NULL;
-    run(cpu, b->ops);
+    interp_run(cpu, b->ops);
+}
+
+void interp_run_blocks(X86Cpu *cpu)
+{
+    run_blocks(cpu, false);
+}
+
+void interp_run_one(X86Cpu *cpu)
+{
+    cpu->current_op = NULL;
+    __atomic_store_n(&cpu->interrupt_poll, 1, __ATOMIC_SEQ_CST);
+    run_blocks(cpu, true);
 }
 
 /* One instruction, with what belongs to instruction boundaries. */
@@ -208,6 +218,8 @@ void interp_vcpu_exec(X86Cpu *cpu)
                        (cpu->rflags & FLAG_RF))) {
             cpu->inhibit_interrupts = false;
             run_single(cpu);
+        } else if (d->run_translated && (cpu->mode & MODE_CS64)) {
+            d->run_translated(cpu);
         } else {
             run_blocks(cpu, false);
         }
@@ -264,104 +276,3 @@ void interp_vcpu_destroy(X86Cpu *cpu)
         cpu->accel_data = NULL;
     }
 }
-
-/* ---- the accelerator ---- */
-typedef struct TcgAccel {
-    Accel parent_obj;
-    GMutex lock;
-    GPtrArray *vcpus; /* of X86Cpu * */
-} TcgAccel;
-
-static void tcg_instance_init(Object *obj)
-{
-    TcgAccel *tcg = (TcgAccel *)obj;
-    g_mutex_init(&tcg->lock);
-    tcg->vcpus = g_ptr_array_new();
-}
-
-static void tcg_instance_finalize(Object *obj)
-{
-    TcgAccel *tcg = (TcgAccel *)obj;
-    g_ptr_array_unref(tcg->vcpus);
-    g_mutex_clear(&tcg->lock);
-}
-
-static bool tcg_setup(Accel *accel, AddressSpace *memory, GError **error)
-{
-    return native_init(error);
-}
-
-static bool tcg_vcpu_init(Accel *accel, X86Cpu *cpu, GError **error)
-{
-    TcgAccel *tcg = (TcgAccel *)accel;
-    interp_vcpu_init(cpu);
-    g_mutex_lock(&tcg->lock);
-    g_ptr_array_add(tcg->vcpus, cpu);
-    g_mutex_unlock(&tcg->lock);
-    return true;
-}
-
-static void tcg_vcpu_destroy(Accel *accel, X86Cpu *cpu)
-{
-    TcgAccel *tcg = (TcgAccel *)accel;
-    g_mutex_lock(&tcg->lock);
-    g_ptr_array_remove(tcg->vcpus, cpu);
-    g_mutex_unlock(&tcg->lock);
-    interp_vcpu_destroy(cpu);
-}
-
-static void tcg_vcpu_exec(Accel *accel, X86Cpu *cpu)
-{
-    interp_vcpu_exec(cpu);
-}
-
-/* Counters are read while the vCPUs run: each is a word, and they need not agree. */
-static char *tcg_info(Accel *accel)
-{
-    TcgAccel *tcg = (TcgAccel *)accel;
-    GString *text = g_string_new(NULL);
-    g_mutex_lock(&tcg->lock);
-    for (guint i = 0; i < tcg->vcpus->len; i++) {
-        const X86Cpu *cpu = tcg->vcpus->pdata[i];
-        const Interp *d = cpu->accel_data;
-        g_string_append_printf(
-            text,
-            "CPU #%u: %u blocks in %zu KiB; %" G_GUINT64_FORMAT " built, %" G_GUINT64_FORMAT
-            " made stale by writes, %" G_GUINT64_FORMAT " flushes\n",
-            cpu->index, __atomic_load_n(&d->block_count, __ATOMIC_RELAXED),
-            __atomic_load_n(&d->chunk_bytes, __ATOMIC_RELAXED) / 1024,
-            __atomic_load_n(&d->built, __ATOMIC_RELAXED), __atomic_load_n(&d->invalidated, __ATOMIC_RELAXED),
-            __atomic_load_n(&d->flushes, __ATOMIC_RELAXED));
-    }
-    g_mutex_unlock(&tcg->lock);
-    return g_string_free(text, FALSE);
-}
-
-static void tcg_vcpu_kick(Accel *accel, X86Cpu *cpu)
-{
-    __atomic_store_n(&cpu->interrupt_poll, 1, __ATOMIC_SEQ_CST);
-}
-
-static void tcg_class_init(ObjectClass *klass, const void *class_data)
-{
-    AccelClass *accel = (AccelClass *)klass;
-    accel->name = "tcg";
-    accel->alias = "soft";
-    accel->setup = tcg_setup;
-    accel->vcpu_init = tcg_vcpu_init;
-    accel->vcpu_destroy = tcg_vcpu_destroy;
-    accel->vcpu_exec = tcg_vcpu_exec;
-    accel->vcpu_kick = tcg_vcpu_kick;
-    accel->info = tcg_info;
-}
-
-static const TypeInfo tcg_accel_info = {
-    .name = "tcg-accel",
-    .parent = TYPE_ACCEL,
-    .description = "the software CPU",
-    .instance_size = sizeof(TcgAccel),
-    .instance_init = tcg_instance_init,
-    .instance_finalize = tcg_instance_finalize,
-    .class_init = tcg_class_init,
-};
-TYPE_REGISTER(tcg_accel_info);

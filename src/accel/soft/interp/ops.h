@@ -44,7 +44,8 @@ typedef struct JumpEntry {
     uint32_t mode;
 } JumpEntry;
 
-typedef struct Interp {
+typedef struct Interp Interp;
+struct Interp {
     X86Cpu *cpu;
     Block **link_slot; /* to be filled by the next look-up */
     X86DecodeMode decode_mode;
@@ -67,19 +68,32 @@ typedef struct Interp {
     bool drop_all;
     bool event_taken; /* the instruction was a software interrupt: no single-step trap behind it */
     uint64_t built, flushes, invalidated;
+    /* The translator (accel/soft/jit), where there is one: its part of the vCPU; what runs translated code from
+     * cpu->rip on and returns between two instructions; what hears of a page of code that was written (NULL: of many)
+     * [any thread]. */
+    void *jit;
+    void (*run_translated)(X86Cpu *cpu);
+    void (*page_written)(Interp *d, const uint8_t *host_page);
 #ifdef INTERP_TRAMPOLINE
     const InterpOp *resume;
 #endif
-} Interp;
+};
 
 /* cache.c */
 Block *interp_find_block(X86Cpu *cpu, bool single); /* may raise */
+/* Before the page's bytes are decoded: every later write to it is reported. Waits for other vCPUs. */
+void interp_page_protect(X86Cpu *cpu, const CodePage *page);
 void interp_cache_init(X86Cpu *cpu, Interp *d);
 void interp_cache_free(Interp *d);
 void interp_cache_process(Interp *d); /* CPU_INTERRUPT_CODE */
 void interp_cache_flush(Interp *d);
 /* Called as the vCPU goes to sleep: gives the memory back where it has slept most of the time of late. */
 void interp_cache_trim(Interp *d);
+/* exec.c: runs operations until the block is left; blocks from cpu->rip on; one instruction there (interrupt_poll is set
+ * behind it). */
+void interp_run(X86Cpu *cpu, const InterpOp *op);
+void interp_run_blocks(X86Cpu *cpu);
+void interp_run_one(X86Cpu *cpu);
 /* features.c: which rows of the table this CPU has. */
 void interp_decode_features(const X86Cpu *cpu, X86DecodeMode *mode);
 
@@ -87,7 +101,9 @@ void interp_decode_features(const X86Cpu *cpu, X86DecodeMode *mode);
 void *interp_cache_alloc(Interp *d, size_t size);
 
 /* bind.c: fills op from insn. Returns whether the operation ends the block. */
-bool interp_bind(X86Cpu *cpu, const X86Insn *insn, InterpOp *op, unsigned offset, unsigned page_offset);
+/* native: room for what an instruction of the host needs; NULL: taken from the cache. */
+bool interp_bind(X86Cpu *cpu, const X86Insn *insn, InterpOp *op, unsigned offset, unsigned page_offset,
+                 InterpNative *native);
 /* hot.c: a specialised handler or NULL. */
 InterpHandler *interp_hot_handler(X86Cpu *cpu, const X86Insn *insn, InterpOp *op);
 /* Joins op with the one before it, if there is a handler for the pair; false: not joined. */
@@ -100,6 +116,8 @@ InterpHandler *interp_branch_handler(const X86Form *form);
 InterpHandler *interp_string_handler(const X86Form *form);
 InterpHandler *interp_system_handler(const X86Form *form);
 InterpHandler interp_h_ud, interp_h_gp0, interp_h_end, interp_h_stale, interp_h_native, interp_h_nop;
+/* Ends a run: cpu->rip becomes the address behind the operation before it. */
+InterpHandler interp_h_stop;
 /* Goes on at cpu->rip if that needs no look-up that may raise, else leaves the block. */
 void interp_jump(X86Cpu *cpu);
 void interp_link(X86Cpu *cpu, Block **slot, bool near_target);

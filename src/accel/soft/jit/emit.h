@@ -1,0 +1,239 @@
+/*
+ * The assembler of the translator: host x86-64 instructions into a buffer. Encodings after SDM vol. 2 chapter 2.
+ * Every function appends; when the buffer is full nothing more is written and `overflow` is set, which the
+ * translator checks once a block. SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef RHEA_ACCEL_SOFT_JIT_EMIT_H
+#define RHEA_ACCEL_SOFT_JIT_EMIT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef struct Asm {
+    uint8_t *p, *end; /* where it is written (the writable mapping) */
+    bool overflow;
+} Asm;
+
+/* A host memory operand: [base + index << scale + disp], or gs:[disp]. -1: no register. */
+typedef struct HostMem {
+    int8_t base, index;
+    uint8_t scale;
+    bool gs;
+    int32_t disp;
+} HostMem;
+
+enum { H_RAX, H_RCX, H_RDX, H_RBX, H_RSP, H_RBP, H_RSI, H_RDI, H_R8, H_R9, H_R10, H_R11, H_R12, H_R13, H_R14, H_R15 };
+
+/* Condition codes as in Jcc's opcode. */
+enum { CC_O_ = 0, CC_B = 2, CC_AE = 3, CC_E = 4, CC_NE = 5, CC_BE = 6, CC_A = 7, CC_S = 8 };
+
+static inline HostMem mem_gs(uint64_t offset)
+{
+    return (HostMem){ .base = -1, .index = -1, .gs = true, .disp = (int32_t)offset };
+}
+static inline HostMem mem_base(int base, int64_t disp)
+{
+    return (HostMem){ .base = (int8_t)base, .index = -1, .disp = (int32_t)disp };
+}
+static inline HostMem mem_index(int base, int index, unsigned scale, int64_t disp)
+{
+    return (HostMem){ .base = (int8_t)base, .index = (int8_t)index, .scale = (uint8_t)scale, .disp = (int32_t)disp };
+}
+
+static inline void a_byte(Asm *a, unsigned b)
+{
+    if (a->p < a->end) {
+        *a->p++ = (uint8_t)b;
+    } else {
+        a->overflow = true;
+    }
+}
+static inline void a_bytes(Asm *a, const void *bytes, unsigned n)
+{
+    if ((size_t)(a->end - a->p) >= n) {
+        memcpy(a->p, bytes, n);
+        a->p += n;
+    } else {
+        a->overflow = true;
+        a->p = a->end;
+    }
+}
+static inline void a_u32(Asm *a, uint32_t v)
+{
+    a_bytes(a, &v, 4);
+}
+static inline void a_u64(Asm *a, uint64_t v)
+{
+    a_bytes(a, &v, 8);
+}
+
+/* The REX bits that a memory operand asks for: X in bit 1, B in bit 0. */
+static inline unsigned mem_rex(const HostMem *m)
+{
+    return (m->index > 7 ? 2u : 0) | (m->base > 7 ? 1u : 0);
+}
+
+/* ModRM, SIB and displacement of a memory operand; reg: the ModRM.reg field's low three bits. */
+static inline void a_modrm_mem(Asm *a, unsigned reg, const HostMem *m)
+{
+    reg = (reg & 7) << 3;
+    if (m->base < 0) {
+        /* no base: SIB with base 5 and mod 0; gs:[disp32] or [index*s+disp32] */
+        a_byte(a, reg | 4);
+        a_byte(a, (unsigned)m->scale << 6 | (m->index < 0 ? 4u : (unsigned)m->index & 7) << 3 | 5);
+        a_u32(a, (uint32_t)m->disp);
+        return;
+    }
+    bool need_sib = m->index >= 0 || (m->base & 7) == 4;
+    unsigned mod = m->disp == 0 && (m->base & 7) != 5 ? 0 : m->disp >= -128 && m->disp <= 127 ? 1 : 2;
+    a_byte(a, mod << 6 | reg | (need_sib ? 4u : (unsigned)m->base & 7));
+    if (need_sib) {
+        a_byte(a, (unsigned)m->scale << 6 | (m->index < 0 ? 4u : (unsigned)m->index & 7) << 3 |
+                      ((unsigned)m->base & 7));
+    }
+    if (mod == 1) {
+        a_byte(a, (uint8_t)m->disp);
+    } else if (mod == 2) {
+        a_u32(a, (uint32_t)m->disp);
+    }
+}
+
+/* op reg, mem with an optional REX.W; opcode: up to three bytes, 0x0fXX for two-byte ones. */
+static inline void a_op_mem(Asm *a, bool w, unsigned opcode, unsigned reg, HostMem m)
+{
+    if (m.gs) {
+        a_byte(a, 0x65);
+    }
+    unsigned rex = (w ? 8u : 0) | (reg > 7 ? 4u : 0) | mem_rex(&m);
+    if (rex) {
+        a_byte(a, 0x40 | rex);
+    }
+    if (opcode > 0xff) {
+        a_byte(a, opcode >> 8);
+    }
+    a_byte(a, opcode);
+    a_modrm_mem(a, reg, &m);
+}
+/* op with register rm. */
+static inline void a_op_reg(Asm *a, bool w, unsigned opcode, unsigned reg, unsigned rm)
+{
+    unsigned rex = (w ? 8u : 0) | (reg > 7 ? 4u : 0) | (rm > 7 ? 1u : 0);
+    if (rex) {
+        a_byte(a, 0x40 | rex);
+    }
+    if (opcode > 0xff) {
+        a_byte(a, opcode >> 8);
+    }
+    a_byte(a, opcode);
+    a_byte(a, 0xc0 | (reg & 7) << 3 | (rm & 7));
+}
+
+static inline void a_mov_load(Asm *a, unsigned reg, HostMem m)
+{
+    a_op_mem(a, true, 0x8b, reg, m);
+}
+static inline void a_mov_store(Asm *a, HostMem m, unsigned reg)
+{
+    a_op_mem(a, true, 0x89, reg, m);
+}
+static inline void a_mov_reg(Asm *a, unsigned to, unsigned from)
+{
+    if (to != from) {
+        a_op_reg(a, true, 0x8b, to, from);
+    }
+}
+static inline void a_lea(Asm *a, unsigned reg, HostMem m)
+{
+    a_op_mem(a, true, 0x8d, reg, m);
+}
+static inline void a_mov_imm32(Asm *a, unsigned reg, uint32_t v)
+{
+    if (reg > 7) {
+        a_byte(a, 0x41);
+    }
+    a_byte(a, 0xb8 | (reg & 7));
+    a_u32(a, v);
+}
+static inline void a_mov_imm64(Asm *a, unsigned reg, uint64_t v)
+{
+    a_byte(a, 0x48 | (reg > 7 ? 1u : 0));
+    a_byte(a, 0xb8 | (reg & 7));
+    a_u64(a, v);
+}
+/* mov dword [m], imm32 */
+static inline void a_mov_mem_imm32(Asm *a, HostMem m, uint32_t v)
+{
+    a_op_mem(a, false, 0xc7, 0, m);
+    a_u32(a, v);
+}
+/* The group-1 operations with imm32: 0 add, 1 or, 4 and, 5 sub, 6 xor, 7 cmp. */
+static inline void a_alu_imm(Asm *a, bool w, unsigned op, unsigned reg, int32_t imm)
+{
+    if (imm >= -128 && imm <= 127) {
+        a_op_reg(a, w, 0x83, op, reg);
+        a_byte(a, (uint8_t)imm);
+    } else {
+        a_op_reg(a, w, 0x81, op, reg);
+        a_u32(a, (uint32_t)imm);
+    }
+}
+static inline void a_shr_imm(Asm *a, bool w, unsigned reg, unsigned count)
+{
+    a_op_reg(a, w, 0xc1, 5, reg);
+    a_byte(a, count);
+}
+static inline void a_shl_imm(Asm *a, bool w, unsigned reg, unsigned count)
+{
+    a_op_reg(a, w, 0xc1, 4, reg);
+    a_byte(a, count);
+}
+
+/* Jumps and calls; target: an address in the same mapping as a->p. */
+static inline void a_rel32(Asm *a, const uint8_t *target)
+{
+    a_u32(a, (uint32_t)(target - (a->p + 4)));
+}
+static inline void a_jmp(Asm *a, const uint8_t *target)
+{
+    a_byte(a, 0xe9);
+    a_rel32(a, target);
+}
+static inline void a_call(Asm *a, const uint8_t *target)
+{
+    a_byte(a, 0xe8);
+    a_rel32(a, target);
+}
+/* Returns where the rel32 lies, to be bound later. */
+static inline uint8_t *a_jcc_forward(Asm *a, unsigned cc)
+{
+    a_byte(a, 0x0f);
+    a_byte(a, 0x80 | cc);
+    a_u32(a, 0);
+    return a->p - 4;
+}
+static inline uint8_t *a_jmp_forward(Asm *a)
+{
+    a_byte(a, 0xe9);
+    a_u32(a, 0);
+    return a->p - 4;
+}
+static inline void a_bind_to(uint8_t *rel, const uint8_t *target)
+{
+    int32_t d = (int32_t)(target - (rel + 4));
+    memcpy(rel, &d, 4);
+}
+static inline void a_bind(Asm *a, uint8_t *rel)
+{
+    if (!a->overflow) {
+        a_bind_to(rel, a->p);
+    }
+}
+static inline void a_align(Asm *a, unsigned align)
+{
+    while ((uintptr_t)a->p & (align - 1)) {
+        a_byte(a, 0x90);
+    }
+}
+
+#endif

@@ -1,0 +1,359 @@
+/*
+ * From C into translated code and back: the inner loop, what translated code calls, host faults.
+ *
+ * A host fault in translated code (SIGFPE of a division or of an unmasked vector exception, SIGSEGV of an operand that
+ * is not aligned or not canonical) is an exception of the guest's instruction. The handler makes the guest's state
+ * complete and leaves; the interpreter then executes the instruction and raises what there is to raise.
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "accel/soft/jit/tcg.h"
+
+#include "accel/soft/interp/native.h"
+#include "accel/soft/jit/jit.h"
+#include "base/error.h"
+
+#include <asm/prctl.h>
+#include <errno.h>
+#include <signal.h>
+#include <stddef.h>
+#include <sys/auxv.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+/* ---- the GS base ---- */
+
+static void set_gs_base(void *base)
+{
+#ifndef HWCAP2_FSGSBASE
+#define HWCAP2_FSGSBASE (1 << 1)
+#endif
+    if (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) {
+        __asm__ volatile("wrgsbase %0" : : "r"(base) : "memory");
+    } else {
+        syscall(SYS_arch_prctl, ARCH_SET_GS, base);
+    }
+}
+
+/* ---- keys and tables ---- */
+
+static uint32_t current_key(const X86Cpu *cpu)
+{
+    return cpu->mode | (cpu->mmu->index == MMU_KERNEL_AC ? KEY_AC : 0);
+}
+
+static bool translatable(const X86Cpu *cpu)
+{
+    return (cpu->mode & MODE_CS64) && !(cpu->mode & MODE_NOT_TRANSLATED);
+}
+
+static IbtcEntry *table_for(JitVcpu *v, uint32_t key)
+{
+    for (unsigned i = 0; i < v->table_count; i++) {
+        if (v->table_key[i] == key) {
+            return v->tables[i];
+        }
+    }
+    unsigned i = v->table_count;
+    if (i == JIT_TABLES) {
+        i = 0; /* more modes than tables: one gives way */
+    } else {
+        v->tables[i] = g_aligned_alloc0(JIT_IBTC_SIZE, sizeof(IbtcEntry), 64);
+        v->table_count++;
+    }
+    memset(v->tables[i], 0, sizeof(IbtcEntry) * JIT_IBTC_SIZE);
+    v->tables[i][0].va = 1;
+    v->table_key[i] = key;
+    return v->tables[i];
+}
+
+/* Makes what translated code relies on true again after anything that C did. */
+static void area_refresh(X86Cpu *cpu, JitVcpu *v)
+{
+    JitArea *area = jit_area(cpu);
+    X86Mmu *mmu = cpu->mmu;
+    uint32_t key = current_key(cpu);
+
+    if (G_UNLIKELY(mmu->generation != v->generation || mmu->global_generation != v->global_generation ||
+                   mmu->code_drops != v->code_drops ||
+                   v->epoch_seen != __atomic_load_n(&v->jit->epoch, __ATOMIC_RELAXED))) {
+        v->generation = mmu->generation;
+        v->global_generation = mmu->global_generation;
+        v->code_drops = mmu->code_drops;
+        jit_tables_drop(v);
+        area->key = 0;
+    }
+    if (G_UNLIKELY(area->key != key)) {
+        area->key = key;
+        area->ibtc = table_for(v, key);
+    }
+    const TlbEntry *e = mmu_entry(mmu, (MmuIndex)mmu->index, area->stack_lo);
+    if (e->tag[MMU_WRITE] != area->stack_lo || (uint64_t)e->addend != area->stack_delta) {
+        area->stack_lo = JIT_NO_STACK;
+    }
+}
+
+/* ---- what translated code calls ---- */
+
+/* Fills the TLB for the page of linear. 0: probe once more. */
+int jit_refill(X86Cpu *cpu, uint64_t linear, const JitRefill *meta)
+{
+    JitVcpu *v = jit_vcpu(cpu);
+    JitArea *area = jit_area(cpu);
+    MmuAccess access = meta->write ? MMU_WRITE : MMU_READ;
+    MmuIndex index = (MmuIndex)cpu->mmu->index;
+    uint64_t page = linear & PAGE_MASK_4K;
+    TlbEntry *e = mmu_entry(cpu->mmu, index, linear);
+
+    v->refills++;
+    if (linear - page + meta->span > 4096 || !x86_is_canonical(linear)) {
+        return 1;
+    }
+    if (e->tag[access] != page) {
+        MmuTranslation tr;
+        uint32_t error_code;
+        if (!mmu_walk(cpu, linear, access, index, &tr, &error_code)) {
+            return 1;
+        }
+        x86_probe(cpu, linear, 1, access);
+        if (e->tag[access] != page) {
+            return 1;
+        }
+    }
+    if (meta->stack) {
+        area->stack_lo = page;
+        area->stack_delta = (uint64_t)e->addend;
+    } else {
+        const TlbEntry *s = mmu_entry(cpu->mmu, index, area->stack_lo);
+        if (s->tag[MMU_WRITE] != area->stack_lo || (uint64_t)s->addend != area->stack_delta) {
+            area->stack_lo = JIT_NO_STACK;
+        }
+    }
+    return 0;
+}
+
+/* Executes one instruction by the interpreter's handler. 0: the block goes on behind it. */
+int jit_callout(X86Cpu *cpu, JitCallout *callout)
+{
+    uint64_t rip = jit_area(cpu)->page_va + callout->offset;
+
+    cpu->rip = rip;
+    cpu->current_op = NULL;
+    interp_run(cpu, callout->ops);
+    cpu->current_op = NULL;
+    if (callout->ends || cpu->rip != rip + callout->length || callout->block->stale) {
+        return 1;
+    }
+    JitArea *area = jit_area(cpu);
+    const TlbEntry *e = mmu_entry(cpu->mmu, (MmuIndex)cpu->mmu->index, area->stack_lo);
+    if (e->tag[MMU_WRITE] != area->stack_lo || (uint64_t)e->addend != area->stack_delta) {
+        area->stack_lo = JIT_NO_STACK;
+    }
+    return 0;
+}
+
+/* ---- the loop ---- */
+
+static void run_translated(X86Cpu *cpu)
+{
+    JitVcpu *v = jit_vcpu(cpu);
+    Jit *jit = v->jit;
+    JitArea *area = jit_area(cpu);
+    bool first = true;
+    JitLink *link = NULL;
+    bool fill = false;
+
+    for (;;) {
+        if (!translatable(cpu)) {
+            if (first) {
+                interp_run_blocks(cpu);
+            }
+            return;
+        }
+        if (!first && (__atomic_load_n(&cpu->interrupt_poll, __ATOMIC_RELAXED) || cpu->halted ||
+                       cpu->inhibit_interrupts || (cpu->rflags & FLAG_RF))) {
+            return;
+        }
+        first = false;
+        uint32_t key = current_key(cpu);
+        bool careful = link && link->careful;
+        JitBlock *b = jit_find(cpu, v, key | (careful ? KEY_CAREFUL : 0));
+        if (!b) {
+            v->steps++;
+            interp_run_one(cpu);
+            return;
+        }
+        area_refresh(cpu, v);
+        if (link) {
+            pthread_mutex_lock(&jit->lock);
+            if (!link->from->stale && b->page == link->from->page && b->offset == link->target) {
+                jit_link_to(jit, link, b);
+                v->links++;
+            }
+            pthread_mutex_unlock(&jit->lock);
+        }
+        if (fill && !careful) {
+            IbtcEntry *e = &area->ibtc[jit_ibtc_slot(cpu->rip)];
+            e->va = cpu->rip;
+            e->code = b->ibtc_entry;
+        }
+        link = NULL;
+        fill = false;
+        area->page_va = cpu->rip & PAGE_MASK_4K;
+        jit->thunks.enter(cpu, b->mem_entry);
+        switch ((JitExit)area->exit_reason) {
+        case JIT_EXIT_LOOKUP:
+            break;
+        case JIT_EXIT_IBTC:
+            fill = true;
+            break;
+        case JIT_EXIT_LINK:
+            link = area->exit_arg;
+            cpu->rip = area->page_va + link->target;
+            break;
+        case JIT_EXIT_STEP:
+            v->steps++;
+            interp_run_one(cpu);
+            return;
+        case JIT_EXIT_POLL:
+            return;
+        }
+    }
+}
+
+/* ---- host faults ---- */
+
+static __thread X86Cpu *running_cpu;
+static struct sigaction previous_segv, previous_fpe, previous_bus;
+
+static bool recover(ucontext_t *uc)
+{
+    X86Cpu *cpu = running_cpu;
+    if (!cpu) {
+        return false;
+    }
+    JitVcpu *v = jit_vcpu(cpu);
+    Jit *jit = v->jit;
+    greg_t *g = uc->uc_mcontext.gregs;
+    const uint8_t *pc = (const uint8_t *)(uintptr_t)g[REG_RIP];
+    if (pc < jit->rw + jit->rx_delta || pc >= jit->rw + jit->rx_delta + jit->size) {
+        return false;
+    }
+    JitBlock *b = jit_block_at(jit, pc);
+    if (!b) {
+        return false;
+    }
+    uint32_t at = (uint32_t)(jit_rw(jit, pc) - b->code);
+    unsigned n = 0;
+    while (n + 1 < b->pc_count && b->pcs[n + 1].host <= at) {
+        n++;
+    }
+    cpu->regs[R_RAX] = (uint64_t)g[REG_RAX];
+    cpu->regs[R_RCX] = (uint64_t)g[REG_RCX];
+    cpu->regs[R_RDX] = (uint64_t)g[REG_RDX];
+    cpu->regs[R_RBX] = (uint64_t)g[REG_RBX];
+    cpu->regs[R_RBP] = (uint64_t)g[REG_RBP];
+    cpu->regs[R_RSI] = (uint64_t)g[REG_RSI];
+    cpu->regs[R_RDI] = (uint64_t)g[REG_RDI];
+    cpu->regs[R_R8] = (uint64_t)g[REG_R8];
+    cpu->regs[R_R9] = (uint64_t)g[REG_R9];
+    cpu->regs[R_R10] = (uint64_t)g[REG_R10];
+    cpu->regs[R_R11] = (uint64_t)g[REG_R11];
+    cpu->regs[R_RSP] = (uint64_t)g[REG_R15];
+    if (b->pcs[n].in_reg) {
+        x86_set_arith(cpu, (uint32_t)g[REG_EFL] & FLAGS_ARITH);
+    }
+    g[REG_R12] = (greg_t)(jit_area(cpu)->page_va + b->pcs[n].offset);
+    g[REG_RIP] = (greg_t)(uintptr_t)jit_rx(jit, jit->thunks.step);
+    return true;
+}
+
+static void pass_on(const struct sigaction *previous, int sig, siginfo_t *info, void *context)
+{
+    if (previous->sa_flags & SA_SIGINFO) {
+        previous->sa_sigaction(sig, info, context);
+    } else if (previous->sa_handler != SIG_DFL && previous->sa_handler != SIG_IGN) {
+        previous->sa_handler(sig);
+    } else {
+        signal(sig, SIG_DFL); /* the fault repeats and ends the process */
+    }
+}
+
+static void fault_handler(int sig, siginfo_t *info, void *context)
+{
+    if (!recover(context)) {
+        pass_on(sig == SIGSEGV  ? &previous_segv
+                : sig == SIGBUS ? &previous_bus
+                                : &previous_fpe,
+                sig, info, context);
+    }
+}
+
+static void install_handlers(void)
+{
+    static gsize once;
+    if (g_once_init_enter(&once)) {
+        struct sigaction sa = { .sa_sigaction = fault_handler, .sa_flags = SA_SIGINFO | SA_ONSTACK };
+        sigemptyset(&sa.sa_mask);
+        sigaction(SIGSEGV, &sa, &previous_segv);
+        sigaction(SIGBUS, &sa, &previous_bus);
+        sigaction(SIGFPE, &sa, &previous_fpe);
+        g_once_init_leave(&once, 1);
+    }
+}
+
+/* ---- life ---- */
+
+static void page_written(Interp *d, const uint8_t *host_page)
+{
+    Jit *jit = ((JitVcpu *)d->jit)->jit;
+    if (host_page) {
+        jit_page_written(jit, host_page);
+    } else {
+        jit_drop_all(jit);
+    }
+}
+
+void jit_vcpu_init(Jit *jit, X86Cpu *cpu)
+{
+    Interp *d = cpu->accel_data;
+    JitVcpu *v = g_new0(JitVcpu, 1);
+    JitArea *area = jit_area(cpu);
+
+    install_handlers();
+    v->cpu = cpu;
+    v->jit = jit;
+    *area = (JitArea){ .self = cpu, .stack_lo = JIT_NO_STACK };
+    cpu->fpu_stale = 1;
+    pthread_mutex_lock(&jit->lock);
+    g_ptr_array_add(jit->vcpus, v);
+    pthread_mutex_unlock(&jit->lock);
+    d->jit = v;
+    d->page_written = page_written;
+    d->run_translated = run_translated;
+}
+
+void jit_vcpu_destroy(X86Cpu *cpu)
+{
+    Interp *d = cpu->accel_data;
+    JitVcpu *v = d->jit;
+    if (!v) {
+        return;
+    }
+    pthread_mutex_lock(&v->jit->lock);
+    g_ptr_array_remove(v->jit->vcpus, v);
+    pthread_mutex_unlock(&v->jit->lock);
+    for (unsigned i = 0; i < v->table_count; i++) {
+        g_aligned_free(v->tables[i]);
+    }
+    d->jit = NULL;
+    d->run_translated = NULL;
+    d->page_written = NULL;
+    g_free(v);
+}
+
+void jit_thread_enter(X86Cpu *cpu)
+{
+    running_cpu = cpu;
+    set_gs_base(cpu);
+}

@@ -1,0 +1,60 @@
+/*
+ * What the translator knows of single instructions: which it may emit, how, and what they do to registers.
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef RHEA_ACCEL_SOFT_JIT_INSN_H
+#define RHEA_ACCEL_SOFT_JIT_INSN_H
+
+#include "accel/soft/jit/emit.h"
+#include "arch/x86/decode.h"
+
+typedef enum JitKind {
+    JIT_COPY, /* the same instruction with other operands */
+    JIT_NOP,
+    JIT_LEA,
+    JIT_PUSH,
+    JIT_POP,
+    JIT_LEAVE,
+    JIT_CALL,
+    JIT_CALL_IND,
+    JIT_RET,
+    JIT_JMP,
+    JIT_JMP_IND,
+    JIT_JCC,
+    JIT_LOOP,    /* LOOP, LOOPE, LOOPNE, JRCXZ */
+    JIT_CALLOUT, /* the interpreter's handler is called */
+    JIT_STEP,    /* control goes to the interpreter for one instruction */
+} JitKind;
+
+/* The allow list. key: the mode in which it runs. Only for 64-bit code. */
+JitKind jit_classify(const X86Insn *insn, uint32_t key);
+/* Whether control never falls through. */
+static inline bool jit_ends_block(JitKind kind)
+{
+    return (kind >= JIT_CALL && kind <= JIT_LOOP) || kind == JIT_STEP;
+}
+/* Uses vector, x87 or MMX registers, or their control words. */
+bool jit_is_fpu(const X86Insn *insn);
+/* Whether it leaves the flags alone in some cases (shifts by a count that may be 0). */
+bool jit_flags_conditional(const X86Insn *insn);
+/* Bytes of the memory operand; 0: not known. */
+unsigned jit_memory_size(const X86Insn *insn, bool *write);
+/* A mask of the guest's general registers that are written. */
+uint32_t jit_written_gprs(const X86Insn *insn, JitKind kind);
+/* The register that moves by a constant (*amount), or -1. */
+int jit_constant_move(const X86Insn *insn, JitKind kind, int32_t *amount);
+
+/* Operands as numbers in the encoding; general registers are the guest's until the translator puts host numbers there. */
+typedef struct JitOperands {
+    int reg, rm, vvvv;
+    bool reg_gpr, rm_gpr, vvvv_gpr;
+    bool byte[3], reads[3], writes[3]; /* of reg, rm, vvvv where they are general registers */
+    unsigned spilled;                  /* how many different ones of r12 to r15 */
+    bool high_byte;                    /* one is AH, CH, DH or BH */
+    bool legacy_byte;                  /* byte registers 4 to 7 are these, for lack of a REX prefix */
+} JitOperands;
+void jit_operands(const X86Insn *insn, JitOperands *o);
+/* Encodes insn with other operands; m: the memory operand, NULL: rm is a register. */
+void jit_emit(Asm *a, const X86Insn *insn, const JitOperands *o, const HostMem *m);
+
+#endif

@@ -1,0 +1,236 @@
+/*
+ * The block translator: private to this folder; tcg.h is what others use.
+ *
+ * The guest speaks the host's instruction set, so that translated code is mostly the guest's own instructions with
+ * their memory operands rewritten. While translated code runs:
+ *
+ *   rax rcx rdx rbx rbp rsi rdi r8 r9 r10 r11   the guest's registers of the same name
+ *   r15                                         the guest's rsp
+ *   r12 (T0), r13 (T1)                          scratch
+ *   r14 (SD)                                    host minus guest address of the stack page, see JitArea.stack_lo
+ *   rsp                                         the host's stack
+ *   gs                                          base: the X86Cpu; the guest's r12 to r15 live there
+ *   RFLAGS                                      the guest's arithmetic flags, or nothing, or they are in cpu->cc
+ *   xmm/ymm, x87, MXCSR                         the guest's, where cpu->fpu_stale is 0; else they are in cpu->xsave
+ *
+ * Invariants:
+ *  1. Only instructions that insn.c allows by name are emitted; everything else is a call-out to the interpreter.
+ *  2. No guest state changes before the last point of an instruction that may leave translated code.
+ *  3. A guest address is dereferenced only behind a check against a TLB entry (or the stack slot filled from one).
+ *  4. Blocks are found by the guest-physical code page and the key; addresses of the guest's code are relative to
+ *     JitArea.page_va, so that a block serves every mapping of its page.
+ *  5. A direct link joins blocks of one page only. Everything else goes through the look-up table, whose entries
+ *     are valid for one key (mode) and as long as no instruction-TLB entry was dropped.
+ *  6. A stale block is never entered: links into it are cut, and its entry for the look-up tables is patched.
+ *     Its memory is not used again before every vCPU has dropped its look-up tables.
+ *  7. C code never runs with the guest's vector or x87 state in the registers unless it is compiled without them.
+ *  8. In code where the flags are live they are in RFLAGS or in cpu->cc; probes are emitted only where RFLAGS is free.
+ *  9. Every cycle of direct links has an edge backwards in its page, and such an edge polls cpu->interrupt_poll.
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef RHEA_ACCEL_SOFT_JIT_JIT_H
+#define RHEA_ACCEL_SOFT_JIT_JIT_H
+
+#include "accel/soft/interp/ops.h"
+#include "accel/soft/jit/emit.h"
+#include "arch/x86/decode.h"
+
+#define T0  H_R12
+#define T1  H_R13
+#define SD  H_R14
+#define GSP H_R15
+
+#define JIT_SLOTS     16
+#define JIT_IBTC_BITS 12
+#define JIT_IBTC_SIZE (1u << JIT_IBTC_BITS)
+#define JIT_IBTC_HASH UINT32_C(0x9e3779b1)
+
+/* Bits of a key that are not in the mode word. */
+#define KEY_AC      (1u << 20) /* supervisor with EFLAGS.AC set: another TLB */
+#define KEY_CAREFUL (1u << 21) /* every access has its own check */
+/* Modes that are not translated. */
+#define MODE_NOT_TRANSLATED (MODE_TF | MODE_BP | MODE_AC | MODE_VM86)
+
+typedef struct IbtcEntry {
+    uint64_t va;
+    const uint8_t *code;
+} IbtcEntry;
+
+/* Why translated code came back to the loop. */
+typedef enum JitExit {
+    JIT_EXIT_LOOKUP, /* cpu->rip is set */
+    JIT_EXIT_IBTC,   /* the same, and the look-up table had no entry */
+    JIT_EXIT_LINK,   /* JitArea.exit_arg is the link that was followed */
+    JIT_EXIT_STEP,   /* the instruction at cpu->rip is the interpreter's */
+    JIT_EXIT_POLL,   /* cpu->interrupt_poll was set */
+} JitExit;
+
+/* Per vCPU, in X86Cpu.jit, reached through gs. */
+typedef struct JitArea {
+    X86Cpu *self;
+    uint64_t page_va;     /* guest address of the page whose code runs */
+    uint64_t c_rsp;       /* the C stack at the entry */
+    uint64_t stack_lo;    /* a page that may be read and written with SD; JIT_NO_STACK: none */
+    uint64_t stack_delta; /* what SD is, while C runs */
+    IbtcEntry *ibtc;      /* of the current key */
+    const uint8_t *target;
+    void *exit_arg;
+    uint32_t exit_reason;
+    uint32_t key; /* of the running code, without KEY_CAREFUL */
+    uint64_t tmp[4];
+    uint64_t slots[JIT_SLOTS]; /* deltas of access groups, within a block */
+} JitArea;
+G_STATIC_ASSERT(sizeof(JitArea) <= sizeof(((X86Cpu *)0)->jit));
+/* Not canonical, so that an address for which the check passes by chance faults on the host. */
+#define JIT_NO_STACK UINT64_C(0x8000000000000000)
+
+static inline JitArea *jit_area(X86Cpu *cpu)
+{
+    return (JitArea *)(void *)cpu->jit;
+}
+
+typedef struct JitBlock JitBlock;
+
+/* A direct exit of a block within its page. */
+typedef struct JitLink {
+    JitBlock *from, *to;
+    struct JitLink *next_in; /* of the links to `to` */
+    uint8_t *site;           /* the rel32 (writable mapping) */
+    uint8_t *stub;           /* what the rel32 leads to while unlinked (writable mapping) */
+    uint16_t target;         /* page offset */
+    bool in_reg, in_mem;     /* where the flags are */
+    bool careful;            /* the target is the careful variant */
+} JitLink;
+
+/* A call-out: one instruction for the interpreter. */
+typedef struct JitCallout {
+    InterpOp ops[2] __attribute__((aligned(32)));
+    InterpNative native;
+    JitBlock *block;
+    uint16_t offset; /* of the instruction in its page */
+    uint8_t length;
+    bool ends; /* control goes on where cpu->rip says */
+    bool fpu;  /* touches the vector or x87 state, or may call what does */
+} JitCallout;
+
+/* Behind a call of the refill thunk. */
+typedef struct JitRefill {
+    uint16_t offset; /* of the instruction in its page */
+    uint16_t span;   /* bytes checked */
+    uint8_t write, careful, stack, pad;
+} JitRefill;
+
+/* Where a guest instruction's code begins, for faults. */
+typedef struct JitPc {
+    uint32_t host;   /* from the block's code */
+    uint16_t offset; /* page offset of the instruction */
+    bool in_reg;     /* the flags are in RFLAGS, else in cpu->cc (or dead) */
+} JitPc;
+
+struct JitBlock {
+    JitBlock *hash_next, *page_next;
+    const uint8_t *page; /* host address of the guest's page */
+    uint32_t key;
+    uint16_t offset, length; /* in its page, bytes of guest code */
+    uint16_t count;          /* guest instructions */
+    bool stale, in_hash;
+    uint8_t *code; /* writable mapping */
+    uint32_t code_size;
+    const uint8_t *ibtc_entry; /* executable mapping: T0 is the guest address; flags in cpu->cc */
+    const uint8_t *mem_entry, *mem_poll_entry, *reg_entry, *reg_poll_entry;
+    GPtrArray *links; /* of JitLink *: own exits */
+    JitLink *incoming;
+    JitPc *pcs;
+    unsigned pc_count;
+    GPtrArray *callouts;
+};
+
+#define JIT_REGIONS 8
+typedef struct JitRegion {
+    uint8_t *start, *end, *used; /* writable mapping */
+    GPtrArray *blocks;           /* in the order of their addresses */
+    uint64_t epoch;              /* of the eviction; every vCPU must have seen it before reuse */
+} JitRegion;
+
+typedef struct JitThunks {
+    /* executable mapping */
+    void (*enter)(X86Cpu *cpu, const uint8_t *code);
+    /* writable mapping, for the assembler */
+    uint8_t *leave, *lookup, *ibtc_miss, *link, *step, *poll, *refill, *callout, *callout_end, *fpu_load, *stale;
+} JitThunks;
+
+/* What all vCPUs of a machine share. */
+typedef struct Jit {
+    pthread_mutex_t lock;
+    uint8_t *rw;
+    intptr_t rx_delta; /* executable minus writable address */
+    size_t size;
+    JitThunks thunks;
+    JitRegion regions[JIT_REGIONS];
+    unsigned current;
+    JitBlock **hash;
+    unsigned hash_bits, block_count;
+    GHashTable *pages; /* host page -> first JitBlock */
+    GPtrArray *vcpus;  /* of JitVcpu * */
+    uint64_t epoch;    /* atomic */
+    uint64_t code_bytes, translated, insns, stale_count, evictions, translate_ns;
+    bool elide, chain, careful_all;
+} Jit;
+
+#define JIT_TABLES 16
+typedef struct JitVcpu {
+    X86Cpu *cpu;
+    Jit *jit;
+    IbtcEntry *tables[JIT_TABLES];
+    uint32_t table_key[JIT_TABLES];
+    unsigned table_count;
+    uint64_t generation, global_generation, code_drops; /* of the MMU, when the tables were last known to be right */
+    uint64_t epoch_seen;                    /* atomic */
+    uint64_t lookups, steps, links, refills;
+} JitVcpu;
+
+/* ---- thunks.c ---- */
+bool jit_thunks_make(Jit *jit, Asm *a);
+
+/* ---- translate.c ---- */
+/* Translates the code at page + offset (host addresses of guest code) for key. Called with the lock held, the page
+ * protected. NULL: the first instruction is not to be translated (it goes beyond the page), or no room (*full). */
+JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned offset, uint32_t key, bool *full);
+
+/* ---- cache.c ---- */
+Jit *jit_new(size_t size, GError **error);
+void jit_free(Jit *jit);
+/* The block at cpu->rip, translated if need be; NULL: the interpreter's turn. May raise (fetch faults). */
+JitBlock *jit_find(X86Cpu *cpu, JitVcpu *v, uint32_t key);
+void jit_link_to(Jit *jit, JitLink *link, JitBlock *to);
+void jit_block_free(JitBlock *block);
+/* Pages of code were written: their blocks are stale. [any thread] */
+void jit_page_written(Jit *jit, const uint8_t *host_page);
+void jit_drop_all(Jit *jit);
+/* Forgets what the look-up tables hold; the vCPU is at a boundary. */
+void jit_tables_drop(JitVcpu *v);
+JitBlock *jit_block_at(Jit *jit, const uint8_t *executable);
+
+/* ---- exec.c ---- */
+/* Called from generated code. */
+int jit_refill(X86Cpu *cpu, uint64_t linear, const JitRefill *meta);
+int jit_callout(X86Cpu *cpu, JitCallout *callout);
+
+static inline JitVcpu *jit_vcpu(X86Cpu *cpu)
+{
+    return ((Interp *)cpu->accel_data)->jit;
+}
+static inline uint8_t *jit_rw(const Jit *jit, const uint8_t *rx)
+{
+    return (uint8_t *)rx - jit->rx_delta;
+}
+static inline const uint8_t *jit_rx(const Jit *jit, const uint8_t *rw)
+{
+    return rw + jit->rx_delta;
+}
+static inline unsigned jit_ibtc_slot(uint64_t va)
+{
+    return ((uint32_t)va * JIT_IBTC_HASH) >> (32 - JIT_IBTC_BITS);
+}
+
+#endif

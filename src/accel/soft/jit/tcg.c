@@ -1,0 +1,162 @@
+/*
+ * The accelerator "tcg": interpreter and translator. SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "accel/accel.h"
+#include "accel/soft/interp/native.h"
+#include "accel/soft/jit/jit.h"
+#include "accel/soft/jit/tcg.h"
+#include "object/property.h"
+
+#define DEFAULT_SIZE_MIB 64u
+
+typedef struct TcgAccel {
+    Accel parent_obj;
+    GMutex lock;
+    GPtrArray *vcpus; /* of X86Cpu * */
+    Jit *jit;
+    bool use_jit, elide, chain;
+    uint32_t size_mib;
+} TcgAccel;
+
+static void tcg_instance_init(Object *obj)
+{
+    TcgAccel *tcg = (TcgAccel *)obj;
+    g_mutex_init(&tcg->lock);
+    tcg->vcpus = g_ptr_array_new();
+    tcg->use_jit = tcg->elide = tcg->chain = true;
+    tcg->size_mib = DEFAULT_SIZE_MIB;
+}
+
+static void tcg_instance_finalize(Object *obj)
+{
+    TcgAccel *tcg = (TcgAccel *)obj;
+    if (tcg->jit) {
+        jit_free(tcg->jit);
+    }
+    g_ptr_array_unref(tcg->vcpus);
+    g_mutex_clear(&tcg->lock);
+}
+
+static bool tcg_setup(Accel *accel, AddressSpace *memory, GError **error)
+{
+    TcgAccel *tcg = (TcgAccel *)accel;
+    if (!native_init(error)) {
+        return false;
+    }
+    if (tcg->use_jit) {
+        tcg->jit = jit_new((size_t)tcg->size_mib << 20, error);
+        if (!tcg->jit) {
+            return false;
+        }
+        tcg->jit->elide = tcg->elide;
+        tcg->jit->chain = tcg->chain;
+    }
+    return true;
+}
+
+static bool tcg_vcpu_init(Accel *accel, X86Cpu *cpu, GError **error)
+{
+    TcgAccel *tcg = (TcgAccel *)accel;
+    interp_vcpu_init(cpu);
+    if (tcg->jit) {
+        jit_vcpu_init(tcg->jit, cpu);
+    }
+    g_mutex_lock(&tcg->lock);
+    g_ptr_array_add(tcg->vcpus, cpu);
+    g_mutex_unlock(&tcg->lock);
+    return true;
+}
+
+static void tcg_vcpu_destroy(Accel *accel, X86Cpu *cpu)
+{
+    TcgAccel *tcg = (TcgAccel *)accel;
+    g_mutex_lock(&tcg->lock);
+    g_ptr_array_remove(tcg->vcpus, cpu);
+    g_mutex_unlock(&tcg->lock);
+    jit_vcpu_destroy(cpu);
+    interp_vcpu_destroy(cpu);
+}
+
+static void tcg_vcpu_exec(Accel *accel, X86Cpu *cpu)
+{
+    if (((TcgAccel *)accel)->jit) {
+        jit_thread_enter(cpu);
+    }
+    interp_vcpu_exec(cpu);
+}
+
+/* Counters are read while the vCPUs run: each is a word, and they need not agree. */
+static char *tcg_info(Accel *accel)
+{
+    TcgAccel *tcg = (TcgAccel *)accel;
+    GString *text = g_string_new(NULL);
+    if (tcg->jit) {
+        const Jit *jit = tcg->jit;
+        g_string_append_printf(text,
+                               "translator: %u blocks; %" G_GUINT64_FORMAT " made of %" G_GUINT64_FORMAT
+                               " instructions in %" G_GUINT64_FORMAT " KiB, %" G_GUINT64_FORMAT
+                               " made stale, %" G_GUINT64_FORMAT " regions evicted\n",
+                               jit->block_count, jit->translated, jit->insns, jit->code_bytes / 1024, jit->stale_count,
+                               jit->evictions);
+    }
+    g_mutex_lock(&tcg->lock);
+    for (guint i = 0; i < tcg->vcpus->len; i++) {
+        const X86Cpu *cpu = tcg->vcpus->pdata[i];
+        const Interp *d = cpu->accel_data;
+        const JitVcpu *v = d->jit;
+        g_string_append_printf(
+            text,
+            "CPU #%u: interpreter: %u blocks in %zu KiB; %" G_GUINT64_FORMAT " built, %" G_GUINT64_FORMAT
+            " made stale by writes, %" G_GUINT64_FORMAT " flushes\n",
+            cpu->index, __atomic_load_n(&d->block_count, __ATOMIC_RELAXED),
+            __atomic_load_n(&d->chunk_bytes, __ATOMIC_RELAXED) / 1024,
+            __atomic_load_n(&d->built, __ATOMIC_RELAXED), __atomic_load_n(&d->invalidated, __ATOMIC_RELAXED),
+            __atomic_load_n(&d->flushes, __ATOMIC_RELAXED));
+        if (v) {
+            g_string_append_printf(text,
+                                   "        look-ups %" G_GUINT64_FORMAT ", links %" G_GUINT64_FORMAT
+                                   ", refills %" G_GUINT64_FORMAT ", steps %" G_GUINT64_FORMAT "\n",
+                                   v->lookups, v->links, v->refills, v->steps);
+        }
+    }
+    g_mutex_unlock(&tcg->lock);
+    return g_string_free(text, FALSE);
+}
+
+static void tcg_vcpu_kick(Accel *accel, X86Cpu *cpu)
+{
+    __atomic_store_n(&cpu->interrupt_poll, 1, __ATOMIC_SEQ_CST);
+}
+
+static const Property tcg_properties[] = {
+    PROP_BOOL("jit", TcgAccel, use_jit, true, "translate code; off: interpret all of it"),
+    PROP_BOOL("elide", TcgAccel, elide, true, "check accesses of a block together"),
+    PROP_BOOL("chain", TcgAccel, chain, true, "go from block to block without a look-up in C"),
+    PROP_UINT32("tb-size", TcgAccel, size_mib, DEFAULT_SIZE_MIB, "memory for translated code, in MiB"),
+    PROP_END,
+};
+
+static void tcg_class_init(ObjectClass *klass, const void *class_data)
+{
+    AccelClass *accel = (AccelClass *)klass;
+    accel->name = "tcg";
+    accel->alias = "soft";
+    accel->setup = tcg_setup;
+    accel->vcpu_init = tcg_vcpu_init;
+    accel->vcpu_destroy = tcg_vcpu_destroy;
+    accel->vcpu_exec = tcg_vcpu_exec;
+    accel->vcpu_kick = tcg_vcpu_kick;
+    accel->info = tcg_info;
+    object_class_add_properties(klass, tcg_properties);
+}
+
+static const TypeInfo tcg_accel_info = {
+    .name = "tcg-accel",
+    .parent = TYPE_ACCEL,
+    .description = "the software CPU",
+    .instance_size = sizeof(TcgAccel),
+    .instance_init = tcg_instance_init,
+    .instance_finalize = tcg_instance_finalize,
+    .class_init = tcg_class_init,
+};
+TYPE_REGISTER(tcg_accel_info);

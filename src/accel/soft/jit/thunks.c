@@ -1,0 +1,230 @@
+/*
+ * The pieces of code between C and translated blocks: made once, at the start of the code memory.
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "accel/soft/jit/jit.h"
+
+#include <stddef.h>
+
+#define CPU(field)  mem_gs(offsetof(X86Cpu, field))
+#define AREA(field) mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, field))
+#define REG(n)      mem_gs(offsetof(X86Cpu, regs) + 8u * (n))
+
+/* Guest registers that live in host registers of the same number. */
+static const uint8_t pinned[] = { H_RAX, H_RCX, H_RDX, H_RBX, H_RBP, H_RSI, H_RDI, H_R8, H_R9, H_R10, H_R11 };
+
+static void save_registers(Asm *a)
+{
+    for (unsigned i = 0; i < sizeof(pinned); i++) {
+        a_mov_store(a, REG(pinned[i]), pinned[i]);
+    }
+    a_mov_store(a, REG(R_RSP), GSP);
+}
+
+static void load_registers(Asm *a)
+{
+    for (unsigned i = 0; i < sizeof(pinned); i++) {
+        a_mov_load(a, pinned[i], REG(pinned[i]));
+    }
+    a_mov_load(a, GSP, REG(R_RSP));
+    a_mov_load(a, SD, AREA(stack_delta));
+}
+
+static const uint8_t callee_saved[] = { H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15 };
+
+static void a_push(Asm *a, unsigned reg)
+{
+    if (reg > 7) {
+        a_byte(a, 0x41);
+    }
+    a_byte(a, 0x50 | (reg & 7));
+}
+static void a_pop(Asm *a, unsigned reg)
+{
+    if (reg > 7) {
+        a_byte(a, 0x41);
+    }
+    a_byte(a, 0x58 | (reg & 7));
+}
+
+/* jmp reg */
+static void jump_reg(Asm *a, unsigned reg)
+{
+    a_op_reg(a, false, 0xff, 4, reg);
+}
+
+/* call of a C function; clobbers rax. */
+static void call_c(Asm *a, const void *function)
+{
+    a_mov_imm64(a, H_RAX, (uint64_t)(uintptr_t)function);
+    a_op_reg(a, false, 0xff, 2, H_RAX);
+}
+
+/* mov dword gs:[exit_reason], reason; jmp leave */
+static void leave_with(Asm *a, const JitThunks *t, JitExit reason)
+{
+    a_mov_mem_imm32(a, AREA(exit_reason), reason);
+    a_jmp(a, t->leave);
+}
+
+/* Saves what the guest has in the vector and x87 registers, and gives C its own modes. Clobbers rax, rdx, rcx. */
+static void fpu_save(Asm *a)
+{
+    a_op_mem(a, false, 0x83, 7, CPU(fpu_stale)); /* cmp dword [fpu_stale], 0 */
+    a_byte(a, 0);
+    uint8_t *skip = a_jcc_forward(a, CC_NE);
+    a_mov_load(a, H_RCX, AREA(self));
+    a_mov_imm32(a, H_RAX, 7);
+    a_op_reg(a, false, 0x31, H_RDX, H_RDX);
+    a_op_mem(a, true, 0x0fae, 4, mem_base(H_RCX, offsetof(X86Cpu, xsave))); /* xsave64 */
+    a_bytes(a, "\xdb\xe3", 2);                                             /* fninit */
+    a_mov_mem_imm32(a, AREA(tmp), 0x1f80);
+    a_op_mem(a, false, 0x0fae, 2, AREA(tmp));     /* ldmxcsr */
+    a_bytes(a, "\xc5\xf8\x77", 3);                /* vzeroupper */
+    a_mov_mem_imm32(a, CPU(fpu_stale), 1);
+    /* MXCSR_MASK is the guest's. */
+    a_mov_mem_imm32(a, mem_base(H_RCX, offsetof(X86Cpu, xsave) + 28), 0xffff);
+    a_bind(a, skip);
+}
+
+static void make_enter(Asm *a)
+{
+    for (unsigned i = 0; i < sizeof(callee_saved); i++) {
+        a_push(a, callee_saved[i]);
+    }
+    a_alu_imm(a, true, 5, H_RSP, 8);
+    a_mov_store(a, AREA(c_rsp), H_RSP);
+    a_mov_store(a, AREA(target), H_RSI);
+    load_registers(a);
+    a_op_mem(a, false, 0xff, 4, AREA(target)); /* jmp [target] */
+}
+
+static void make_leave(Asm *a)
+{
+    save_registers(a);
+    fpu_save(a);
+    a_mov_load(a, H_RSP, AREA(c_rsp));
+    a_alu_imm(a, true, 0, H_RSP, 8);
+    for (unsigned i = sizeof(callee_saved); i-- > 0;) {
+        a_pop(a, callee_saved[i]);
+    }
+    a_byte(a, 0xc3);
+}
+
+/* Before a call of C, which may use vector registers: state is complete behind it. tmp[2] keeps what fpu_stale was. */
+static void enter_c(Asm *a)
+{
+    save_registers(a);
+    a_op_mem(a, false, 0x8b, H_RAX, CPU(fpu_stale));
+    a_op_mem(a, false, 0x89, H_RAX, AREA(tmp[2]));
+    fpu_save(a);
+    a_mov_load(a, H_RDI, AREA(self));
+}
+
+static void make_fpu_load(Asm *a)
+{
+    /* Called where T0 holds nothing and the flags are not in RFLAGS. */
+    a_mov_store(a, AREA(tmp[0]), H_RAX);
+    a_mov_store(a, AREA(tmp[1]), H_RDX);
+    a_mov_load(a, T0, AREA(self));
+    a_mov_imm32(a, H_RAX, 7);
+    a_op_reg(a, false, 0x31, H_RDX, H_RDX);
+    /* The header: XSTATE_BV says that all components are in the image. */
+    a_op_mem(a, true, 0x89, H_RAX, mem_base(T0, offsetof(X86Cpu, xsave) + 512));
+    a_op_mem(a, true, 0x89, H_RDX, mem_base(T0, offsetof(X86Cpu, xsave) + 520));
+    a_op_mem(a, true, 0x0fae, 5, mem_base(T0, offsetof(X86Cpu, xsave))); /* xrstor64 */
+    a_mov_mem_imm32(a, CPU(fpu_stale), 0);
+    a_mov_load(a, H_RAX, AREA(tmp[0]));
+    a_mov_load(a, H_RDX, AREA(tmp[1]));
+    a_byte(a, 0xc3);
+}
+
+/*
+ * Behind the call: JitRefill, then a five-byte jump to the probe's retry, then the code for when it does not help.
+ * T0: the linear address.
+ */
+static void make_refill(Asm *a, JitThunks *t)
+{
+    t->refill = a->p;
+    a_pop(a, T1);
+    enter_c(a);
+    a_mov_reg(a, H_RSI, T0);
+    a_mov_reg(a, H_RDX, T1);
+    call_c(a, (const void *)jit_refill);
+    a_op_reg(a, false, 0x85, H_RAX, H_RAX); /* test eax, eax */
+    uint8_t *fail = a_jcc_forward(a, CC_NE);
+    a_lea(a, T1, mem_base(T1, -5)); /* to the jump behind the data */
+    a_bind(a, fail);
+    a_lea(a, T1, mem_base(T1, sizeof(JitRefill) + 5));
+    load_registers(a);
+    a_op_mem(a, false, 0x83, 7, AREA(tmp[2]));
+    a_byte(a, 0);
+    uint8_t *stale = a_jcc_forward(a, CC_NE);
+    a_call(a, t->fpu_load);
+    a_bind(a, stale);
+    jump_reg(a, T1);
+}
+
+bool jit_thunks_make(Jit *jit, Asm *a)
+{
+    JitThunks *t = &jit->thunks;
+
+    a_align(a, 16);
+    t->enter = (void (*)(X86Cpu *, const uint8_t *))(uintptr_t)jit_rx(jit, a->p);
+    make_enter(a);
+    a_align(a, 16);
+    t->leave = a->p;
+    make_leave(a);
+
+    /* T0: the guest address. */
+    t->lookup = a->p;
+    a_mov_store(a, CPU(rip), T0);
+    leave_with(a, t, JIT_EXIT_LOOKUP);
+    t->ibtc_miss = a->p;
+    a_mov_store(a, CPU(rip), T0);
+    leave_with(a, t, JIT_EXIT_IBTC);
+    t->stale = t->ibtc_miss;
+    t->poll = a->p;
+    a_mov_store(a, CPU(rip), T0);
+    leave_with(a, t, JIT_EXIT_POLL);
+    t->step = a->p;
+    a_mov_store(a, CPU(rip), T0);
+    leave_with(a, t, JIT_EXIT_STEP);
+
+    /* Called; eight bytes with the JitLink's address follow. */
+    t->link = a->p;
+    a_pop(a, T1);
+    a_mov_load(a, T1, mem_base(T1, 0));
+    a_mov_store(a, AREA(exit_arg), T1);
+    leave_with(a, t, JIT_EXIT_LINK);
+
+    a_align(a, 16);
+    t->fpu_load = a->p;
+    make_fpu_load(a);
+    a_align(a, 16);
+    make_refill(a, t);
+
+    /* Called; eight bytes with the JitCallout's address follow, then the code to go on with. */
+    a_align(a, 16);
+    t->callout = a->p;
+    a_pop(a, T1);
+    enter_c(a);
+    a_mov_load(a, H_RSI, mem_base(T1, 0));
+    call_c(a, (const void *)jit_callout);
+    a_op_reg(a, false, 0x85, H_RAX, H_RAX);
+    uint8_t *leave = a_jcc_forward(a, CC_NE);
+    load_registers(a);
+    a_lea(a, T1, mem_base(T1, 8));
+    jump_reg(a, T1);
+    a_bind(a, leave);
+    /* cpu->rip and the registers are right as they are. */
+    a_mov_mem_imm32(a, AREA(exit_reason), JIT_EXIT_LOOKUP);
+    a_mov_load(a, H_RSP, AREA(c_rsp));
+    a_alu_imm(a, true, 0, H_RSP, 8);
+    for (unsigned i = sizeof(callee_saved); i-- > 0;) {
+        a_pop(a, callee_saved[i]);
+    }
+    a_byte(a, 0xc3);
+    a_align(a, 64);
+    return !a->overflow;
+}

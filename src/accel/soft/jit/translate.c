@@ -1,0 +1,1199 @@
+/*
+ * One block: decode, flags and access groups backwards and forwards, emit. See jit.h for the register convention and
+ * the invariants.
+ *
+ * Access groups: accesses of a block whose addresses differ by constants (the same base and index registers, not
+ * changed in between but by constants) are checked together, at the first one, for the whole range; the later ones go
+ * straight to memory with the delta that the check found. Where the range check fails because the range crosses a
+ * page or part of it is not plain memory, control goes on in the block's careful variant, which checks each access.
+ *
+ * Flags: liveness is computed backwards. A probe needs RFLAGS; where the flags are live there they are first saved to
+ * cpu->cc, and loaded again where an instruction reads them. SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "accel/soft/jit/insn.h"
+#include "accel/soft/jit/jit.h"
+
+#include <stddef.h>
+#include <stdlib.h>
+
+#define MAX_INSNS   64
+#define MAX_GROUPS  32
+#define GROUP_SPAN  1024
+#define MAX_COLD    (MAX_INSNS * 4)
+#define FLAGS_ALL   FLAGS_ARITH
+#define TAG_OFFSET(write) ((write) ? 8 : 0)
+
+#define CPU(field)  mem_gs(offsetof(X86Cpu, field))
+#define AREA(field) mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, field))
+#define REG(n)      mem_gs(offsetof(X86Cpu, regs) + 8u * (unsigned)(n))
+
+G_STATIC_ASSERT(offsetof(TlbEntry, tag) == 0 && offsetof(TlbEntry, addend) == 24 && sizeof(TlbEntry) == 32);
+
+typedef struct Group {
+    uint8_t base, index, scale; /* as in X86Insn */
+    bool stack;                 /* through SD */
+    uint16_t base_version, index_version;
+    int32_t min, max; /* of the offsets from where the base stood when its version began */
+    bool write, checked, saved;
+    uint8_t count, left, slot;
+} Group;
+
+/* One access of an instruction. */
+typedef struct Access {
+    int8_t group; /* -1: none */
+    int32_t offset;
+    uint16_t size;
+    bool write;
+} Access;
+
+typedef struct TInsn {
+    X86Insn insn;
+    JitKind kind;
+    uint16_t offset; /* in the page */
+    uint16_t live_after, live_before;
+    Access memory, stack; /* the ModRM operand's, and the implied one's */
+    int16_t stack_disp;   /* from the guest's rsp at the instruction */
+    bool fpu;
+} TInsn;
+
+/* Where the guest's flags are: neither: dead. */
+typedef struct FlagState {
+    bool in_reg, in_mem;
+} FlagState;
+
+typedef struct Cold {
+    enum { COLD_PROBE, COLD_TAKEN, COLD_POLL, COLD_REG_ENTRY } type;
+    uint8_t *site; /* the jump that leads here */
+    uint8_t *retry;
+    HostMem m;      /* PROBE: what T0 is made of */
+    bool add_tag;   /* PROBE: T0 is restored by adding the tag behind T1 */
+    JitRefill meta; /* PROBE */
+    int32_t target; /* TAKEN */
+    FlagState flags;
+} Cold;
+
+typedef struct T {
+    Asm a;
+    Jit *jit;
+    X86Cpu *cpu;
+    JitBlock *b;
+    uint32_t key;
+    bool careful;
+    TInsn insns[MAX_INSNS];
+    unsigned count;
+    Group groups[MAX_GROUPS];
+    unsigned group_count, slots;
+    Cold cold[MAX_COLD];
+    unsigned cold_count;
+    FlagState f;
+    int t1_group; /* whose delta T1 holds; -1 */
+    bool fpu;     /* the block uses vector or x87 registers */
+    uint16_t live_in, live_out;
+    int32_t next; /* page offset behind the last instruction */
+    JitPc pcs[MAX_INSNS];
+    unsigned pc_count;
+} T;
+
+/* ---- registers ---- */
+
+static inline bool is_spilled(unsigned guest)
+{
+    return guest >= 12 && guest <= 15;
+}
+static inline int host_reg(unsigned guest)
+{
+    return guest == R_RSP ? GSP : (int)guest;
+}
+
+/* ---- flags ---- */
+
+/* xchg rax, T0 */
+static void xchg_rax_t0(Asm *a)
+{
+    a_bytes(a, "\x49\x94", 2);
+}
+
+/* From RFLAGS to cpu->cc. Clobbers T0. RFLAGS stay as they are. */
+static void emit_flags_save(Asm *a)
+{
+    xchg_rax_t0(a);
+    a_bytes(a, "\x9f\x0f\x90\xc0", 4); /* lahf; seto al */
+    a_byte(a, 0x66);                   /* behind gs in no order that matters */
+    a_op_mem(a, false, 0x89, H_RAX, CPU(cc));
+    xchg_rax_t0(a);
+}
+
+/* From cpu->cc to RFLAGS. Clobbers nothing but tmp[3]. */
+static void emit_flags_load(Asm *a)
+{
+    a_mov_store(a, AREA(tmp[3]), H_RAX);
+    a_op_mem(a, false, 0x0fb7, H_RAX, CPU(cc));
+    a_bytes(a, "\x04\x7f\x9e", 3); /* add al, 127; sahf */
+    a_mov_load(a, H_RAX, AREA(tmp[3]));
+}
+
+/* RFLAGS are wanted for something else; live: which flags are needed afterwards. T0 must be free. */
+static void flags_release(T *t, unsigned live)
+{
+    if (live && !t->f.in_mem && t->f.in_reg) {
+        emit_flags_save(&t->a);
+        t->f.in_mem = true;
+    }
+    t->f.in_reg = false;
+    if (!live) {
+        t->f.in_mem = false;
+    }
+}
+
+static void flags_want(T *t)
+{
+    if (!t->f.in_reg && t->f.in_mem) {
+        emit_flags_load(&t->a);
+        t->f.in_reg = true;
+    }
+}
+
+/* ---- decoding and analysis ---- */
+
+static void decode(T *t, const uint8_t *page, unsigned offset)
+{
+    Interp *d = t->cpu->accel_data;
+
+    d->decode_mode.code_size = 8;
+    d->decode_mode.protected_mode = d->decode_mode.vex = true;
+    while (t->count < MAX_INSNS && offset < 4096) {
+        TInsn *i = &t->insns[t->count];
+        X86DecodeStatus status = x86_decode(&d->decode_mode, page + offset, 4096 - offset, &i->insn);
+        if (status == X86_DECODE_MORE) {
+            break;
+        }
+        i->offset = (uint16_t)offset;
+        i->memory.group = i->stack.group = -1;
+        i->kind = status == X86_DECODE_OK ? jit_classify(&i->insn, t->key) : JIT_STEP;
+        i->fpu = i->kind == JIT_COPY && jit_is_fpu(&i->insn);
+        t->fpu |= i->fpu;
+        t->count++;
+        offset += i->insn.length;
+        if (jit_ends_block(i->kind) || (i->kind == JIT_CALLOUT && (i->insn.form->attrs & X86_ATTR_END))) {
+            break;
+        }
+    }
+    t->next = (int32_t)offset;
+}
+
+static void flags_of(const TInsn *i, unsigned *reads, unsigned *writes)
+{
+    const X86Form *form = i->insn.form;
+
+    *reads = *writes = 0;
+    switch (i->kind) {
+    case JIT_CALLOUT:
+    case JIT_STEP:
+        *reads = FLAGS_ALL;
+        return;
+    case JIT_COPY:
+    case JIT_JCC:
+    case JIT_LOOP:
+        *reads = form->flags_read & FLAGS_ALL;
+        *writes = form->flags_written & ~form->flags_undefined & FLAGS_ALL;
+        if (jit_flags_conditional(&i->insn)) {
+            *reads |= FLAGS_ALL;
+            *writes = 0;
+        }
+        return;
+    default:
+        return;
+    }
+}
+
+static void liveness(T *t)
+{
+    unsigned live = t->live_out;
+
+    for (unsigned k = t->count; k-- > 0;) {
+        TInsn *i = &t->insns[k];
+        unsigned reads, writes;
+        flags_of(i, &reads, &writes);
+        i->live_after = (uint16_t)live;
+        live = (live & ~writes) | reads;
+        i->live_before = (uint16_t)live;
+    }
+    t->live_in = (uint16_t)live;
+}
+
+/* A register's history within the block: its version changes where it is set, adjust where it moves by a constant. */
+typedef struct RegTrack {
+    uint16_t version[18];
+    int32_t adjust[18];
+    uint16_t next_version;
+} RegTrack;
+
+static int find_group(T *t, const RegTrack *r, unsigned base, unsigned index, unsigned scale, bool stack, int32_t offset,
+                      unsigned size)
+{
+    for (unsigned g = t->group_count; g-- > 0;) {
+        Group *group = &t->groups[g];
+        if (group->base == base && group->index == index && group->scale == scale && group->stack == stack &&
+            group->base_version == r->version[base] && group->index_version == r->version[index]) {
+            int32_t min = MIN(group->min, offset), max = MAX(group->max, offset + (int32_t)size);
+            if (max - min <= GROUP_SPAN) {
+                group->min = min;
+                group->max = max;
+                return (int)g;
+            }
+        }
+    }
+    if (t->group_count == MAX_GROUPS) {
+        return -1;
+    }
+    t->groups[t->group_count] = (Group){
+        .base = (uint8_t)base,
+        .index = (uint8_t)index,
+        .scale = (uint8_t)scale,
+        .stack = stack,
+        .base_version = r->version[base],
+        .index_version = r->version[index],
+        .min = offset,
+        .max = offset + (int32_t)size,
+        .write = stack,
+    };
+    return (int)t->group_count++;
+}
+
+static void add_access(T *t, const RegTrack *r, Access *access, unsigned base, unsigned index, unsigned scale,
+                       bool stack, int64_t offset)
+{
+    if (offset < -(1 << 30) || offset > 1 << 30) {
+        return; /* so that displacements cannot overflow */
+    }
+    int g = find_group(t, r, base, index, scale, stack, (int32_t)offset, access->size);
+    if (g < 0) {
+        return;
+    }
+    access->group = (int8_t)g;
+    access->offset = (int32_t)offset;
+    t->groups[g].count++;
+    t->groups[g].left++;
+    t->groups[g].write |= access->write;
+}
+
+static void reg_changed(RegTrack *r, unsigned reg)
+{
+    r->version[reg] = ++r->next_version;
+    r->adjust[reg] = 0;
+}
+
+static void analyse(T *t)
+{
+    RegTrack r = { .next_version = 1 };
+
+    for (unsigned k = 0; k < t->count; k++) {
+        TInsn *i = &t->insns[k];
+        const X86Insn *insn = &i->insn;
+        bool memory = false;
+        if (i->kind == JIT_STEP || i->kind == JIT_CALLOUT) {
+            for (unsigned n = 0; n < 18; n++) {
+                reg_changed(&r, n);
+            }
+            continue;
+        }
+        int disp = 0, size = 0;
+        switch (i->kind) {
+        case JIT_PUSH:
+        case JIT_CALL:
+        case JIT_CALL_IND:
+            disp = -8, size = 8;
+            break;
+        case JIT_POP:
+        case JIT_RET:
+            size = 8;
+            break;
+        default:
+            break;
+        }
+        if (size) {
+            i->stack = (Access){ .group = -1, .size = (uint16_t)size, .write = true };
+            i->stack_disp = (int16_t)disp;
+            add_access(t, &r, &i->stack, R_RSP, X86_REG_NONE, 0, true, (int64_t)r.adjust[R_RSP] + disp);
+        }
+        if (i->kind == JIT_LEAVE) {
+            i->memory = (Access){ .group = -1, .size = 8, .write = false };
+            add_access(t, &r, &i->memory, R_RBP, X86_REG_NONE, 0, true, r.adjust[R_RBP]);
+        } else if (i->kind != JIT_LEA && i->kind != JIT_NOP && insn->is_memory) {
+            memory = true;
+            bool write;
+            i->memory.size = (uint16_t)jit_memory_size(insn, &write);
+            i->memory.write = write;
+        }
+        if (memory && insn->address_size == 8 && insn->segment < SEG_FS) {
+            int64_t offset = insn->disp;
+            unsigned base = insn->base, index = insn->index;
+            if (base == X86_REG_RIP) {
+                offset += i->offset + insn->length;
+            } else {
+                offset += r.adjust[base];
+            }
+            offset += (int64_t)((uint64_t)(int64_t)r.adjust[index] << insn->scale);
+            add_access(t, &r, &i->memory, base, index, insn->scale, base == R_RSP && index == X86_REG_NONE, offset);
+        }
+        /* What the instruction does to registers. */
+        int32_t amount;
+        int moved = jit_constant_move(insn, i->kind, &amount);
+        uint32_t changed = jit_written_gprs(insn, i->kind);
+        for (unsigned n = 0; n < 16; n++) {
+            if (changed >> n & 1) {
+                if ((int)n == moved && r.adjust[n] + (int64_t)amount < 1 << 28 &&
+                    r.adjust[n] + (int64_t)amount > -(1 << 28)) {
+                    r.adjust[n] += amount;
+                } else {
+                    reg_changed(&r, n);
+                }
+            }
+        }
+    }
+}
+
+/* ---- addresses ---- */
+
+static void t1_release(T *t)
+{
+    if (t->t1_group >= 0) {
+        Group *g = &t->groups[t->t1_group];
+        if (g->left && !g->saved) {
+            if (t->slots < JIT_SLOTS) {
+                g->slot = (uint8_t)t->slots++;
+                a_mov_store(&t->a, mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, slots) + 8u * g->slot), T1);
+                g->saved = true;
+            } else {
+                g->checked = false; /* it is probed once more */
+            }
+        }
+    }
+    t->t1_group = -1;
+}
+
+static bool mem_uses(const HostMem *m, int reg)
+{
+    return m->base == reg || m->index == reg;
+}
+
+/* The guest address of a memory operand as a host operand over the guest's registers, T0 at most (T1 is used in
+ * between where use_t1 allows; returns false where it would be needed). segments: add FS's or GS's base. */
+static HostMem guest_address(T *t, const TInsn *i, bool segments)
+{
+    const X86Insn *insn = &i->insn;
+    Asm *a = &t->a;
+    HostMem m = { .base = -1, .index = -1, .scale = insn->scale, .disp = insn->disp };
+
+    if (insn->base == X86_REG_RIP) {
+        a_mov_load(a, T0, AREA(page_va));
+        m.base = T0;
+        m.disp += i->offset + insn->length;
+    } else if (insn->base != X86_REG_NONE) {
+        if (is_spilled(insn->base)) {
+            a_mov_load(a, T0, REG(insn->base));
+            m.base = T0;
+        } else {
+            m.base = (int8_t)host_reg(insn->base);
+        }
+    }
+    if (insn->index != X86_REG_NONE) {
+        if (!is_spilled(insn->index)) {
+            m.index = (int8_t)insn->index;
+        } else if (m.base != T0) {
+            a_mov_load(a, T0, REG(insn->index));
+            m.index = T0;
+        } else {
+            t1_release(t);
+            a_mov_load(a, T1, REG(insn->index));
+            a_lea(a, T0, mem_index(T0, T1, insn->scale, insn->disp));
+            m = mem_base(T0, 0);
+        }
+    }
+    if (insn->address_size == 4) {
+        a_op_mem(a, false, 0x8d, T0, m); /* lea T0d: cut to 32 bits */
+        m = mem_base(T0, 0);
+    }
+    if (segments && insn->segment >= SEG_FS) {
+        HostMem base = mem_gs(offsetof(X86Cpu, segs) + sizeof(X86Segment) * insn->segment + offsetof(X86Segment, base));
+        if (m.base < 0 && m.index < 0) {
+            a_mov_load(a, T0, base);
+            m = mem_base(T0, m.disp);
+        } else {
+            a_lea(a, T0, m);
+            a_op_mem(a, true, 0x03, T0, base); /* add: RFLAGS are free here */
+            m = mem_base(T0, 0);
+        }
+    }
+    return m;
+}
+
+static Cold *add_cold(T *t)
+{
+    if (t->cold_count == MAX_COLD) {
+        t->a.overflow = true;
+        return &t->cold[0];
+    }
+    Cold *c = &t->cold[t->cold_count++];
+    memset(c, 0, sizeof(*c));
+    return c;
+}
+
+static Cold *probe_cold(T *t, const TInsn *i, uint8_t *retry, unsigned span, bool write, bool stack)
+{
+    Cold *c = add_cold(t);
+    c->type = COLD_PROBE;
+    c->retry = retry;
+    c->flags = t->f;
+    c->meta = (JitRefill){
+        .offset = i->offset, .span = (uint16_t)span, .write = write, .careful = t->careful, .stack = stack
+    };
+    return c;
+}
+
+/* Checks [*m + adjust, + span) and leaves host minus guest address in T1. *m may change: it is what the access is to
+ * use (with T1 as index or base). */
+static void emit_probe(T *t, const TInsn *i, HostMem *m, int32_t adjust, unsigned span, bool write, uint8_t *retry)
+{
+    Asm *a = &t->a;
+    bool uses_t0 = mem_uses(m, T0);
+    HostMem start = *m;
+    Cold *c = probe_cold(t, i, retry, span, write, false);
+
+    start.disp += adjust;
+    if (uses_t0) {
+        a_lea(a, T0, start);
+        a_mov_reg(a, T1, T0);
+        c->add_tag = true;
+    } else {
+        a_lea(a, T1, start);
+        a_mov_reg(a, T0, T1);
+    }
+    c->m = start;
+    c->meta.pad = (uint8_t)TAG_OFFSET(write);
+    a_shr_imm(a, true, T1, 7);
+    a_alu_imm(a, false, 4, T1, (TLB_SIZE - 1) << 5);
+    a_op_mem(a, true, 0x03, T1, CPU(tlb));
+    a_op_mem(a, true, 0x2b, T0, mem_base(T1, TAG_OFFSET(write)));
+    a_alu_imm(a, true, 7, T0, (int32_t)(4096 - span));
+    c->site = a_jcc_forward(a, CC_A);
+    if (uses_t0) {
+        a_op_mem(a, true, 0x03, T0, mem_base(T1, TAG_OFFSET(write)));
+        *m = mem_base(T0, -(int64_t)adjust);
+    }
+    a_mov_load(a, T1, mem_base(T1, offsetof(TlbEntry, addend)));
+}
+
+/* [m] with the delta in T1. */
+static HostMem with_delta(T *t, HostMem m)
+{
+    if (m.index < 0 && m.base >= 0) {
+        m.index = T1;
+        m.scale = 0;
+        return m;
+    }
+    if (m.base < 0) {
+        m.base = T1;
+        return m;
+    }
+    a_lea(&t->a, T0, m);
+    return mem_index(T0, T1, 0, 0);
+}
+
+static void stack_check(T *t, const TInsn *i, Access *access, HostMem m)
+{
+    Group *g = access->group >= 0 ? &t->groups[access->group] : NULL;
+    int32_t adjust = 0;
+    unsigned span = access->size;
+    Asm *a = &t->a;
+
+    if (g && !t->careful) {
+        g->left--;
+        if (g->checked) {
+            return;
+        }
+        adjust = g->min - access->offset;
+        span = (unsigned)(g->max - g->min);
+    }
+    /* There is one stack slot: what is checked now may move it. */
+    for (unsigned n = 0; n < t->group_count; n++) {
+        t->groups[n].checked &= !t->groups[n].stack;
+    }
+    if (g && !t->careful) {
+        g->checked = true;
+    }
+    flags_release(t, i->live_before);
+    uint8_t *retry = a->p;
+    m.disp += adjust;
+    a_lea(a, T0, m);
+    a_op_mem(a, true, 0x2b, T0, AREA(stack_lo));
+    a_alu_imm(a, true, 7, T0, (int32_t)(4096 - span));
+    Cold *c = probe_cold(t, i, retry, span, true, true);
+    c->m = m;
+    c->site = a_jcc_forward(a, CC_A);
+}
+
+static HostMem stack_operand(const TInsn *i)
+{
+    return mem_index(GSP, SD, 0, i->stack_disp);
+}
+
+/* The host operand of an instruction's explicit memory operand, checked. */
+static HostMem checked_operand(T *t, TInsn *i)
+{
+    Access *access = &i->memory;
+    Group *g = access->group >= 0 ? &t->groups[access->group] : NULL;
+
+    if (g && g->stack) {
+        HostMem m = mem_base(GSP, i->insn.disp);
+        stack_check(t, i, access, m);
+        m.index = SD;
+        return m;
+    }
+    bool first = !g || t->careful || !g->checked;
+    if (first) {
+        flags_release(t, i->live_before);
+        t1_release(t);
+    }
+    uint8_t *retry = t->a.p;
+    HostMem m = guest_address(t, i, true);
+    if (first) {
+        int32_t adjust = 0;
+        unsigned span = access->size;
+        bool write = access->write;
+        if (g && !t->careful && g->count > 1) {
+            adjust = g->min - access->offset;
+            span = (unsigned)(g->max - g->min);
+            write = g->write;
+            g->checked = true;
+        }
+        emit_probe(t, i, &m, adjust, span, write, retry);
+        t->t1_group = -1;
+        if (g && g->checked) {
+            g->left--;
+            g->saved = false;
+            t->t1_group = access->group;
+        }
+        return with_delta(t, m);
+    }
+    g->left--;
+    if (t->t1_group != access->group) {
+        t1_release(t);
+        a_mov_load(&t->a, T1, mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, slots) + 8u * g->slot));
+        t->t1_group = access->group;
+    }
+    return with_delta(t, m);
+}
+
+/* ---- exits ---- */
+
+static JitLink *new_link(T *t, int32_t target, FlagState f, bool careful)
+{
+    JitLink *link = g_new0(JitLink, 1);
+    link->from = t->b;
+    link->target = (uint16_t)target;
+    link->in_reg = f.in_reg;
+    link->in_mem = f.in_mem;
+    link->careful = careful;
+    g_ptr_array_add(t->b->links, link);
+    return link;
+}
+
+/* The look-up of the guest address in T0; the flags are in cpu->cc or dead. */
+static void emit_ibtc(T *t)
+{
+    Asm *a = &t->a;
+    if (t->jit->chain) {
+        a_op_reg(a, false, 0x69, T1, T0); /* imul T1d, T0d, HASH */
+        a_u32(a, JIT_IBTC_HASH);
+        a_shr_imm(a, false, T1, 32 - JIT_IBTC_BITS - 4);
+        a_alu_imm(a, false, 4, T1, (JIT_IBTC_SIZE - 1) << 4);
+        a_op_mem(a, true, 0x03, T1, AREA(ibtc));
+        a_op_mem(a, true, 0x39, T0, mem_base(T1, 0));
+        a_byte(a, 0x0f);
+        a_byte(a, 0x80 | CC_NE);
+        a_rel32(a, t->jit->thunks.ibtc_miss);
+        a_op_mem(a, false, 0xff, 4, mem_base(T1, 8));
+    } else {
+        a_jmp(a, t->jit->thunks.lookup);
+    }
+}
+
+/* A rel32 that is written while others run it must not lie across a fetch block. prefix: opcode bytes before it. */
+static void align_site(Asm *a, unsigned prefix)
+{
+    while ((((uintptr_t)a->p + prefix) & 15) > 12) {
+        a_byte(a, 0x90);
+    }
+}
+
+static bool is_near(const T *t, int32_t target)
+{
+    return target >= 0 && target < 4096 && t->jit->chain;
+}
+
+static void emit_far(T *t, int32_t target, FlagState f, unsigned live)
+{
+    Asm *a = &t->a;
+    if (live && f.in_reg && !f.in_mem) {
+        emit_flags_save(a);
+    }
+    a_mov_load(a, T0, AREA(page_va));
+    a_lea(a, T0, mem_base(T0, target));
+    emit_ibtc(t);
+}
+
+static void emit_link_stub(T *t, JitLink *link)
+{
+    Asm *a = &t->a;
+    link->stub = a->p;
+    if (link->in_reg && !link->in_mem) {
+        emit_flags_save(a);
+    }
+    a_call(a, t->jit->thunks.link);
+    a_u64(a, (uint64_t)(uintptr_t)link);
+    if (!a->overflow) {
+        a_bind_to(link->site, link->stub);
+    }
+}
+
+/* Leaves the block for a direct target. */
+static void emit_exit(T *t, int32_t target)
+{
+    Asm *a = &t->a;
+    if (!is_near(t, target)) {
+        emit_far(t, target, t->f, t->live_out);
+        return;
+    }
+    JitLink *link = new_link(t, target, t->f, false);
+    align_site(a, 1);
+    link->site = a_jmp_forward(a);
+    emit_link_stub(t, link);
+}
+
+/* Jcc, LOOP: the taken way goes through a stub behind the block. */
+static void emit_taken(T *t, uint8_t *site, int32_t target)
+{
+    Cold *c = add_cold(t);
+    c->type = COLD_TAKEN;
+    c->site = site;
+    c->target = target;
+    c->flags = t->f;
+}
+
+static void emit_step(T *t, unsigned offset)
+{
+    Asm *a = &t->a;
+    a_mov_load(a, T0, AREA(page_va));
+    a_lea(a, T0, mem_base(T0, offset));
+    a_jmp(a, t->jit->thunks.step);
+}
+
+/* ---- instructions ---- */
+
+static void emit_copy(T *t, TInsn *i)
+{
+    Asm *a = &t->a;
+    const X86Insn *insn = &i->insn;
+    JitOperands o;
+    HostMem m = { .base = -1, .index = -1 };
+    unsigned reads, writes, touched = (insn->form->flags_written | insn->form->flags_undefined) & FLAGS_ALL;
+
+    jit_operands(insn, &o);
+    flags_of(i, &reads, &writes);
+    if (insn->is_memory) {
+        m = checked_operand(t, i);
+    }
+    /* Guest registers that live in memory get a scratch register each. */
+    int scratch[2] = { T0, T1 }, guest[2] = { -1, -1 };
+    unsigned used = 0, first_free = 0;
+    if (o.spilled) {
+        if (insn->is_memory) {
+            if (mem_uses(&m, T0) && mem_uses(&m, T1)) {
+                t1_release(t);
+                a_lea(a, T0, m);
+                m = mem_base(T0, 0);
+            }
+            if (mem_uses(&m, T0)) {
+                first_free = 1;
+                t1_release(t);
+            }
+        } else if (o.spilled > 1) {
+            t1_release(t);
+        }
+    }
+    if (insn->is_memory && o.high_byte) {
+        a_lea(a, T0, m);
+        m = mem_base(T0, 0);
+    }
+    int *roles[3] = { &o.reg, &o.rm, &o.vvvv };
+    bool is_gpr[3] = { o.reg_gpr, o.rm_gpr, o.vvvv_gpr };
+    bool reads_gpr[2] = { false, false }, writes_gpr[2] = { false, false };
+    for (unsigned k = 0; k < 3; k++) {
+        if (!is_gpr[k]) {
+            continue;
+        }
+        unsigned g = (unsigned)*roles[k];
+        if (!is_spilled(g)) {
+            if (!o.byte[k] || g != R_RSP || !o.legacy_byte) {
+                *roles[k] = o.byte[k] && o.legacy_byte ? (int)g : host_reg(g);
+            }
+            continue;
+        }
+        unsigned s = 0;
+        while (s < used && guest[s] != (int)g) {
+            s++;
+        }
+        if (s == used) {
+            guest[used++] = (int)g;
+        }
+        reads_gpr[s] |= o.reads[k];
+        writes_gpr[s] |= o.writes[k];
+        *roles[k] = scratch[(s + first_free) & 1];
+    }
+    for (unsigned s = 0; s < used; s++) {
+        if (reads_gpr[s]) {
+            a_mov_load(a, (unsigned)scratch[(s + first_free) & 1], REG(guest[s]));
+        }
+    }
+    /* Flags that the instruction reads or leaves alone must be there. */
+    if ((reads | (touched ? i->live_after & ~writes : 0)) && !t->f.in_reg) {
+        flags_want(t);
+    }
+    if (o.high_byte && insn->is_memory) {
+        /* xchg of the two low bytes, so that the encoding may have a REX prefix */
+        unsigned low = (unsigned)o.reg & 3;
+        a_byte(a, 0x86);
+        a_byte(a, 0xc0 | low << 3 | (low + 4));
+        o.reg = (int)low;
+        jit_emit(a, insn, &o, &m);
+        a_byte(a, 0x86);
+        a_byte(a, 0xc0 | low << 3 | (low + 4));
+    } else {
+        if (t->pc_count && !a->overflow) {
+            t->pcs[t->pc_count - 1].in_reg = t->f.in_reg;
+        }
+        jit_emit(a, insn, &o, insn->is_memory ? &m : NULL);
+    }
+    for (unsigned s = 0; s < used; s++) {
+        if (writes_gpr[s]) {
+            a_mov_store(a, REG(guest[s]), (unsigned)scratch[(s + first_free) & 1]);
+        }
+    }
+    if (touched) {
+        t->f = (FlagState){ .in_reg = true };
+    }
+}
+
+/* Loads the operand of PUSH, CALL or JMP into T0. */
+static void load_t0(T *t, TInsn *i)
+{
+    Asm *a = &t->a;
+    if (i->insn.is_memory) {
+        HostMem m = checked_operand(t, i);
+        a_mov_load(a, T0, m);
+    } else if (is_spilled(i->insn.rm)) {
+        a_mov_load(a, T0, REG(i->insn.rm));
+    } else {
+        a_mov_reg(a, T0, (unsigned)host_reg(i->insn.rm));
+    }
+}
+
+static void emit_push(T *t, TInsn *i)
+{
+    Asm *a = &t->a;
+    const X86Insn *insn = &i->insn;
+
+    stack_check(t, i, &i->stack, mem_base(GSP, -8));
+    HostMem top = stack_operand(i);
+    if (insn->imm_size) {
+        a_op_mem(a, true, 0xc7, 0, top);
+        a_u32(a, (uint32_t)insn->imm);
+    } else if (!insn->is_memory && !is_spilled(insn->rm)) {
+        a_mov_store(a, top, (unsigned)host_reg(insn->rm));
+    } else {
+        load_t0(t, i);
+        a_mov_store(a, top, T0);
+    }
+    a_lea(a, GSP, mem_base(GSP, -8));
+}
+
+static void emit_pop(T *t, TInsn *i)
+{
+    Asm *a = &t->a;
+
+    stack_check(t, i, &i->stack, mem_base(GSP, 0));
+    if (is_spilled(i->insn.rm)) {
+        a_mov_load(a, T0, stack_operand(i));
+        a_mov_store(a, REG(i->insn.rm), T0);
+    } else {
+        a_mov_load(a, (unsigned)host_reg(i->insn.rm), stack_operand(i));
+        if (i->insn.rm == R_RSP) {
+            return;
+        }
+    }
+    a_lea(a, GSP, mem_base(GSP, 8));
+}
+
+static void emit_lea(T *t, TInsn *i)
+{
+    Asm *a = &t->a;
+    const X86Insn *insn = &i->insn;
+    unsigned size = insn->operand_size;
+    HostMem m;
+
+    if (insn->address_size == 4) {
+        m = guest_address(t, i, false); /* leaves T0 */
+    } else {
+        m = guest_address(t, i, false);
+    }
+    bool spilled = is_spilled(insn->reg);
+    unsigned to = spilled ? T0 : (unsigned)host_reg(insn->reg);
+    if (size == 2) {
+        if (spilled) {
+            a_lea(a, T0, m);
+            a_byte(a, 0x66);
+            a_op_mem(a, false, 0x89, T0, REG(insn->reg));
+            return;
+        }
+        a_byte(a, 0x66);
+    }
+    a_op_mem(a, size == 8, 0x8d, to, m);
+    if (spilled) {
+        a_mov_store(a, REG(insn->reg), T0);
+    }
+}
+
+static void emit_return_address(T *t, TInsn *i, unsigned scratch)
+{
+    Asm *a = &t->a;
+    a_mov_load(a, scratch, AREA(page_va));
+    a_lea(a, scratch, mem_base((int)scratch, i->offset + i->insn.length));
+    a_mov_store(a, stack_operand(i), scratch);
+    a_lea(a, GSP, mem_base(GSP, -8));
+}
+
+static void emit_callout(T *t, TInsn *i)
+{
+    Asm *a = &t->a;
+    const X86Insn *insn = &i->insn;
+    JitCallout *c = g_aligned_alloc0(1, sizeof(JitCallout), 64);
+
+    c->block = t->b;
+    c->offset = i->offset;
+    c->length = insn->length;
+    interp_bind(t->cpu, insn, &c->ops[0], 0, i->offset, &c->native);
+    c->ops[1].handler = interp_h_stop;
+    c->ops[1].offset = insn->length;
+    c->ends = insn->form->attrs & X86_ATTR_END;
+    g_ptr_array_add(t->b->callouts, c);
+    flags_release(t, i->live_before);
+    t1_release(t);
+    a_call(a, t->jit->thunks.callout);
+    a_u64(a, (uint64_t)(uintptr_t)c);
+    t->f = (FlagState){ .in_mem = true };
+    for (unsigned g = 0; g < t->group_count; g++) {
+        t->groups[g].checked = false; /* what was checked may have changed */
+    }
+}
+
+static void emit_fpu_check(T *t)
+{
+    Asm *a = &t->a;
+    a_op_mem(a, false, 0x83, 7, CPU(fpu_stale));
+    a_byte(a, 0);
+    a_bytes(a, "\x74\x05", 2); /* je over the call */
+    a_call(a, t->jit->thunks.fpu_load);
+}
+
+static void emit_insn(T *t, unsigned k)
+{
+    TInsn *i = &t->insns[k];
+    const X86Insn *insn = &i->insn;
+    Asm *a = &t->a;
+    int32_t next = i->offset + insn->length;
+
+    t->pcs[t->pc_count++] =
+        (JitPc){ .host = (uint32_t)(a->p - t->b->code), .offset = i->offset, .in_reg = t->f.in_reg };
+    switch (i->kind) {
+    case JIT_NOP:
+        break;
+    case JIT_COPY:
+        emit_copy(t, i);
+        break;
+    case JIT_LEA:
+        emit_lea(t, i);
+        break;
+    case JIT_PUSH:
+        emit_push(t, i);
+        break;
+    case JIT_POP:
+        emit_pop(t, i);
+        break;
+    case JIT_LEAVE:
+        stack_check(t, i, &i->memory, mem_base(H_RBP, 0));
+        a_mov_load(a, T0, mem_index(H_RBP, SD, 0, 0));
+        a_lea(a, GSP, mem_base(H_RBP, 8));
+        a_mov_reg(a, H_RBP, T0);
+        break;
+    case JIT_CALL:
+        stack_check(t, i, &i->stack, mem_base(GSP, -8));
+        emit_return_address(t, i, T0);
+        emit_exit(t, next + (int32_t)insn->imm);
+        break;
+    case JIT_CALL_IND:
+        flags_release(t, t->live_out);
+        stack_check(t, i, &i->stack, mem_base(GSP, -8));
+        load_t0(t, i);
+        emit_return_address(t, i, T1);
+        emit_ibtc(t);
+        break;
+    case JIT_RET:
+        flags_release(t, t->live_out);
+        stack_check(t, i, &i->stack, mem_base(GSP, 0));
+        a_mov_load(a, T0, stack_operand(i));
+        a_lea(a, GSP, mem_base(GSP, 8 + (int64_t)insn->imm));
+        emit_ibtc(t);
+        break;
+    case JIT_JMP:
+        emit_exit(t, next + (int32_t)insn->imm);
+        break;
+    case JIT_JMP_IND:
+        flags_release(t, t->live_out);
+        load_t0(t, i);
+        emit_ibtc(t);
+        break;
+    case JIT_JCC:
+        flags_want(t);
+        align_site(a, 2);
+        a_byte(a, 0x0f);
+        a_byte(a, 0x80 | (insn->form->opcode & 15));
+        a_u32(a, 0);
+        emit_taken(t, a->p - 4, next + (int32_t)insn->imm);
+        emit_exit(t, next);
+        break;
+    case JIT_LOOP: {
+        flags_want(t);
+        align_site(a, insn->address_size == 4 ? 6 : 5);
+        if (insn->address_size == 4) {
+            a_byte(a, 0x67);
+        }
+        a_byte(a, insn->form->opcode);
+        a_byte(a, 2);
+        a_bytes(a, "\xeb\x05", 2); /* not taken: over the next jump */
+        uint8_t *site = a_jmp_forward(a);
+        emit_taken(t, site, next + (int32_t)insn->imm);
+        emit_exit(t, next);
+        break;
+    }
+    case JIT_CALLOUT:
+        emit_callout(t, i);
+        if (!(insn->form->attrs & X86_ATTR_END) && t->fpu) {
+            for (unsigned n = k + 1; n < t->count; n++) {
+                if (t->insns[n].fpu) {
+                    emit_fpu_check(t);
+                    break;
+                }
+            }
+        }
+        break;
+    case JIT_STEP:
+        flags_release(t, FLAGS_ALL);
+        emit_step(t, i->offset);
+        break;
+    }
+}
+
+/* ---- entries ---- */
+
+/* Whether the block wants the flags in RFLAGS at its start. */
+static bool wants_flags_in_reg(const T *t)
+{
+    if (t->fpu) {
+        return false; /* the check at its start needs them */
+    }
+    for (unsigned k = 0; k < t->count; k++) {
+        const TInsn *i = &t->insns[k];
+        unsigned reads, writes;
+        if (i->kind == JIT_CALLOUT || i->kind == JIT_STEP || i->stack.group >= 0 ||
+            (i->insn.is_memory && i->kind != JIT_LEA && i->kind != JIT_NOP) || i->kind == JIT_LEAVE) {
+            return false;
+        }
+        flags_of(i, &reads, &writes);
+        if (reads || writes) {
+            return true;
+        }
+    }
+    JitKind last = t->insns[t->count - 1].kind;
+    return last != JIT_RET && last != JIT_JMP_IND && last != JIT_CALL_IND;
+}
+
+static void emit_entries(T *t, unsigned offset)
+{
+    Asm *a = &t->a;
+    Jit *jit = t->jit;
+    JitBlock *b = t->b;
+    bool reg = t->live_in && wants_flags_in_reg(t);
+
+    a_align(a, 16);
+    b->code = a->p;
+    b->ibtc_entry = jit_rx(jit, a->p);
+    a_op_reg(a, true, 0x81, 4, T0); /* and T0, -4096: seven bytes, see jit_block_patch */
+    a_u32(a, 0xfffff000);
+    a_mov_store(a, AREA(page_va), T0);
+    b->mem_poll_entry = jit_rx(jit, a->p);
+    a_op_mem(a, t->fpu, 0x83, 7, CPU(interrupt_poll)); /* with vector code fpu_stale, too, which lies behind it */
+    a_byte(a, 0);
+    Cold *c = add_cold(t);
+    c->type = COLD_POLL;
+    c->target = (int32_t)offset;
+    c->site = a_jcc_forward(a, CC_NE);
+    c->retry = a->p;
+    b->mem_entry = t->fpu ? b->mem_poll_entry : jit_rx(jit, a->p);
+    if (reg) {
+        emit_flags_load(a);
+        t->f.in_reg = true;
+        t->f.in_mem = false; /* entered through reg_entry it is not */
+        b->reg_entry = jit_rx(jit, a->p);
+    } else if (t->live_in) {
+        t->f.in_mem = true;
+        Cold *e = add_cold(t);
+        e->type = COLD_REG_ENTRY;
+    } else {
+        b->reg_entry = b->mem_entry;
+        b->reg_poll_entry = b->mem_poll_entry;
+    }
+    if (reg) {
+        Cold *e = add_cold(t);
+        e->type = COLD_REG_ENTRY;
+    }
+}
+
+static void emit_cold(T *t)
+{
+    Asm *a = &t->a;
+    Jit *jit = t->jit;
+
+    for (unsigned k = 0; k < t->cold_count; k++) {
+        Cold *c = &t->cold[k];
+        if (a->overflow) {
+            return;
+        }
+        switch (c->type) {
+        case COLD_PROBE:
+            a_bind(a, c->site);
+            if (c->add_tag) {
+                a_op_mem(a, true, 0x03, T0, mem_base(T1, c->meta.pad));
+            } else {
+                a_lea(a, T0, c->m);
+            }
+            a_call(a, jit->thunks.refill);
+            a_bytes(a, &c->meta, sizeof(c->meta));
+            a_jmp(a, c->retry);
+            if (t->careful) {
+                emit_step(t, c->meta.offset);
+            } else {
+                JitLink *link = new_link(t, c->meta.offset, (FlagState){ .in_mem = c->flags.in_mem }, true);
+                align_site(a, 1);
+                link->site = a_jmp_forward(a);
+                emit_link_stub(t, link);
+            }
+            break;
+        case COLD_TAKEN:
+            if (is_near(t, c->target)) {
+                JitLink *link = new_link(t, c->target, c->flags, false);
+                link->site = c->site;
+                emit_link_stub(t, link);
+            } else {
+                a_bind(a, c->site);
+                emit_far(t, c->target, c->flags, t->live_out);
+            }
+            break;
+        case COLD_POLL:
+            a_bind(a, c->site);
+            if (t->fpu) {
+                /* Perhaps only the registers are to be loaded. */
+                a_op_mem(a, false, 0x83, 7, CPU(interrupt_poll));
+                a_byte(a, 0);
+                uint8_t *poll = a_jcc_forward(a, CC_NE);
+                a_call(a, jit->thunks.fpu_load);
+                a_jmp(a, c->retry);
+                a_bind(a, poll);
+            }
+            a_mov_load(a, T0, AREA(page_va));
+            a_lea(a, T0, mem_base(T0, c->target));
+            a_jmp(a, jit->thunks.poll);
+            break;
+        case COLD_REG_ENTRY:
+            /* The flags are in RFLAGS, and the way in wants them in cpu->cc. */
+            t->b->reg_poll_entry = jit_rx(jit, a->p);
+            emit_flags_save(a);
+            a_jmp(a, jit_rw(jit, t->b->mem_poll_entry));
+            if (!t->b->reg_entry) {
+                t->b->reg_entry = jit_rx(jit, a->p);
+                emit_flags_save(a);
+                a_jmp(a, jit_rw(jit, t->b->mem_entry));
+            }
+            break;
+        }
+    }
+}
+
+JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned offset, uint32_t key, bool *full)
+{
+    static __thread T *scratch;
+    JitRegion *region = &jit->regions[jit->current];
+
+    *full = false;
+    if (!scratch) {
+        scratch = g_new(T, 1);
+    }
+    T *t = scratch;
+    memset(t, 0, offsetof(T, insns));
+    t->count = t->group_count = t->slots = t->cold_count = t->pc_count = 0;
+    t->f = (FlagState){ 0 };
+    t->t1_group = -1;
+    t->fpu = false;
+    t->jit = jit;
+    t->cpu = cpu;
+    t->key = key;
+    t->careful = (key & KEY_CAREFUL) || !jit->elide;
+    t->live_out = FLAGS_ALL;
+    t->a = (Asm){ .p = region->used, .end = region->end };
+    decode(t, page, offset);
+    if (t->count == 0) {
+        return NULL;
+    }
+    liveness(t);
+    analyse(t);
+    JitBlock *b = t->b = g_new0(JitBlock, 1);
+    b->page = page;
+    b->key = key;
+    b->offset = (uint16_t)offset;
+    b->length = (uint16_t)((unsigned)t->next - offset);
+    b->count = (uint16_t)t->count;
+    b->links = g_ptr_array_new();
+    b->callouts = g_ptr_array_new();
+    emit_entries(t, offset);
+    for (unsigned k = 0; k < t->count && !t->a.overflow; k++) {
+        emit_insn(t, k);
+    }
+    const TInsn *last = &t->insns[t->count - 1];
+    if (!jit_ends_block(last->kind) && !(last->kind == JIT_CALLOUT && (last->insn.form->attrs & X86_ATTR_END))) {
+        emit_exit(t, t->next);
+    }
+    emit_cold(t);
+    if (t->a.overflow) {
+        *full = true;
+        jit_block_free(b);
+        return NULL;
+    }
+    b->code_size = (uint32_t)(t->a.p - b->code);
+    b->pcs = g_memdup2(t->pcs, t->pc_count * sizeof(JitPc));
+    b->pc_count = t->pc_count;
+    region->used = t->a.p;
+    jit->code_bytes += b->code_size;
+    jit->translated++;
+    jit->insns += t->count;
+    return b;
+}
