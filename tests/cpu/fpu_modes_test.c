@@ -304,7 +304,7 @@ static void test_fxsave(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    const char *why = soft_setup();
+    const char *why = soft_setup(false);
     if (why) {
         g_test_message("%s", why);
         return 77;

@@ -4,6 +4,8 @@
  */
 #include "soft_run.h"
 
+#include "accel/soft/jit/tcg.h"
+
 #include "accel/soft/interp/interp.h"
 #include "accel/soft/interp/native.h"
 #include "arch/x86/apic.h"
@@ -55,8 +57,11 @@ static const char *fail(GError *error)
     return failure;
 }
 
-const char *soft_setup(void)
+static bool translating;
+
+const char *soft_setup(bool translate)
 {
+    translating = translate;
     static MemoryRegion root, ram_region;
     GError *error = NULL;
     memory_region_init(&root, NULL, "system", UINT64_MAX);
@@ -85,6 +90,14 @@ const char *soft_setup(void)
         return fail(error);
     }
     interp_vcpu_init(cpu);
+    if (translate) {
+        Jit *jit = jit_new((size_t)64 << 20, &error);
+        if (!jit) {
+            return fail(error);
+        }
+        jit_single(jit);
+        jit_vcpu_init(jit, cpu);
+    }
     map_page(CASE_CODE_BASE, GPA_CODE, false);
     map_page(CASE_DATA_BASE + CASE_PAGE, GPA_DATA + CASE_PAGE, true);
     map_page(CASE_DATA_BASE + 2 * CASE_PAGE, GPA_DATA + 2 * CASE_PAGE, true);
@@ -160,7 +173,11 @@ void soft_run(const CaseState *in, CaseMode mode, CaseOutcome *out)
     cpu->exc.vector = -1;
     x86_set_rflags(cpu, in->rflags);
     x86_update_mode(cpu);
-    bool ok = interp_step_one(cpu);
+    bool translated = translating && mode == CASE_64;
+    if (translated) {
+        jit_thread_enter(cpu);
+    }
+    bool ok = translated ? jit_step_one(cpu) : interp_step_one(cpu);
     out->vector = ok ? -1 : cpu->exc.vector;
     out->error_code = ok ? 0 : cpu->exc.error_code;
     if (out->vector == EXC_DB) {

@@ -111,7 +111,7 @@ static bool through_stack(const X86Cpu *cpu, const InterpOp *op)
 }
 
 /* An exception was raised: makes rip the instruction's address. */
-static void recover(X86Cpu *cpu)
+void interp_recover(X86Cpu *cpu)
 {
     const InterpOp *op = cpu->current_op;
     if (op) {
@@ -182,7 +182,7 @@ void interp_vcpu_exec(X86Cpu *cpu)
     __atomic_store_n(&cpu->executing, true, __ATOMIC_SEQ_CST);
     cpu->fault_return = &fault;
     if (sigsetjmp(fault, 0)) {
-        recover(cpu);
+        interp_recover(cpu);
         ((Interp *)cpu->accel_data)->link_slot =
             NULL; /* a branch whose target's fetch faulted leads to no handler */
         x86_deliver(cpu, EVENT_EXCEPTION, cpu->exc.vector, cpu->exc.has_error, cpu->exc.error_code);
@@ -238,7 +238,7 @@ bool interp_step_one(X86Cpu *cpu)
     __atomic_store_n(&cpu->executing, true, __ATOMIC_SEQ_CST);
     cpu->fault_return = &fault;
     if (sigsetjmp(fault, 0)) {
-        recover(cpu);
+        interp_recover(cpu);
         ok = false;
     } else {
         uint32_t request = __atomic_load_n(&cpu->interrupt_request, __ATOMIC_SEQ_CST);

@@ -94,6 +94,8 @@ void interp_cache_trim(Interp *d);
 void interp_run(X86Cpu *cpu, const InterpOp *op);
 void interp_run_blocks(X86Cpu *cpu);
 void interp_run_one(X86Cpu *cpu);
+/* Behind a raised exception: makes cpu->rip the instruction's address. */
+void interp_recover(X86Cpu *cpu);
 /* features.c: which rows of the table this CPU has. */
 void interp_decode_features(const X86Cpu *cpu, X86DecodeMode *mode);
 

@@ -38,6 +38,14 @@ Jit *jit_new(size_t size, GError **error)
     jit->rx_delta = (uint8_t *)rx - (uint8_t *)rw;
     jit->size = size;
     jit->chain = jit->elide = true;
+    jit->max_insns = JIT_MAX_INSNS;
+    if (!jit_range_add(rx, size)) {
+        error_set(error, "Too many machines with translated code in one process");
+        munmap(rw, size);
+        munmap(rx, size);
+        g_free(jit);
+        return NULL;
+    }
     Asm a = { .p = jit->rw, .end = jit->rw + size };
     jit_thunks_make(jit, &a);
     size_t part = (size_t)(a.end - a.p) / JIT_REGIONS & ~(size_t)4095;
@@ -77,6 +85,7 @@ void jit_block_free(JitBlock *block)
 
 void jit_free(Jit *jit)
 {
+    jit_range_remove(jit->rw + jit->rx_delta);
     for (unsigned i = 0; i < JIT_REGIONS; i++) {
         for (guint k = 0; k < jit->regions[i].blocks->len; k++) {
             jit_block_free(jit->regions[i].blocks->pdata[k]);

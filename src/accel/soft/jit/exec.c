@@ -152,6 +152,32 @@ int jit_callout(X86Cpu *cpu, JitCallout *callout)
     return 0;
 }
 
+/* An indirect branch that found no entry. Raises what it raises. */
+static void indirect_branch(X86Cpu *cpu)
+{
+    JitArea *area = jit_area(cpu);
+    uint64_t target = (uint64_t)(uintptr_t)area->exit_arg;
+    unsigned extra = area->exit_info >> 14;
+
+    cpu->rip = area->page_va + (area->exit_info & 4095);
+    cpu->current_op = NULL;
+    if (!x86_is_canonical(target)) {
+        x86_raise_error(cpu, EXC_GP, 0);
+    }
+    switch ((JitIndirect)((area->exit_info >> 12) & 3)) {
+    case JIT_INDIRECT_CALL:
+        x86_st64(cpu, cpu->regs[R_RSP] - 8, cpu->rip + extra);
+        cpu->regs[R_RSP] -= 8;
+        break;
+    case JIT_INDIRECT_RET:
+        cpu->regs[R_RSP] += 8 + extra;
+        break;
+    case JIT_INDIRECT_JMP:
+        break;
+    }
+    cpu->rip = target;
+}
+
 /* ---- the loop ---- */
 
 static void run_translated(X86Cpu *cpu)
@@ -204,6 +230,10 @@ static void run_translated(X86Cpu *cpu)
         switch ((JitExit)area->exit_reason) {
         case JIT_EXIT_LOOKUP:
             break;
+        case JIT_EXIT_INDIRECT:
+            indirect_branch(cpu);
+            fill = true;
+            break;
         case JIT_EXIT_IBTC:
             fill = true;
             break;
@@ -229,16 +259,10 @@ static struct sigaction previous_segv, previous_fpe, previous_bus;
 static bool recover(ucontext_t *uc)
 {
     X86Cpu *cpu = running_cpu;
-    if (!cpu) {
-        return false;
-    }
     JitVcpu *v = jit_vcpu(cpu);
     Jit *jit = v->jit;
     greg_t *g = uc->uc_mcontext.gregs;
     const uint8_t *pc = (const uint8_t *)(uintptr_t)g[REG_RIP];
-    if (pc < jit->rw + jit->rx_delta || pc >= jit->rw + jit->rx_delta + jit->size) {
-        return false;
-    }
     JitBlock *b = jit_block_at(jit, pc);
     if (!b) {
         return false;
@@ -279,9 +303,50 @@ static void pass_on(const struct sigaction *previous, int sig, siginfo_t *info, 
     }
 }
 
-static void fault_handler(int sig, siginfo_t *info, void *context)
+/* Where translated code may be; read in the handler, before thread-local storage is known to be there. */
+#define MAX_RANGES 16
+static struct {
+    uintptr_t start, size;
+} ranges[MAX_RANGES];
+
+static bool in_translated_code(const ucontext_t *uc)
 {
-    if (!recover(context)) {
+    uintptr_t pc = (uintptr_t)uc->uc_mcontext.gregs[REG_RIP];
+    for (unsigned i = 0; i < MAX_RANGES; i++) {
+        if (pc - __atomic_load_n(&ranges[i].start, __ATOMIC_RELAXED) <
+            __atomic_load_n(&ranges[i].size, __ATOMIC_ACQUIRE)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool jit_range_add(const void *start, size_t size)
+{
+    for (unsigned i = 0; i < MAX_RANGES; i++) {
+        uintptr_t none = 0;
+        if (__atomic_compare_exchange_n(&ranges[i].start, &none, (uintptr_t)start, false, __ATOMIC_SEQ_CST,
+                                        __ATOMIC_SEQ_CST)) {
+            __atomic_store_n(&ranges[i].size, size, __ATOMIC_RELEASE);
+            return true;
+        }
+    }
+    return false;
+}
+
+void jit_range_remove(const void *start)
+{
+    for (unsigned i = 0; i < MAX_RANGES; i++) {
+        if (ranges[i].start == (uintptr_t)start) {
+            __atomic_store_n(&ranges[i].size, 0, __ATOMIC_SEQ_CST);
+            __atomic_store_n(&ranges[i].start, 0, __ATOMIC_SEQ_CST);
+        }
+    }
+}
+
+__attribute__((no_stack_protector)) static void fault_handler(int sig, siginfo_t *info, void *context)
+{
+    if (!in_translated_code(context) || !recover(context)) {
         pass_on(sig == SIGSEGV  ? &previous_segv
                 : sig == SIGBUS ? &previous_bus
                                 : &previous_fpe,
@@ -350,6 +415,69 @@ void jit_vcpu_destroy(X86Cpu *cpu)
     d->run_translated = NULL;
     d->page_written = NULL;
     g_free(v);
+}
+
+bool jit_step_one(X86Cpu *cpu)
+{
+    sigjmp_buf fault;
+    JitVcpu *v = jit_vcpu(cpu);
+    JitArea *area = jit_area(cpu);
+    uint64_t rip = cpu->rip;
+    uint32_t request = __atomic_load_n(&cpu->interrupt_request, __ATOMIC_SEQ_CST);
+
+    if (request & CPU_INTERRUPT_CODE) {
+        interp_cache_process(cpu->accel_data);
+    }
+    if (request & CPU_INTERRUPT_TLB) {
+        mmu_process_pending(cpu);
+    }
+    cpu->inhibit_interrupts = false;
+    __atomic_store_n(&cpu->interrupt_poll, 0, __ATOMIC_SEQ_CST);
+    bool ok = true, careful = false;
+    __atomic_store_n(&cpu->executing, true, __ATOMIC_SEQ_CST);
+    cpu->fault_return = &fault;
+    if (sigsetjmp(fault, 0)) {
+        interp_recover(cpu);
+        ok = false;
+    } else {
+        for (;;) {
+            if (!translatable(cpu)) {
+                interp_run_one(cpu);
+                break;
+            }
+            JitBlock *b = jit_find(cpu, v, current_key(cpu) | (careful ? KEY_CAREFUL : 0));
+            if (!b) {
+                interp_run_one(cpu);
+                break;
+            }
+            area_refresh(cpu, v);
+            area->page_va = rip & PAGE_MASK_4K;
+            v->jit->thunks.enter(cpu, b->mem_entry);
+            if (area->exit_reason == JIT_EXIT_LINK && !careful) {
+                careful = true;
+                continue;
+            }
+            if (area->exit_reason == JIT_EXIT_POLL) {
+                __atomic_store_n(&cpu->interrupt_poll, 0, __ATOMIC_SEQ_CST);
+                continue;
+            }
+            if (area->exit_reason == JIT_EXIT_STEP) {
+                interp_run_one(cpu);
+            } else if (area->exit_reason == JIT_EXIT_INDIRECT) {
+                indirect_branch(cpu);
+            }
+            break;
+        }
+    }
+    cpu->fault_return = NULL;
+    __atomic_store_n(&cpu->executing, false, __ATOMIC_SEQ_CST);
+    return ok;
+}
+
+void jit_single(Jit *jit)
+{
+    jit->chain = false;
+    jit->max_insns = 1;
 }
 
 void jit_thread_enter(X86Cpu *cpu)

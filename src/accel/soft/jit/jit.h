@@ -41,6 +41,7 @@
 #define GSP H_R15
 
 #define JIT_SLOTS     16
+#define JIT_MAX_INSNS 64
 #define JIT_IBTC_BITS 12
 #define JIT_IBTC_SIZE (1u << JIT_IBTC_BITS)
 #define JIT_IBTC_HASH UINT32_C(0x9e3779b1)
@@ -60,10 +61,13 @@ typedef struct IbtcEntry {
 typedef enum JitExit {
     JIT_EXIT_LOOKUP, /* cpu->rip is set */
     JIT_EXIT_IBTC,   /* the same, and the look-up table had no entry */
+    JIT_EXIT_INDIRECT, /* an indirect branch, not done: exit_arg is the target, exit_info the rest */
     JIT_EXIT_LINK,   /* JitArea.exit_arg is the link that was followed */
     JIT_EXIT_STEP,   /* the instruction at cpu->rip is the interpreter's */
     JIT_EXIT_POLL,   /* cpu->interrupt_poll was set */
 } JitExit;
+
+typedef enum JitIndirect { JIT_INDIRECT_JMP, JIT_INDIRECT_CALL, JIT_INDIRECT_RET } JitIndirect;
 
 /* Per vCPU, in X86Cpu.jit, reached through gs. */
 typedef struct JitArea {
@@ -76,6 +80,7 @@ typedef struct JitArea {
     const uint8_t *target;
     void *exit_arg;
     uint32_t exit_reason;
+    uint32_t exit_info; /* page offset of the branch | JitIndirect << 12 | RET's operand or CALL's length << 14 */
     uint32_t key; /* of the running code, without KEY_CAREFUL */
     uint64_t tmp[4];
     uint64_t slots[JIT_SLOTS]; /* deltas of access groups, within a block */
@@ -156,7 +161,7 @@ typedef struct JitThunks {
     /* executable mapping */
     void (*enter)(X86Cpu *cpu, const uint8_t *code);
     /* writable mapping, for the assembler */
-    uint8_t *leave, *lookup, *ibtc_miss, *link, *step, *poll, *refill, *callout, *callout_end, *fpu_load, *stale;
+    uint8_t *leave, *lookup, *ibtc_miss, *indirect, *link, *step, *poll, *refill, *callout, *callout_end, *fpu_load, *stale;
 } JitThunks;
 
 /* What all vCPUs of a machine share. */
@@ -174,7 +179,8 @@ typedef struct Jit {
     GPtrArray *vcpus;  /* of JitVcpu * */
     uint64_t epoch;    /* atomic */
     uint64_t code_bytes, translated, insns, stale_count, evictions, translate_ns;
-    bool elide, chain, careful_all;
+    bool elide, chain;
+    unsigned max_insns; /* of a block */
 } Jit;
 
 #define JIT_TABLES 16
@@ -212,6 +218,9 @@ void jit_tables_drop(JitVcpu *v);
 JitBlock *jit_block_at(Jit *jit, const uint8_t *executable);
 
 /* ---- exec.c ---- */
+/* Host faults in this (executable) range are the guest's. false: too many ranges. */
+bool jit_range_add(const void *start, size_t size);
+void jit_range_remove(const void *start);
 /* Called from generated code. */
 int jit_refill(X86Cpu *cpu, uint64_t linear, const JitRefill *meta);
 int jit_callout(X86Cpu *cpu, JitCallout *callout);

@@ -18,5 +18,9 @@ void jit_vcpu_init(Jit *jit, X86Cpu *cpu);
 void jit_vcpu_destroy(X86Cpu *cpu);
 /* In the thread that is to run the vCPU, before interp_vcpu_exec. */
 void jit_thread_enter(X86Cpu *cpu);
+/* For tests: blocks of one instruction without links; one instruction at cpu->rip, as interp_step_one, but translated
+ * (64-bit code only). */
+void jit_single(Jit *jit);
+bool jit_step_one(X86Cpu *cpu);
 
 #endif

@@ -184,6 +184,9 @@ bool jit_thunks_make(Jit *jit, Asm *a)
     a_mov_store(a, CPU(rip), T0);
     leave_with(a, t, JIT_EXIT_IBTC);
     t->stale = t->ibtc_miss;
+    t->indirect = a->p;
+    a_mov_store(a, AREA(exit_arg), T0);
+    leave_with(a, t, JIT_EXIT_INDIRECT);
     t->poll = a->p;
     a_mov_store(a, CPU(rip), T0);
     leave_with(a, t, JIT_EXIT_POLL);

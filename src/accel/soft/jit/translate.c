@@ -16,7 +16,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 
-#define MAX_INSNS   64
+#define MAX_INSNS   JIT_MAX_INSNS
 #define MAX_GROUPS  32
 #define GROUP_SPAN  1024
 #define MAX_COLD    (MAX_INSNS * 4)
@@ -62,7 +62,7 @@ typedef struct FlagState {
 } FlagState;
 
 typedef struct Cold {
-    enum { COLD_PROBE, COLD_TAKEN, COLD_POLL, COLD_REG_ENTRY } type;
+    enum { COLD_PROBE, COLD_TAKEN, COLD_POLL, COLD_REG_ENTRY, COLD_INDIRECT } type;
     uint8_t *site; /* the jump that leads here */
     uint8_t *retry;
     HostMem m;      /* PROBE: what T0 is made of */
@@ -161,7 +161,7 @@ static void decode(T *t, const uint8_t *page, unsigned offset)
 
     d->decode_mode.code_size = 8;
     d->decode_mode.protected_mode = d->decode_mode.vex = true;
-    while (t->count < MAX_INSNS && offset < 4096) {
+    while (t->count < t->jit->max_insns && offset < 4096) {
         TInsn *i = &t->insns[t->count];
         X86DecodeStatus status = x86_decode(&d->decode_mode, page + offset, 4096 - offset, &i->insn);
         if (status == X86_DECODE_MORE) {
@@ -170,6 +170,9 @@ static void decode(T *t, const uint8_t *page, unsigned offset)
         i->offset = (uint16_t)offset;
         i->memory.group = i->stack.group = -1;
         i->kind = status == X86_DECODE_OK ? jit_classify(&i->insn, t->key) : JIT_STEP;
+        if (i->kind >= JIT_CALL && i->kind <= JIT_LOOP && (int64_t)i->insn.imm > INT32_MAX - 8192) {
+            i->kind = JIT_STEP; /* targets are 32-bit displacements from the page */
+        }
         i->fpu = i->kind == JIT_COPY && jit_is_fpu(&i->insn);
         t->fpu |= i->fpu;
         t->count++;
@@ -599,24 +602,36 @@ static JitLink *new_link(T *t, int32_t target, FlagState f, bool careful)
     return link;
 }
 
-/* The look-up of the guest address in T0; the flags are in cpu->cc or dead. */
-static void emit_ibtc(T *t)
+/* Finds the entry for the guest address in T0: T1. Returns the jump of a miss. The flags are in cpu->cc or dead. */
+static uint8_t *emit_ibtc_probe(T *t)
 {
     Asm *a = &t->a;
-    if (t->jit->chain) {
-        a_op_reg(a, false, 0x69, T1, T0); /* imul T1d, T0d, HASH */
-        a_u32(a, JIT_IBTC_HASH);
-        a_shr_imm(a, false, T1, 32 - JIT_IBTC_BITS - 4);
-        a_alu_imm(a, false, 4, T1, (JIT_IBTC_SIZE - 1) << 4);
-        a_op_mem(a, true, 0x03, T1, AREA(ibtc));
-        a_op_mem(a, true, 0x39, T0, mem_base(T1, 0));
-        a_byte(a, 0x0f);
-        a_byte(a, 0x80 | CC_NE);
-        a_rel32(a, t->jit->thunks.ibtc_miss);
-        a_op_mem(a, false, 0xff, 4, mem_base(T1, 8));
-    } else {
-        a_jmp(a, t->jit->thunks.lookup);
+    if (!t->jit->chain) {
+        return a_jmp_forward(a);
     }
+    a_op_reg(a, false, 0x69, T1, T0); /* imul T1d, T0d, HASH */
+    a_u32(a, JIT_IBTC_HASH);
+    a_shr_imm(a, false, T1, 32 - JIT_IBTC_BITS - 4);
+    a_alu_imm(a, false, 4, T1, (JIT_IBTC_SIZE - 1) << 4);
+    a_op_mem(a, true, 0x03, T1, AREA(ibtc));
+    a_op_mem(a, true, 0x39, T0, mem_base(T1, 0));
+    return a_jcc_forward(a, CC_NE);
+}
+
+static void emit_ibtc_jump(T *t)
+{
+    a_op_mem(&t->a, false, 0xff, 4, mem_base(T1, offsetof(IbtcEntry, code)));
+}
+
+/* An indirect branch whose target is in T0. Nothing of its effects is done on a miss: C does it then. */
+static uint8_t *emit_indirect_probe(T *t, const TInsn *i, JitIndirect kind, unsigned extra)
+{
+    uint8_t *site = emit_ibtc_probe(t);
+    Cold *c = add_cold(t);
+    c->type = COLD_INDIRECT;
+    c->site = site;
+    c->target = (int32_t)(i->offset | (unsigned)kind << 12 | extra << 14);
+    return site;
 }
 
 /* A rel32 that is written while others run it must not lie across a fetch block. prefix: opcode bytes before it. */
@@ -640,7 +655,11 @@ static void emit_far(T *t, int32_t target, FlagState f, unsigned live)
     }
     a_mov_load(a, T0, AREA(page_va));
     a_lea(a, T0, mem_base(T0, target));
-    emit_ibtc(t);
+    uint8_t *miss = emit_ibtc_probe(t);
+    emit_ibtc_jump(t);
+    if (!a->overflow) {
+        a_bind_to(miss, t->jit->thunks.ibtc_miss);
+    }
 }
 
 static void emit_link_stub(T *t, JitLink *link)
@@ -945,15 +964,21 @@ static void emit_insn(T *t, unsigned k)
         flags_release(t, t->live_out);
         stack_check(t, i, &i->stack, mem_base(GSP, -8));
         load_t0(t, i);
-        emit_return_address(t, i, T1);
-        emit_ibtc(t);
+        emit_indirect_probe(t, i, JIT_INDIRECT_CALL, insn->length);
+        if (t->jit->chain) {
+            a_mov_load(a, T1, mem_base(T1, offsetof(IbtcEntry, code)));
+            a_mov_store(a, AREA(target), T1);
+            emit_return_address(t, i, T1);
+            a_op_mem(a, false, 0xff, 4, AREA(target));
+        }
         break;
     case JIT_RET:
         flags_release(t, t->live_out);
         stack_check(t, i, &i->stack, mem_base(GSP, 0));
         a_mov_load(a, T0, stack_operand(i));
+        emit_indirect_probe(t, i, JIT_INDIRECT_RET, (unsigned)insn->imm);
         a_lea(a, GSP, mem_base(GSP, 8 + (int64_t)insn->imm));
-        emit_ibtc(t);
+        emit_ibtc_jump(t);
         break;
     case JIT_JMP:
         emit_exit(t, next + (int32_t)insn->imm);
@@ -961,7 +986,8 @@ static void emit_insn(T *t, unsigned k)
     case JIT_JMP_IND:
         flags_release(t, t->live_out);
         load_t0(t, i);
-        emit_ibtc(t);
+        emit_indirect_probe(t, i, JIT_INDIRECT_JMP, 0);
+        emit_ibtc_jump(t);
         break;
     case JIT_JCC:
         flags_want(t);
@@ -1123,6 +1149,11 @@ static void emit_cold(T *t)
             a_mov_load(a, T0, AREA(page_va));
             a_lea(a, T0, mem_base(T0, c->target));
             a_jmp(a, jit->thunks.poll);
+            break;
+        case COLD_INDIRECT:
+            a_bind(a, c->site);
+            a_mov_mem_imm32(a, AREA(exit_info), (uint32_t)c->target);
+            a_jmp(a, jit->thunks.indirect);
             break;
         case COLD_REG_ENTRY:
             /* The flags are in RFLAGS, and the way in wants them in cpu->cc. */
