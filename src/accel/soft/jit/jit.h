@@ -83,6 +83,7 @@ typedef struct JitArea {
     uint32_t exit_info; /* page offset of the branch | JitIndirect << 12 | RET's operand or CALL's length << 14 */
     uint32_t key; /* of the running code, without KEY_CAREFUL */
     uint64_t tmp[4];
+    uint64_t t1; /* what T1 held, while a stack probe is refilled */
     uint64_t slots[JIT_SLOTS]; /* deltas of access groups, within a block */
 } JitArea;
 G_STATIC_ASSERT(sizeof(JitArea) <= sizeof(((X86Cpu *)0)->jit));

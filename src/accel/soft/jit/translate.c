@@ -67,6 +67,7 @@ typedef struct Cold {
     uint8_t *retry;
     HostMem m;      /* PROBE: what T0 is made of */
     bool add_tag;   /* PROBE: T0 is restored by adding the tag behind T1 */
+    bool keep_t1;   /* PROBE: T1 holds a delta that is needed afterwards */
     JitRefill meta; /* PROBE */
     int32_t target; /* TAKEN */
     FlagState flags;
@@ -533,6 +534,7 @@ static void stack_check(T *t, const TInsn *i, Access *access, HostMem m)
     a_alu_imm(a, true, 7, T0, (int32_t)(4096 - span));
     Cold *c = probe_cold(t, i, retry, span, true, true);
     c->m = m;
+    c->keep_t1 = t->t1_group >= 0;
     c->site = a_jcc_forward(a, CC_A);
 }
 
@@ -1113,9 +1115,15 @@ static void emit_cold(T *t)
             } else {
                 a_lea(a, T0, c->m);
             }
+            if (c->keep_t1) {
+                a_mov_store(a, AREA(t1), T1);
+            }
             a_call(a, jit->thunks.refill);
             a_bytes(a, &c->meta, sizeof(c->meta));
-            a_jmp(a, c->retry);
+            uint8_t *again = a_jmp_forward(a);
+            if (!c->keep_t1 && !a->overflow) {
+                a_bind_to(again, c->retry);
+            }
             if (t->careful) {
                 emit_step(t, c->meta.offset);
             } else {
@@ -1123,6 +1131,11 @@ static void emit_cold(T *t)
                 align_site(a, 1);
                 link->site = a_jmp_forward(a);
                 emit_link_stub(t, link);
+            }
+            if (c->keep_t1) {
+                a_bind(a, again);
+                a_mov_load(a, T1, AREA(t1));
+                a_jmp(a, c->retry);
             }
             break;
         case COLD_TAKEN:
