@@ -187,7 +187,7 @@ static uint64_t run_code_new(uint64_t count)
         memcpy(space + at, templates + which * ROOM, sizes[which]);
         uint32_t displacement = (uint32_t)(i * 8 % DATA); /* of the first load */
         memcpy(space + at + 3, &displacement, 4);
-        for (unsigned run = 0; run < 10; run++)
+        for (unsigned run = 0; run < 25; run++)
             sum = bench_mix(sum, ((Code)(space + at))(data, 1, 2, 3));
         at = at + ROOM < SPACE - ROOM ? at + ROOM : 0;
     }
@@ -195,26 +195,38 @@ static uint64_t run_code_new(uint64_t count)
     return sum;
 }
 
-/* A large area is filled (not timed) and run through once (timed). */
+/* As a program's start is: fresh pages are filled with code (copied), which is run through once, and given
+ * back. */
 static uint64_t run_code_once(uint64_t count)
 {
-    enum { FUNCTIONS = 512, SPACE = 2 << 20 };
-    unsigned char *space = code_pages(SPACE);
+    enum { FUNCTIONS = 128, SPACE = 1 << 18 };
+    unsigned char *model = bench_pages(SPACE);
     void *data = code_data();
-    Code functions[FUNCTIONS];
+    size_t starts[FUNCTIONS];
+    Emitter emitter = { model, 103, 0 };
     uint64_t sum = 0;
 
+    for (unsigned i = 0; i < FUNCTIONS; i++)
+        starts[i] = (size_t)((unsigned char *)emit_function(&emitter, 200, NULL) - model);
+    size_t size = (size_t)(emitter.at - model);
+    if (size > SPACE)
+        bench_fail("the generated code is larger than its space");
+    bench_start();
     for (uint64_t round = 0; round < count; round++) {
-        Emitter emitter = { space, round * 2 + 103, 0 };
+        unsigned char *space =
+            mmap(NULL, SPACE, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (space == MAP_FAILED)
+            bench_fail("no memory that is writable and executable");
+        memcpy(space, model, size);
+        for (unsigned i = 0; i < FUNCTIONS; i++) {
+            uint32_t displacement =
+                (uint32_t)((round + i) * 8 % DATA); /* of the first load: never twice the same */
+            memcpy(space + starts[i] + 3, &displacement, 4);
+        }
         for (unsigned i = 0; i < FUNCTIONS; i++)
-            functions[i] = emit_function(&emitter, 200, NULL);
-        if (emitter.at > space + SPACE)
-            bench_fail("the generated code is larger than its space");
-        bench_start();
-        for (unsigned i = 0; i < FUNCTIONS; i++)
-            sum = bench_mix(sum, functions[i](data, 1, 2, 3));
-        bench_stop();
+            sum = bench_mix(sum, ((Code)(space + starts[i]))(data, 1, 2, 3));
     }
+    bench_stop();
     return sum;
 }
 
@@ -244,13 +256,17 @@ static uint64_t run_code_patched(uint64_t count)
     return sum;
 }
 
-/* Code that counts in its own page. */
+/* Code that keeps a number in its own page. */
 static uint64_t run_code_data(uint64_t count)
 {
     static const unsigned char body[] = {
         0x48, 0x8b, 0x05, 0xf9, 0x01, 0x00, 0x00, /* mov rax, [rip + 0x1f9]: offset 512 of the page */
         0x48, 0x01, 0xf0,                         /* add rax, rsi */
-        0x48, 0x89, 0x05, 0xef, 0x01, 0x00, 0x00, /* mov [rip + 0x1ef], rax */
+        0x48, 0x6b, 0xc0, 0x05,                   /* imul rax, rax, 5 */
+        0x48, 0xc1, 0xc8, 0x07,                   /* ror rax, 7 */
+        0x48, 0x31, 0xf0,                         /* xor rax, rsi */
+        0x48, 0x6b, 0xc0, 0x0d,                   /* imul rax, rax, 13 */
+        0x48, 0x89, 0x05, 0xe0, 0x01, 0x00, 0x00, /* mov [rip + 0x1e0], rax */
         0xc3,
     };
     unsigned char *space = code_pages(4096);
@@ -298,10 +314,10 @@ static uint64_t run_translate(uint64_t count)
 }
 
 const BenchProgram code_programs[] = {
-    { "code_new", "code", run_code_new, 130000 },
-    { "code_once", "code", run_code_once, 370 },
-    { "code_patched", "code", run_code_patched, 620000 },
-    { "code_data", "code", run_code_data, 23000000 },
+    { "code_new", "code", run_code_new, 80000 },
+    { "code_once", "code", run_code_once, 150 },
+    { "code_patched", "code", run_code_patched, 250000 },
+    { "code_data", "code", run_code_data, 9000000 },
     { 0 },
 };
 

@@ -22,31 +22,31 @@ class Real:
 
 PYTHON = ["/usr/bin/python3", "-I", "-S", "-B"]
 PROGRAMS = [
-    Real("openssl_sha256", [CRYPTO, "sha256", "22000"]),
-    Real("openssl_aes", [CRYPTO, "aes", "60000"]),
-    Real("openssl_chacha", [CRYPTO, "chacha", "35000"]),
-    Real("openssl_bignum", [CRYPTO, "bignum", "50"]),
+    Real("openssl_sha256", [CRYPTO, "sha256", "16000"]),
+    Real("openssl_aes", [CRYPTO, "aes", "30000"]),
+    Real("openssl_chacha", [CRYPTO, "chacha", "40000"]),
+    Real("openssl_bignum", [CRYPTO, "bignum", "70"]),
     Real("gcc", ["/usr/bin/gcc", "-O2", "-S", "-o", "out.s", "data/source.i"], out="out.s"),
     Real("as", ["/usr/bin/as", "-o", "out.o", "data/source.s"], out="out.o"),
     Real("python_float", [*PYTHON, "data/float.py"]),
     Real("python_int", [*PYTHON, "data/int.py"]),
     Real("python_text", [*PYTHON, "data/text.py"]),
-    Real("perl", ["/usr/bin/perl", "data/words.pl", "data/text"]),
+    Real("perl", ["/usr/bin/perl", "data/words.pl", "data/half", "data/half"]),
     Real("sqlite", ["/usr/bin/sqlite3", "-batch", ":memory:"], stdin="data/script.sql"),
     Real("sh_loop", ["/usr/bin/dash", "data/loop.sh"]),
     Real("bc", ["/usr/bin/bc", "-q", "-l"], stdin="data/script.bc"),
-    Real("awk", ["/usr/bin/mawk", "-f", "data/script.awk", "data/text", "data/text"]),
-    Real("sed", ["/usr/bin/sed", "-E", "-f", "data/script.sed", "data/text"]),
-    Real("grep", ["/usr/bin/grep", "-n", "-E", "(ka|lo)[a-m]+ri.*([aeiou])\\2|^to.*mi$"] + ["data/text"] * 2),
+    Real("awk", ["/usr/bin/mawk", "-f", "data/script.awk"] + ["data/text"] * 4),
+    Real("sed", ["/usr/bin/sed", "-E", "-f", "data/script.sed", "data/half"]),
+    Real("grep", ["/usr/bin/grep", "-n", "-E", "(ka|lo)[a-m]+ri.*([aeiou])\\2|^to.*mi$"] + ["data/text"] * 10),
     Real("sort", ["/usr/bin/sort", "data/lines"]),
     Real("tar", ["/usr/bin/tar", "-cf", "out.tar", "--sort=name", "--mtime=@0", "--owner=0", "--group=0",
-                 "--numeric-owner"] + ["data/tree"] * 8, out="out.tar"),
-    Real("gzip", ["/usr/bin/gzip", "-n", "-c", "data/text"]),
-    Real("bzip2", ["/usr/bin/bzip2", "-c", "data/half"]),
-    Real("xz", ["/usr/bin/xz", "-T1", "-3", "-c", "data/half"]),
+                 "--numeric-owner"] + ["data/tree"] * 30, out="out.tar"),
+    Real("gzip", ["/usr/bin/gzip", "-n", "-3", "-c", "data/text"]),
+    Real("bzip2", ["/usr/bin/bzip2", "-c", "data/half", "data/half"]),
+    Real("xz", ["/usr/bin/xz", "-T1", "-2", "-c", "data/half"]),
     Real("zstd", ["/usr/bin/zstd", "-q", "--single-thread", "-8", "-c", "data/text"]),
     Real("unzstd", ["/usr/bin/zstd", "-q", "-d", "-c"] + ["data/text.zst"] * 24),
-    Real("sha256sum", ["/usr/bin/sha256sum"] + ["data/text"] * 16),
+    Real("sha256sum", ["/usr/bin/sha256sum"] + ["data/text"] * 12),
 ]
 
 SCRIPTS = {
@@ -62,7 +62,7 @@ def energy(n):
         y += vy * 0.001
         total += 0.5 * (vx * vx + vy * vy) - 1.0 / r2 ** 0.5
     return total
-print(repr(energy(260000)))
+print(repr(energy(480000)))
 """,
     "int.py": """
 def collatz(limit):
@@ -107,7 +107,7 @@ printf "%d %d %d %s\\n", scalar(@top), $pairs, $joined, join(",", @top[0 .. 20])
 """,
     "script.sql": """
 CREATE TABLE orders(id INTEGER PRIMARY KEY, customer INT, amount INT, note TEXT);
-WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 90000)
+WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 70000)
 INSERT INTO orders SELECT i, i * 7919 % 997, i * 104729 % 10007, 'note ' || (i * 31 % 1009) FROM n;
 CREATE INDEX by_customer ON orders(customer, amount);
 SELECT customer, count(*), sum(amount), max(note) FROM orders GROUP BY customer ORDER BY 3 DESC LIMIT 20;
@@ -117,7 +117,7 @@ SELECT sum(amount), count(DISTINCT note) FROM orders WHERE note LIKE '%7%';
 """,
     "loop.sh": """
 i=0 sum=0 text=
-while [ $i -lt 130000 ]; do
+while [ $i -lt 60000 ]; do
     sum=$(((sum * 31 + i) % 1000003))
     case $sum in
     *7) text=x$sum ;;
@@ -127,7 +127,7 @@ while [ $i -lt 130000 ]; do
 done
 echo $sum $text
 """,
-    "script.bc": "scale=900\n4*a(1)\ne(1)\ns=1\nfor(i=1;i<1200;i++){s*=i}\ns\n",
+    "script.bc": "scale=500\n4*a(1)\ne(1)\ns=1\nfor(i=1;i<800;i++){s*=i}\ns\n",
     "script.awk": """
 { words += NF; for (i = 1; i <= NF; i += 3) length_of[length($i)]++; if ($1 ~ /^[k-t]/) starts[substr($1, 1, 2)] += NR }
 END { for (n = 1; n < 40; n++) printf "%d ", length_of[n]; print words, starts["ka"], starts["to"] }
@@ -192,7 +192,7 @@ def make_data(data, source_dir):
     (data / "half").write_text(text[:len(text) // 4])
     chance = random.Random(7)
     (data / "lines").write_text("".join(f"{chance.choice(lines)[:30]} {chance.randrange(10 ** 9)}\n"
-                                        for _ in range(120000)))
+                                        for _ in range(270000)))
     for number in range(600):
         folder = data / "tree" / f"folder{number % 20}"
         folder.mkdir(exist_ok=True)
@@ -201,7 +201,7 @@ def make_data(data, source_dir):
         (data / name).write_text(script)
     subprocess.run(["/usr/bin/gcc", "-E", "-P", "-o", data / "source.i", source_dir / "integer.c"], check=True)
     generated = data / "generated.c"
-    generated.write_text("".join(re.sub(r"\bN\b|(?<=_)N\b", str(n), SOURCE_FUNCTION) for n in range(1, 300)))
+    generated.write_text("".join(re.sub(r"\bN\b|(?<=_)N\b", str(n), SOURCE_FUNCTION) for n in range(1, 1500)))
     subprocess.run(["/usr/bin/gcc", "-O2", "-S", "-o", data / "source.s", generated], check=True)
     generated.unlink()
     subprocess.run(["/usr/bin/zstd", "-q", "-f", "-9", data / "text", "-o", data / "text.zst"], check=True)
