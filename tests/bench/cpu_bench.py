@@ -32,8 +32,8 @@ LIMITS = {"integer": 1.5, "control": 1.8, "memory": 2.0, "float": 1.5, "x87": 1.
 
 WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Werror"]
 # Flags of the class, behind -O2: they are the measurement's, so the project's own are not used.
-SOURCES = {"main": [], "driver": [], "integer": [], "control": [], "memory": [], "float": ["-fno-tree-vectorize"],
-           "x87": ["-mfpmath=387"], "sse": ["-msse4.1"], "avx2": ["-mavx2", "-mfma"],
+SOURCES = {"main": [], "driver": [], "integer": [], "control": [], "memory": ["-fno-tree-vectorize"],
+           "float": ["-fno-tree-vectorize"], "x87": ["-mfpmath=387"], "sse": ["-msse4.1"], "avx2": ["-mavx2", "-mfma"],
            "special": ["-msse4.2", "-mssse3", "-mpclmul", "-maes", "-mpopcnt"], "atomics": [], "code": [],
            "system": [], "clock": []}
 

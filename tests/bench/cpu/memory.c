@@ -6,7 +6,7 @@ enum { MIB = 1 << 20 };
 
 static uint64_t run_rep_movs(uint64_t count)
 {
-    enum { SIZE = 65536 };
+    enum { SIZE = 16384 };
     unsigned char *from = bench_pages(SIZE), *to = bench_pages(SIZE + 64);
     uint64_t seed = 41;
 
@@ -29,16 +29,16 @@ static uint64_t run_rep_movs(uint64_t count)
 
 static uint64_t run_memset(uint64_t count)
 {
-    enum { SIZE = 65536 };
+    enum { SIZE = 4 * MIB };
     unsigned char *to = bench_pages(SIZE);
     uint64_t sum = 0;
 
     bench_start();
     for (uint64_t i = 0; i < count; i++) {
-        size_t offset = i * 64 % 4096, size = 256 + (i * 977) % (SIZE - 8192);
+        size_t size = 256 + (i * 104729) % (i & 3 ? 4096 : MIB), offset = i * 86243 % (SIZE - 2 * MIB);
         memset(to + offset, (int)i, size);
         KEEP(to);
-        sum += to[size / 2];
+        sum += to[offset + size / 2];
     }
     bench_stop();
     return bench_mix_bytes(sum, to, SIZE);
@@ -46,18 +46,18 @@ static uint64_t run_memset(uint64_t count)
 
 static uint64_t run_memcpy(uint64_t count)
 {
-    enum { SIZE = 32768 };
+    enum { SIZE = 4 * MIB };
     unsigned char *from = bench_pages(SIZE), *to = bench_pages(SIZE);
     uint64_t seed = 43, sum = 0;
 
-    for (unsigned i = 0; i < SIZE; i++)
-        from[i] = (unsigned char)bench_random(&seed);
+    for (unsigned i = 0; i < SIZE / 8; i++)
+        ((uint64_t *)from)[i] = bench_random(&seed);
     bench_start();
     for (uint64_t i = 0; i < count; i++) {
-        size_t size = 8 + (i * 613) % (i & 7 ? 500 : SIZE - 512);
-        memcpy(to + (i & 31), from + (i * 3 & 63), size);
+        size_t size = 8 + (i * 104729) % (i & 3 ? 500 : MIB), offset = i * 86243 % (SIZE - 2 * MIB);
+        memcpy(to + offset, from + (offset ^ (i & 63)), size);
         KEEP(to);
-        sum += to[size / 2];
+        sum += to[offset + size / 2];
     }
     bench_stop();
     return bench_mix_bytes(sum, to, SIZE);
