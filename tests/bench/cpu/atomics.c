@@ -81,8 +81,8 @@ static uint64_t run_mutex(uint64_t count)
 }
 
 const BenchProgram atomic_programs[] = {
-    { "xadd", "atomics", run_xadd, 45000000 },
-    { "cmpxchg", "atomics", run_cmpxchg, 30000000 },
-    { "mutex", "atomics", run_mutex, 53000 },
+    { "xadd", "atomics", run_xadd, 36000000 },
+    { "cmpxchg", "atomics", run_cmpxchg, 24000000 },
+    { "mutex", "atomics", run_mutex, 40000 },
     { 0 },
 };

@@ -290,13 +290,13 @@ static uint64_t run_mandelbrot(uint64_t count)
 const BenchProgram avx2_programs[] = {
     { "avx_nbody", "avx2", run_nbody, 50000 },
     { "avx_saxpy", "avx2", run_saxpy, 1300000 },
-    { "avx_matrix", "avx2", run_matrix, 27000 },
+    { "avx_matrix", "avx2", run_matrix, 26000 },
     { "avx_dot", "avx2", run_dot, 410000 },
-    { "avx_blend", "avx2", run_blend, 480000 },
-    { "avx_fft", "avx2", run_fft, 170000 },
+    { "avx_blend", "avx2", run_blend, 470000 },
+    { "avx_fft", "avx2", run_fft, 160000 },
     { "avx_triad", "avx2", run_triad, 3100 },
     { "avx_search", "avx2", run_search, 120000 },
-    { "avx_sha", "avx2", lanes_run, 9900 },
-    { "avx_mandelbrot", "avx2", run_mandelbrot, 670 },
+    { "avx_sha", "avx2", lanes_run, 10000 },
+    { "avx_mandelbrot", "avx2", run_mandelbrot, 680 },
     { 0 },
 };

@@ -50,8 +50,8 @@ static uint64_t run_sleep(uint64_t count)
 }
 
 const BenchProgram time_programs[] = {
-    { "clock_gettime", "time", run_clock_gettime, 8400000 },
-    { "rdtsc", "time", run_rdtsc, 21000000 },
+    { "clock_gettime", "time", run_clock_gettime, 8200000 },
+    { "rdtsc", "time", run_rdtsc, 19000000 },
     { "sleep", "time", run_sleep, 180 },
     { 0 },
 };

@@ -330,14 +330,14 @@ static uint64_t run_branchy(uint64_t count)
 }
 
 const BenchProgram control_programs[] = {
-    { "call_same", "control", run_call_same, 120000000 },
+    { "call_same", "control", run_call_same, 140000000 },
     { "call_many", "control", run_call_many, 23000000 },
-    { "malloc", "control", run_malloc, 8600000 },
-    { "strings", "control", run_strings, 8500000 },
-    { "interp_switch", "control", run_interpret_switch, 68000 },
-    { "interp_goto", "control", run_interpret_goto, 87000 },
-    { "recursion", "control", run_recursion, 7900 },
+    { "malloc", "control", run_malloc, 8300000 },
+    { "strings", "control", run_strings, 7500000 },
+    { "interp_switch", "control", run_interpret_switch, 70000 },
+    { "interp_goto", "control", run_interpret_goto, 88000 },
+    { "recursion", "control", run_recursion, 8100 },
     { "qsort", "control", run_qsort, 290 },
-    { "branchy", "control", run_branchy, 32000000 },
+    { "branchy", "control", run_branchy, 31000000 },
     { 0 },
 };

@@ -176,8 +176,8 @@ static uint64_t run_lu(uint64_t count)
 }
 
 const BenchProgram float_programs[] = {
-    { "nbody", "float", run_nbody, 3100000 }, { "mandelbrot", "float", run_mandelbrot, 150 },
+    { "nbody", "float", run_nbody, 3000000 }, { "mandelbrot", "float", run_mandelbrot, 150 },
     { "matrix", "float", run_matrix, 780 },   { "fft", "float", run_fft, 22000 },
-    { "libm", "float", run_libm, 3300000 },   { "convert", "float", run_convert, 73000000 },
-    { "lu", "float", run_lu, 8100 },          { 0 },
+    { "libm", "float", run_libm, 3600000 },   { "convert", "float", run_convert, 74000000 },
+    { "lu", "float", run_lu, 8400 },          { 0 },
 };

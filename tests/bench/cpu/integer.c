@@ -508,10 +508,10 @@ static uint64_t run_bigint(uint64_t count)
 }
 
 const BenchProgram integer_programs[] = {
-    { "sieve", "integer", run_sieve, 390 },      { "queens", "integer", run_queens, 4200 },
-    { "sha_c", "integer", run_sha, 3600 },       { "division", "integer", run_division, 2700000 },
-    { "mixed", "integer", run_mixed, 12000 },    { "lz", "integer", run_lz, 1800 },
-    { "crc_c", "integer", run_crc, 5500 },       { "sort_words", "integer", run_sort, 220 },
-    { "hash", "integer", run_hash, 120000 },     { "bits", "integer", run_bits, 50000000 },
-    { "bigint", "integer", run_bigint, 210000 }, { 0 },
+    { "sieve", "integer", run_sieve, 390 },      { "queens", "integer", run_queens, 4700 },
+    { "sha_c", "integer", run_sha, 3500 },       { "division", "integer", run_division, 2600000 },
+    { "mixed", "integer", run_mixed, 11000 },    { "lz", "integer", run_lz, 1800 },
+    { "crc_c", "integer", run_crc, 5500 },       { "sort_words", "integer", run_sort, 230 },
+    { "hash", "integer", run_hash, 120000 },     { "bits", "integer", run_bits, 51000000 },
+    { "bigint", "integer", run_bigint, 230000 }, { 0 },
 };

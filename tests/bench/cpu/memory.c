@@ -179,15 +179,15 @@ static uint64_t run_transpose(uint64_t count)
 }
 
 const BenchProgram memory_programs[] = {
-    { "rep_movs", "memory", run_rep_movs, 32000 },
-    { "memset", "memory", run_memset, 780000 },
-    { "memcpy", "memory", run_memcpy, 5600000 },
-    { "touch", "memory", run_touch, 1700 },
+    { "rep_movs", "memory", run_rep_movs, 130000 },
+    { "memset", "memory", run_memset, 140000 },
+    { "memcpy", "memory", run_memcpy, 20000 },
+    { "touch", "memory", run_touch, 1300 },
     { "triad", "memory", run_triad, 300 },
     { "chase_16k", "memory", run_chase_16k, 180000000 },
-    { "chase_1m", "memory", run_chase_1m, 23000000 },
+    { "chase_1m", "memory", run_chase_1m, 22000000 },
     { "chase_64m", "memory", run_chase_64m, 1300000 },
-    { "random_read", "memory", run_random_read, 21000000 },
-    { "transpose", "memory", run_transpose, 32 },
+    { "random_read", "memory", run_random_read, 22000000 },
+    { "transpose", "memory", run_transpose, 33 },
     { 0 },
 };

@@ -130,11 +130,11 @@ static uint64_t run_search(uint64_t count)
 }
 
 const BenchProgram sse_programs[] = {
-    { "sse_saxpy", "sse", run_saxpy, 510000 },
-    { "sse_matrix", "sse", run_matrix, 9300 },
-    { "sse_dot", "sse", run_dot, 220000 },
+    { "sse_saxpy", "sse", run_saxpy, 650000 },
+    { "sse_matrix", "sse", run_matrix, 9100 },
+    { "sse_dot", "sse", run_dot, 230000 },
     { "sse_blend", "sse", run_blend, 310000 },
-    { "sse_search", "sse", run_search, 72000 },
-    { "sse_sha", "sse", lanes_run, 9700 },
+    { "sse_search", "sse", run_search, 73000 },
+    { "sse_sha", "sse", lanes_run, 9800 },
     { 0 },
 };

@@ -271,16 +271,16 @@ static uint64_t run_mprotect(uint64_t count)
 }
 
 const BenchProgram system_programs[] = {
-    { "getppid", "system", run_getppid, 1200000 },
-    { "yield", "system", run_yield, 69000 },
-    { "pipe_pingpong", "system", run_pipe_pingpong, 38000 },
+    { "getppid", "system", run_getppid, 910000 },
+    { "yield", "system", run_yield, 48000 },
+    { "pipe_pingpong", "system", run_pipe_pingpong, 39000 },
     { "pipe_bulk", "system", run_pipe_bulk, 13000 },
     { "file_io", "system", run_file_io, 260 },
-    { "open_stat", "system", run_open_stat, 34000 },
+    { "open_stat", "system", run_open_stat, 36000 },
     { "signals", "system", run_signals, 70000 },
     { "fork", "system", run_fork, 1900 },
-    { "fork_exec", "system", run_fork_exec, 440 },
-    { "page_faults", "system", run_page_faults, 78 },
-    { "mprotect", "system", run_mprotect, 37000 },
+    { "fork_exec", "system", run_fork_exec, 430 },
+    { "page_faults", "system", run_page_faults, 77 },
+    { "mprotect", "system", run_mprotect, 36000 },
     { 0 },
 };

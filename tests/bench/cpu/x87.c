@@ -59,7 +59,7 @@ static uint64_t run_transcendental(uint64_t count)
 }
 
 const BenchProgram x87_programs[] = {
-    { "x87_nbody", "x87", run_nbody, 500000 },
+    { "x87_nbody", "x87", run_nbody, 550000 },
     { "x87_mandelbrot", "x87", run_mandelbrot, 28 },
     { "x87_transcendental", "x87", run_transcendental, 1500000 },
     { 0 },
