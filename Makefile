@@ -11,7 +11,7 @@ JOBS       ?= $(shell nproc)
 MESON      ?= meson
 SECONDS    ?= 600
 
-.PHONY: all run test check bench fuzz tsan format install clean deps deps-test guest
+.PHONY: all run test check bench bench-cpu fuzz tsan format install clean deps deps-test guest
 
 all: $(BUILD)/build.ninja
 	ninja -C $(BUILD) -j $(JOBS)
@@ -46,6 +46,11 @@ check: deps-test all
 
 bench: deps-test all guest
 	@tests/bench/run_bench.py --build $(BUILD) --guest $(GUEST)
+
+# The software CPU beside QEMU's and the bare host. ARGS: see tests/bench/cpu_bench.py --help.
+bench-cpu: all guest
+	@tools/install-deps.sh --bench
+	@tests/bench/cpu_bench.py --build $(BUILD) --guest $(GUEST) $(ARGS)
 
 # Each fuzz target for SECONDS, under the sanitizers.
 fuzz: deps-test

@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-or-later
-# Installs what a bare Debian 12 lacks for building, running and (with --test) testing Rhea.
+# Installs what a bare Debian 12 lacks for building, running and (with --test) testing Rhea, and (with --bench) for
+# `make bench-cpu`.
 set -eu
 
 build="gcc libc6-dev meson ninja-build pkg-config python3 libglib2.0-dev liburing-dev liburcu-dev libjson-c-dev
@@ -8,8 +9,12 @@ build="gcc libc6-dev meson ninja-build pkg-config python3 libglib2.0-dev liburin
 run="cpio gzip ca-certificates"
 test="clang clang-format clang-tidy libclang-rt-14-dev qemu-system-x86 qemu-utils seabios iproute2 passt
       libvirt-daemon-system libvirt-clients socat procps binutils nasm gdb"
+bench="qemu-system-x86 seabios openssl perl sqlite3 zstd xz-utils bzip2 bc mawk dash"
 want="$build $run"
-[ "${1-}" != --test ] || want="$want $test"
+case ${1-} in
+--test) want="$want $test" ;;
+--bench) want="$want $bench" ;;
+esac
 
 missing=
 for package in $want; do

@@ -102,7 +102,10 @@ static bool pc_init(Machine *machine, GError **error)
     }
     if (on_off_auto(x86->acpi, true)) {
         Device *pm = pc_new_pci(x86, TYPE_PIIX4_PM, "01.3", error);
-        if (!pm || !device_realize(pm, pci, NULL, error)) {
+        if (!pm ||
+            !object_property_parse(OBJECT(pm), "smm-enabled", on_off_auto(x86->smm, true) ? "on" : "off",
+                                   error) ||
+            !device_realize(pm, pci, NULL, error)) {
             return false;
         }
     }

@@ -318,17 +318,22 @@ static bool is_contributory(int vector)
     return vector == EXC_DE || (vector >= EXC_TS && vector <= EXC_GP);
 }
 
+void x86_shutdown(X86Cpu *cpu)
+{
+    cpu->halted = true;
+    cpu->shutdown = true;
+    if (cpu->env.request_reset != NULL) {
+        cpu->env.request_reset(cpu->env.opaque);
+    }
+}
+
 /* A double fault could not be delivered: the processor shuts down, and the board resets the machine. */
 static void triple_fault(X86Cpu *cpu, int vector)
 {
     TRACE(x86_triple_fault, cpu->index, (unsigned long)cpu->rip, vector);
     LOG(LOG_CPU_RESET | LOG_INT, "cpu %u: triple fault at %04x:%" PRIx64, cpu->index,
         cpu->segs[SEG_CS].selector, cpu->rip);
-    cpu->halted = true;
-    cpu->shutdown = true;
-    if (cpu->env.request_reset != NULL) {
-        cpu->env.request_reset(cpu->env.opaque);
-    }
+    x86_shutdown(cpu);
 }
 
 void x86_deliver(X86Cpu *cpu, EventKind kind, int vector, bool has_error, uint32_t error_code)
@@ -463,6 +468,9 @@ bool x86_has_work(const X86Cpu *cpu)
 {
     uint32_t pending = __atomic_load_n(&cpu->interrupt_request, __ATOMIC_ACQUIRE);
 
+    if (cpu->in_smm) {
+        pending &= ~(CPU_INTERRUPT_SMI | CPU_INTERRUPT_INIT); /* they wait for RSM */
+    }
     if (cpu->shutdown) {
         return pending & CPU_INTERRUPT_INIT;
     }
@@ -520,14 +528,14 @@ bool x86_handle_interrupts(X86Cpu *cpu)
         }
         cpu->pv_kicked = true;
     }
+    if (cpu->inhibit_interrupts) {
+        return false; /* SMIs, too: the save area has no room for it */
+    }
     if ((pending & CPU_INTERRUPT_SMI) && !cpu->in_smm) {
         cpu_interrupt_clear(cpu, CPU_INTERRUPT_SMI);
         smm_enter(cpu);
         cpu->halted = false;
         return true;
-    }
-    if (cpu->inhibit_interrupts) {
-        return false;
     }
     if ((pending & CPU_INTERRUPT_NMI) && !cpu->nmi_blocked) {
         cpu_interrupt_clear(cpu, CPU_INTERRUPT_NMI);

@@ -102,7 +102,8 @@ static inline AddressSpace *physical_space(X86Cpu *cpu)
 
 static inline uint64_t a20(const X86Cpu *cpu, uint64_t gpa)
 {
-    return G_UNLIKELY(cpu->a20_masked) ? gpa & ~(UINT64_C(1) << 20) : gpa;
+    /* The gate does not act in SMM (AMD APM vol. 2 chapter 10). */
+    return G_UNLIKELY(cpu->a20_masked) && !cpu->in_smm ? gpa & ~(UINT64_C(1) << 20) : gpa;
 }
 
 static void phys_flush(MmuPrivate *p)

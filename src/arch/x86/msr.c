@@ -336,7 +336,7 @@ static bool mtrr_write(X86Cpu *cpu, uint32_t index, uint64_t value)
 
 /* ---- single registers ---- */
 
-static bool efer_write(X86Cpu *cpu, uint64_t value)
+uint64_t x86_efer_allowed(const X86Cpu *cpu)
 {
     uint64_t allowed = EFER_LMA;
 
@@ -355,7 +355,12 @@ static bool efer_write(X86Cpu *cpu, uint64_t value)
     if (cpu->cpuid_features[FEAT_8000_0021_EAX] & (1u << 8)) {
         allowed |= UINT64_C(1) << 21; /* AutoIBRS */
     }
-    if (value & ~allowed) {
+    return allowed;
+}
+
+static bool efer_write(X86Cpu *cpu, uint64_t value)
+{
+    if (value & ~x86_efer_allowed(cpu)) {
         return false;
     }
     if ((cpu->cr0 & CR0_PG) && ((value ^ cpu->efer) & EFER_LME)) {

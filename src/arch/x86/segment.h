@@ -123,6 +123,8 @@ static inline uint64_t stack_mask(const X86Cpu *cpu)
 /* Delivers one event, raising what goes wrong (exception.c). */
 void event_deliver(X86Cpu *cpu, EventKind kind, int vector, bool has_error, uint32_t error_code,
                    uint64_t return_rip);
+/* The processor gives up: nothing but INIT or reset helps, and the board is asked for the latter. */
+void x86_shutdown(X86Cpu *cpu);
 /* SMM (smm.c). */
 void smm_enter(X86Cpu *cpu);
 /* #DB bookkeeping when an exception or task switch is delivered (debug.c). */

@@ -51,7 +51,8 @@ uint64_t x86_read_cr(X86Cpu *cpu, int number);
 void x86_write_cr(X86Cpu *cpu, int number, uint64_t value);
 uint64_t x86_read_dr(X86Cpu *cpu, int number);
 void x86_write_dr(X86Cpu *cpu, int number, uint64_t value);
-uint64_t x86_cr4_allowed(const X86Cpu *cpu); /* the bits that CPUID makes legal */
+uint64_t x86_cr4_allowed(const X86Cpu *cpu);  /* the bits that CPUID makes legal */
+uint64_t x86_efer_allowed(const X86Cpu *cpu); /* likewise, LMA included */
 void x86_lmsw(X86Cpu *cpu, uint16_t value);
 void x86_clts(X86Cpu *cpu);
 void x86_rdmsr(X86Cpu *cpu); /* ECX -> EDX:EAX */

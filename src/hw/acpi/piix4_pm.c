@@ -61,7 +61,7 @@ typedef struct Piix4PmState {
     IrqLine *sci;
     MemoryRegion block, timer_io, gpe_io, apm_io;
     uint8_t disable_s3, disable_s4, s4_val;
-    bool firmware_preset;
+    bool firmware_preset, smm_enabled;
 } Piix4PmState;
 #define PIIX4_PM(obj) OBJECT_CHECK(Piix4PmState, obj, TYPE_PIIX4_PM)
 
@@ -260,7 +260,8 @@ static void apm_write(void *opaque, hwaddr offset, uint64_t value, unsigned size
     } else if (value == PIIX4_ACPI_DISABLE) {
         s->pm1_control &= ~PM1_SCI_EN;
     }
-    if ((pci_get_long(s->parent_obj.config + PIIX4_DEVACTB) & DEVACTB_APMC_EN) && env->apic_bus) {
+    if (s->smm_enabled && (pci_get_long(s->parent_obj.config + PIIX4_DEVACTB) & DEVACTB_APMC_EN) &&
+        env->apic_bus) {
         const ApicMessage smi = { .destination = 0, .mode = APIC_SMI, .assert_ = true };
         apic_bus_deliver(env->apic_bus, &smi);
     }
@@ -322,6 +323,10 @@ static void piix4_pm_reset(Device *device)
     memset(s->gpe_status, 0, sizeof(s->gpe_status));
     memset(s->gpe_enable, 0, sizeof(s->gpe_enable));
     s->apm_control = s->apm_status = 0;
+    if (!s->smm_enabled) {
+        /* Firmware takes it that SMM has been set up already, and leaves it alone. */
+        pci_set_long(config + PIIX4_DEVACTB, DEVACTB_APMC_EN);
+    }
     if (s->firmware_preset) {
         pci_set_long(config + PIIX4_PMBA, PIIX4_PM_BASE | 1);
         config[PIIX4_PMREGMISC] = PMREGMISC_PMIOSE;
@@ -392,6 +397,7 @@ static const Property piix4_pm_properties[] = {
     PROP_UINT8("disable_s3", Piix4PmState, disable_s3, 0, "1: no suspend to RAM"),
     PROP_UINT8("disable_s4", Piix4PmState, disable_s4, 0, "1: no suspend to disk"),
     PROP_UINT8("s4_val", Piix4PmState, s4_val, PIIX4_SLP_TYP_S4, "SLP_TYP of suspend to disk"),
+    PROP_BOOL("smm-enabled", Piix4PmState, smm_enabled, true, "the machine has system management mode"),
     PROP_BOOL("firmware-preset", Piix4PmState, firmware_preset, false, "reset to what PC firmware leaves"),
     PROP_END,
 };

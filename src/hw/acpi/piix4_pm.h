@@ -5,6 +5,7 @@
 #include "hw/pci/pci.h"
 
 /* A PCI function, on PC boards at 01.3. Properties: "disable_s3", "disable_s4" (uint8), "s4_val";
+ * "smm-enabled" (bool, on): off: no SMI is ever raised, and firmware finds nothing to set up;
  * "firmware-preset" (bool): every reset leaves the PM block decoded at PIIX4_PM_BASE with ACPI mode (SCI_EN)
  * on, as firmware does. */
 #define TYPE_PIIX4_PM      "PIIX4_PM"
