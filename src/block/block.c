@@ -200,62 +200,17 @@ static const BlockDriver *driver_find(const char *name, GError **error)
     return NULL;
 }
 
-static const char *const common_options[] = { "driver",         "node-name",     "read-only",
-                                              "auto-read-only", "cache",         "discard",
-                                              "force-share",    "detect-zeroes", "cache.direct",
-                                              "cache.no-flush" };
-
-static bool known_options(const BlockDriver *driver, const char *what, json_object *options, GError **error)
+static bool common_open(BlockNode *node, const QapiBlockdevOptions *o, GError **error)
 {
-    g_autoptr(GPtrArray) known = g_ptr_array_new();
-
-    for (size_t i = 0; i < G_N_ELEMENTS(common_options); i++) {
-        g_ptr_array_add(known, (void *)common_options[i]);
-    }
-    for (const char *const *o = driver->options; o && *o; o++) {
-        g_ptr_array_add(known, (void *)*o);
-    }
-    g_ptr_array_add(known, NULL);
-    return options_known(options, what, (const char *const *)known->pdata, error);
-}
-
-static bool common_open(BlockNode *node, json_object *options, GError **error)
-{
-    const char *discard = options_str(options, "discard"), *zeroes = options_str(options, "detect-zeroes");
-    json_object *cache;
-
-    if (!options_bool(options, node->what, "read-only", &node->read_only, error) ||
-        !options_bool(options, node->what, "auto-read-only", &node->auto_read_only, error) ||
-        !options_bool(options, node->what, "force-share", &node->force_share, error)) {
-        return false;
-    }
-    if (json_object_object_get_ex(options, "cache", &cache)) {
-        static const char *const known[] = { "direct", "no-flush", NULL };
-
-        if (!json_object_is_type(cache, json_type_object)) {
-            return error_set(error, "%s: 'cache' takes members: cache.direct=on, cache.no-flush=on",
-                             node->what);
-        }
-        if (!options_known(cache, node->what, known, error) ||
-            !options_bool(cache, node->what, "direct", &node->cache_direct, error) ||
-            !options_bool(cache, node->what, "no-flush", &node->cache_no_flush, error)) {
-            return false;
-        }
-    }
-    if (!options_bool(options, node->what, "cache.direct", &node->cache_direct, error) ||
-        !options_bool(options, node->what, "cache.no-flush", &node->cache_no_flush, error)) {
-        return false;
-    }
-    if (discard) {
-        if (strcmp(discard, "unmap") == 0 || strcmp(discard, "on") == 0) {
-            node->discard = true;
-        } else if (strcmp(discard, "ignore") != 0 && strcmp(discard, "off") != 0) {
-            return error_set(error, "%s: parameter 'discard' expects 'unmap' or 'ignore', not '%s'",
-                             node->what, discard);
-        }
-    }
-    if (zeroes && strcmp(zeroes, "off") != 0) {
-        return error_set(error, "%s: detect-zeroes=%s is not supported yet", node->what, zeroes);
+    node->read_only = o->has_read_only && o->read_only;
+    node->auto_read_only = o->has_auto_read_only && o->auto_read_only;
+    node->force_share = o->has_force_share && o->force_share;
+    node->cache_direct = o->cache && o->cache->has_direct && o->cache->direct;
+    node->cache_no_flush = o->cache && o->cache->has_no_flush && o->cache->no_flush;
+    node->discard = o->has_discard && o->discard == QAPI_BLOCKDEV_DISCARD_OPTIONS_UNMAP;
+    if (o->has_detect_zeroes && o->detect_zeroes != QAPI_BLOCKDEV_DETECT_ZEROES_OPTIONS_OFF) {
+        return error_set(error, "%s: detect-zeroes=%s is not supported yet", node->what,
+                         enum_name(&qapi_BlockdevDetectZeroesOptions_lookup, o->detect_zeroes));
     }
     if (node->force_share && !node->read_only) {
         return error_set(error, "%s: force-share=on can only be used with read-only images", node->what);
@@ -263,17 +218,45 @@ static bool common_open(BlockNode *node, json_object *options, GError **error)
     return true;
 }
 
-BlockNode *block_node_open(BlockRegistry *reg, json_object *options, bool implicit, GError **error)
+static void inherit(QapiBlockdevOptions *child, const QapiBlockdevOptions *parent)
 {
-    const char *driver_name = options_str(options, "driver"), *name = options_str(options, "node-name");
+#define INHERIT(field)                                \
+    if (!child->has_##field && parent->has_##field) { \
+        child->has_##field = true;                    \
+        child->field = parent->field;                 \
+    }
+    INHERIT(read_only)
+    INHERIT(auto_read_only)
+    INHERIT(discard)
+    INHERIT(force_share)
+#undef INHERIT
+    if (!child->cache && parent->cache) {
+        child->cache = g_new(QapiBlockdevCacheOptions, 1);
+        *child->cache = *parent->cache;
+    }
+}
+
+BlockNode *block_node_ref(BlockNode *parent, const QapiBlockdevOptions *options, QapiBlockdevRef *ref,
+                          GError **error)
+{
+    if (ref->kind == QAPI_BLOCKDEV_REF_DEFINITION) {
+        inherit(ref->u_definition, options);
+        return block_node_open(parent->reg, ref->u_definition, true, error);
+    }
+    BlockNode *node = block_node_find(parent->reg, ref->u_reference);
+    if (!node) {
+        error_set(error, "Cannot find device='' nor node-name='%s'", ref->u_reference);
+    }
+    return node;
+}
+
+BlockNode *block_node_open(BlockRegistry *reg, QapiBlockdevOptions *options, bool implicit, GError **error)
+{
+    const char *name = options->node_name;
     const BlockDriver *driver;
     BlockNode *node;
 
-    if (!driver_name) {
-        error_set(error, "Parameter 'driver' is missing");
-        return NULL;
-    }
-    driver = driver_find(driver_name, error);
+    driver = driver_find(enum_name(&qapi_BlockdevDriver_lookup, options->driver), error);
     if (!driver) {
         return NULL;
     }
@@ -307,8 +290,7 @@ BlockNode *block_node_open(BlockRegistry *reg, json_object *options, bool implic
                                   .logical_block_size = 512,
                                   .physical_block_size = 512,
                                   .max_iov = 1024 };
-    if (!known_options(driver, node->what, options, error) || !common_open(node, options, error) ||
-        !driver->open(node, options, error)) {
+    if (!common_open(node, options, error) || !driver->open(node, options, error)) {
         block_node_close(node);
         return NULL;
     }
@@ -336,12 +318,9 @@ void block_node_close(BlockNode *node)
     g_free(node);
 }
 
-bool blockdev_add(BlockRegistry *reg, json_object *options, GError **error)
+bool blockdev_add(BlockRegistry *reg, QapiBlockdevOptions *options, GError **error)
 {
-    if (!json_object_is_type(options, json_type_object)) {
-        return error_set(error, "A block device is described by an object");
-    }
-    if (!options_str(options, "node-name")) {
+    if (!options->node_name) {
         return error_set(error, "'node-name' must be specified for the root node");
     }
     return block_node_open(reg, options, false, error) != NULL;
@@ -349,15 +328,9 @@ bool blockdev_add(BlockRegistry *reg, json_object *options, GError **error)
 
 bool blockdev_add_text(BlockRegistry *reg, const char *text, GError **error)
 {
-    json_object *options = keyval_parse(text, "driver", NULL, error);
-    bool ok;
+    g_autoptr(QapiBlockdevOptions) options = NULL;
 
-    if (!options) {
-        return false;
-    }
-    ok = blockdev_add(reg, options, error);
-    json_object_put(options);
-    return ok;
+    return qapi_option_blockdev(text, &options, error) && blockdev_add(reg, options, error);
 }
 
 static void forget_backend(BlockBackend *bb)

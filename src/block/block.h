@@ -13,8 +13,7 @@
 #include "io/fd_table.h"
 #include "loop/loop.h"
 #include "object/property.h"
-
-#include <json-c/json.h>
+#include "qapi/qapi_types.h"
 #include <sys/uio.h>
 
 typedef struct BlockNode BlockNode;
@@ -110,9 +109,10 @@ typedef void BlockErrorHook(void *opaque, BlockBackend *bb, const char *qdev, co
                             bool is_read, BlockErrorAction action, int error);
 void block_registry_set_error_hook(BlockRegistry *reg, BlockErrorHook *hook, void *opaque);
 
-/* -blockdev: JSON or key=value text; blockdev-add's dict. The node is borrowed. */
+/* blockdev-add; -blockdev's JSON or key=value text. Parts that options describes in place get what was said
+ * of the whole. */
+bool blockdev_add(BlockRegistry *reg, QapiBlockdevOptions *options, GError **error);
 bool blockdev_add_text(BlockRegistry *reg, const char *text, GError **error);
-bool blockdev_add(BlockRegistry *reg, json_object *options, GError **error);
 bool blockdev_del(BlockRegistry *reg, const char *node_name, GError **error);
 
 /* -drive: a node and a backend with an id. The machine reads what it has to connect itself. */

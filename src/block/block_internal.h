@@ -44,9 +44,9 @@ typedef struct BlockRequest {
 
 typedef struct BlockDriver {
     const char *name;
-    const char *const *options; /* besides those that every node has; NULL-terminated */
     size_t instance_size;
-    bool (*open)(BlockNode *node, json_object *options, GError **error);
+    /* As the driver's branch of options says; what every node has is in node already. */
+    bool (*open)(BlockNode *node, QapiBlockdevOptions *options, GError **error);
     void (*close)(BlockNode *node);
     /* Protocol drivers: does req, then block_request_done(); not from inside the call. Filters: NULL. */
     void (*submit)(BlockNode *node, BlockRequest *req);
@@ -84,8 +84,12 @@ FdTable *block_registry_fds(BlockRegistry *reg);
 /* With op and host errors: 0 or negative errno. In req's loop. Frees it. */
 void block_request_done(BlockRequest *req, int result);
 
-/* A node from a dict; implicit: it belongs to its parent. Counted reference-free: the registry owns it. */
-BlockNode *block_node_open(BlockRegistry *reg, json_object *options, bool implicit, GError **error);
+/* A node as described; implicit: it belongs to its parent. Counted reference-free: the registry owns it. */
+BlockNode *block_node_open(BlockRegistry *reg, QapiBlockdevOptions *options, bool implicit, GError **error);
+/* The node that a member of parent's options means, described in place (then it gets what options says of
+ * cache, discard, sharing and writing, where it does not say so itself) or by its name. NULL on error. */
+BlockNode *block_node_ref(BlockNode *parent, const QapiBlockdevOptions *options, QapiBlockdevRef *ref,
+                          GError **error);
 void block_node_close(BlockNode *node);
 BlockNode *block_node_find(BlockRegistry *reg, const char *name);
 BlockBackend *block_backend_new(BlockRegistry *reg, const char *name, BlockNode *node);

@@ -287,7 +287,16 @@ static void test_errors(void)
                                          "{\"driver\":",
                                          "[]",
                                          "driver=null-co,node-name=#a",
-                                         "driver=null-co,node-name=a,sise=1" };
+                                         "driver=null-co,node-name=a,sise=1",
+                                         "driver=null-co,node-name=a,latency-ns=9999999999",
+                                         "driver=file,node-name=a,filename=",
+                                         "driver=raw,node-name=a",
+                                         "driver=raw,node-name=a,file.driver=null-co,file.size=big",
+                                         "driver=null-co,node-name=a,cache=on",
+                                         "driver=null-co,node-name=a,detect-zeroes=unmap",
+                                         "driver=null-co,node-name=a,force-share=on",
+                                         "{\"driver\":\"raw\",\"node-name\":\"a\",\"file\":7}",
+                                         "{\"driver\":\"null-co\",\"node-name\":\"a\",\"size\":\"1M\"}" };
     g_autofree char *path = NULL, *qcow = NULL;
 
     begin();

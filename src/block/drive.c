@@ -148,9 +148,41 @@ static void copy_option(json_object *to, const char *to_name, json_object *from,
     }
 }
 
+static void put_str(json_object *o, const char *name, const char *value)
+{
+    json_object_object_add(o, name, json_object_new_string(value));
+}
+
 static void put_bool(json_object *o, const char *name, bool value)
 {
-    json_object_object_add(o, name, json_object_new_boolean(value));
+    put_str(o, name, value ? "on" : "off");
+}
+
+/* -drive's discard has two more names for its two values. */
+static void copy_discard(json_object *to, json_object *from)
+{
+    const char *discard = options_str(from, "discard");
+
+    if (discard) {
+        put_str(to, "discard",
+                strcmp(discard, "on") == 0    ? "unmap"
+                : strcmp(discard, "off") == 0 ? "ignore"
+                                              : discard);
+    }
+}
+
+/* Opens what the translated text means, as -blockdev would. */
+static BlockNode *open_described(BlockRegistry *reg, json_object *description, const char *what,
+                                 GError **error)
+{
+    g_autoptr(Visitor) v = visitor_new_input(description, true);
+    g_autoptr(QapiBlockdevOptions) options = NULL;
+
+    if (!qapi_visit_BlockdevOptions(v, NULL, &options, error)) {
+        error_prefix(error, "%s: ", what);
+        return NULL;
+    }
+    return block_node_open(reg, options, true, error);
 }
 
 static bool off(const char *text)
@@ -176,18 +208,20 @@ static BlockNode *open_node(BlockRegistry *reg, json_object *o, const char *what
     }
     put_bool(low, "read-only", read_only);
     put_bool(low, "auto-read-only", false);
-    put_bool(low, "cache.direct", cache->direct);
-    put_bool(low, "cache.no-flush", cache->no_flush);
-    copy_option(low, "discard", o, "discard");
+    json_object *low_cache = json_object_new_object();
+    put_bool(low_cache, "direct", cache->direct);
+    put_bool(low_cache, "no-flush", cache->no_flush);
+    json_object_object_add(low, "cache", low_cache);
+    copy_discard(low, o);
     copy_option(low, "force-share", o, "force-share");
     if (g_str_has_prefix(file ? file : "", "null-co://") ||
         (!file && format && strcmp(format, "null-co") == 0)) {
-        json_object_object_add(low, "driver", json_object_new_string("null-co"));
+        put_str(low, "driver", "null-co");
         copy_option(low, "size", o, "size");
         copy_option(low, "read-zeroes", o, "read-zeroes");
         copy_option(low, "latency-ns", o, "latency-ns");
         copy_option(low, "node-name", o, "node-name");
-        node = block_node_open(reg, low, true, error);
+        node = open_described(reg, low, what, error);
         goto out;
     }
     path = g_strdup(g_str_has_prefix(file, "file:") ? file + strlen("file:") : file);
@@ -213,21 +247,19 @@ static BlockNode *open_node(BlockRegistry *reg, json_object *o, const char *what
             goto out;
         }
     }
-    json_object_object_add(
-        low, "driver",
-        json_object_new_string(stat(path, &st) == 0 && S_ISBLK(st.st_mode) ? "host_device" : "file"));
-    json_object_object_add(low, "filename", json_object_new_string(path));
+    put_str(low, "driver", stat(path, &st) == 0 && S_ISBLK(st.st_mode) ? "host_device" : "file");
+    put_str(low, "filename", path);
     copy_option(low, "aio", o, "aio");
     copy_option(low, "aio", o, "file.aio");
     copy_option(low, "locking", o, "locking");
     copy_option(low, "locking", o, "file.locking");
-    json_object_object_add(top, "driver", json_object_new_string("raw"));
+    put_str(top, "driver", "raw");
     put_bool(top, "read-only", read_only);
-    copy_option(top, "discard", o, "discard");
+    copy_discard(top, o);
     copy_option(top, "node-name", o, "node-name");
     copy_option(top, "detect-zeroes", o, "detect-zeroes");
     json_object_object_add(top, "file", json_object_get(low));
-    node = block_node_open(reg, top, true, error);
+    node = open_described(reg, top, what, error);
 out:
     json_object_put(top);
     json_object_put(low);

@@ -9,7 +9,6 @@
 #include "block/block_internal.h"
 
 #include "base/error.h"
-#include "io/options.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -104,43 +103,32 @@ static const char *strip_protocol(const char *name, const char *driver)
     return g_str_has_prefix(name, prefix) ? name + strlen(prefix) : name;
 }
 
-static bool file_open(BlockNode *node, json_object *options, GError **error)
+static bool file_open(BlockNode *node, QapiBlockdevOptions *options, GError **error)
 {
     FileNode *f = (FileNode *)node;
-    const char *name = options_str(options, "filename"), *aio = options_str(options, "aio");
-    const char *locking = options_str(options, "locking");
-    bool want_device = strcmp(node->driver->name, "host_device") == 0;
+    bool want_device = options->driver == QAPI_BLOCKDEV_DRIVER_HOST_DEVICE;
+    const QapiBlockdevOptionsFile *o = want_device ? options->u_host_device : options->u_file;
     FdTable *fds = block_registry_fds(node->reg);
     struct stat st;
     int flags;
 
     f->fd = -1;
     pthread_mutex_init(&f->rmw_lock, NULL);
-    if (!name || !*name) {
-        return error_set(error, "%s: parameter 'filename' is missing", node->what);
+    if (!*o->filename) {
+        return error_set(error, "%s: parameter 'filename' is empty", node->what);
     }
-    node->filename = g_strdup(strip_protocol(name, node->driver->name));
-    if (!aio || strcmp(aio, "io_uring") == 0) {
-        f->engine = LOOP_IO_AUTO;
-    } else if (strcmp(aio, "threads") == 0) {
+    node->filename = g_strdup(strip_protocol(o->filename, node->driver->name));
+    f->engine = LOOP_IO_AUTO;
+    if (o->has_aio && o->aio == QAPI_BLOCKDEV_AIO_OPTIONS_THREADS) {
         f->engine = LOOP_IO_THREADS;
-    } else if (strcmp(aio, "native") == 0) {
-        if (!node->cache_direct) {
-            return error_set(error,
-                             "%s: aio=native was specified, but it requires cache.direct=on, which was not "
-                             "specified",
-                             node->what);
-        }
-        f->engine = LOOP_IO_AUTO; /* the same promise (no worker threads), kept by io_uring */
-    } else {
-        return error_set(error, "%s: parameter 'aio' expects 'threads', 'native' or 'io_uring', not '%s'",
-                         node->what, aio);
+    } else if (o->has_aio && o->aio == QAPI_BLOCKDEV_AIO_OPTIONS_NATIVE && !node->cache_direct) {
+        /* With it, io_uring keeps the same promise: no worker threads. */
+        return error_set(error,
+                         "%s: aio=native was specified, but it requires cache.direct=on, which was not "
+                         "specified",
+                         node->what);
     }
-    f->locking = true;
-    if (locking && strcmp(locking, "auto") != 0 &&
-        !options_bool(options, node->what, "locking", &f->locking, error)) {
-        return false;
-    }
+    f->locking = !o->has_locking || o->locking != QAPI_ON_OFF_AUTO_OFF;
     flags = (node->read_only ? O_RDONLY : O_RDWR) | (node->cache_direct ? O_DIRECT : 0);
     f->fd = fd_table_open(fds, node->filename, flags, 0);
     if (f->fd < 0 && node->auto_read_only && !node->read_only &&
@@ -633,12 +621,8 @@ static void file_submit(BlockNode *node, BlockRequest *req)
     }
 }
 
-static const char *const file_options[] = {
-    "filename", "aio", "locking", "drop-cache", "x-check-cache-dropped", NULL
-};
 static const BlockDriver file_driver = {
     .name = "file",
-    .options = file_options,
     .instance_size = sizeof(FileNode),
     .open = file_open,
     .close = file_close,
@@ -652,7 +636,6 @@ BLOCK_DRIVER(file_driver);
 
 static const BlockDriver host_device_driver = {
     .name = "host_device",
-    .options = file_options,
     .instance_size = sizeof(FileNode),
     .open = file_open,
     .close = file_close,

@@ -2,51 +2,22 @@
 #include "block/block_internal.h"
 
 #include "base/error.h"
-#include "io/options.h"
 
 #include <errno.h>
 #include <string.h>
 #include <time.h>
 
-static bool raw_open(BlockNode *node, json_object *options, GError **error)
+static bool raw_open(BlockNode *node, QapiBlockdevOptions *options, GError **error)
 {
-    json_object *file;
-    BlockNode *child;
-    uint64_t offset = 0, size = 0, child_size;
+    const QapiBlockdevOptionsRaw *o = options->u_raw;
+    uint64_t offset = o->has_offset ? o->offset : 0, size = o->has_size ? o->size : 0, child_size;
+    BlockNode *child = block_node_ref(node, options, o->file, error);
 
-    if (!json_object_object_get_ex(options, "file", &file) || !file) {
-        return error_set(error, "%s: a block device must be specified for \"file\"", node->what);
-    }
-    if (json_object_is_type(file, json_type_object)) {
-        const char *inherited[] = { "read-only", "auto-read-only", "discard", "force-share", "cache" };
-
-        /* What the user said once holds for the parts that were not named. */
-        for (size_t i = 0; i < G_N_ELEMENTS(inherited); i++) {
-            json_object *value;
-
-            if (!options_contains(file, inherited[i]) &&
-                json_object_object_get_ex(options, inherited[i], &value)) {
-                json_object_object_add(file, inherited[i], json_object_get(value));
-            }
-        }
-        child = block_node_open(node->reg, file, true, error);
-    } else {
-        const char *name = json_object_get_string(file);
-
-        child = block_node_find(node->reg, name);
-        if (!child) {
-            error_set(error, "Cannot find device='' nor node-name='%s'", name);
-        }
-    }
     if (!child) {
         return false;
     }
     node->child = child;
     child->users++;
-    if (!options_size(options, node->what, "offset", &offset, error) ||
-        !options_size(options, node->what, "size", &size, error)) {
-        return false;
-    }
     child_size = child->size;
     if (offset > child_size || size > child_size - offset) {
         return error_set(error,
@@ -54,7 +25,7 @@ static bool raw_open(BlockNode *node, json_object *options, GError **error)
                          node->what, child_size);
     }
     node->child_offset = offset;
-    node->size = options_contains(options, "size") ? size : child_size - offset;
+    node->size = o->has_size ? size : child_size - offset;
     node->limits = child->limits;
     if (!node->read_only && child->read_only) {
         if (node->auto_read_only || child->auto_read_only) {
@@ -66,15 +37,15 @@ static bool raw_open(BlockNode *node, json_object *options, GError **error)
     return true;
 }
 
-static const char *const raw_options[] = { "file", "offset", "size", NULL };
 static const BlockDriver raw_driver = {
     .name = "raw",
-    .options = raw_options,
     .open = raw_open,
 };
 BLOCK_DRIVER(raw_driver);
 
 /* ---- null-co: a disk that holds nothing, for measuring what is above it ---- */
+
+#define MAX_LATENCY_NS 1000000000
 
 typedef struct NullNode {
     BlockNode node;
@@ -82,16 +53,21 @@ typedef struct NullNode {
     int64_t latency_ns;
 } NullNode;
 
-static bool null_open(BlockNode *node, json_object *options, GError **error)
+static bool null_open(BlockNode *node, QapiBlockdevOptions *options, GError **error)
 {
     NullNode *n = (NullNode *)node;
+    const QapiBlockdevOptionsNull *o = options->u_null_co;
 
-    node->size = UINT64_C(1) << 30;
+    if (o->has_latency_ns && o->latency_ns > MAX_LATENCY_NS) {
+        return error_set(error, "%s: parameter 'latency-ns' expects a number up to %d", node->what,
+                         MAX_LATENCY_NS);
+    }
+    n->latency_ns = o->has_latency_ns ? (int64_t)o->latency_ns : 0;
+    n->read_zeroes = o->has_read_zeroes && o->read_zeroes;
+    node->size = o->has_size ? o->size : UINT64_C(1) << 30;
     node->limits.can_discard = node->limits.can_write_zeroes = true;
     node->filename = g_strdup("null-co://");
-    return options_size(options, node->what, "size", &node->size, error) &&
-           options_int(options, node->what, "latency-ns", 0, 1000000000, &n->latency_ns, error) &&
-           options_bool(options, node->what, "read-zeroes", &n->read_zeroes, error);
+    return true;
 }
 
 static void null_done(void *opaque, ssize_t result)
@@ -124,10 +100,8 @@ static void null_submit(BlockNode *node, BlockRequest *req)
     }
 }
 
-static const char *const null_options[] = { "size", "latency-ns", "read-zeroes", NULL };
 static const BlockDriver null_driver = {
     .name = "null-co",
-    .options = null_options,
     .instance_size = sizeof(NullNode),
     .open = null_open,
     .submit = null_submit,

@@ -626,8 +626,8 @@ bool chardev_remove(ChardevRegistry *reg, const char *id, GError **error)
     if (chr->fe) {
         return error_set(error, "Chardev '%s' is busy", id);
     }
-    if (chr->driver == &chardev_mux_driver) {
-        base = chardev_mux_base(chr);
+    if (chr->driver == &chardev_mux_driver && chardev_mux_base(chr)->internal) {
+        base = chardev_mux_base(chr); /* was made for it */
     }
     g_ptr_array_remove(reg->list, chr);
     chardev_free(chr);
@@ -657,6 +657,11 @@ const char *chardev_id(const Chardev *chr)
 bool chardev_is_mux(const Chardev *chr)
 {
     return chr->driver == &chardev_mux_driver;
+}
+
+const char *chardev_pty_name(const Chardev *chr)
+{
+    return chr->driver == &chardev_pty_driver ? chardev_pty_path(chr) : NULL;
 }
 
 char *chardev_filename(Chardev *chr)
@@ -722,11 +727,51 @@ static const ChardevDriver *driver_find(const char *name, GError **error)
     return NULL;
 }
 
+/* What every kind has; NULL for none. */
+static const QapiChardevCommon *common_options(const QapiChardevBackend *b)
+{
+    switch (b->type) {
+    case QAPI_CHARDEV_BACKEND_KIND_FILE:
+        return qapi_ChardevFile_base(b->u_file->data);
+    case QAPI_CHARDEV_BACKEND_KIND_SERIAL:
+        return qapi_ChardevHostdev_base(b->u_serial->data);
+    case QAPI_CHARDEV_BACKEND_KIND_PIPE:
+        return qapi_ChardevHostdev_base(b->u_pipe->data);
+    case QAPI_CHARDEV_BACKEND_KIND_SOCKET:
+        return qapi_ChardevSocket_base(b->u_socket->data);
+    case QAPI_CHARDEV_BACKEND_KIND_PTY:
+        return qapi_ChardevPty_base(b->u_pty->data);
+    case QAPI_CHARDEV_BACKEND_KIND_NULL:
+        return b->u_null->data;
+    case QAPI_CHARDEV_BACKEND_KIND_MUX:
+        return qapi_ChardevMux_base(b->u_mux->data);
+    case QAPI_CHARDEV_BACKEND_KIND_STDIO:
+        return qapi_ChardevStdio_base(b->u_stdio->data);
+    case QAPI_CHARDEV_BACKEND_KIND_RINGBUF:
+        return qapi_ChardevRingbuf_base(b->u_ringbuf->data);
+    case QAPI_CHARDEV_BACKEND_KIND_MEMORY:
+        return qapi_ChardevRingbuf_base(b->u_memory->data);
+    default:
+        return NULL;
+    }
+}
+
+static bool open_log(Chardev *chr, const QapiChardevCommon *common, GError **error)
+{
+    if (!common || !common->logfile) {
+        return true;
+    }
+    bool append = common->has_logappend && common->logappend;
+    chr->log_fd = fd_table_open(chr->reg->fds, common->logfile,
+                                O_WRONLY | O_CREAT | (append ? O_APPEND : O_TRUNC), 0666);
+    return chr->log_fd >= 0 ||
+           error_set_errno(error, errno, "%s: cannot open the log file '%s'", chr->what, common->logfile);
+}
+
 Chardev *chardev_create(ChardevRegistry *reg, const ChardevDriver *driver, const char *id,
-                        json_object *options, bool internal, GError **error)
+                        const QapiChardevBackend *backend, bool internal, GError **error)
 {
     Chardev *chr = g_malloc0(MAX(driver->instance_size, sizeof(Chardev)));
-    const char *log_path = options ? options_str(options, "logfile") : NULL;
 
     chr->driver = driver;
     chr->reg = reg;
@@ -738,154 +783,78 @@ Chardev *chardev_create(ChardevRegistry *reg, const ChardevDriver *driver, const
     chr->bh = bh_new(reg->loop, chardev_bh, chr, NULL);
     chr->log_fd = -1;
     chr->internal = internal;
-    if (log_path) {
-        bool append = false;
-
-        if (!options_bool(options, chr->what, "logappend", &append, error)) {
-            goto fail;
-        }
-        chr->log_fd =
-            fd_table_open(reg->fds, log_path, O_WRONLY | O_CREAT | (append ? O_APPEND : O_TRUNC), 0666);
-        if (chr->log_fd < 0) {
-            error_set_errno(error, errno, "%s: cannot open the log file '%s'", chr->what, log_path);
-            goto fail;
-        }
-    }
-    if (driver->open && !driver->open(chr, options, error)) {
-        goto fail;
+    /* The driver first: its close expects that its open has run. */
+    if ((driver->open && !driver->open(chr, backend, error)) ||
+        (backend && !open_log(chr, common_options(backend), error))) {
+        chardev_free(chr);
+        return NULL;
     }
     g_ptr_array_add(reg->list, chr);
     return chr;
-fail:
-    chardev_free(chr);
-    return NULL;
 }
 
-static Chardev *add_checked(ChardevRegistry *reg, const char *id, const ChardevDriver *driver,
-                            json_object *options, GError **error)
+static bool check_id(ChardevRegistry *reg, const char *id, GError **error)
 {
-    static const char *const common[] = { "id", "backend", "mux", "logfile", "logappend" };
-    g_autofree char *what = g_strdup_printf("chardev '%s'", id);
-    g_autoptr(GPtrArray) known = g_ptr_array_new();
-    g_autofree char *base_id = NULL;
-    bool mux = false;
-    Chardev *chr;
-
     if (!options_id_ok(id)) {
         error_set(error, "Parameter 'id' expects an identifier, not '%s'", id);
         error_append_hint(error,
                           "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.");
+        return false;
+    }
+    return !chardev_find(reg, id) || error_set(error, "Chardev with id '%s' already exists", id);
+}
+
+/* A mux on a chardev that is there already. */
+static Chardev *add_mux(ChardevRegistry *reg, const char *id, const char *base_id, GError **error)
+{
+    Chardev *base = chardev_find(reg, base_id);
+
+    if (!base) {
+        error_set(error, "chardev '%s': there is no chardev '%s' to share out", id, base_id);
         return NULL;
     }
-    if (chardev_find(reg, id)) {
-        error_set(error, "Chardev with id '%s' already exists", id);
+    if (base->fe || base->driver == &chardev_mux_driver) {
+        error_set(error, "chardev '%s': chardev '%s' is in use or a mux itself", id, base_id);
         return NULL;
     }
-    for (size_t i = 0; i < G_N_ELEMENTS(common); i++) {
-        g_ptr_array_add(known, (void *)common[i]);
-    }
-    for (const char *const *o = driver->options; o && *o; o++) {
-        g_ptr_array_add(known, (void *)*o);
-    }
-    g_ptr_array_add(known, NULL);
-    if (!options_known(options, what, (const char *const *)known->pdata, error) ||
-        !options_bool(options, what, "mux", &mux, error)) {
+    return chardev_mux_new(reg, id, base);
+}
+
+static Chardev *add(ChardevRegistry *reg, const char *id, const QapiChardevBackend *backend, bool mux,
+                    GError **error)
+{
+    const char *name = enum_name(&qapi_ChardevBackendKind_lookup, backend->type);
+    g_autofree char *base_id = g_strconcat(id, mux ? "-base" : "", NULL);
+
+    if (!check_id(reg, id, error)) {
         return NULL;
     }
-    base_id = g_strconcat(id, mux ? "-base" : "", NULL);
-    chr = chardev_create(reg, driver, base_id, options, mux, error);
+    if (backend->type == QAPI_CHARDEV_BACKEND_KIND_MUX) {
+        return add_mux(reg, id, backend->u_mux->data->chardev, error);
+    }
+    const ChardevDriver *driver =
+        driver_find(backend->type == QAPI_CHARDEV_BACKEND_KIND_MEMORY ? "ringbuf" : name, error);
+    Chardev *chr = driver ? chardev_create(reg, driver, base_id, backend, mux, error) : NULL;
     return chr && mux ? chardev_mux_new(reg, id, chr) : chr;
 }
 
-Chardev *chardev_add(ChardevRegistry *reg, json_object *options, GError **error)
+Chardev *chardev_add(ChardevRegistry *reg, const char *id, const QapiChardevBackend *backend, GError **error)
 {
-    const char *backend = options_str(options, "backend"), *id = options_str(options, "id");
-    const ChardevDriver *driver;
+    return add(reg, id, backend, false, error);
+}
 
-    if (!backend) {
-        error_set(error, "chardev: parameter 'backend' is missing");
-        return NULL;
-    }
-    if (!id) {
-        error_set(error, "chardev: no id specified");
-        return NULL;
-    }
-    if (strcmp(backend, "tty") == 0) {
-        backend = "serial";
-    } else if (strcmp(backend, "memory") == 0) {
-        backend = "ringbuf";
-    }
-    driver = driver_find(backend, error);
-    return driver ? add_checked(reg, id, driver, options, error) : NULL;
+Chardev *chardev_add_options(ChardevRegistry *reg, const QapiChardevOptions *options, GError **error)
+{
+    g_autoptr(QapiChardevBackend) backend = chardev_backend_from_options(options, error);
+
+    return backend ? add(reg, options->id, backend, options->has_mux && options->mux, error) : NULL;
 }
 
 Chardev *chardev_add_text(ChardevRegistry *reg, const char *text, GError **error)
 {
-    json_object *options = keyval_parse(text, "backend", NULL, error);
-    Chardev *chr;
+    g_autoptr(QapiChardevOptions) options = NULL;
 
-    if (!options) {
-        return NULL;
-    }
-    chr = chardev_add(reg, options, error);
-    json_object_put(options);
-    return chr;
-}
-
-/* QMP's names of some options are not those of the command line. */
-static const char *const qmp_names[][2] = { { "out", "path" }, { "device", "path" }, { "in", "input-path" } };
-
-Chardev *chardev_add_qmp(ChardevRegistry *reg, const char *id, json_object *backend, char **pty_path,
-                         GError **error)
-{
-    const char *type = options_str(backend, "type");
-    json_object *data = NULL, *flat;
-    const ChardevDriver *driver;
-    Chardev *chr = NULL;
-
-    if (!type) {
-        error_set(error, "Parameter 'backend.type' is missing");
-        return NULL;
-    }
-    driver = driver_find(type, error);
-    if (!driver) {
-        return NULL;
-    }
-    if (json_object_object_get_ex(backend, "data", &data) && !json_object_is_type(data, json_type_object)) {
-        error_set(error, "Invalid parameter type for 'backend.data', expected: object");
-        return NULL;
-    }
-    flat = json_object_new_object();
-    if (data) {
-        json_object_object_foreach(data, key, value)
-        {
-            const char *name = key;
-
-            for (size_t i = 0; i < G_N_ELEMENTS(qmp_names); i++) {
-                if (strcmp(key, qmp_names[i][0]) == 0) {
-                    name = qmp_names[i][1];
-                }
-            }
-            json_object_object_add(flat, name, json_object_get(value));
-        }
-    }
-    if (strcmp(type, "socket") == 0 &&
-        !options_contains(flat, "server")) { /* QMP's default differs from -chardev's */
-        json_object_object_add(flat, "server", json_object_new_boolean(true));
-    }
-    chr = add_checked(reg, id, driver, flat, error);
-    json_object_put(flat);
-    if (chr && pty_path && strcmp(type, "pty") == 0) {
-        g_autofree char *filename = chardev_filename(chr);
-
-        *pty_path = g_strdup(filename + strlen("pty:"));
-    }
-    return chr;
-}
-
-static void put_str(json_object *o, const char *name, const char *value)
-{
-    json_object_object_add(o, name, json_object_new_string(value));
+    return qapi_option_chardev(text, &options, error) ? chardev_add_options(reg, options, error) : NULL;
 }
 
 /* "REST,k=v,flag" behind a prefix: moves the options behind the first comma into o. Caller frees the head. */
@@ -907,6 +876,11 @@ static char *split_options(const char *text, json_object *o, GError **error)
     }
     json_object_put(more);
     return g_strndup(text, (gsize)(comma - text));
+}
+
+static void put_str(json_object *o, const char *name, const char *value)
+{
+    json_object_object_add(o, name, json_object_new_string(value));
 }
 
 Chardev *chardev_add_legacy(ChardevRegistry *reg, const char *id, const char *text, bool *wants_monitor,
@@ -952,7 +926,7 @@ Chardev *chardev_add_legacy(ChardevRegistry *reg, const char *id, const char *te
             put_str(o, "backend", head);
         }
     }
-    if (options_contains(o, "backend")) {
+    if (json_object_object_get_ex(o, "backend", NULL)) {
         /* found above */
     } else if (g_str_has_prefix(text, "file:")) {
         put_str(o, "backend", "file");
@@ -997,7 +971,14 @@ Chardev *chardev_add_legacy(ChardevRegistry *reg, const char *id, const char *te
                                  "tcp:HOST:PORT, chardev:ID.");
         goto out;
     }
-    chr = chardev_add(reg, o, error);
+    {
+        g_autoptr(Visitor) v = visitor_new_input(o, true);
+        g_autoptr(QapiChardevOptions) options = NULL;
+
+        if (qapi_visit_ChardevOptions(v, NULL, &options, error)) {
+            chr = chardev_add_options(reg, options, error);
+        }
+    }
 out:
     json_object_put(o);
     return chr;

@@ -16,8 +16,7 @@
 #include "io/fd_table.h"
 #include "loop/loop.h"
 #include "object/property.h"
-
-#include <json-c/json.h>
+#include "qapi/qapi_types.h"
 
 typedef struct Chardev Chardev;
 typedef struct ChardevRegistry ChardevRegistry;
@@ -118,16 +117,13 @@ void chardev_registry_set_escape(ChardevRegistry *reg, int code);
 /* VSERPORT_CHANGE and the like are the devices' own; this one tells of a chardev's other side coming and
  * going. */
 
-/* -chardev's text ("socket,id=c0,path=/tmp/s,server=on,wait=off") or its JSON dict of the same flat names.
- * Where server=on and wait is not off, blocks until a client came. NULL on error. Borrowed result (the
- * registry owns it). */
+/* A chardev as chardev-add describes it. Where a socket listens and wait is on, blocks until a client came.
+ * NULL on error. Borrowed result (the registry owns it). */
+Chardev *chardev_add(ChardevRegistry *reg, const char *id, const QapiChardevBackend *backend, GError **error);
+/* The same from -chardev's flat names. */
+Chardev *chardev_add_options(ChardevRegistry *reg, const QapiChardevOptions *options, GError **error);
+/* -chardev's text ("socket,id=c0,path=/tmp/s,server=on,wait=off") or JSON. */
 Chardev *chardev_add_text(ChardevRegistry *reg, const char *text, GError **error);
-/* A flat dict with "id", "backend" and the options' names of -chardev; values may be strings. */
-Chardev *chardev_add(ChardevRegistry *reg, json_object *options, GError **error);
-/* chardev-add: backend is {"type": "pty", "data": {...}}; *pty_path (may be NULL; caller frees) is set for a
- * pty. */
-Chardev *chardev_add_qmp(ChardevRegistry *reg, const char *id, json_object *backend, char **pty_path,
-                         GError **error);
 /* -serial, -monitor, ...: "stdio", "mon:stdio", "pty", "null", "file:F", "pipe:P",
  * "tcp:HOST:PORT,server=on,wait=off", "unix:PATH,...", "telnet:" is refused, "chardev:ID" gives that one.
  * "none" gives NULL without an error. "mon:X" makes X with a mux; *wants_monitor (may be NULL) then says that
@@ -140,6 +136,8 @@ bool chardev_remove(ChardevRegistry *reg, const char *id, GError **error);
 bool chardev_send_break(ChardevRegistry *reg, const char *id, GError **error);
 const char *chardev_id(const Chardev *chr);
 bool chardev_is_mux(const Chardev *chr);
+/* "/dev/pts/3", or NULL where it is no pty. Borrowed. */
+const char *chardev_pty_name(const Chardev *chr);
 /* "pty:/dev/pts/3", "unix:/tmp/s,server=on", "disconnected:tcp:...": what query-chardev calls filename.
  * Caller frees. */
 char *chardev_filename(Chardev *chr);

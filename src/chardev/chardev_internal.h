@@ -19,10 +19,9 @@
 
 typedef struct ChardevDriver {
     const char *name;
-    const char *const *options; /* names, besides id, backend, mux, logfile, logappend; NULL-terminated */
     size_t instance_size;
-    /* chr->what names it in messages. */
-    bool (*open)(Chardev *chr, json_object *options, GError **error);
+    /* Opens the host's side as the driver's branch of backend says. chr->what names it in messages. */
+    bool (*open)(Chardev *chr, const QapiChardevBackend *backend, GError **error);
     void (*close)(Chardev *chr);
     /* With the lock held: takes what goes without blocking; 0 when nothing does, negative errno when the
      * other side is gone. Never called while the other side is not open. */
@@ -97,8 +96,13 @@ extern const ChardevDriver chardev_mux_driver;
 /* With fe's lock held where it has one. */
 void chardev_fe_lock(ChardevFrontend *fe, bool *locked);
 void chardev_fe_unlock(ChardevFrontend *fe, bool locked);
-/* Common to creation: a chardev of that driver, opened and registered. */
+/* Common to creation: a chardev of that driver, opened and registered. backend NULL: it needs none. */
 Chardev *chardev_create(ChardevRegistry *reg, const ChardevDriver *driver, const char *id,
-                        json_object *options, bool internal, GError **error);
+                        const QapiChardevBackend *backend, bool internal, GError **error);
+/* options.c. NULL on error; the caller owns it. */
+QapiChardevBackend *chardev_backend_from_options(const QapiChardevOptions *options, GError **error);
+/* pty.c: the terminal's name. */
+extern const ChardevDriver chardev_pty_driver;
+const char *chardev_pty_path(const Chardev *chr);
 
 #endif

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -349,11 +350,26 @@ static void test_mux(void)
     end();
 }
 
+/* As chardev-add does it. */
+static Chardev *add_qmp(const char *id, const char *json, GError **error)
+{
+    json_object *j = json_tokener_parse(json);
+    g_autoptr(Visitor) v = visitor_new_input(j, false);
+    g_autoptr(QapiChardevBackend) backend = NULL;
+    Chardev *chr = NULL;
+
+    g_assert_nonnull(j);
+    if (qapi_visit_ChardevBackend(v, "backend", &backend, error)) {
+        chr = chardev_add(reg, id, backend, error);
+    }
+    json_object_put(j);
+    return chr;
+}
+
 static void test_pty(void)
 {
     g_autoptr(GError) error = NULL;
-    g_autofree char *pty = NULL;
-    json_object *backend;
+    const char *pty;
     struct termios t;
     Chardev *chr;
     char buf[32] = { 0 };
@@ -361,10 +377,9 @@ static void test_pty(void)
     int fd;
 
     begin();
-    backend = json_tokener_parse("{'type':'pty','data':{}}");
-    chr = chardev_add_qmp(reg, "p0", backend, &pty, &error);
+    chr = add_qmp("p0", "{'type':'pty','data':{}}", &error);
     g_assert_no_error(error);
-    json_object_put(backend);
+    pty = chardev_pty_name(chr);
     g_assert_true(g_str_has_prefix(pty, "/dev/pts/"));
     user_attach(&u, chr);
     run_for_ms(20);
@@ -442,32 +457,129 @@ static void test_ringbuf_and_query(void)
     end();
 }
 
+/* What the error must say, its hint included. */
+static void expect_error(GError **error, const char *part)
+{
+    g_assert_error(*error, RHEA_ERROR, ERROR_CLASS_GENERIC);
+    if (!strstr((*error)->message, part)) {
+        g_error("'%s' is not in: %s", part, (*error)->message);
+    }
+    g_clear_error(error);
+}
+
 static void test_errors(void)
 {
-    static const char *const wrong[] = {
-        "stdoi,id=x",
-        "null",
-        "null,id=1x",
-        "file,id=x",
-        "file,id=x,path=/nonexistent/dir/file",
-        "socket,id=x",
-        "socket,id=x,path=/a,port=1",
-        "socket,id=x,path=/a,server=on,telnet=on",
-        "socket,id=x,path=/nonexistent/sock",
-        "socket,id=x,fd=77",
-        "socket,id=x,path=/tmp/a,server=perhaps",
-        "ringbuf,id=x,size=3",
-        "null,id=x,paht=1",
+    static const struct {
+        const char *text, *part;
+    } wrong[] = {
+        { "stdoi,id=x", "Did you mean 'stdio'" },
+        { "null", "'id'" },
+        { "id=x", "'backend' is missing" },
+        { "null,id=1x", "1x" },
+        { "file,id=x", "'path' is missing" },
+        { "file,id=x,path=/nonexistent/dir/file", "/nonexistent/dir/file" },
+        { "file,id=x,path=/dev/null,logfile=/nonexistent/log", "/nonexistent/log" },
+        { "socket,id=x", "'path'" },
+        { "socket,id=x,path=/a,port=1", "one of" },
+        { "socket,id=x,host=h", "'port' is missing" },
+        { "socket,id=x,port=99,to=98,server=on", "'to'" },
+        { "socket,id=x,path=/a,server=on,telnet=on", "telnet" },
+        { "socket,id=x,path=/a,wait=on", "'wait'" },
+        { "socket,id=x,path=/a,reconnect=-1", "'reconnect'" },
+        { "socket,id=x,path=/nonexistent/sock", "/nonexistent/sock" },
+        { "socket,id=x,fd=77", "77" },
+        { "socket,id=x,path=/tmp/a,server=perhaps", "'server' expects 'on' or 'off'" },
+        { "ringbuf,id=x,size=3", "power of two" },
+        { "null,id=x,paht=1", "'paht' is unexpected" },
+        { "pty,id=x,paht=1", "Did you mean 'path'" },
+        { "{\"backend\":\"null\",\"id\":5}", "'id', expected: string" },
+        { "{\"backend\":\"ringbuf\",\"id\":\"x\",\"size\":\"big\"}", "'size', expected" },
+        { "{\"backend\":\"socket\",\"id\":\"x\",\"path\":\"/a\",\"sevrer\":true}", "Did you mean 'server'" },
     };
+    static const struct {
+        const char *json, *part;
+    } wrong_qmp[] = {
+        { "{'type':'soket','data':{}}", "Did you mean 'socket'" },
+        { "{'type':'pty'}", "'backend.data' is missing" },
+        { "{'type':'socket','data':{'addr':{'type':'unix','data':{}}}}",
+          "'backend.data.addr.data.path' is missing" },
+        { "{'type':'ringbuf','data':{'size':true}}", "'backend.data.size', expected" },
+        { "{'type':'null','data':{'logfil':'x'}}", "Did you mean 'logfile'" },
+        { "{'type':'mux','data':{'chardev':'nobody'}}", "nobody" },
+    };
+    GError *error = NULL;
 
     begin();
     for (size_t i = 0; i < G_N_ELEMENTS(wrong); i++) {
-        g_autoptr(GError) error = NULL;
-
-        g_assert_null(chardev_add_text(reg, wrong[i], &error));
-        g_assert_error(error, RHEA_ERROR, ERROR_CLASS_GENERIC);
-        g_test_message("%s", error->message);
+        g_assert_null(chardev_add_text(reg, wrong[i].text, &error));
+        expect_error(&error, wrong[i].part);
     }
+    for (size_t i = 0; i < G_N_ELEMENTS(wrong_qmp); i++) {
+        g_assert_null(add_qmp("x", wrong_qmp[i].json, &error));
+        expect_error(&error, wrong_qmp[i].part);
+    }
+    end();
+}
+
+/* The flat form, its JSON, and chardev-add's nested form make the same. */
+static void test_forms(void)
+{
+    static const char expected[] = "unix:%s/s,server=on";
+    const char *texts[] = {
+        "socket,id=c,path=%s/s,server,nowait",
+        "{\"backend\":\"socket\",\"id\":\"c\",\"path\":\"%s/s\",\"server\":true,\"wait\":false}",
+    };
+    g_autoptr(GError) error = NULL;
+    g_autofree char *nested = NULL, *name = NULL;
+
+    begin();
+    name = g_strdup_printf(expected, dir);
+    for (size_t i = 0; i < G_N_ELEMENTS(texts); i++) {
+        g_autofree char *text = g_strdup_printf(texts[i], dir);
+        g_autofree char *got = NULL;
+
+        Chardev *chr = chardev_add_text(reg, text, &error);
+        g_assert_no_error(error);
+        got = chardev_filename(chr);
+        g_assert_nonnull(strstr(got, name));
+        g_assert_true(chardev_remove(reg, "c", &error));
+    }
+    /* There, a server is the default, and nobody waits for its client. */
+    nested = g_strdup_printf("{'type':'socket','data':{'addr':{'type':'unix','data':{'path':'%s/s'}}}}", dir);
+    g_autofree char *got = chardev_filename(add_qmp("c", nested, &error));
+    g_assert_nonnull(strstr(got, name));
+    /* tty and memory are other names; sizes have suffixes. */
+    g_assert_nonnull(chardev_add_text(reg, "memory,id=m,size=4k,logfile=/dev/null,logappend=on", &error));
+    g_assert_nonnull(chardev_add_text(reg, "tty,id=t,path=/dev/null", &error));
+    /* A mux of one's own on a chardev that stays there. */
+    g_assert_nonnull(add_qmp("x", "{'type':'mux','data':{'chardev':'m'}}", &error));
+    g_assert_no_error(error);
+    g_assert_false(chardev_remove(reg, "m", &error));
+    g_clear_error(&error);
+    g_assert_true(chardev_remove(reg, "x", &error));
+    g_assert_true(chardev_remove(reg, "m", &error));
+    end();
+}
+
+/* A server that may choose takes the next port where one is in use. */
+static void test_port_range(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autofree char *first = NULL, *text = NULL, *second = NULL;
+    Chardev *chr;
+    int port;
+
+    begin();
+    chr = chardev_add_text(reg, "socket,id=a,host=127.0.0.1,port=0,server=on,wait=off", &error);
+    g_assert_no_error(error);
+    first = chardev_filename(chr);
+    port = atoi(strrchr(strchr(first, '1'), ':') + 1);
+    text = g_strdup_printf("socket,id=b,host=127.0.0.1,port=%d,to=%d,server=on,wait=off", port,
+                           MIN(port + 20, 65535));
+    chr = chardev_add_text(reg, text, &error);
+    g_assert_no_error(error);
+    second = chardev_filename(chr);
+    g_assert_cmpint(atoi(strrchr(strchr(second, '1'), ':') + 1), >, port);
     end();
 }
 
@@ -570,6 +682,8 @@ int main(int argc, char **argv)
     g_test_add_func("/chardev/reconnect", test_reconnect);
     g_test_add_func("/chardev/ringbuf", test_ringbuf_and_query);
     g_test_add_func("/chardev/errors", test_errors);
+    g_test_add_func("/chardev/forms", test_forms);
+    g_test_add_func("/chardev/port-range", test_port_range);
     g_test_add_func("/chardev/legacy", test_legacy);
     g_test_add_func("/chardev/threads", test_threads);
     return g_test_run();

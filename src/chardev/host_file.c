@@ -5,7 +5,6 @@
 #include "chardev/chardev_internal.h"
 
 #include "base/error.h"
-#include "io/options.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -182,15 +181,12 @@ static void file_opened(HostFile *f)
 
 /* ---- stdio ---- */
 
-static bool stdio_open(Chardev *chr, json_object *options, GError **error)
+static bool stdio_open(Chardev *chr, const QapiChardevBackend *backend, GError **error)
 {
     HostFile *f = (HostFile *)chr;
-    bool signals = true;
+    const QapiChardevStdio *o = backend->u_stdio->data;
 
     f->in_fd = f->out_fd = f->in_flags = f->out_flags = -1;
-    if (!options_bool(options, chr->what, "signal", &signals, error)) {
-        return false;
-    }
     if (__atomic_load_n(&terminal_saved, __ATOMIC_SEQ_CST)) {
         return error_set(error, "%s: standard input is in use by another chardev", chr->what);
     }
@@ -198,16 +194,14 @@ static bool stdio_open(Chardev *chr, json_object *options, GError **error)
     f->out_fd = private_copy(STDOUT_FILENO, O_WRONLY, &f->out_flags);
     if (isatty(STDIN_FILENO)) {
         f->restore = true;
-        terminal_raw(signals);
+        terminal_raw(!o->has_signal || o->signal);
     }
     file_opened(f);
     return true;
 }
 
-static const char *const stdio_options[] = { "signal", NULL };
 static const ChardevDriver stdio_driver = {
     .name = "stdio",
-    .options = stdio_options,
     .instance_size = sizeof(HostFile),
     .open = stdio_open,
     .close = file_close,
@@ -219,20 +213,15 @@ CHARDEV_DRIVER(stdio_driver);
 
 /* ---- file ---- */
 
-static bool file_open(Chardev *chr, json_object *options, GError **error)
+static bool file_open(Chardev *chr, const QapiChardevBackend *backend, GError **error)
 {
     HostFile *f = (HostFile *)chr;
-    const char *path = options_str(options, "path"), *in_path = options_str(options, "input-path");
+    const QapiChardevFile *o = backend->u_file->data;
+    const char *path = o->out, *in_path = o->in_;
     FdTable *fds = chardev_registry_fds(chr->reg);
-    bool append = false;
+    bool append = o->has_append && o->append;
 
     f->in_fd = f->out_fd = f->in_flags = f->out_flags = -1;
-    if (!path) {
-        return error_set(error, "%s: no filename given (path=)", chr->what);
-    }
-    if (!options_bool(options, chr->what, "append", &append, error)) {
-        return false;
-    }
     f->out_fd =
         fd_table_open(fds, path, O_WRONLY | O_CREAT | O_NONBLOCK | (append ? O_APPEND : O_TRUNC), 0666);
     if (f->out_fd < 0) {
@@ -248,10 +237,8 @@ static bool file_open(Chardev *chr, json_object *options, GError **error)
     return true;
 }
 
-static const char *const file_options[] = { "path", "append", "input-path", NULL };
 static const ChardevDriver file_driver = {
     .name = "file",
-    .options = file_options,
     .instance_size = sizeof(HostFile),
     .open = file_open,
     .close = file_close,
@@ -263,16 +250,13 @@ CHARDEV_DRIVER(file_driver);
 
 /* ---- pipe: PATH.in and PATH.out, or one at PATH ---- */
 
-static bool pipe_open(Chardev *chr, json_object *options, GError **error)
+static bool pipe_open(Chardev *chr, const QapiChardevBackend *backend, GError **error)
 {
     HostFile *f = (HostFile *)chr;
-    const char *path = options_str(options, "path");
+    const char *path = backend->u_pipe->data->device;
     g_autofree char *in_path = NULL, *out_path = NULL;
 
     f->in_fd = f->out_fd = f->in_flags = f->out_flags = -1;
-    if (!path) {
-        return error_set(error, "%s: no device path given (path=)", chr->what);
-    }
     in_path = g_strconcat(path, ".in", NULL);
     out_path = g_strconcat(path, ".out", NULL);
     /* For reading and writing, so that neither end waits for, or loses, a partner. */
@@ -289,10 +273,8 @@ static bool pipe_open(Chardev *chr, json_object *options, GError **error)
     return true;
 }
 
-static const char *const path_options[] = { "path", NULL };
 static const ChardevDriver pipe_driver = {
     .name = "pipe",
-    .options = path_options,
     .instance_size = sizeof(HostFile),
     .open = pipe_open,
     .close = file_close,
@@ -304,16 +286,13 @@ CHARDEV_DRIVER(pipe_driver);
 
 /* ---- serial: a tty of the host ---- */
 
-static bool serial_open(Chardev *chr, json_object *options, GError **error)
+static bool serial_open(Chardev *chr, const QapiChardevBackend *backend, GError **error)
 {
     HostFile *f = (HostFile *)chr;
-    const char *path = options_str(options, "path");
+    const char *path = backend->u_serial->data->device;
     struct termios t;
 
     f->in_fd = f->out_fd = f->in_flags = f->out_flags = -1;
-    if (!path) {
-        return error_set(error, "%s: no device path given (path=)", chr->what);
-    }
     f->in_fd = f->out_fd = open(path, O_RDWR | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     if (f->in_fd < 0) {
         return error_set_errno(error, errno, "%s: cannot open '%s'", chr->what, path);
@@ -361,7 +340,6 @@ static void serial_set_line(Chardev *chr, const ChardevLine *line)
 
 static const ChardevDriver serial_driver = {
     .name = "serial",
-    .options = path_options,
     .instance_size = sizeof(HostFile),
     .open = serial_open,
     .close = file_close,

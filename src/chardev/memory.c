@@ -2,7 +2,6 @@
 #include "chardev/chardev_internal.h"
 
 #include "base/error.h"
-#include "io/options.h"
 
 #include <string.h>
 
@@ -18,14 +17,15 @@ typedef struct RingBuf {
     uint64_t size, produced, consumed;
 } RingBuf;
 
-static bool ringbuf_open(Chardev *chr, json_object *options, GError **error)
+static bool ringbuf_open(Chardev *chr, const QapiChardevBackend *backend, GError **error)
 {
     RingBuf *r = (RingBuf *)chr;
 
-    r->size = 65536;
-    if (!options_size(options, chr->what, "size", &r->size, error)) {
-        return false;
-    }
+    const QapiChardevRingbuf *o = backend->type == QAPI_CHARDEV_BACKEND_KIND_MEMORY
+                                      ? backend->u_memory->data
+                                      : backend->u_ringbuf->data;
+
+    r->size = o->has_size ? o->size : 65536;
     if (!r->size || (r->size & (r->size - 1)) || r->size > (64u << 20)) {
         return error_set(error, "%s: the size of a ringbuf must be a power of two, at most 64M", chr->what);
     }
@@ -52,10 +52,8 @@ static ssize_t ringbuf_put(Chardev *chr, const uint8_t *data, size_t size)
     return (ssize_t)size;
 }
 
-static const char *const ringbuf_options[] = { "size", NULL };
 static const ChardevDriver ringbuf_driver = {
     .name = "ringbuf",
-    .options = ringbuf_options,
     .instance_size = sizeof(RingBuf),
     .open = ringbuf_open,
     .close = ringbuf_close,

@@ -273,10 +273,12 @@ Chardev *chardev_mux_new(ChardevRegistry *reg, const char *id, Chardev *base)
     Chardev *chr = chardev_create(reg, &chardev_mux_driver, id, NULL, false, NULL);
     Mux *m = (Mux *)chr;
 
+    bool internal = base->internal;
+
     m->base = base;
     base->internal = false;
     chardev_fe_init(&m->base_fe, base, NULL);
-    base->internal = true;
+    base->internal = internal;
     chardev_fe_set_handlers(&m->base_fe, &mux_ops, m, NULL);
     return chr;
 }

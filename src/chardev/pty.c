@@ -5,7 +5,6 @@
 #include "chardev/chardev_internal.h"
 
 #include "base/error.h"
-#include "io/options.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -113,15 +112,20 @@ static int pty_write_fd(Chardev *chr)
     return chr->be_open ? ((Pty *)chr)->fd : -1;
 }
 
+const char *chardev_pty_path(const Chardev *chr)
+{
+    return ((const Pty *)chr)->name;
+}
+
 static char *pty_filename(Chardev *chr)
 {
     return g_strconcat("pty:", ((Pty *)chr)->name, NULL);
 }
 
-static bool pty_open(Chardev *chr, json_object *options, GError **error)
+static bool pty_open(Chardev *chr, const QapiChardevBackend *backend, GError **error)
 {
     Pty *p = (Pty *)chr;
-    const char *path = options_str(options, "path");
+    const char *path = backend->u_pty->data->path;
     struct termios t;
     int slave;
 
@@ -167,10 +171,8 @@ static void pty_close(Chardev *chr)
     }
 }
 
-static const char *const pty_options[] = { "path", NULL };
-static const ChardevDriver pty_driver = {
+const ChardevDriver chardev_pty_driver = {
     .name = "pty",
-    .options = pty_options,
     .instance_size = sizeof(Pty),
     .open = pty_open,
     .close = pty_close,
@@ -180,4 +182,4 @@ static const ChardevDriver pty_driver = {
     .update_input = pty_update_input,
     .filename = pty_filename,
 };
-CHARDEV_DRIVER(pty_driver);
+CHARDEV_DRIVER(chardev_pty_driver);

@@ -6,7 +6,6 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "io/options.h"
 #include "io/socket.h"
 
 #include <errno.h>
@@ -18,7 +17,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define FDS_MAX 16
+#define FDS_MAX         16
+#define MAX_RECONNECT_S 1000000
 
 typedef struct SocketChardev {
     Chardev chr;
@@ -295,56 +295,38 @@ static bool wait_for_client(SocketChardev *s, GError **error)
     return true;
 }
 
-static bool socket_open(Chardev *chr, json_object *options, GError **error)
+static bool socket_open(Chardev *chr, const QapiChardevBackend *backend, GError **error)
 {
-    static const char *const refused[] = { "telnet", "tn3270", "websocket", "tls-creds", "tls-authz" };
     SocketChardev *s = (SocketChardev *)chr;
     FdTable *fds = chardev_registry_fds(chr->reg);
-    json_object *addr;
-    bool wait, given;
+    const QapiChardevSocket *o = backend->u_socket->data;
 
     s->fd = s->listen_fd = -1;
     timer_init(&s->retry, chr->loop, NULL, CLOCK_TYPE_REALTIME, retry, s, NULL);
-    for (size_t i = 0; i < G_N_ELEMENTS(refused); i++) {
-        const char *text = options_str(options, refused[i]);
-
-        if (text && strcmp(text, "off") != 0 && strcmp(text, "false") != 0) {
-            return error_set(error, "%s: '%s' is not supported yet", chr->what, refused[i]);
-        }
-    }
-    if (json_object_object_get_ex(options, "addr", &addr)) {
-        s->addr = socket_address_from_json(addr, chr->what, error);
-    } else {
-        s->addr = socket_address_from_options(options, chr->what, error);
-    }
-    if (!s->addr || !options_bool(options, chr->what, "server", &s->server, error)) {
+    s->addr = socket_address_from_legacy(o->addr, chr->what, error);
+    if (!s->addr) {
         return false;
     }
-    wait = s->server;
-    given = options_contains(options, "wait");
-    if (!options_bool(options, chr->what, "wait", &wait, error) ||
-        !options_int(options, chr->what, "reconnect", 0, 1000000, &s->reconnect_s, error)) {
-        return false;
-    }
-    if (!s->server && given) {
+    s->server = !o->has_server || o->server;
+    if (!s->server && o->has_wait) {
         return error_set(error, "%s: 'wait' option is incompatible with socket in client connect mode",
                          chr->what);
     }
+    if (o->has_reconnect && (o->reconnect < 0 || o->reconnect > MAX_RECONNECT_S)) {
+        return error_set(error, "%s: parameter 'reconnect' expects a number from 0 to %d", chr->what,
+                         MAX_RECONNECT_S);
+    }
+    s->reconnect_s = o->has_reconnect ? o->reconnect : 0;
     if (s->server && s->reconnect_s) {
         return error_set(error, "%s: 'reconnect' option is incompatible with server mode", chr->what);
     }
-    s->nodelay = s->addr->kind == SOCKET_KIND_INET;
-    if ((options_contains(options, "nodelay") &&
-         !options_bool(options, chr->what, "nodelay", &s->nodelay, error)) ||
-        (options_contains(options, "delay") && !options_bool(options, chr->what, "delay", &given, error))) {
-        return false;
-    }
+    s->nodelay = o->has_nodelay ? o->nodelay : s->addr->kind == SOCKET_KIND_INET;
     if (s->server) {
         s->listen_fd = socket_listen(s->addr, fds, error);
         if (s->listen_fd < 0) {
             return false;
         }
-        if (wait && !wait_for_client(s, error)) {
+        if (o->has_wait && o->wait && !wait_for_client(s, error)) {
             return false;
         }
         s->listener = loop_add_fd(chr->loop, s->listen_fd, s->fd < 0 ? on_client : NULL, NULL, NULL, s, NULL);
@@ -389,13 +371,8 @@ static void socket_close(Chardev *chr)
     socket_address_free(s->addr);
 }
 
-static const char *const socket_options[] = { "path",   "abstract",  "tight",     "host",      "port",
-                                              "ipv4",   "ipv6",      "fd",        "addr",      "server",
-                                              "wait",   "reconnect", "nodelay",   "delay",     "telnet",
-                                              "tn3270", "websocket", "tls-creds", "tls-authz", NULL };
 static const ChardevDriver socket_driver = {
     .name = "socket",
-    .options = socket_options,
     .instance_size = sizeof(SocketChardev),
     .open = socket_open,
     .close = socket_close,

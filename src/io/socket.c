@@ -2,7 +2,6 @@
 #include "io/socket.h"
 
 #include "base/error.h"
-#include "io/options.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -10,6 +9,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -31,98 +31,86 @@ void socket_address_free(SocketAddress *addr)
     }
 }
 
-static SocketAddress *from_flat(json_object *o, SocketKind kind, const char *what, GError **error)
+static SocketAddress *from_unix(const QapiUnixSocketAddress *q, const char *what, GError **error)
 {
-    g_autoptr(SocketAddress) addr = socket_address_new();
-    bool v4 = false, v6 = false;
-
-    addr->kind = kind;
-    addr->family = AF_UNSPEC;
-    switch (kind) {
-    case SOCKET_KIND_UNIX:
-        addr->path = g_strdup(options_str(o, "path"));
-        if (!addr->path || !*addr->path) {
-            error_set(error, "%s: parameter 'path' is missing", what);
-            return NULL;
-        }
-        if (!options_bool(o, what, "abstract", &addr->abstract, error)) {
-            return NULL;
-        }
-        break;
-    case SOCKET_KIND_INET:
-        addr->host = g_strdup(options_str(o, "host"));
-        addr->port = g_strdup(options_str(o, "port"));
-        if (!addr->host) {
-            addr->host = g_strdup("");
-        }
-        if (!addr->port || !*addr->port) {
-            error_set(error, "%s: parameter 'port' is missing", what);
-            return NULL;
-        }
-        if (!options_bool(o, what, "ipv4", &v4, error) || !options_bool(o, what, "ipv6", &v6, error)) {
-            return NULL;
-        }
-        if (v4 != v6) {
-            addr->family = v4 ? AF_INET : AF_INET6;
-        } else if (options_contains(o, "ipv4") && !v4 && !options_contains(o, "ipv6")) {
-            addr->family = AF_INET6;
-        } else if (options_contains(o, "ipv6") && !v6 && !options_contains(o, "ipv4")) {
-            addr->family = AF_INET;
-        }
-        break;
-    case SOCKET_KIND_FD:
-        addr->fd = g_strdup(options_str(o, options_contains(o, "str") ? "str" : "fd"));
-        if (!addr->fd || !*addr->fd) {
-            error_set(error, "%s: parameter 'fd' is missing", what);
-            return NULL;
-        }
-        break;
+    if (!*q->path) {
+        error_set(error, "%s: parameter 'path' is empty", what);
+        return NULL;
     }
-    return g_steal_pointer(&addr);
+    SocketAddress *addr = socket_address_new();
+    addr->kind = SOCKET_KIND_UNIX;
+    addr->path = g_strdup(q->path);
+    addr->abstract = q->has_abstract && q->abstract;
+    addr->padded = addr->abstract && q->has_tight && !q->tight;
+    return addr;
 }
 
-SocketAddress *socket_address_from_options(json_object *options, const char *what, GError **error)
+/* ipv4 and ipv6 choose: each one that is on alone is meant alone, and one that is off leaves the other. */
+static int inet_family(const QapiInetSocketAddress *q)
 {
-    bool has_path = options_contains(options, "path"), has_fd = options_contains(options, "fd");
-    bool has_inet = options_contains(options, "host") || options_contains(options, "port");
+    bool v4 = q->has_ipv4 ? q->ipv4 : q->has_ipv6 && !q->ipv6;
+    bool v6 = q->has_ipv6 ? q->ipv6 : q->has_ipv4 && !q->ipv4;
 
-    if (has_path + has_fd + has_inet != 1) {
-        error_set(error, "%s: give one of 'path', 'fd' or 'host' with 'port'", what);
-        return NULL;
-    }
-    return from_flat(options,
-                     has_path ? SOCKET_KIND_UNIX
-                     : has_fd ? SOCKET_KIND_FD
-                              : SOCKET_KIND_INET,
-                     what, error);
+    return v4 == v6 ? AF_UNSPEC : v4 ? AF_INET : AF_INET6;
 }
 
-SocketAddress *socket_address_from_json(json_object *value, const char *what, GError **error)
+static SocketAddress *from_inet(const QapiInetSocketAddress *q, const char *what, GError **error)
 {
-    const char *type;
-    json_object *data;
+    guint64 first;
 
-    if (!json_object_is_type(value, json_type_object) || !(type = options_str(value, "type"))) {
-        error_set(error, "%s: an address needs a 'type'", what);
+    if (!*q->port) {
+        error_set(error, "%s: parameter 'port' is empty", what);
         return NULL;
     }
-    if (!json_object_object_get_ex(value, "data", &data)) {
-        data = value;
-    } else if (!json_object_is_type(data, json_type_object)) {
-        error_set(error, "%s: an address' 'data' must be an object", what);
+    if (q->has_to &&
+        (!g_ascii_string_to_unsigned(q->port, 10, 1, UINT16_MAX, &first, NULL) || q->to < first)) {
+        error_set(error, "%s: parameter 'to' expects a port number that is not below 'port'", what);
         return NULL;
     }
-    if (strcmp(type, "unix") == 0) {
-        return from_flat(data, SOCKET_KIND_UNIX, what, error);
+    SocketAddress *addr = socket_address_new();
+    addr->kind = SOCKET_KIND_INET;
+    addr->host = g_strdup(q->host);
+    addr->port = g_strdup(q->port);
+    addr->port_end = q->has_to ? q->to : 0;
+    addr->family = inet_family(q);
+    return addr;
+}
+
+static SocketAddress *from_fd(const char *fd, const char *what, GError **error)
+{
+    if (!*fd) {
+        error_set(error, "%s: the name of a descriptor is empty", what);
+        return NULL;
     }
-    if (strcmp(type, "inet") == 0) {
-        return from_flat(data, SOCKET_KIND_INET, what, error);
+    SocketAddress *addr = socket_address_new();
+    addr->kind = SOCKET_KIND_FD;
+    addr->fd = g_strdup(fd);
+    return addr;
+}
+
+SocketAddress *socket_address_from_qapi(const QapiSocketAddress *addr, const char *what, GError **error)
+{
+    switch (addr->type) {
+    case QAPI_SOCKET_ADDRESS_TYPE_UNIX:
+        return from_unix(addr->u_unix, what, error);
+    case QAPI_SOCKET_ADDRESS_TYPE_INET:
+        return from_inet(addr->u_inet, what, error);
+    default:
+        return from_fd(addr->u_fd->str, what, error);
     }
-    if (strcmp(type, "fd") == 0) {
-        return from_flat(data, SOCKET_KIND_FD, what, error);
+}
+
+SocketAddress *socket_address_from_legacy(const QapiSocketAddressLegacy *addr, const char *what,
+                                          GError **error)
+{
+    switch (addr->type) {
+    case QAPI_SOCKET_ADDRESS_TYPE_UNIX:
+        return from_unix(addr->u_unix->data, what, error);
+    case QAPI_SOCKET_ADDRESS_TYPE_INET:
+        return from_inet(addr->u_inet->data, what, error);
+    default:
+        return from_fd(addr->u_fd->data->str, what, error);
     }
-    error_set(error, "%s: address type '%s' is not supported", what, type);
-    return NULL;
 }
 
 char *socket_address_describe(const SocketAddress *addr)
@@ -148,7 +136,7 @@ static bool unix_address(const SocketAddress *addr, struct sockaddr_un *un, sock
                          sizeof(un->sun_path) - 1);
     }
     memcpy(un->sun_path + addr->abstract, addr->path, n);
-    *length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n + 1);
+    *length = addr->padded ? sizeof(*un) : (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n + 1);
     return true;
 }
 
@@ -279,13 +267,35 @@ static int take_socket(const SocketAddress *addr, FdTable *fds, bool listening, 
     return set_nonblocking(fd);
 }
 
+/* The first port of the range that is free. */
+static int listen_inet(const SocketAddress *addr, GError **error)
+{
+    SocketAddress one = *addr;
+    int fd = -1;
+
+    if (!addr->port_end) {
+        return inet_open(addr, true, error);
+    }
+    for (unsigned port = (unsigned)atoi(addr->port); fd < 0 && port <= addr->port_end; port++) {
+        g_autoptr(GError) local = NULL;
+        g_autofree char *text = g_strdup_printf("%u", port);
+
+        one.port = text;
+        fd = inet_open(&one, true, &local);
+        if (fd < 0 && port == addr->port_end) {
+            g_propagate_error(error, g_steal_pointer(&local));
+        }
+    }
+    return fd;
+}
+
 int socket_listen(const SocketAddress *addr, FdTable *fds, GError **error)
 {
     switch (addr->kind) {
     case SOCKET_KIND_UNIX:
         return listen_unix(addr, error);
     case SOCKET_KIND_INET:
-        return set_nonblocking(inet_open(addr, true, error));
+        return set_nonblocking(listen_inet(addr, error));
     default:
         return take_socket(addr, fds, true, error);
     }

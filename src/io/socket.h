@@ -6,6 +6,7 @@
 #define RHEA_IO_SOCKET_H
 
 #include "io/fd_table.h"
+#include "qapi/qapi_types.h"
 
 typedef enum SocketKind { SOCKET_KIND_UNIX, SOCKET_KIND_INET, SOCKET_KIND_FD } SocketKind;
 
@@ -13,7 +14,9 @@ typedef struct SocketAddress {
     SocketKind kind;
     char *path;        /* unix */
     bool abstract;     /* unix: in Linux' abstract name space */
+    bool padded;       /* unix, abstract: the name is all of sun_path, with its zeroes */
     char *host, *port; /* inet; an empty host listens on every address */
+    uint16_t port_end; /* inet: listens on the first free port from port to this one; 0: on port only */
     int family;        /* inet: AF_UNSPEC, AF_INET or AF_INET6 */
     char *fd;          /* fd: a number or a getfd name */
 } SocketAddress;
@@ -21,11 +24,10 @@ typedef struct SocketAddress {
 SocketAddress *socket_address_new(void);
 void socket_address_free(SocketAddress *addr);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SocketAddress, socket_address_free)
-/* From flat options (path, abstract, host, port, ipv4, ipv6, fd). NULL on error. what: for messages. */
-SocketAddress *socket_address_from_options(json_object *options, const char *what, GError **error);
-/* From QMP's form: {"type": "unix", "path": ...} or {"type": "unix", "data": {"path": ...}}. NULL on error.
- */
-SocketAddress *socket_address_from_json(json_object *value, const char *what, GError **error);
+/* From the schema's two forms of it. NULL on error. what: for messages. */
+SocketAddress *socket_address_from_qapi(const QapiSocketAddress *addr, const char *what, GError **error);
+SocketAddress *socket_address_from_legacy(const QapiSocketAddressLegacy *addr, const char *what,
+                                          GError **error);
 /* "unix:/path", "tcp:host:port", "fd:name". Caller frees. */
 char *socket_address_describe(const SocketAddress *addr);
 

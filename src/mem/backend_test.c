@@ -8,13 +8,8 @@
 
 static Object *make(Object *root, const char *text, GError **error)
 {
-    json_object *options = keyval_parse(text, "qom-type", NULL, NULL);
-    g_assert_nonnull(options);
-    g_autofree char *type = g_strdup(json_object_get_string(json_object_object_get(options, "qom-type")));
-    json_object_object_del(options, "qom-type");
-    g_autoptr(Visitor) v = visitor_new_input(options, true);
-    json_object_put(options);
-    return user_creatable_add(root, type, "mem0", v, error);
+    g_autofree char *whole = g_strdup_printf("%s,id=mem0", text);
+    return user_creatable_add_text(root, whole, error);
 }
 
 static void refused(const char *text, const char *why)

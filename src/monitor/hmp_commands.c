@@ -148,12 +148,7 @@ static bool hmp_device_add(HmpContext *ctx, const char *args, GError **error)
     if (!need_arg(args, "the driver", error)) {
         return false;
     }
-    bool is_json;
-    json_object *options = keyval_parse(args, "driver", &is_json, error);
-    bool ok = options &&
-              device_create(vm_root(ctx->vm), options, !is_json, true, vm_globals(ctx->vm), error) != NULL;
-    json_object_put(options);
-    return ok;
+    return device_create_text(vm_root(ctx->vm), args, true, vm_globals(ctx->vm), error) != NULL;
 }
 
 static bool hmp_device_del(HmpContext *ctx, const char *args, GError **error)
@@ -163,23 +158,7 @@ static bool hmp_device_del(HmpContext *ctx, const char *args, GError **error)
 
 static bool hmp_object_add(HmpContext *ctx, const char *args, GError **error)
 {
-    bool is_json;
-    json_object *type, *id, *options = keyval_parse(args, "qom-type", &is_json, error);
-    if (!options) {
-        return false;
-    }
-    bool ok = false;
-    if (!json_object_object_get_ex(options, "qom-type", &type) ||
-        !json_object_object_get_ex(options, "id", &id)) {
-        error_set(error, "Parameter '%s' is missing",
-                  json_object_object_get_ex(options, "qom-type", NULL) ? "id" : "qom-type");
-    } else {
-        g_autoptr(Visitor) v = visitor_new_input(options, !is_json);
-        ok = user_creatable_add(vm_root(ctx->vm), json_object_get_string(type), json_object_get_string(id), v,
-                                error) != NULL;
-    }
-    json_object_put(options);
-    return ok;
+    return user_creatable_add_text(vm_root(ctx->vm), args, error) != NULL;
 }
 
 static bool hmp_object_del(HmpContext *ctx, const char *args, GError **error)

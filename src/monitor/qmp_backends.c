@@ -19,27 +19,15 @@ bool qmp_query_chardev_backends(QmpContext *ctx, json_object **ret, GError **err
     return true;
 }
 
-bool qmp_chardev_add(QmpContext *ctx, json_object *args, QapiChardevReturn **ret, GError **error)
+bool qmp_chardev_add(QmpContext *ctx, const char *id, QapiChardevBackend *backend, QapiChardevReturn **ret,
+                     GError **error)
 {
-    json_object *id, *backend;
-    if (!json_object_object_get_ex(args, "id", &id)) {
-        return error_set(error, "Parameter 'id' is missing");
-    }
-    if (!json_object_object_get_ex(args, "backend", &backend)) {
-        return error_set(error, "Parameter 'backend' is missing");
-    }
-    if (!json_object_is_type(id, json_type_string)) {
-        return error_set(error, "Invalid parameter type for 'id', expected: string");
-    }
-    if (!json_object_is_type(backend, json_type_object)) {
-        return error_set(error, "Invalid parameter type for 'backend', expected: object");
-    }
-    char *pty = NULL;
-    if (!chardev_add_qmp(vm_chardevs(ctx->vm), json_object_get_string(id), backend, &pty, error)) {
+    Chardev *chr = chardev_add(vm_chardevs(ctx->vm), id, backend, error);
+    if (!chr) {
         return false;
     }
     *ret = g_new0(QapiChardevReturn, 1);
-    (*ret)->pty = pty;
+    (*ret)->pty = g_strdup(chardev_pty_name(chr));
     return true;
 }
 
@@ -85,7 +73,7 @@ bool qmp_ringbuf_write(QmpContext *ctx, const char *device, const char *data, bo
 
 /* ---- network ---- */
 
-bool qmp_netdev_add(QmpContext *ctx, json_object *args, GError **error)
+bool qmp_netdev_add(QmpContext *ctx, QapiNetdev *args, GError **error)
 {
     return net_client_add(vm_nets(ctx->vm), args, error) != NULL;
 }
@@ -122,7 +110,7 @@ bool qmp_query_blockstats(QmpContext *ctx, bool has_query_nodes, bool query_node
     return true;
 }
 
-bool qmp_blockdev_add(QmpContext *ctx, json_object *args, GError **error)
+bool qmp_blockdev_add(QmpContext *ctx, QapiBlockdevOptions *args, GError **error)
 {
     return blockdev_add(vm_blocks(ctx->vm), args, error);
 }

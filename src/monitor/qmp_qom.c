@@ -143,13 +143,9 @@ bool qmp_device_list_properties(QmpContext *ctx, const char *type_name, GPtrArra
     return true;
 }
 
-bool qmp_device_add(QmpContext *ctx, json_object *args, GError **error)
+bool qmp_device_add(QmpContext *ctx, QapiDeviceOptions *args, GError **error)
 {
-    json_object *driver;
-    if (!json_object_object_get_ex(args, "driver", &driver)) {
-        return error_set(error, "Parameter 'driver' is missing");
-    }
-    return device_create(vm_root(ctx->vm), args, false, true, vm_globals(ctx->vm), error) != NULL;
+    return device_create(vm_root(ctx->vm), args, true, vm_globals(ctx->vm), error) != NULL;
 }
 
 bool qmp_device_del(QmpContext *ctx, const char *id, GError **error)
@@ -157,29 +153,9 @@ bool qmp_device_del(QmpContext *ctx, const char *id, GError **error)
     return device_delete(vm_root(ctx->vm), id, error);
 }
 
-static const char *string_member(json_object *args, const char *name, GError **error)
+bool qmp_object_add(QmpContext *ctx, QapiObjectOptions *args, GError **error)
 {
-    json_object *value;
-    if (!json_object_object_get_ex(args, name, &value)) {
-        error_set(error, "Parameter '%s' is missing", name);
-        return NULL;
-    }
-    if (!json_object_is_type(value, json_type_string)) {
-        error_set(error, "Invalid parameter type for '%s', expected: string", name);
-        return NULL;
-    }
-    return json_object_get_string(value);
-}
-
-bool qmp_object_add(QmpContext *ctx, json_object *args, GError **error)
-{
-    const char *type = string_member(args, "qom-type", error);
-    const char *id = type ? string_member(args, "id", error) : NULL;
-    if (!id) {
-        return false;
-    }
-    g_autoptr(Visitor) v = visitor_new_input(args, false);
-    return user_creatable_add(vm_root(ctx->vm), type, id, v, error) != NULL;
+    return user_creatable_add_options(vm_root(ctx->vm), args, error) != NULL;
 }
 
 bool qmp_object_del(QmpContext *ctx, const char *id, GError **error)

@@ -2,9 +2,7 @@
 #include "net/net_internal.h"
 
 #include "base/error.h"
-#include "base/nearest.h"
 #include "io/options.h"
-#include "qapi/visitor.h"
 #include "rhea_config.h"
 
 #include <stdio.h>
@@ -409,58 +407,30 @@ static const NetClientType *find_type(const char *name, GError **error)
             return client_types[i];
         }
     }
-    static const char *const others[] = { "bridge", "hubport",    "l2tpv3",     "socket",
-                                          "dgram",  "vhost-user", "vhost-vdpa", "vde" };
-    for (size_t i = 0; i < G_N_ELEMENTS(others); i++) {
-        if (strcmp(others[i], name) == 0) {
-            error_set(error, "netdev type '%s' is not supported", name);
-            error_append_hint(error, "Supported: user, tap, stream.");
-            return NULL;
-        }
-    }
-    error_set(error, "Invalid parameter '%s': no such netdev type", name);
-    nearest_hint(error, name, net_client_types());
+    g_autofree char *known = g_strjoinv(", ", (char **)net_client_types());
+    error_set(error, "netdev type '%s' is not supported", name);
+    error_append_hint(error, "Supported: %s.", known);
     return NULL;
 }
 
-NetClient *net_client_add(NetRegistry *reg, json_object *options, GError **error)
+NetClient *net_client_add(NetRegistry *reg, const QapiNetdev *options, GError **error)
 {
-    const char *type_name = options_str(options, "type"), *id = options_str(options, "id");
-    if (!type_name) {
-        error_set(error, "Parameter 'type' is missing");
-        return NULL;
-    }
-    const NetClientType *type = find_type(type_name, error);
+    const NetClientType *type = find_type(enum_name(&qapi_NetClientDriver_lookup, options->type), error);
     if (!type) {
         return NULL;
     }
-    if (!id) {
-        error_set(error, "Parameter 'id' is missing");
+    if (!options_id_ok(options->id)) {
+        error_set(error, "Parameter 'id' expects an identifier, not '%s'", options->id);
         return NULL;
     }
-    if (!options_id_ok(id)) {
-        error_set(error, "Parameter 'id' expects an identifier, not '%s'", id);
-        return NULL;
-    }
-    if (net_client_find(reg, id)) {
-        error_set(error, "Duplicate ID '%s' for netdev", id);
-        return NULL;
-    }
-    g_autofree char *what = g_strdup_printf("netdev '%s'", id);
-    g_autoptr(GPtrArray) known = g_ptr_array_new();
-    g_ptr_array_add(known, (char *)"type");
-    g_ptr_array_add(known, (char *)"id");
-    for (const char *const *name = type->options; *name; name++) {
-        g_ptr_array_add(known, (char *)*name);
-    }
-    g_ptr_array_add(known, NULL);
-    if (!options_known(options, what, (const char *const *)known->pdata, error)) {
+    if (net_client_find(reg, options->id)) {
+        error_set(error, "Duplicate ID '%s' for netdev", options->id);
         return NULL;
     }
     NetClient *nc = g_new0(NetClient, 1);
     nc->registry = reg;
     nc->type = type;
-    nc->id = g_strdup(id);
+    nc->id = g_strdup(options->id);
     nc->state = g_malloc0(type->state_size);
     nc->input_bh = bh_new(reg->loop, client_input, nc, NULL);
     if (!type->open(nc, options, error)) {
@@ -474,58 +444,14 @@ NetClient *net_client_add(NetRegistry *reg, json_object *options, GError **error
     return nc;
 }
 
-/* Keys that may come several times: keyval text would keep the last one only. */
-static bool is_list_key(const char *key)
-{
-    return strcmp(key, "hostfwd") == 0 || strcmp(key, "guestfwd") == 0 || strcmp(key, "dnssearch") == 0;
-}
-
 NetClient *net_client_add_text(NetRegistry *reg, const char *text, GError **error)
 {
-    g_autoptr(GString) plain = g_string_new(NULL);
-    json_object *lists = json_object_new_object();
-    if (*text != '{') {
-        /* Take the repeated keys out; a doubled comma belongs to its value. */
-        const char *p = text;
-        while (*p) {
-            g_autoptr(GString) part = g_string_new(NULL);
-            g_autoptr(GString) raw = g_string_new(NULL);
-            for (; *p && !(*p == ',' && p[1] != ','); p++) {
-                g_string_append_c(raw, *p);
-                if (*p == ',') {
-                    g_string_append_c(raw, *++p);
-                }
-                g_string_append_c(part, *p);
-            }
-            p += *p == ',';
-            char *equals = strchr(part->str, '=');
-            g_autofree char *key = equals ? g_strndup(part->str, equals - part->str) : NULL;
-            if (key && is_list_key(key)) {
-                json_object *list;
-                if (!json_object_object_get_ex(lists, key, &list)) {
-                    list = json_object_new_array();
-                    json_object_object_add(lists, key, list);
-                }
-                json_object *entry = json_object_new_object();
-                json_object_object_add(entry, "str", json_object_new_string(equals + 1));
-                json_object_array_add(list, entry);
-            } else {
-                g_string_append_printf(plain, "%s%s", plain->len ? "," : "", raw->str);
-            }
-        }
-        text = plain->str;
+    QapiNetdev *options = NULL;
+    if (!qapi_option_netdev(text, &options, error)) {
+        return NULL;
     }
-    json_object *options = keyval_parse(text, "type", NULL, error);
-    NetClient *nc = NULL;
-    if (options) {
-        json_object_object_foreach(lists, key, list)
-        {
-            json_object_object_add(options, key, json_object_get(list));
-        }
-        nc = net_client_add(reg, options, error);
-        json_object_put(options);
-    }
-    json_object_put(lists);
+    NetClient *nc = net_client_add(reg, options, error);
+    qapi_Netdev_free(options);
     return nc;
 }
 

@@ -16,8 +16,8 @@
 #include "io/fd_table.h"
 #include "loop/loop.h"
 #include "object/property.h"
+#include "qapi/qapi_types.h"
 
-#include <json-c/json.h>
 #include <sys/uio.h>
 
 typedef struct NetClient NetClient;
@@ -102,11 +102,10 @@ NetRegistry *net_registry_new(Loop *loop, FdTable *fds);
 void net_registry_free(NetRegistry *reg);
 /* The registry that the netdev property of devices looks ids up in; set once when the Vm is made. */
 void net_property_set_registry(NetRegistry *reg);
-/* -netdev's text ("user,id=n0,hostfwd=tcp::2222-:22", repeated keys make lists) or its JSON dict. Borrowed
- * result. */
+/* -netdev's text ("user,id=n0,hostfwd=tcp::2222-:22", repeated keys make lists) or JSON (netdev_add's
+ * arguments). Borrowed result. */
 NetClient *net_client_add_text(NetRegistry *reg, const char *text, GError **error);
-/* netdev_add's dict: {"type": "user", "id": "n0", "hostfwd": [{"str": "tcp::2222-:22"}], ...}. */
-NetClient *net_client_add(NetRegistry *reg, json_object *options, GError **error);
+NetClient *net_client_add(NetRegistry *reg, const QapiNetdev *options, GError **error);
 /* netdev_del: a card on it loses its link and keeps working without a back end. */
 bool net_client_remove(NetRegistry *reg, const char *id, GError **error);
 NetClient *net_client_find(NetRegistry *reg, const char *id);

@@ -13,10 +13,10 @@
 
 typedef struct NetClientType {
     const char *name;
-    const char *const *options; /* NULL-terminated; "type" and "id" are known to all */
     size_t state_size;
-    /* Opens the host end. On failure nothing is left behind. Main loop's thread. */
-    bool (*open)(NetClient *nc, json_object *options, GError **error);
+    /* Opens the host end as the type's branch of options says. On failure nothing is left behind. Main loop's
+     * thread. */
+    bool (*open)(NetClient *nc, const QapiNetdev *options, GError **error);
     void (*close)(NetClient *nc);
     /* Takes a frame (returns its size) or is busy (0; net_client_writable() follows). [any thread] */
     ssize_t (*send)(NetClient *nc, const struct iovec *iov, int iov_count);

@@ -243,6 +243,17 @@ static void test_bad_options(Fixture *f, gconstpointer data)
         { "user,id=n,hostfwt=1", "hostfwt" },
         { "tap,id=n,fd=9999", "9999" },
         { "vhost-user,id=n", "vhost-user" },
+        { "dgram,id=n", "Supported: " },
+        { "id=n", "'type' is missing" },
+        { "user,id=n,restrict=perhaps", "'restrict' expects" },
+        { "user,id=n,hostfwt=1", "Did you mean 'hostfwd'" },
+        { "tap,id=n,queues=some", "'queues' expects integer" },
+        { "stream,id=n,addr.type=unix", "'addr.path' is missing" },
+        { "stream,id=n,addr.type=unix,addr.path=/nonexistent/s", "/nonexistent/s" },
+        { "{\"type\":\"user\",\"id\":\"n\",\"restrict\":\"on\"}", "'restrict', expected: boolean" },
+        { "{\"type\":\"user\",\"id\":\"n\",\"hostfwd\":[\"tcp::0-:22\"]}", "'hostfwd[0]', expected: object" },
+        { "{\"type\":\"user\",\"id\":\"n\",\"hsotname\":\"x\"}", "Did you mean 'hostname'" },
+        { "{\"type\":\"user\",\"id\":7}", "'id', expected: string" },
     };
     for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
         g_autoptr(GError) error = NULL;

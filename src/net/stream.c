@@ -4,7 +4,6 @@
  * frames are dropped. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "base/error.h"
-#include "io/options.h"
 #include "io/socket.h"
 #include "net/net_internal.h"
 
@@ -220,24 +219,14 @@ static void stream_close(NetClient *nc)
     g_free(s->in);
 }
 
-static bool stream_open(NetClient *nc, json_object *options, GError **error)
+static bool stream_open(NetClient *nc, const QapiNetdev *options, GError **error)
 {
     StreamState *s = nc->state;
+    const QapiNetdevStreamOptions *o = options->u_stream;
     g_autofree char *what = g_strdup_printf("netdev '%s'", nc->id);
-    json_object *addr = NULL;
-    bool server = false;
+    bool server = o->has_server && o->server;
 
-    if (!options_bool(options, what, "server", &server, error)) {
-        return false;
-    }
-    if (!json_object_object_get_ex(options, "addr", &addr)) {
-        error_set(error, "%s: parameter 'addr' is missing", what);
-        error_append_hint(error,
-                          "For instance: stream,id=%s,server=off,addr.type=unix,addr.path=/tmp/passt.socket",
-                          nc->id);
-        return false;
-    }
-    s->addr = socket_address_from_json(addr, what, error);
+    s->addr = socket_address_from_qapi(o->addr, what, error);
     if (!s->addr) {
         return false;
     }
@@ -269,11 +258,8 @@ static void stream_describe(NetClient *nc, GString *out)
     g_string_append_printf(out, "%s%s", text, s->connected ? "" : " (nobody is connected)");
 }
 
-static const char *const stream_options[] = { "addr", "server", NULL };
-
 const NetClientType net_client_stream = {
     .name = "stream",
-    .options = stream_options,
     .state_size = sizeof(StreamState),
     .open = stream_open,
     .close = stream_close,

@@ -5,11 +5,11 @@
  * GPL-2.0-or-later
  */
 #include "base/error.h"
-#include "io/options.h"
 #include "net/net_internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/if_tun.h>
 #include <net/if.h>
 #include <string.h>
@@ -219,24 +219,18 @@ static void tap_close(NetClient *nc)
     close(s->fd);
 }
 
-static bool tap_open(NetClient *nc, json_object *options, GError **error)
+static bool tap_open(NetClient *nc, const QapiNetdev *options, GError **error)
 {
     TapState *s = nc->state;
+    const QapiNetdevTapOptions *o = options->u_tap;
     g_autofree char *what = g_strdup_printf("netdev '%s'", nc->id);
-    const char *fd_name = options_str(options, "fd"), *name = options_str(options, "ifname");
-    const char *script = options_str(options, "script"), *down_script = options_str(options, "downscript");
-    bool vnet_header = true, vhost = false;
-    int64_t queues = 1;
+    const char *fd_name = o->fd, *name = o->ifname, *script = o->script, *down_script = o->downscript;
+    bool vnet_header = !o->has_vnet_hdr || o->vnet_hdr;
 
-    if (!options_bool(options, what, "vnet_hdr", &vnet_header, error) ||
-        !options_bool(options, what, "vhost", &vhost, error) ||
-        !options_int(options, what, "queues", 1, NET_MAX_QUEUES, &queues, error)) {
-        return false;
-    }
-    if (vhost) {
+    if (o->has_vhost && o->vhost) {
         return error_set(error, "%s: vhost is not supported yet", what);
     }
-    if (queues != 1 || options_str(options, "fds")) {
+    if ((o->has_queues && o->queues != 1) || o->fds) {
         return error_set(error, "%s: several queues are not supported yet", what);
     }
     if (fd_name) {
@@ -269,6 +263,16 @@ static bool tap_open(NetClient *nc, json_object *options, GError **error)
             s->down_script = g_strdup(down_script);
         }
     }
+    if (o->has_sndbuf) {
+        /* 0 means "no limit", as in the kernel the largest number does. */
+        int bytes = o->sndbuf == 0 || o->sndbuf > INT_MAX ? INT_MAX : (int)o->sndbuf;
+        if (ioctl(s->fd, TUNSETSNDBUF, &bytes) < 0) {
+            error_set_errno(error, errno, "%s: could not set 'sndbuf'", what);
+            close(s->fd);
+            g_clear_pointer(&s->down_script, g_free);
+            return false;
+        }
+    }
     s->nc = nc;
     nc->has_vnet_header = vnet_header;
     if (vnet_header) {
@@ -289,12 +293,8 @@ static void tap_describe(NetClient *nc, GString *out)
     g_string_append_printf(out, "ifname=%s", s->name);
 }
 
-static const char *const tap_options[] = { "fd",       "fds",   "ifname", "script", "downscript",
-                                           "vnet_hdr", "vhost", "queues", NULL };
-
 const NetClientType net_client_tap = {
     .name = "tap",
-    .options = tap_options,
     .state_size = sizeof(TapState),
     .open = tap_open,
     .close = tap_close,

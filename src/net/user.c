@@ -8,7 +8,6 @@
  */
 #include "base/error.h"
 #include "base/log.h"
-#include "io/options.h"
 #include "net/net_internal.h"
 
 #include <arpa/inet.h>
@@ -303,10 +302,9 @@ static void user_accept_input(NetClient *nc)
     deliver(nc->state);
 }
 
-static bool parse_address(json_object *options, const char *what, const char *name, struct in_addr *address,
+static bool parse_address(const char *text, const char *what, const char *name, struct in_addr *address,
                           GError **error)
 {
-    const char *text = options_str(options, name);
     if (text && inet_pton(AF_INET, text, address) != 1) {
         return error_set(error, "%s: '%s=%s' is not an IPv4 address", what, name, text);
     }
@@ -395,28 +393,24 @@ char *net_user_info(NetClient *nc)
     return copy;
 }
 
-static bool add_forwards(NetClient *nc, json_object *options, GError **error)
+static bool add_forwards(NetClient *nc, const GPtrArray *rules, GError **error)
 {
-    json_object *list;
-    if (!json_object_object_get_ex(options, "hostfwd", &list)) {
-        return true;
-    }
-    bool is_array = json_object_is_type(list, json_type_array);
-    size_t count = is_array ? json_object_array_length(list) : 1;
-    for (size_t i = 0; i < count; i++) {
-        json_object *entry = is_array ? json_object_array_get_idx(list, i) : list;
-        json_object *text = entry;
-        if (json_object_is_type(entry, json_type_object)) {
-            json_object_object_get_ex(entry, "str", &text);
-        }
-        if (!json_object_is_type(text, json_type_string)) {
-            return error_set(error, "netdev '%s': 'hostfwd' expects a rule as text", nc->id);
-        }
-        if (!net_user_forward(nc, json_object_get_string(text), true, error)) {
+    for (guint i = 0; rules && i < rules->len; i++) {
+        if (!net_user_forward(nc, ((const QapiString *)rules->pdata[i])->str, true, error)) {
             return false;
         }
     }
     return true;
+}
+
+/* NULL-terminated; the strings are borrowed. NULL: none. Free the array. */
+static const char **search_list(const GPtrArray *domains)
+{
+    const char **list = domains ? g_new0(const char *, domains->len + 1) : NULL;
+    for (guint i = 0; domains && i < domains->len; i++) {
+        list[i] = ((const QapiString *)domains->pdata[i])->str;
+    }
+    return list;
 }
 
 static void user_close(NetClient *nc)
@@ -433,32 +427,29 @@ static void user_close(NetClient *nc)
     net_queue_destroy(&s->to_card);
 }
 
-static bool user_open(NetClient *nc, json_object *options, GError **error)
+static bool user_open(NetClient *nc, const QapiNetdev *options, GError **error)
 {
     UserState *s = nc->state;
+    const QapiNetdevUserOptions *o = options->u_user;
     g_autofree char *what = g_strdup_printf("netdev '%s'", nc->id);
     struct in_addr dhcp_start = { 0 }, dns = { 0 };
-    bool restricted = false, ipv4 = true, ipv6 = false;
+    bool restricted = o->has_restrict && o->restrict_;
 
     inet_pton(AF_INET, "10.0.2.0", &s->network);
     inet_pton(AF_INET, "255.255.255.0", &s->mask);
-    const char *network = options_str(options, "net");
-    if ((network && !parse_network(what, network, &s->network, &s->mask, error)) ||
-        !options_bool(options, what, "restrict", &restricted, error) ||
-        !options_bool(options, what, "ipv4", &ipv4, error) ||
-        !options_bool(options, what, "ipv6", &ipv6, error)) {
+    if (o->net && !parse_network(what, o->net, &s->network, &s->mask, error)) {
         return false;
     }
-    if (!ipv4) {
+    if (o->has_ipv4 && !o->ipv4) {
         return error_set(error, "%s: a network without IPv4 is not supported", what);
     }
     uint32_t base = ntohl(s->network.s_addr);
     s->host.s_addr = htonl(base | 2);
     dns.s_addr = htonl(base | 3);
     dhcp_start.s_addr = htonl(base | 15);
-    if (!parse_address(options, what, "host", &s->host, error) ||
-        !parse_address(options, what, "dns", &dns, error) ||
-        !parse_address(options, what, "dhcpstart", &dhcp_start, error)) {
+    if (!parse_address(o->host, what, "host", &s->host, error) ||
+        !parse_address(o->dns, what, "dns", &dns, error) ||
+        !parse_address(o->dhcpstart, what, "dhcpstart", &dhcp_start, error)) {
         return false;
     }
     const struct in_addr inside[] = { s->host, dns, dhcp_start };
@@ -470,6 +461,7 @@ static bool user_open(NetClient *nc, json_object *options, GError **error)
     }
     s->nc = nc;
     s->restricted = restricted;
+    g_autofree const char **search = search_list(o->dnssearch); /* libslirp copies what it needs */
     SlirpConfig config = {
         .version = 1,
         .restricted = restricted,
@@ -477,14 +469,15 @@ static bool user_open(NetClient *nc, json_object *options, GError **error)
         .vnetwork = s->network,
         .vnetmask = s->mask,
         .vhost = s->host,
-        .in6_enabled = ipv6,
+        .in6_enabled = o->has_ipv6 && o->ipv6,
         .vprefix_len = 64,
-        .vhostname = options_str(options, "hostname"),
+        .vhostname = o->hostname,
         .vdhcp_start = dhcp_start,
         .vnameserver = dns,
-        .vdomainname = options_str(options, "domainname"),
-        .tftp_path = options_str(options, "tftp"),
-        .bootfile = options_str(options, "bootfile"),
+        .vdnssearch = search,
+        .vdomainname = o->domainname,
+        .tftp_path = o->tftp,
+        .bootfile = o->bootfile,
     };
     inet_pton(AF_INET6, "fec0::", &config.vprefix_addr6);
     inet_pton(AF_INET6, "fec0::2", &config.vhost6);
@@ -500,7 +493,7 @@ static bool user_open(NetClient *nc, json_object *options, GError **error)
         user_close(nc);
         return error_set(error, "%s: libslirp could not start", what);
     }
-    if (!add_forwards(nc, options, error)) {
+    if (!add_forwards(nc, o->hostfwd, error)) {
         user_close(nc);
         return false;
     }
@@ -516,13 +509,8 @@ static void user_describe(NetClient *nc, GString *out)
     g_string_append_printf(out, "net=%s,restrict=%s", text, s->restricted ? "on" : "off");
 }
 
-static const char *const user_options[] = { "net",      "host",       "dns",  "dhcpstart", "restrict",
-                                            "hostname", "hostfwd",    "ipv4", "ipv6",      "tftp",
-                                            "bootfile", "domainname", NULL };
-
 const NetClientType net_client_user = {
     .name = "user",
-    .options = user_options,
     .state_size = sizeof(UserState),
     .open = user_open,
     .close = user_close,

@@ -1164,6 +1164,30 @@ Object *user_creatable_add(Object *root, const char *type_name, const char *id, 
     return obj; /* the tree's reference stays when ours goes */
 }
 
+Object *user_creatable_add_options(Object *root, const QapiObjectOptions *options, GError **error)
+{
+    /* The type's properties take it from here: they are what the schema lists, as JSON again. */
+    g_autoptr(Visitor) out = visitor_new_output();
+    QapiObjectOptions *o = (QapiObjectOptions *)options; /* an output visitor only reads */
+
+    if (!qapi_visit_ObjectOptions(out, NULL, &o, error)) {
+        return NULL;
+    }
+    json_object *dict = visitor_output_take(out);
+    g_autoptr(Visitor) in = visitor_new_input(dict, false);
+    json_object_put(dict);
+    return user_creatable_add(root, enum_name(&qapi_ObjectType_lookup, options->qom_type), options->id, in,
+                              error);
+}
+
+Object *user_creatable_add_text(Object *root, const char *text, GError **error)
+{
+    g_autoptr(QapiObjectOptions) options = NULL;
+
+    return qapi_option_object(text, &options, error) ? user_creatable_add_options(root, options, error)
+                                                     : NULL;
+}
+
 bool user_creatable_del(Object *root, const char *id, GError **error)
 {
     Object *obj = object_resolve_path_component(container_get(root, "/objects"), id);

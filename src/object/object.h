@@ -13,7 +13,7 @@
 #define RHEA_OBJECT_OBJECT_H
 
 #include "base/section.h"
-#include "qapi/visitor.h"
+#include "qapi/qapi_types.h"
 
 #include <glib.h>
 #include <stdbool.h>
@@ -90,6 +90,9 @@ const UserCreatableOps *user_creatable_class_get(ObjectClass *klass);
  * composition tree's root is passed in. Borrowed result. */
 Object *user_creatable_add(Object *root, const char *type_name, const char *id, Visitor *properties,
                            GError **error);
+/* The same from the schema's description (object-add's arguments), and from -object's text or JSON. */
+Object *user_creatable_add_options(Object *root, const QapiObjectOptions *options, GError **error);
+Object *user_creatable_add_text(Object *root, const char *text, GError **error);
 bool user_creatable_del(Object *root, const char *id, GError **error);
 /* Whether text may be the id of a device, object, back end or block node: a letter, then letters, digits, - .
  * _ */

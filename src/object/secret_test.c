@@ -9,12 +9,8 @@
 
 static Object *add(Object *root, const char *text, GError **error)
 {
-    json_object *dict = keyval_parse(text, NULL, NULL, NULL);
-    g_autoptr(Visitor) v = visitor_new_input(dict, true);
-    Object *obj = user_creatable_add(root, TYPE_SECRET,
-                                     json_object_get_string(json_object_object_get(dict, "id")), v, error);
-    json_object_put(dict);
-    return obj;
+    g_autofree char *whole = *text == '{' ? g_strdup(text) : g_strdup_printf("secret,%s", text);
+    return user_creatable_add_text(root, whole, error);
 }
 
 static void test_secret(void)
@@ -45,12 +41,35 @@ static void test_secret(void)
                                        "id=x,file=/nonexistent/file",
                                        "id=x,data=?,format=base64",
                                        "id=x,data=a,keyid=a",
-                                       "id=x,data=a,format=hex" };
+                                       "id=x,data=a,format=hex",
+                                       "data=a",
+                                       "{\"qom-type\":\"secret\",\"id\":\"x\",\"data\":5}" };
     for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {
         g_assert_null(add(root, bad[i], &error));
         g_assert_nonnull(error);
         g_clear_error(&error);
         g_assert_false(secret_value(root, "x", &value, &size, NULL));
+    }
+
+    /* JSON takes the same way; what the schema does not know is named with the nearest that it does. */
+    g_assert_nonnull(
+        add(root, "{\"qom-type\":\"secret\",\"id\":\"j\",\"data\":\"eA==\",\"format\":\"base64\"}", &error));
+    g_assert_true(secret_value(root, "j", &value, &size, &error));
+    g_assert_cmpmem(value, size, "x", 1);
+    static const struct {
+        const char *text, *part;
+    } named[] = {
+        { "id=x,dat=a", "Parameter 'dat' is unexpected" },
+        { "id=x,dat=a", "Did you mean 'data'?" },
+        { "{\"qom-type\":\"secret\",\"id\":\"x\",\"dta\":\"a\"}", "Did you mean 'data'?" },
+        { "{\"qom-type\":\"secert\",\"id\":\"x\"}", "Did you mean 'secret'?" },
+        { "{\"id\":\"x\"}", "'qom-type' is missing" },
+    };
+    for (size_t i = 0; i < G_N_ELEMENTS(named); i++) {
+        g_assert_null(add(root, named[i].text, &error));
+        g_assert_nonnull(error);
+        g_assert_nonnull(strstr(error->message, named[i].part));
+        g_clear_error(&error);
     }
 }
 

@@ -4,8 +4,9 @@
  *
  * Grammar: words separated by single commas (",," is a literal comma inside a value). A word is key=value or
  * a bare flag. A key is made of parts separated by dots; each part names a member of the dict of the one
- * before it. A dict whose keys are all decimal numbers becomes a list at the end; the numbers must then be 0,
- * 1, 2, ... without a gap.
+ * before it. Of a key that comes several times the last value counts, or all do, as a list: the caller says.
+ * A dict whose keys are all decimal numbers becomes a list at the end; the numbers must then be 0, 1, 2, ...
+ * without a gap.
  */
 #include "base/error.h"
 #include "qapi/visitor.h"
@@ -47,7 +48,7 @@ static bool part_ok(const char *part)
     return true;
 }
 
-static bool put(json_object *root, const char *key, const char *value, GError **error)
+static bool put(json_object *root, const char *key, const char *value, bool repeated, GError **error)
 {
     g_auto(GStrv) parts = g_strsplit(key, ".", MAX_DEPTH + 1);
     guint count = g_strv_length(parts);
@@ -68,7 +69,17 @@ static bool put(json_object *root, const char *key, const char *value, GError **
             if (there && json_object_is_type(member, json_type_object)) {
                 return error_set(error, "Parameters '%s.*' used inconsistently", key);
             }
-            json_object_object_add(dict, parts[i], json_object_new_string(value)); /* the last one wins */
+            json_object *text = json_object_new_string(value);
+            if (!there || !repeated) {
+                json_object_object_add(dict, parts[i], text);
+            } else if (json_object_is_type(member, json_type_array)) {
+                json_object_array_add(member, text);
+            } else {
+                json_object *list = json_object_new_array();
+                json_object_array_add(list, json_object_get(member));
+                json_object_array_add(list, text);
+                json_object_object_add(dict, parts[i], list);
+            }
         } else {
             if (!there) {
                 member = json_object_new_object();
@@ -174,7 +185,8 @@ static json_object *parse_json(const char *text, GError **error)
     return NULL;
 }
 
-json_object *keyval_parse(const char *text, const char *implied_key, bool *is_json, GError **error)
+static json_object *parse(const char *text, const char *implied_key, bool repeated, bool *is_json,
+                          GError **error)
 {
     const char *start = text;
     while (g_ascii_isspace(*start)) {
@@ -194,15 +206,15 @@ json_object *keyval_parse(const char *text, const char *implied_key, bool *is_js
         bool ok;
         if (equals) {
             g_autofree char *key = g_strndup(word, (gsize)(equals - word));
-            ok = put(root, key, equals + 1, error);
+            ok = put(root, key, equals + 1, repeated, error);
         } else if (first && implied_key) {
-            ok = put(root, implied_key, word, error);
+            ok = put(root, implied_key, word, repeated, error);
         } else if (!*word) {
             ok = error_set(error, "Expected parameter before ',' or at the end");
         } else if (g_str_has_prefix(word, "no") && word[2] && strcmp(word, "nodelay") != 0) {
-            ok = put(root, word + 2, "off", error);
+            ok = put(root, word + 2, "off", repeated, error);
         } else {
-            ok = put(root, word, "on", error);
+            ok = put(root, word, "on", repeated, error);
         }
         if (!ok) {
             json_object_put(root);
@@ -216,4 +228,14 @@ json_object *keyval_parse(const char *text, const char *implied_key, bool *is_js
         return NULL;
     }
     return root;
+}
+
+json_object *keyval_parse(const char *text, const char *implied_key, bool *is_json, GError **error)
+{
+    return parse(text, implied_key, false, is_json, error);
+}
+
+json_object *keyval_parse_repeated(const char *text, const char *implied_key, bool *is_json, GError **error)
+{
+    return parse(text, implied_key, true, is_json, error);
 }

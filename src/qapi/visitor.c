@@ -4,7 +4,8 @@
  * An input visitor walks a JSON value with a stack of frames, one for each open struct or list. Each struct
  * frame remembers which of its members were visited, so that visit_check_struct can name a stranger. A value
  * from key=value text is the same tree with strings as its leaves, which are parsed when a number or a bool
- * is asked for.
+ * is asked for. A key that was typed several times is a list there: its last element to whom asks for a
+ * scalar.
  */
 #include "qapi/visitor.h"
 
@@ -16,9 +17,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define HINT_MAX_VALUES 24   /* a longer list of accepted values is no hint */
+#define MAX_RANGE       4096 /* elements that "0-4095" in text makes */
+
 typedef struct Frame {
     char *name;          /* how the parent calls it; NULL at the top and in lists */
-    json_object *value;  /* borrowed from the root */
+    json_object *value;  /* borrowed from the root, or from owned */
+    json_object *owned;  /* input from text: made for this frame; or NULL */
     size_t index;        /* list: the next element */
     GHashTable *visited; /* input struct: names seen, borrowed from the dict */
     GPtrArray *known;    /* input struct: every name that was asked for, for the hint; owned */
@@ -38,6 +43,7 @@ static void frame_free(void *opaque)
     g_free(f->name);
     g_clear_pointer(&f->visited, g_hash_table_unref);
     g_clear_pointer(&f->known, g_ptr_array_unref);
+    json_object_put(f->owned);
     g_free(f);
 }
 
@@ -173,6 +179,22 @@ static bool input_take(Visitor *v, const char *name, json_object **value, GError
     return true;
 }
 
+/* The next value where no struct and no list is wanted: of a repeated key, the one that was typed last. */
+static bool input_scalar(Visitor *v, const char *name, json_object **value, GError **error)
+{
+    if (!input_take(v, name, value, error)) {
+        return false;
+    }
+    if (v->keyval && json_object_is_type(*value, json_type_array)) {
+        size_t count = json_object_array_length(*value);
+        json_object *last = count ? json_object_array_get_idx(*value, count - 1) : NULL;
+        if (json_object_is_type(last, json_type_string)) {
+            *value = last;
+        }
+    }
+    return true;
+}
+
 /* Puts a value, whose reference it takes, into the open struct or list. */
 static void output_put(Visitor *v, const char *name, json_object *value)
 {
@@ -254,7 +276,7 @@ bool visit_bool(Visitor *v, const char *name, bool *value, GError **error)
         return true;
     }
     json_object *j;
-    if (!input_take(v, name, &j, error)) {
+    if (!input_scalar(v, name, &j, error)) {
         return false;
     }
     const char *text = as_text(v, j);
@@ -272,7 +294,7 @@ static bool input_signed(Visitor *v, const char *name, int64_t *value, int64_t m
                          const char *type, GError **error)
 {
     json_object *j;
-    if (!input_take(v, name, &j, error)) {
+    if (!input_scalar(v, name, &j, error)) {
         return false;
     }
     const char *text = as_text(v, j);
@@ -306,7 +328,7 @@ static bool input_unsigned(Visitor *v, const char *name, uint64_t *value, uint64
                            GError **error)
 {
     json_object *j;
-    if (!input_take(v, name, &j, error)) {
+    if (!input_scalar(v, name, &j, error)) {
         return false;
     }
     const char *text = as_text(v, j);
@@ -382,7 +404,7 @@ bool visit_size(Visitor *v, const char *name, uint64_t *value, GError **error)
         return true;
     }
     if (v->keyval && input_lookup(v, name, &j) && json_object_is_type(j, json_type_string)) {
-        if (!input_take(v, name, &j, error)) {
+        if (!input_scalar(v, name, &j, error)) {
             return false;
         }
         return parse_size(json_object_get_string(j), value) ||
@@ -398,7 +420,7 @@ bool visit_number(Visitor *v, const char *name, double *value, GError **error)
         return true;
     }
     json_object *j;
-    if (!input_take(v, name, &j, error)) {
+    if (!input_scalar(v, name, &j, error)) {
         return false;
     }
     const char *text = as_text(v, j);
@@ -421,7 +443,7 @@ bool visit_str(Visitor *v, const char *name, char **value, GError **error)
         return true;
     }
     json_object *j;
-    if (!input_take(v, name, &j, error)) {
+    if (!input_scalar(v, name, &j, error)) {
         return false;
     }
     if (!json_object_is_type(j, json_type_string)) {
@@ -450,7 +472,12 @@ int enum_parse(const EnumLookup *lookup, const char *name, GError **error)
         }
     }
     g_ptr_array_add(known, NULL);
-    nearest_hint(error, name, (const char *const *)known->pdata);
+    if (nearest_match(name, (const char *const *)known->pdata)) {
+        nearest_hint(error, name, (const char *const *)known->pdata);
+    } else if (known->len <= HINT_MAX_VALUES) {
+        g_autofree char *all = g_strjoinv(", ", (char **)known->pdata);
+        error_append_hint(error, "Accepted values: %s.", all);
+    }
     return -1;
 }
 
@@ -467,7 +494,7 @@ bool visit_enum(Visitor *v, const char *name, int *value, const EnumLookup *look
         return true;
     }
     json_object *j;
-    if (!input_take(v, name, &j, error)) {
+    if (!input_scalar(v, name, &j, error)) {
         return false;
     }
     if (!json_object_is_type(j, json_type_string)) {
@@ -496,7 +523,7 @@ bool visit_null(Visitor *v, const char *name, GError **error)
         return true;
     }
     json_object *j;
-    if (!input_take(v, name, &j, error)) {
+    if (!input_scalar(v, name, &j, error)) {
         return false;
     }
     return json_object_is_type(j, json_type_null) || error_type(v, name, "null", error);
@@ -518,11 +545,12 @@ bool visit_any(Visitor *v, const char *name, json_object **value, GError **error
 
 /* ---- structs and lists ---- */
 
-static void push(Visitor *v, const char *name, json_object *value, bool is_struct)
+static void push(Visitor *v, const char *name, json_object *value, json_object *owned, bool is_struct)
 {
     Frame *parent = top_frame(v);
     Frame *f = g_new0(Frame, 1);
     f->value = value;
+    f->owned = owned;
     if (name && (!parent || json_object_is_type(parent->value, json_type_object))) {
         f->name = g_strdup(name);
     }
@@ -533,9 +561,9 @@ static void push(Visitor *v, const char *name, json_object *value, bool is_struc
     g_ptr_array_add(v->frames, f);
 }
 
-bool visit_start_struct(Visitor *v, const char *name, GError **error)
+static bool start_struct(Visitor *v, const char *name, const char *only, GError **error)
 {
-    json_object *j;
+    json_object *j, *owned = NULL;
     if (!v->input) {
         j = json_object_new_object();
         output_put(v, name, j);
@@ -543,12 +571,27 @@ bool visit_start_struct(Visitor *v, const char *name, GError **error)
         if (!input_take(v, name, &j, error)) {
             return false;
         }
+        if (only && v->keyval && json_object_is_type(j, json_type_string)) {
+            owned = json_object_new_object();
+            json_object_object_add(owned, only, json_object_get(j));
+            j = owned;
+        }
         if (!json_object_is_type(j, json_type_object)) {
             return error_type(v, name, "object", error);
         }
     }
-    push(v, name, j, true);
+    push(v, name, j, owned, true);
     return true;
+}
+
+bool visit_start_struct(Visitor *v, const char *name, GError **error)
+{
+    return start_struct(v, name, NULL, error);
+}
+
+bool visit_start_wrapper(Visitor *v, const char *name, const char *only, GError **error)
+{
+    return start_struct(v, name, only, error);
 }
 
 bool visit_check_struct(Visitor *v, GError **error)
@@ -570,6 +613,33 @@ bool visit_check_struct(Visitor *v, GError **error)
         }
     }
     return true;
+}
+
+json_object *visit_rest(Visitor *v, bool *is_text)
+{
+    json_object *rest = json_object_new_object();
+    Frame *f = top_frame(v);
+    g_assert(v->input && f && f->visited);
+    json_object_object_foreach(f->value, key, member)
+    {
+        if (!g_hash_table_contains(f->visited, key)) {
+            g_hash_table_add(f->visited, g_strdup(key));
+            json_object_object_add(rest, key, json_object_get(member));
+        }
+    }
+    *is_text = v->keyval;
+    return rest;
+}
+
+void visit_put_rest(Visitor *v, json_object *rest)
+{
+    g_assert(!v->input);
+    if (rest) {
+        json_object_object_foreach(rest, key, member)
+        {
+            output_put(v, key, json_object_get(member));
+        }
+    }
 }
 
 char **visit_member_names(Visitor *v)
@@ -603,9 +673,29 @@ bool visit_optional(Visitor *v, const char *name, bool *present)
     return *present;
 }
 
-bool visit_start_list(Visitor *v, const char *name, size_t *count, GError **error)
+/* "3-5" as ["3", "4", "5"]; other text as a list of one. */
+static json_object *list_of_text(json_object *text, bool ranges)
 {
-    json_object *j;
+    const char *s = json_object_get_string(text), *dash = strchr(s, '-');
+    json_object *list = json_object_new_array();
+    guint64 first, last;
+    if (ranges && dash && g_ascii_string_to_unsigned(dash + 1, 10, 0, UINT32_MAX, &last, NULL)) {
+        g_autofree char *head = g_strndup(s, dash - s);
+        if (g_ascii_string_to_unsigned(head, 10, 0, last, &first, NULL) && last - first < MAX_RANGE) {
+            for (guint64 n = first; n <= last; n++) {
+                g_autofree char *number = g_strdup_printf("%" G_GUINT64_FORMAT, n);
+                json_object_array_add(list, json_object_new_string(number));
+            }
+            return list;
+        }
+    }
+    json_object_array_add(list, json_object_get(text));
+    return list;
+}
+
+static bool start_list(Visitor *v, const char *name, bool ranges, size_t *count, GError **error)
+{
+    json_object *j, *owned = NULL;
     if (!v->input) {
         j = json_object_new_array();
         output_put(v, name, j);
@@ -613,13 +703,26 @@ bool visit_start_list(Visitor *v, const char *name, size_t *count, GError **erro
         if (!input_take(v, name, &j, error)) {
             return false;
         }
+        if (v->keyval && json_object_is_type(j, json_type_string)) {
+            j = owned = list_of_text(j, ranges);
+        }
         if (!json_object_is_type(j, json_type_array)) {
             return error_type(v, name, "array", error);
         }
         *count = json_object_array_length(j);
     }
-    push(v, name, j, false);
+    push(v, name, j, owned, false);
     return true;
+}
+
+bool visit_start_list(Visitor *v, const char *name, size_t *count, GError **error)
+{
+    return start_list(v, name, false, count, error);
+}
+
+bool visit_start_int_list(Visitor *v, const char *name, size_t *count, GError **error)
+{
+    return start_list(v, name, true, count, error);
 }
 
 void visit_end_list(Visitor *v)
@@ -631,4 +734,32 @@ json_type visit_peek_type(Visitor *v, const char *name)
 {
     json_object *j;
     return input_lookup(v, name, &j) ? json_object_get_type(j) : json_type_null;
+}
+
+bool visit_alternate(Visitor *v, const char *name, json_type *type, GError **error)
+{
+    json_object *j;
+    if (!input_lookup(v, name, &j)) {
+        g_autofree char *full = full_name(v, name);
+        return error_set(error, "Parameter '%s' is missing", full);
+    }
+    *type = json_object_get_type(j);
+    return true;
+}
+
+bool visit_wrong_type(Visitor *v, const char *name, const char *expected, GError **error)
+{
+    return error_type(v, name, expected, error);
+}
+
+Visitor *visitor_new_options(const char *text, const char *implied_key, GError **error)
+{
+    bool is_json = false;
+    json_object *value = keyval_parse_repeated(text, implied_key, &is_json, error);
+    if (!value) {
+        return NULL;
+    }
+    Visitor *v = visitor_new_input(value, !is_json);
+    json_object_put(value);
+    return v;
 }

@@ -52,6 +52,14 @@ bool visit_start_struct(Visitor *v, const char *name, GError **error);
  */
 bool visit_check_struct(Visitor *v, GError **error);
 void visit_end_struct(Visitor *v);
+/* As visit_start_struct, of a struct whose only member is `only`: text forms may give that member's value in
+ * its place (hostfwd=RULE where JSON has {"str": "RULE"}). */
+bool visit_start_wrapper(Visitor *v, const char *name, const char *only, GError **error);
+/* For structs that take any member besides their own. Input: those of the open struct that nobody visited, as
+ * a dict that the caller owns; they count as visited then. *is_text: it holds text that is still to be parsed
+ * (visitor_new_input's keyval). Output: writes them. */
+json_object *visit_rest(Visitor *v, bool *is_text);
+void visit_put_rest(Visitor *v, json_object *rest);
 /* Input: the members of the open struct that nobody visited yet, in their order; for receivers that take any
  * name (properties of an object). Free with g_strfreev. */
 char **visit_member_names(Visitor *v);
@@ -60,9 +68,16 @@ bool visit_optional(Visitor *v, const char *name, bool *present);
 /* Lists: input, *count elements are there; output, *count of them follow. Then visit each with name NULL. */
 bool visit_start_list(Visitor *v, const char *name, size_t *count, GError **error);
 void visit_end_list(Visitor *v);
-/* Input: the JSON type of a member, to choose an alternate's branch; json_type_null where it is missing. Text
- * forms answer json_type_string. */
+/* The same for integers: text forms may give ranges ("0-3"). */
+bool visit_start_int_list(Visitor *v, const char *name, size_t *count, GError **error);
+/* Input: the JSON type of a member; json_type_null where it is missing. Text forms answer json_type_string.
+ */
 json_type visit_peek_type(Visitor *v, const char *name);
+/* Input: the JSON type of a member (which must be there), to choose an alternate's branch. Text forms answer
+ * json_type_string for every scalar. */
+bool visit_alternate(Visitor *v, const char *name, json_type *type, GError **error);
+/* Sets the error that says which types a member may have. Always false. */
+bool visit_wrong_type(Visitor *v, const char *name, const char *expected, GError **error);
 
 /* ---- the visitors ---- */
 /* Reads a JSON value, which it takes a reference to. keyval: scalars arrive as strings and are parsed ("on",
@@ -70,6 +85,9 @@ json_type visit_peek_type(Visitor *v, const char *name);
 Visitor *visitor_new_input(json_object *value, bool keyval);
 /* Reads one scalar from text. */
 Visitor *visitor_new_text_input(const char *text);
+/* Reads an option of the command line: key=value text (a repeated key is a list) or, where it begins with
+ * '{', JSON. implied_key: see keyval_parse. NULL on error. */
+Visitor *visitor_new_options(const char *text, const char *implied_key, GError **error);
 /* Builds JSON; visitor_output_take gives the value (caller owns it) once the walk is over. */
 Visitor *visitor_new_output(void);
 json_object *visitor_output_take(Visitor *v);
@@ -81,5 +99,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Visitor, visitor_free)
  * into a JSON dict of strings, nested at dots. NULL on error. Where the text begins with '{' it is parsed as
  * JSON and *is_json (may be NULL) is set. Free with json_object_put. */
 json_object *keyval_parse(const char *text, const char *implied_key, bool *is_json, GError **error);
+/* The same, but a key that comes several times becomes a list of its values; keyval_parse keeps the last. */
+json_object *keyval_parse_repeated(const char *text, const char *implied_key, bool *is_json, GError **error);
 
 #endif

@@ -423,63 +423,33 @@ static bool configure_add_fd(Setup *s, const Option *o, GError **error)
 
 static bool configure_object(Setup *s, const Option *o, GError **error)
 {
-    bool is_json = false;
-    json_object *dict = keyval_parse(o->argument, "qom-type", &is_json, error);
-
-    if (!dict) {
-        return false;
-    }
-    g_autofree char *type = g_strdup(cmdline_get(dict, "qom-type"));
-    g_autofree char *id = g_strdup(cmdline_get(dict, "id"));
-    bool ok = true;
-    if (!type) {
-        ok = error_set(error, "Parameter 'qom-type' is missing");
-    } else if (!id) {
-        ok = error_set(error, "Parameter 'id' is missing");
-    }
-    json_object_object_del(dict, "qom-type");
-    json_object_object_del(dict, "id");
-    if (ok) {
-        Visitor *v = visitor_new_input(dict, !is_json);
-        ok = user_creatable_add(vm_root(s->vm), type, id, v, error) != NULL;
-        visitor_free(v);
-    }
-    json_object_put(dict);
-    return ok;
+    return user_creatable_add_text(vm_root(s->vm), o->argument, error) != NULL;
 }
 
 static bool configure_device(Setup *s, const Option *o, GError **error)
 {
-    bool is_json = false;
-    json_object *dict = keyval_parse(o->argument, "driver", &is_json, error);
-
-    if (!dict) {
-        return false;
-    }
-    bool ok = device_create(vm_root(s->vm), dict, !is_json, false, vm_globals(s->vm), error) != NULL;
-    json_object_put(dict);
-    return ok;
+    return device_create_text(vm_root(s->vm), o->argument, false, vm_globals(s->vm), error) != NULL;
 }
 
 /* A device that an option other than -device means; NULL-terminated pairs. */
 static bool add_device(Setup *s, GError **error, const char *driver, ...)
 {
-    json_object *dict = json_object_new_object();
+    g_autoptr(QapiDeviceOptions) options = g_new0(QapiDeviceOptions, 1);
     va_list pairs;
     const char *key;
 
-    json_object_object_add(dict, "driver", json_object_new_string(driver));
+    options->driver = g_strdup(driver);
+    options->more = json_object_new_object();
+    options->more_is_text = true;
     va_start(pairs, driver);
     while ((key = va_arg(pairs, const char *))) {
         const char *value = va_arg(pairs, const char *);
         if (value) {
-            json_object_object_add(dict, key, json_object_new_string(value));
+            json_object_object_add(options->more, key, json_object_new_string(value));
         }
     }
     va_end(pairs);
-    bool ok = device_create(vm_root(s->vm), dict, true, false, vm_globals(s->vm), error) != NULL;
-    json_object_put(dict);
-    return ok;
+    return device_create(vm_root(s->vm), options, false, vm_globals(s->vm), error) != NULL;
 }
 
 /* -drive if=virtio and the like: a device for each drive whose interface says so. */

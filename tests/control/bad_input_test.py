@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the system program says to mistakes: one clear line each (and at most one hint), exit status 1, nothing written."""
 import argparse
+import json
 import os
 import pathlib
 import sys
@@ -61,6 +62,42 @@ def main():
         ("duplicate id", ["-M", "pc", "-device", "virtio-rng-pci,id=a", "-device", "virtio-rng-pci,id=a"], "a"),
         ("missing argument", ["-M"], "-M"),
     ]
+    # The structured options say the same to the same mistake in either spelling: an unknown key with its nearest, a
+    # value of the wrong type with its key, what is missing, and what is not among the accepted values.
+    options = {
+        "-device": [("virtio-rng-pci,max-bytse=1", {"driver": "virtio-rng-pci", "max-bytse": 1}, "max-bytse", "max-bytes"),
+                    ("virtio-rng-pci,max-bytes=x", {"driver": "virtio-rng-pci", "max-bytes": "x"}, "max-bytes"),
+                    ("id=d", {"id": "d"}, "'driver' is missing"),
+                    (None, {"driver": "virtio-rng-pci", "bus": 1}, "'bus'", "string")],
+        "-netdev": [("user,id=n,hostfwt=1", {"type": "user", "id": "n", "hostfwt": 1}, "hostfwt", "'hostfwd'"),
+                    ("user,id=n,restrict=x", {"type": "user", "id": "n", "restrict": "x"}, "'restrict'"),
+                    ("user", {"type": "user"}, "'id' is missing"),
+                    ("vhost-user,id=n", {"type": "vhost-user", "id": "n"}, "'vhost-user'", "stream"),
+                    ("stream,id=n,addr.type=inet,addr.prot=1", {"type": "stream", "id": "n", "addr": {"type": "inet", "prot": 1}},
+                     "'addr.host' is missing")],
+        "-blockdev": [("null-co,node-name=a,sise=1", {"driver": "null-co", "node-name": "a", "sise": 1}, "'sise'", "'size'"),
+                      ("null-co,node-name=a,size=x", {"driver": "null-co", "node-name": "a", "size": "x"}, "'size'"),
+                      ("raw,node-name=a", {"driver": "raw", "node-name": "a"}, "'file' is missing"),
+                      ("rwa,node-name=a", {"driver": "rwa", "node-name": "a"}, "'rwa'", "'raw'"),
+                      ("raw,node-name=a,file.driver=null-co,file.latency=1",
+                       {"driver": "raw", "node-name": "a", "file": {"driver": "null-co", "latency": 1}}, "'file.latency'")],
+        "-chardev": [("pty,id=c,paht=x", {"backend": "pty", "id": "c", "paht": "x"}, "'paht'", "'path'"),
+                     ("ringbuf,id=c,size=x", {"backend": "ringbuf", "id": "c", "size": "x"}, "'size'"),
+                     ("null", {"backend": "null"}, "'id' is missing"),
+                     ("soket,id=c", {"backend": "soket", "id": "c"}, "'soket'", "'socket'"),
+                     ("socket,id=c,port=1,to=x", {"backend": "socket", "id": "c", "port": "1", "to": "x"}, "'to'")],
+        "-object": [("iothread,id=i,poll-mx-ns=1", {"qom-type": "iothread", "id": "i", "poll-mx-ns": 1}, "'poll-mx-ns'",
+                     "'poll-max-ns'"),
+                    ("iothread,id=i,poll-max-ns=x", {"qom-type": "iothread", "id": "i", "poll-max-ns": "x"}, "'poll-max-ns'"),
+                    ("iothread", {"qom-type": "iothread"}, "'id' is missing"),
+                    ("iothraed,id=i", {"qom-type": "iothraed", "id": "i"}, "'iothraed'", "'iothread'")],
+    }
+    for option, mistakes in options.items():
+        for text, json_form, *parts in mistakes:
+            if text is not None:
+                cases.append((f"{option} {text}", ["-M", "pc", option, text], f"{option} {text}: ", *parts))
+            cases.append((f"{option} {json.dumps(json_form)}", ["-M", "pc", option, json.dumps(json_form)], f"{option} {{",
+                          *parts))
     for name, arguments, *parts in cases:
         tap.test(name, refused, arguments, *parts)
 

@@ -36,8 +36,15 @@ def test_refused():
             ("enum K\n  a\nunion U tag k\n  k: K\n  case b: int\n", 3, "'b' is no value"),
             ("union U tag k\n  k: str\n", 1, "is no member that is an enum"),
             ("struct A : B\n", 1, "base 'B'"),
-            ("struct A\n  x: int\ncommand a  args=A\n", 3, "raw-args"),
-            ("alternate A\n  i: int\ncommand a -> A\n", 1, "alternates")):
+            ("struct A\n  x: int\ncommand a  args=A\n  y: int\n", 3, "no members"),
+            ("enum A\n  x\ncommand a  args=A\n", 3, "struct or union"),
+            ("alternate A\n  i: int\n  u: uint8\n", 3, "told apart"),
+            ("alternate A\n", 1, "needs branches"),
+            ("struct A\n  x: null\n", 2, "branches of alternates"),
+            ("option a A x\n", 1, "'A' is no struct"),
+            ("struct A\n  y: int\noption a A x\n", 3, "'x' is no member"),
+            ("struct A\n  y: int\noption a A y\n  z: int\n", 4, "no members of its own"),
+            ("struct A\n  y: int\noption a A y\noption a A y\n", 4, "there twice")):
         status, message, outputs = generate(text)
         expect(status == 1, f"{text!r} is accepted")
         expect(message.startswith(f"x.schema:{line}: ") and part in message, f"{text!r}: {message}")
@@ -65,10 +72,30 @@ def test_made():
         expect(part in introspection, f"{part!r} is not in the introspection:\n{introspection}")
 
 
+def test_options():
+    """Options and commands of one description get the same C type and visitor."""
+    status, message, outputs = generate(
+        "## Part\nalternate Ref\n  whole: Node\n  name: str\n  none: null\n"
+        "struct Base\n  id: str\nstruct Leaf : Base open\n  next?: Ref\n"
+        "enum Kind\n  leaf\nunion Node tag kind\n  kind: Kind\n  case leaf: Leaf\n"
+        "command node-add  args=Node\n#: Makes one.\noption node Node kind\n")
+    expect(status == 0, message)
+    for part in ("bool qapi_option_node(const char *text, QapiNode **options, GError **error);", "QapiRef *next;",
+                 "QAPI_REF_NONE,", "json_object *more;", "QapiBase *qapi_Leaf_base(const QapiLeaf *obj)"):
+        expect(part in outputs["qapi_types.h"], f"{part!r} is not in qapi_types.h:\n{outputs['qapi_types.h']}")
+    expect("bool qmp_node_add(QmpContext *ctx, QapiNode *args, GError **error)" in outputs["qapi_commands.h"],
+           outputs["qapi_commands.h"])
+    expect("### -node" in outputs["qmp-reference.md"] and "Makes one." in outputs["qmp-reference.md"], "the reference")
+    introspection = outputs["qapi_introspect.c"]
+    for part in (r'\"arg-type\": \"Node\"', r'\"members\": [{\"type\": \"Node\"}, {\"type\": \"str\"}, {\"type\": \"null\"}]'):
+        expect(part in introspection, f"{part!r} is not in the introspection:\n{introspection}")
+
+
 def main():
     tap = harness.Tap()
     tap.test("bad schemas are refused with their place", test_refused)
     tap.test("what a schema becomes", test_made)
+    tap.test("options of the command line", test_options)
     tap.finish()
 
 

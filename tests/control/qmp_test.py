@@ -126,7 +126,13 @@ def test_schema(binary, machine_arguments):
         # What -object can make and what the schema says of it are the same.
         types = {entry["name"] for entry in qmp.command("qom-list-types", implements="user-creatable")}
         listed = set(checker.entries["ObjectType"]["values"])
-        expect(listed <= types, f"not there: {sorted(listed - types)}")
+        expect(listed == types, f"either there or listed: {sorted(listed ^ types)}")
+        options = checker.entries["ObjectOptions"]
+        for variant in options["variants"]:
+            members = {m["name"] for m in checker.entries[variant["type"]]["members"]}
+            properties = {p["name"] for p in qmp.command("qom-list-properties", typename=variant["case"])}
+            own = {p for p in properties if p not in ("type",)}
+            expect(members == own, f"{variant['case']}: either a property or listed: {sorted(members ^ own)}")
 
 
 def test_types(binary):
@@ -240,6 +246,82 @@ def test_objects(binary):
         qmp.command("blockdev-del", node_name="storage")
 
 
+def test_spellings(binary):
+    """The five structured options: as text, as JSON, and as the commands of QMP, each makes the same thing."""
+    directory = pathlib.Path(harness.tempfile.mkdtemp(prefix="rhea-qmp-"))
+    disk = directory / "a,b.raw"
+    disk.write_bytes(bytes(1 << 20))
+    comma = str(disk).replace(",", ",,")
+    text = ["-object", "rng-random,id=rng0,filename=/dev/zero", "-object", "memory-backend-memfd,id=m0,size=2M,share=on",
+            "-chardev", f"socket,id=c0,path={directory}/c0,server=on,wait=off", "-chardev", "ringbuf,id=r0,size=8k",
+            "-blockdev", f"raw,node-name=b0,read-only=on,file.driver=file,file.filename={comma},file.aio=threads",
+            "-netdev", "user,id=n0,net=10.7.0.0/16,hostfwd=tcp:127.0.0.1:0-:22,hostfwd=udp:127.0.0.1:0-:53",
+            "-device", "virtio-rng-pci,id=d0,rng=rng0,max-bytes=0x400,period=1000"]
+    objects = [("-object", "object-add", {"qom-type": "rng-random", "id": "rng1", "filename": "/dev/zero"}),
+               ("-object", "object-add", {"qom-type": "memory-backend-memfd", "id": "m1", "size": 2 << 20, "share": True}),
+               ("-chardev", None, {"backend": "socket", "id": "c1", "path": f"{directory}/c1", "server": True, "wait": False}),
+               ("-chardev", None, {"backend": "ringbuf", "id": "r1", "size": 8192}),
+               ("-blockdev", "blockdev-add", {"driver": "raw", "node-name": "b1", "read-only": True, "file": {
+                   "driver": "file", "filename": str(disk), "aio": "threads"}}),
+               ("-netdev", "netdev_add", {"type": "user", "id": "n1", "net": "10.7.0.0/16", "hostfwd": [
+                   {"str": "tcp:127.0.0.1:0-:22"}, {"str": "udp:127.0.0.1:0-:53"}]}),
+               ("-device", "device_add", {"driver": "virtio-rng-pci", "id": "d1", "rng": "rng1", "max-bytes": 0x400,
+                                          "period": 1000})]
+    as_json = [word for option, _, value in objects for word in (option, json.dumps(value))]
+    with start(binary, "-machine", "pc", "-m", "64", *text, *as_json) as machine:
+        qmp = machine.qmp
+        for _, command, value in objects:
+            if command:
+                again = {k: v.replace("1", "2") if k in ("id", "node-name", "rng") else v for k, v in value.items()}
+                reply = qmp.execute(command, **again)
+                expect("return" in reply, f"{command} {again}: {reply}")
+        for data in ({"type": "socket", "data": {"addr": {"type": "unix", "data": {"path": f"{directory}/c2"}},
+                                                 "server": True, "wait": False}},
+                     {"type": "ringbuf", "data": {"size": 8192}}):
+            qmp.command("chardev-add", id=data["type"][0].replace("s", "c") + "2", backend=data)
+        nodes = {n["node-name"]: n for n in qmp.command("query-named-block-nodes")}
+        chardevs = {c["label"]: c["filename"] for c in qmp.command("query-chardev")}
+        networks = qmp.command("human-monitor-command", command_line="info network")
+        usernet = qmp.command("human-monitor-command", command_line="info usernet")
+        for i in "012":
+            for path, name, value in ((f"/objects/rng{i}", "filename", "/dev/zero"), (f"/objects/m{i}", "size", 2 << 20),
+                                      (f"/objects/m{i}", "share", True), (f"/machine/peripheral/d{i}", "max-bytes", 1024),
+                                      (f"/machine/peripheral/d{i}", "rng", f"/objects/rng{i}")):
+                got = qmp.command("qom-get", path=path, property=name)
+                expect(got == value, f"{path}.{name}: {got!r}")
+            expect(nodes[f"b{i}"]["ro"] and nodes[f"b{i}"]["image"]["virtual-size"] == 1 << 20, f"{nodes[f'b{i}']}")
+            expect(f"{directory}/c{i}" in chardevs[f"c{i}"] and chardevs[f"r{i}"] == "ringbuf", f"{chardevs}")
+            expect(f"n{i}: index=0,type=user,net=10.7.0.0" in networks, networks)
+            part = usernet.split(f"(n{i})")[1].split("Hub")[0]
+            expect(part.count("[HOST_FORWARD]") == 2, usernet)
+        # Mistakes in QMP's arguments are named with their place.
+        for command, arguments, desc in (
+                ("netdev_add", {"type": "user", "id": "x", "restrict": "on"},
+                 "Invalid parameter type for 'restrict', expected: boolean"),
+                ("netdev_add", {"type": "usre", "id": "x"}, "Parameter 'type' does not accept value 'usre'"),
+                ("netdev_add", {"type": "user", "id": "x", "net": "10.7.0.0/16", "nte": 1}, "Parameter 'nte' is unexpected"),
+                ("blockdev-add", {"driver": "raw", "node-name": "x", "file": {"driver": "file", "filename": 5}},
+                 "Invalid parameter type for 'file.filename', expected: string"),
+                ("blockdev-add", {"driver": "raw", "node-name": "x", "file": 5},
+                 "Invalid parameter type for 'file', expected: object or string"),
+                ("blockdev-add", {"driver": "null-co"}, "'node-name' must be specified for the root node"),
+                ("chardev-add", {"id": "x", "backend": {"type": "socket", "data": {"addr": {"type": "inet", "data": {
+                    "host": "h", "port": 5}}}}}, "Invalid parameter type for 'backend.data.addr.data.port', expected: string"),
+                ("chardev-add", {"id": "x", "backend": {"type": "pty"}}, "Parameter 'backend.data' is missing"),
+                ("object-add", {"qom-type": "iothread"}, "Parameter 'id' is missing"),
+                ("object-add", {"qom-type": "iothread", "id": "x", "poll-max-ns": "9"},
+                 "Invalid parameter type for 'poll-max-ns', expected: integer"),
+                ("object-add", {"qom-type": "iothread", "id": "x", "foo": 9}, "Parameter 'foo' is unexpected"),
+                ("device_add", {"driver": "virtio-rng-pci", "max-bytes": "9"},
+                 "Invalid parameter type for 'max-bytes', expected: integer"),
+                ("device_add", {"id": "x"}, "Parameter 'driver' is missing"),
+                ("device_add", {"driver": "virtio-rng-pci", "id": 5}, "Invalid parameter type for 'id', expected: string")):
+            reply = qmp.execute(command, **arguments)
+            expect(reply.get("error", {}).get("desc") == desc, f"{command} {arguments}: {reply}")
+        qmp.command("quit")
+        expect(machine.process.wait(20) == 0, "quit")
+
+
 def test_fds(binary):
     with start(binary, "-machine", "none") as machine:
         qmp = machine.qmp
@@ -343,6 +425,7 @@ def main():
     tap.test("types and properties", test_types, binary)
     tap.test("running, pausing, resetting, ending", test_running, binary)
     tap.test("objects, devices, back ends", test_objects, binary)
+    tap.test("text, JSON and QMP", test_spellings, binary)
     tap.test("file descriptors", test_fds, binary)
     tap.test("several clients", test_clients, binary)
     tap.test("garbage and a client that never reads", test_abuse, binary)

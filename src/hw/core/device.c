@@ -299,77 +299,38 @@ static DeviceClass *device_class_find(const char *driver, bool hotplug, GError *
     return dc;
 }
 
-static bool id_is_well_formed(const char *id)
+static bool device_set_options(Device *dev, const QapiDeviceOptions *options, GError **error)
 {
-    if (!g_ascii_isalpha(id[0])) {
-        return false;
-    }
-    for (const char *p = id; *p; p++) {
-        if (!g_ascii_isalnum(*p) && !strchr("-._", *p)) {
-            return false;
-        }
-    }
-    return true;
-}
-
-/* A member that must be a string; *value stays NULL where it is missing. */
-static bool get_string(json_object *options, const char *key, const char **value, GError **error)
-{
-    json_object *member;
-    *value = NULL;
-    if (!json_object_object_get_ex(options, key, &member)) {
+    if (!options->more) {
         return true;
     }
-    if (!json_object_is_type(member, json_type_string)) {
-        return error_set(error, "Invalid parameter type for '%s', expected: string", key);
-    }
-    *value = json_object_get_string(member);
-    return true;
-}
-
-static bool device_set_options(Device *dev, json_object *options, bool keyval, GError **error)
-{
-    g_autoptr(Visitor) v = visitor_new_input(options, keyval);
+    g_autoptr(Visitor) v = visitor_new_input(options->more, options->more_is_text);
     if (!visit_start_struct(v, NULL, error)) {
         return false;
     }
     bool ok = true;
-    json_object_object_foreach(options, key, value)
+    json_object_object_foreach(options->more, key, value)
     {
         (void)value;
-        if (strcmp(key, "driver") && strcmp(key, "id") && strcmp(key, "bus")) {
-            ok = object_property_set(OBJECT(dev), key, v, error);
-            if (!ok) {
-                break;
-            }
+        ok = object_property_set(OBJECT(dev), key, v, error);
+        if (!ok) {
+            break;
         }
     }
     visit_end_struct(v);
     return ok;
 }
 
-Device *device_create(Object *root, json_object *options, bool keyval, bool hotplug, GPtrArray *globals,
+Device *device_create(Object *root, const QapiDeviceOptions *options, bool hotplug, GPtrArray *globals,
                       GError **error)
 {
-    const char *driver, *id, *bus_name;
-    if (!json_object_is_type(options, json_type_object)) {
-        error_set(error, "Device options must be a dictionary");
-        return NULL;
-    }
-    if (!get_string(options, "driver", &driver, error) || !get_string(options, "id", &id, error) ||
-        !get_string(options, "bus", &bus_name, error)) {
-        return NULL;
-    }
-    if (!driver) {
-        error_set(error, "Parameter 'driver' is missing");
-        return NULL;
-    }
+    const char *driver = options->driver, *id = options->id, *bus_name = options->bus;
     DeviceClass *dc = device_class_find(driver, hotplug, error);
     if (!dc) {
         return NULL;
     }
     driver = object_class_get_name(OBJECT_CLASS(dc));
-    if (id && !id_is_well_formed(id)) {
+    if (id && !object_id_wellformed(id)) {
         error_set(error, "Parameter 'id' expects an identifier");
         error_append_hint(error,
                           "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.");
@@ -418,7 +379,7 @@ Device *device_create(Object *root, json_object *options, bool keyval, bool hotp
         return NULL;
     }
     bool ok = (!globals || object_apply_globals(obj, globals, error)) &&
-              device_set_options(dev, options, keyval, error) && device_realize(dev, bus, NULL, error);
+              device_set_options(dev, options, error) && device_realize(dev, bus, NULL, error);
     if (!ok) {
         object_unparent(obj);
         object_unref(obj);
@@ -426,6 +387,13 @@ Device *device_create(Object *root, json_object *options, bool keyval, bool hotp
     }
     object_unref(obj);
     return dev;
+}
+
+Device *device_create_text(Object *root, const char *text, bool hotplug, GPtrArray *globals, GError **error)
+{
+    g_autoptr(QapiDeviceOptions) options = NULL;
+    return qapi_option_device(text, &options, error) ? device_create(root, options, hotplug, globals, error)
+                                                     : NULL;
 }
 
 bool device_delete(Object *root, const char *id, GError **error)

@@ -159,12 +159,14 @@ Bus *bus_find(Object *root, const char *bus_type, const char *name, GError **err
 /* A device by its user-given id or QOM path. Borrowed. */
 Device *device_find(Object *root, const char *id_or_path);
 
-/* -device and device_add: makes, sets properties (keyval or JSON dict with "driver", "id", "bus", then
- * properties), applies globals, puts below /machine/peripheral (or peripheral-anon), realizes. Borrowed
- * result. Errors as QEMU words them: "'x' is not a valid device model name", "Property 'virtio-blk-pci.foo'
- * not found", "Duplicate device ID". */
-Device *device_create(Object *root, json_object *options, bool keyval, bool hotplug, GPtrArray *globals,
+/* -device and device_add: makes, applies globals, sets properties (what options has more than the schema
+ * names), puts below /machine/peripheral (or peripheral-anon), realizes. Borrowed result. Errors as QEMU
+ * words them: "'x' is not a valid device model name", "Property 'virtio-blk-pci.foo' not found", "Duplicate
+ * device ID". */
+Device *device_create(Object *root, const QapiDeviceOptions *options, bool hotplug, GPtrArray *globals,
                       GError **error);
+/* The same from -device's text or JSON. */
+Device *device_create_text(Object *root, const char *text, bool hotplug, GPtrArray *globals, GError **error);
 /* device_del: id or path. */
 bool device_delete(Object *root, const char *id, GError **error);
 

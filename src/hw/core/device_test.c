@@ -84,11 +84,7 @@ TYPE_REGISTER(toy_builtin_info);
 
 static Device *create(TestBoard *b, const char *options, bool hotplug, GError **error)
 {
-    json_object *json = keyval_parse(options, "driver", NULL, error);
-    g_assert_nonnull(json);
-    Device *dev = device_create(b->root, json, true, hotplug, NULL, error);
-    json_object_put(json);
-    return dev;
+    return device_create_text(b->root, options, hotplug, NULL, error);
 }
 
 static void expect(TestBoard *b, const char *options, bool hotplug, const char *message, const char *hint)
