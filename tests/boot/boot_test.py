@@ -31,6 +31,8 @@ def main():
     parser.add_argument("--smp", type=int, default=2)
     parser.add_argument("--tests", default="all")
     parser.add_argument("--append", default="")
+    parser.add_argument("--cpu", help="the model; else the machine's own")
+    parser.add_argument("--flags", default="", help="of the guest's /proc/cpuinfo, by commas; not:NAME: absent")
     parser.add_argument("--timeout", type=int, default=300)
     parser.add_argument("--summary", action="store_true", help="end with a line 'N passed, N failed'")
     parser.add_argument("--verbose", action="store_true", help="show the guest's console")
@@ -49,8 +51,12 @@ def main():
         disk = pathlib.Path(directory) / "disk.img"
         with open(disk, "wb") as image:
             image.truncate(64 << 20)
-        line = f"console=ttyS0 quiet rhea.test={args.tests} rhea.cpus={args.smp} {args.append}".strip()
-        with Machine(binary, arguments_for(args.machine, args.smp, guest, disk, line), directory) as vm:
+        checks = f"{args.tests},flags rhea.flags={args.flags}" if args.flags else args.tests
+        line = f"console=ttyS0 quiet rhea.test={checks} rhea.cpus={args.smp} {args.append}".strip()
+        arguments = arguments_for(args.machine, args.smp, guest, disk, line)
+        if args.cpu:
+            arguments += ["-cpu", args.cpu]
+        with Machine(binary, arguments, directory) as vm:
             def boots():
                 vm.wait_text(r"init: Linux \S+ is up", args.timeout)
 

@@ -217,7 +217,7 @@ struct X86Cpu {
      * regs: pseudo-register 16. */
     uint64_t rip;
     uint64_t zero; /* always 0: pseudo-register 17, of addresses without base or index */
-    void *tlb;     /* mmu->tlb[mmu->index]: kept by mmu_select() */
+    void *tlb;     /* mmu->table[mmu->index]: kept by mmu_select() and context switches */
     /* The arithmetic flags are in cc (arch/x86/flags.h); rflags holds all the other bits, FLAG_ONE included,
      * never FLAGS_ARITH. Read and write the whole through x86_get_rflags()/x86_set_rflags(). */
     uint64_t rflags;

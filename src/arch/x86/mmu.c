@@ -10,88 +10,31 @@
  * thread waits for.
  *  3. A page-table entry changes by compare-and-exchange only, so that other vCPUs' updates are never lost.
  *  4. Nothing is changed before the last byte of an access is known to be reachable.
+ *  5. What is in a context's own tables, or in the instruction TLB under its generation, was walked while
+ * that context was current. MMU_KERNEL's table holds global mappings and such of the current context only:
+ * those go when it changes.
+ *  6. Whoever was given an instruction page by x86_code_page hears of its end through code_mapping_changed.
  *
  * Threads: the TLB belongs to the vCPU's thread. Other threads leave work in MmuPrivate under its lock and
  * set CPU_INTERRUPT_TLB. SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include "arch/x86/mmu.h"
-
 #include "arch/x86/apic.h"
 #include "arch/x86/cpuid.h"
+#include "arch/x86/mmu_internal.h"
 #include "arch/x86/system.h"
 #include "base/log.h"
 
+#include <errno.h>
 #include <sched.h>
+#include <sys/mman.h>
 
-#define PHYS_CACHE_SIZE 512u
-#define PENDING_MAX     32
 /* How long the clearing thread waits for another vCPU's boundary at most. Not as long as an instruction takes
  * but as long as the host may keep that thread off its CPUs: whoever gives up too early decodes code that is
  * still written. */
 #define BOUNDARY_WAIT_NS (2000 * 1000 * 1000)
 
-#define SLOT_LISTED 1u
-#define SLOT_GLOBAL 2u
-#define SLOT_LARGE  4u /* 2 or 4 MiB */
-#define SLOT_HUGE   8u /* 1 GiB */
-
-typedef struct PhysPage {
-    uint64_t gpa;  /* 1: empty */
-    uint8_t *host; /* NULL: not RAM, ROM or the whole page is not one target */
-    RamBlock *ram;
-    uint64_t ram_offset;
-    bool writable;
-} PhysPage;
-
-typedef struct MmuPrivate {
-    X86Cpu *cpu;
-    PhysPage phys[PHYS_CACHE_SIZE];
-    /* Which slots hold something: makes a flush cost what is in use. */
-    uint16_t used[MMU_INDEXES * TLB_SIZE];
-    unsigned used_count;
-    uint8_t slot_flags[MMU_INDEXES * TLB_SIZE];
-    uint64_t slot_page[MMU_INDEXES * TLB_SIZE]; /* whose tags are there, where any are */
-    bool large_entries; /* since the last full flush: INVLPG has to look for pieces of large pages */
-    uint64_t itlb_large_low, itlb_large_high;
-    bool lock_slow_held;
-
-    /* Other threads' requests. */
-    pthread_mutex_t lock;
-    bool flush_all;
-    unsigned pending_count;
-    struct {
-        const uint8_t *low, *high;
-    } pending[PENDING_MAX];
-    bool pending_overflow;
-
-    MemoryListener memory_listener, smram_listener;
-    RamListener ram_listener;
-    GHashTable *blocks; /* RamBlock -> how many sections show it */
-    pthread_t thread;   /* the one that last processed requests: the vCPU's */
-    bool thread_known;
-} MmuPrivate;
-
 /* One for all machines: LOCKed accesses that cannot be done by one host instruction. */
 static pthread_mutex_t slow_lock = PTHREAD_MUTEX_INITIALIZER;
-
-/* A page-aligned address that can never be looked up in this slot. */
-static inline uint64_t tag_none(unsigned slot)
-{
-    return (uint64_t)((slot & (TLB_SIZE - 1)) ^ 1) << 12;
-}
-
-static inline TlbEntry *slot_entry(X86Mmu *mmu, unsigned slot)
-{
-    return &mmu->tlb[0][0] + slot;
-}
-
-static void slot_clear(X86Mmu *mmu, unsigned slot)
-{
-    TlbEntry *e = slot_entry(mmu, slot);
-
-    e->tag[MMU_READ] = e->tag[MMU_EXEC] = tag_none(slot);
-    __atomic_store_n(&e->tag[MMU_WRITE], tag_none(slot), __ATOMIC_RELEASE); /* others look at this one */
-}
 
 /* ---- physical memory ---- */
 
@@ -102,8 +45,7 @@ static inline AddressSpace *physical_space(X86Cpu *cpu)
 
 static inline uint64_t a20(const X86Cpu *cpu, uint64_t gpa)
 {
-    /* The gate does not act in SMM (AMD APM vol. 2 chapter 10). */
-    return G_UNLIKELY(cpu->a20_masked) && !cpu->in_smm ? gpa & ~(UINT64_C(1) << 20) : gpa;
+    return G_UNLIKELY(cpu->a20_masked) ? gpa & ~(UINT64_C(1) << 20) : gpa;
 }
 
 static void phys_flush(MmuPrivate *p)
@@ -532,30 +474,51 @@ static bool page_watched(const X86Cpu *cpu, uint64_t page)
     return false;
 }
 
+static inline MmuTable *table_of(X86Mmu *mmu, MmuIndex index)
+{
+    return (MmuTable *)(void *)mmu->table[index];
+}
+
+static inline bool entry_holds(const TlbEntry *e, uint64_t page)
+{
+    return e->tag[MMU_READ] == page || e->tag[MMU_WRITE] == page || e->tag[MMU_EXEC] == page;
+}
+
 /* Makes the slot one of this page's, keeping what it already holds of it. */
 static unsigned claim_slot(X86Cpu *cpu, uint64_t page, MmuIndex index, const MmuTranslation *tr,
                            const PhysPage *pp)
 {
-    X86Mmu *mmu = cpu->mmu;
-    MmuPrivate *p = mmu->priv;
-    unsigned slot = (unsigned)index * TLB_SIZE + ((page >> 12) & (TLB_SIZE - 1));
-    TlbEntry *e = slot_entry(mmu, slot);
+    MmuPrivate *p = cpu->mmu->priv;
+    MmuTable *t = table_of(cpu->mmu, index);
+    unsigned slot = (page >> 12) & (TLB_SIZE - 1);
+    TlbEntry *e = &t->entries[slot];
     intptr_t addend = (intptr_t)pp->host - (intptr_t)page;
 
-    if (p->slot_page[slot] != page || e->addend != addend || !(p->slot_flags[slot] & SLOT_LISTED)) {
-        slot_clear(mmu, slot);
-        p->slot_page[slot] = page;
+    if (!entry_holds(e, page) || e->addend != addend) {
+        slot_clear(e, slot);
         __atomic_store_n(&e->addend, addend, __ATOMIC_RELEASE);
     }
-    uint8_t flags = SLOT_LISTED | (tr->global ? SLOT_GLOBAL : 0);
+    uint8_t flags = SLOT_LISTED | (t->flags[slot] & SLOT_LOCAL_LISTED);
     if (tr->page_size > 4096) {
-        flags |= tr->page_size == (UINT64_C(1) << 30) ? SLOT_HUGE : SLOT_LARGE;
-        p->large_entries = true;
+        bool huge = tr->page_size == UINT64_C(1) << 30;
+        flags |= huge ? SLOT_HUGE : SLOT_LARGE;
+        regions_add(&t->regions, page, huge);
     }
-    if (!(p->slot_flags[slot] & SLOT_LISTED)) {
-        p->used[p->used_count++] = (uint16_t)slot;
+    if (tr->global) {
+        flags |= SLOT_GLOBAL;
+        if (index != MMU_KERNEL) {
+            p->spread_low = MIN(p->spread_low, page & ~(tr->page_size - 1));
+            p->spread_high = MAX(p->spread_high, page | (tr->page_size - 1));
+        }
+    } else if (index == MMU_KERNEL && !(flags & SLOT_LOCAL_LISTED)) {
+        flags |= SLOT_LOCAL_LISTED;
+        t->local[t->local_count++] = (uint16_t)slot;
     }
-    p->slot_flags[slot] = flags;
+    if (!(t->flags[slot] & SLOT_LISTED)) {
+        __atomic_store_n(&t->used[t->used_count], (uint16_t)slot, __ATOMIC_RELEASE);
+        __atomic_store_n(&t->used_count, t->used_count + 1, __ATOMIC_RELEASE);
+    }
+    t->flags[slot] = flags;
     return slot;
 }
 
@@ -564,17 +527,16 @@ static void install(X86Cpu *cpu, uint64_t linear, MmuIndex index, const MmuTrans
 {
     uint64_t page = linear & PAGE_MASK_4K;
     unsigned slot = claim_slot(cpu, page, index, tr, pp);
-    TlbEntry *e = slot_entry(cpu->mmu, slot);
+    TlbEntry *e = &cpu->mmu->table[index][slot];
 
     e->tag[MMU_READ] = page;
-    __atomic_store_n(&e->tag[MMU_WRITE], tag_none(slot), __ATOMIC_RELEASE);
     if (write) {
         __atomic_store_n(&e->tag[MMU_WRITE], page, __ATOMIC_SEQ_CST);
         /* Invariant 2: whoever clears the bit either sees the tag or is seen here. */
         __atomic_thread_fence(__ATOMIC_SEQ_CST);
-        if (!ram_page_fully_dirty(pp->ram, pp->ram_offset)) {
-            __atomic_store_n(&e->tag[MMU_WRITE], tag_none(slot), __ATOMIC_RELEASE);
-        }
+    }
+    if (!write || !ram_page_fully_dirty(pp->ram, pp->ram_offset)) {
+        __atomic_store_n(&e->tag[MMU_WRITE], tag_none(slot), __ATOMIC_RELEASE);
     }
 }
 
@@ -613,13 +575,254 @@ static void translate(X86Cpu *cpu, uint64_t linear, MmuAccess access, MmuIndex i
     }
 }
 
-static void itlb_flush(X86Mmu *mmu, bool keep_global)
+/* ---- contexts ---- */
+
+#define TABLES_SIZE ((1 + MMU_CONTEXTS * CONTEXT_TABLES) * sizeof(MmuTable))
+#define DROP_LOCAL  1u /* mappings that are not global */
+#define DROP_GLOBAL 2u
+
+/* MMU_USER_ALIGN's, in every context. */
+static const TlbEntry empty_table[TLB_SIZE] = { { .tag = { 4096, 4096, 4096 } } };
+
+static void table_init(MmuTable *t)
 {
-    mmu->generation += 2;
-    if (!keep_global) {
-        mmu->global_generation += 2;
-        mmu->priv->itlb_large_low = UINT64_MAX;
-        mmu->priv->itlb_large_high = 0;
+    slot_clear(&t->entries[0], 0);
+}
+
+static void table_flush(MmuTable *t, bool keep_global)
+{
+    unsigned kept = 0;
+
+    memset(&t->regions, 0, sizeof(t->regions));
+    for (unsigned i = 0; i < t->used_count; i++) {
+        unsigned slot = t->used[i];
+        uint8_t flags = t->flags[slot];
+        if (keep_global && (flags & SLOT_GLOBAL)) {
+            TlbEntry *e = &t->entries[slot];
+            if (flags & (SLOT_LARGE | SLOT_HUGE)) {
+                uint64_t page = e->tag[MMU_READ] != tag_none(slot) ? e->tag[MMU_READ] : e->tag[MMU_EXEC];
+                regions_add(&t->regions, page, flags & SLOT_HUGE);
+            }
+            __atomic_store_n(&t->used[kept++], (uint16_t)slot, __ATOMIC_RELEASE);
+            t->flags[slot] = flags & ~SLOT_LOCAL_LISTED;
+            continue;
+        }
+        slot_clear(&t->entries[slot], slot);
+        t->flags[slot] = 0;
+    }
+    __atomic_store_n(&t->used_count, kept, __ATOMIC_RELEASE);
+    t->local_count = 0;
+}
+
+/* Of MMU_KERNEL's table: what is not global. It stays listed as used, so that this costs what there is. */
+static void table_drop_local(MmuTable *t)
+{
+    for (unsigned i = 0; i < t->local_count; i++) {
+        unsigned slot = t->local[i];
+        t->flags[slot] &= ~SLOT_LOCAL_LISTED;
+        if (!(t->flags[slot] & SLOT_GLOBAL)) {
+            slot_clear(&t->entries[slot], slot);
+        }
+    }
+    t->local_count = 0;
+}
+
+static void table_drop_page(MmuTable *t, uint64_t linear, unsigned which)
+{
+    unsigned slot = (linear >> 12) & (TLB_SIZE - 1);
+
+    if (entry_holds(&t->entries[slot], linear & PAGE_MASK_4K) &&
+        (which & (t->flags[slot] & SLOT_GLOBAL ? DROP_GLOBAL : DROP_LOCAL))) {
+        slot_clear(&t->entries[slot], slot);
+    }
+    if (G_LIKELY(!regions_have(&t->regions, linear))) {
+        return;
+    }
+    for (unsigned i = 0; i < t->used_count; i++) {
+        slot = t->used[i];
+        uint8_t flags = t->flags[slot];
+        unsigned shift = flags & SLOT_HUGE ? 30 : flags & SLOT_LARGE ? 22 : 0;
+        if (shift && (which & (flags & SLOT_GLOBAL ? DROP_GLOBAL : DROP_LOCAL))) {
+            const TlbEntry *e = &t->entries[slot];
+            uint64_t page = e->tag[MMU_READ] != tag_none(slot) ? e->tag[MMU_READ] : e->tag[MMU_EXEC];
+            if ((page ^ linear) >> shift == 0) {
+                slot_clear(&t->entries[slot], slot);
+            }
+        }
+    }
+}
+
+static inline void code_bits(uint64_t linear, unsigned *first, unsigned *second)
+{
+    uint64_t hash = (linear >> 12) * UINT64_C(0x9e3779b97f4a7c15);
+
+    *first = (unsigned)(hash >> (64 - CODE_FILTER_BITS));
+    *second = (unsigned)(hash >> (64 - 2 * CODE_FILTER_BITS)) & ((1u << CODE_FILTER_BITS) - 1);
+}
+
+static void code_add(CodeFilter *f, uint64_t linear, uint64_t page_size)
+{
+    unsigned first, second;
+
+    code_bits(linear, &first, &second);
+    f->any = true;
+    f->pages[first / 64] |= UINT64_C(1) << (first % 64);
+    f->pages[second / 64] |= UINT64_C(1) << (second % 64);
+    if (page_size > 4096) {
+        regions_add(&f->regions, linear, page_size == UINT64_C(1) << 30);
+    }
+}
+
+static bool code_has(const CodeFilter *f, uint64_t linear)
+{
+    unsigned first, second;
+
+    code_bits(linear, &first, &second);
+    return ((f->pages[first / 64] >> (first % 64)) & (f->pages[second / 64] >> (second % 64))) & 1;
+}
+
+/* Whether there was something to empty. */
+static bool code_empty(CodeFilter *f)
+{
+    bool any = f->any;
+
+    if (any) {
+        memset(f, 0, sizeof(*f));
+    }
+    return any;
+}
+
+static void code_changed(X86Cpu *cpu, unsigned context, uint64_t linear, bool one_page)
+{
+    if (cpu->mmu->code_mapping_changed != NULL) {
+        cpu->mmu->code_mapping_changed(cpu, context, linear, one_page);
+    }
+}
+
+/* A number that no instruction page has; 0 is of no use to anybody. */
+static uint64_t fresh_generation(MmuPrivate *p)
+{
+    return ++p->next_generation;
+}
+
+/* All instruction pages of a context that are not global. Returns whether there may have been any. */
+static bool context_end_code(X86Mmu *mmu, unsigned i)
+{
+    MmuContext *c = &mmu->priv->contexts[i];
+
+    c->generation = fresh_generation(mmu->priv);
+    if (i == mmu->context) {
+        mmu->generation = c->generation;
+    }
+    return code_empty(&c->code);
+}
+
+static bool global_end_code(X86Mmu *mmu)
+{
+    mmu->global_generation = fresh_generation(mmu->priv);
+    return code_empty(&mmu->priv->global_code);
+}
+
+static uint32_t pcid_of(const X86Cpu *cpu, uint64_t cr3)
+{
+    return cpu->cr4 & CR4_PCIDE ? cr3 & 0xfff : 0;
+}
+
+/* MMU_CONTEXTS: there is none. */
+static unsigned context_find(const MmuPrivate *p, uint32_t pcid)
+{
+    unsigned i = 0;
+
+    while (i < MMU_CONTEXTS && p->contexts[i].pcid != pcid) {
+        i++;
+    }
+    return i;
+}
+
+static void context_flush(X86Cpu *cpu, unsigned i, bool keep_global)
+{
+    X86Mmu *mmu = cpu->mmu;
+    MmuPrivate *p = mmu->priv;
+    MmuContext *c = &p->contexts[i];
+
+    for (unsigned k = 0; k < CONTEXT_TABLES && c->ready; k++) {
+        table_flush(c->table[k], keep_global);
+    }
+    if (i == mmu->context) {
+        table_drop_local(p->tables);
+    }
+    if (context_end_code(mmu, i)) {
+        code_changed(cpu, i, 0, false);
+    }
+}
+
+static unsigned context_mix(unsigned i)
+{
+    return i * (ITLB_SIZE / MMU_CONTEXTS + 1);
+}
+
+/* Whose mappings are looked at from now on. */
+static void context_enter(X86Cpu *cpu, unsigned i)
+{
+    X86Mmu *mmu = cpu->mmu;
+    MmuPrivate *p = mmu->priv;
+    MmuContext *c = &p->contexts[i];
+
+    if (!c->ready) {
+        for (unsigned k = 0; k < CONTEXT_TABLES; k++) {
+            table_init(c->table[k]);
+        }
+        __atomic_store_n(&c->ready, true, __ATOMIC_RELEASE);
+    }
+    c->used_at = ++p->clock;
+    mmu->context = i;
+    mmu->generation = c->generation;
+    mmu->itlb_mix[1] = context_mix(i);
+    mmu->table[MMU_KERNEL_AC] = c->table[CONTEXT_KERNEL_AC]->entries;
+    mmu->table[MMU_USER] = c->table[CONTEXT_USER]->entries;
+    cpu->tlb = mmu->table[mmu->index];
+}
+
+/* A context for a PCID that has none: a free one, or the one that was left the longest ago. */
+static unsigned context_take(X86Cpu *cpu, uint32_t pcid)
+{
+    MmuPrivate *p = cpu->mmu->priv;
+    unsigned i = context_find(p, PCID_NONE);
+
+    if (i == MMU_CONTEXTS) {
+        i = 0;
+        for (unsigned k = 1; k < MMU_CONTEXTS; k++) {
+            if (p->contexts[k].used_at < p->contexts[i].used_at) {
+                i = k;
+            }
+        }
+        context_flush(cpu, i, false);
+    }
+    p->contexts[i].pcid = pcid;
+    return i;
+}
+
+static void contexts_init(X86Mmu *mmu)
+{
+    MmuPrivate *p = mmu->priv;
+
+    p->tables =
+        mmap(NULL, TABLES_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p->tables == MAP_FAILED) {
+        g_error("no memory for the TLB of a vCPU: %s", g_strerror(errno)); /* as g_malloc would */
+    }
+    table_init(p->tables);
+    mmu->table[MMU_KERNEL] = p->tables->entries;
+    mmu->table[MMU_USER_ALIGN] = (TlbEntry *)empty_table; /* nobody writes to it */
+    mmu->global_generation = fresh_generation(p);
+    p->spread_low = UINT64_MAX;
+    for (unsigned i = 0; i < MMU_CONTEXTS; i++) {
+        MmuContext *c = &p->contexts[i];
+        c->pcid = i == 0 ? 0 : PCID_NONE;
+        c->generation = fresh_generation(p);
+        for (unsigned k = 0; k < CONTEXT_TABLES; k++) {
+            c->table[k] = p->tables + 1 + i * CONTEXT_TABLES + k;
+        }
     }
 }
 
@@ -627,22 +830,29 @@ void mmu_flush(X86Cpu *cpu, bool keep_global)
 {
     X86Mmu *mmu = cpu->mmu;
     MmuPrivate *p = mmu->priv;
-    unsigned kept = 0;
+    bool code = false;
 
-    for (unsigned i = 0; i < p->used_count; i++) {
-        unsigned slot = p->used[i];
-        if (keep_global && (p->slot_flags[slot] & SLOT_GLOBAL)) {
-            p->used[kept++] = (uint16_t)slot;
-            continue;
+    if (keep_global) {
+        table_drop_local(p->tables);
+    } else {
+        table_flush(p->tables, false);
+        p->spread_low = UINT64_MAX;
+        p->spread_high = 0;
+        code |= global_end_code(mmu);
+    }
+    for (unsigned i = 0; i < MMU_CONTEXTS; i++) {
+        MmuContext *c = &p->contexts[i];
+        for (unsigned k = 0; k < CONTEXT_TABLES && c->ready; k++) {
+            table_flush(c->table[k], keep_global);
         }
-        slot_clear(mmu, slot);
-        p->slot_flags[slot] = 0;
+        code |= context_end_code(mmu, i);
+        if (!keep_global) {
+            c->pcid = i == mmu->context ? pcid_of(cpu, cpu->cr3) : PCID_NONE;
+        }
     }
-    p->used_count = kept;
-    if (kept == 0) {
-        p->large_entries = false;
+    if (code) {
+        code_changed(cpu, MMU_CONTEXT_ALL, 0, false);
     }
-    itlb_flush(mmu, keep_global);
 }
 
 void mmu_flush_physical(X86Cpu *cpu)
@@ -651,59 +861,101 @@ void mmu_flush_physical(X86Cpu *cpu)
     mmu_flush(cpu, false);
 }
 
+static void itlb_drop(ItlbEntry *e, uint64_t linear, bool global, uint64_t generation)
+{
+    if (e->page == (linear & PAGE_MASK_4K) && e->global == global && e->generation == generation) {
+        e->generation = 0;
+    }
+}
+
+/* A context's page, or a global one of whichever context's users. */
+static void itlb_drop_page(X86Mmu *mmu, unsigned context, uint64_t linear)
+{
+    bool global = context == MMU_CONTEXT_ALL;
+    uint64_t generation = global ? mmu->global_generation : mmu->priv->contexts[context].generation;
+
+    itlb_drop(&mmu->itlb[0][mmu_itlb_index(0, linear)], linear, global, generation);
+    for (unsigned i = 0; i < MMU_CONTEXTS; i++) {
+        if (global || i == context) {
+            itlb_drop(&mmu->itlb[1][mmu_itlb_index(context_mix(i), linear)], linear, global, generation);
+        }
+    }
+}
+
+/* One page's mapping in a context that is not global. */
+static void context_drop_page(X86Cpu *cpu, unsigned i, uint64_t linear)
+{
+    X86Mmu *mmu = cpu->mmu;
+    MmuContext *c = &mmu->priv->contexts[i];
+
+    for (unsigned k = 0; k < CONTEXT_TABLES && c->ready; k++) {
+        table_drop_page(c->table[k], linear, DROP_LOCAL);
+    }
+    if (i == mmu->context) {
+        table_drop_page(mmu->priv->tables, linear, DROP_LOCAL);
+    }
+    if (G_UNLIKELY(regions_have(&c->code.regions, linear))) {
+        context_end_code(mmu, i);
+        code_changed(cpu, i, 0, false);
+    } else if (G_UNLIKELY(code_has(&c->code, linear))) {
+        itlb_drop_page(mmu, i, linear);
+        code_changed(cpu, i, linear & PAGE_MASK_4K, true);
+    }
+}
+
 void mmu_flush_page(X86Cpu *cpu, uint64_t linear)
 {
     X86Mmu *mmu = cpu->mmu;
     MmuPrivate *p = mmu->priv;
-    uint64_t page = linear & PAGE_MASK_4K;
 
-    for (unsigned index = 0; index < MMU_INDEXES; index++) {
-        unsigned slot = index * TLB_SIZE + ((linear >> 12) & (TLB_SIZE - 1));
-        if (p->slot_page[slot] == page) {
-            slot_clear(mmu, slot);
-        }
-    }
-    if (p->large_entries) {
-        for (unsigned i = 0; i < p->used_count; i++) {
-            unsigned slot = p->used[i];
-            unsigned shift = p->slot_flags[slot] & SLOT_HUGE ? 30 : p->slot_flags[slot] & SLOT_LARGE ? 22 : 0;
-            if (shift && (p->slot_page[slot] ^ linear) >> shift == 0) {
-                slot_clear(mmu, slot);
+    context_drop_page(cpu, mmu->context, linear);
+    table_drop_page(p->tables, linear, DROP_GLOBAL);
+    if (linear >= p->spread_low && linear <= p->spread_high) {
+        for (unsigned i = 0; i < MMU_CONTEXTS; i++) {
+            for (unsigned k = 0; k < CONTEXT_TABLES && p->contexts[i].ready; k++) {
+                table_drop_page(p->contexts[i].table[k], linear, DROP_GLOBAL);
             }
         }
     }
-    if (linear >= p->itlb_large_low && linear <= p->itlb_large_high) {
-        itlb_flush(mmu, false);
-    } else {
-        for (int user = 0; user < 2; user++) {
-            ItlbEntry *e = &mmu->itlb[user][(linear >> 12) & (ITLB_SIZE - 1)];
-            if (e->page == page) {
-                e->generation = 0;
-                mmu->code_drops++;
-            }
-        }
+    if (G_UNLIKELY(regions_have(&p->global_code.regions, linear))) {
+        global_end_code(mmu);
+        code_changed(cpu, MMU_CONTEXT_ALL, 0, false);
+    } else if (G_UNLIKELY(code_has(&p->global_code, linear))) {
+        itlb_drop_page(mmu, MMU_CONTEXT_ALL, linear);
+        code_changed(cpu, MMU_CONTEXT_ALL, linear & PAGE_MASK_4K, true);
     }
 }
 
 void mmu_switch(X86Cpu *cpu, uint64_t new_cr3, bool no_flush)
 {
-    /* One context is cached at a time, so that even a switch that need not flush has to. */
-    mmu_flush(cpu, true);
+    MmuPrivate *p = cpu->mmu->priv;
+    uint32_t pcid = pcid_of(cpu, new_cr3);
+    unsigned to = context_find(p, pcid);
+
+    if (to == MMU_CONTEXTS) {
+        to = context_take(cpu, pcid);
+    } else if (!no_flush || !(cpu->cr4 & CR4_PCIDE)) {
+        context_flush(cpu, to, true);
+    }
+    if (to != cpu->mmu->context) {
+        table_drop_local(p->tables);
+        context_enter(cpu, to);
+    }
 }
 
 void mmu_invpcid(X86Cpu *cpu, unsigned type, uint64_t pcid, uint64_t linear)
 {
-    bool current = !(cpu->cr4 & CR4_PCIDE) ? pcid == 0 : (cpu->cr3 & 0xfff) == pcid;
+    unsigned i = context_find(cpu->mmu->priv, (uint32_t)pcid);
 
     switch (type) {
     case 0:
-        if (current) {
-            mmu_flush_page(cpu, linear);
+        if (i < MMU_CONTEXTS) {
+            context_drop_page(cpu, i, linear);
         }
         break;
     case 1:
-        if (current) {
-            mmu_flush(cpu, true);
+        if (i < MMU_CONTEXTS) {
+            context_flush(cpu, i, true);
         }
         break;
     case 2:
@@ -994,21 +1246,19 @@ void x86_code_page_slow(X86Cpu *cpu, uint64_t linear, CodePage *page)
     }
     uint64_t gpa = a20(cpu, tr.gpa);
     PhysPage *pp = phys_lookup(cpu, gpa);
-    ItlbEntry *e = &mmu->itlb[user][(linear >> 12) & (ITLB_SIZE - 1)];
+    ItlbEntry *e = mmu_itlb_entry(cpu, linear);
     e->page = linear & PAGE_MASK_4K;
     e->global = tr.global;
     e->generation = tr.global ? mmu->global_generation : mmu->generation;
     e->code = (CodePage){
         .gpa = gpa & PAGE_MASK_4K, .host = pp->host, .ram = pp->ram, .ram_offset = pp->ram_offset
     };
-    if (tr.page_size > 4096) {
-        p->itlb_large_low = MIN(p->itlb_large_low, linear & ~(tr.page_size - 1));
-        p->itlb_large_high = MAX(p->itlb_large_high, linear | (tr.page_size - 1));
-    }
+    code_add(tr.global ? &p->global_code : &p->contexts[mmu->context].code, linear, tr.page_size);
     if (pp->host != NULL) {
         /* The executor's block links are checked against the host page that this tag gives. */
-        unsigned slot = claim_slot(cpu, linear & PAGE_MASK_4K, user ? MMU_USER : MMU_KERNEL, &tr, pp);
-        slot_entry(mmu, slot)->tag[MMU_EXEC] = linear & PAGE_MASK_4K;
+        MmuIndex index = user ? MMU_USER : MMU_KERNEL;
+        unsigned slot = claim_slot(cpu, linear & PAGE_MASK_4K, index, &tr, pp);
+        mmu->table[index][slot].tag[MMU_EXEC] = linear & PAGE_MASK_4K;
     }
     *page = e->code;
     page->gpa = gpa;
@@ -1027,14 +1277,11 @@ uint8_t x86_fetch_slow(X86Cpu *cpu, uint64_t linear)
 
 /* ---- what other threads ask for ---- */
 
-/* Takes the write tags of a range of host memory away. */
-static void drop_write_tags(X86Mmu *mmu, const uint8_t *low, const uint8_t *high)
+static void table_drop_write_tags(MmuTable *t, const uint8_t *low, const uint8_t *high)
 {
-    MmuPrivate *p = mmu->priv;
-
-    for (unsigned i = 0; i < p->used_count; i++) {
-        unsigned slot = p->used[i];
-        TlbEntry *e = slot_entry(mmu, slot);
+    for (unsigned i = 0; i < t->used_count; i++) {
+        unsigned slot = t->used[i];
+        TlbEntry *e = &t->entries[slot];
         if (e->tag[MMU_WRITE] == tag_none(slot)) {
             continue;
         }
@@ -1045,26 +1292,49 @@ static void drop_write_tags(X86Mmu *mmu, const uint8_t *low, const uint8_t *high
     }
 }
 
+/* Takes the write tags of a range of host memory away, in every context. */
+static void drop_write_tags(X86Mmu *mmu, const uint8_t *low, const uint8_t *high)
+{
+    MmuPrivate *p = mmu->priv;
+
+    table_drop_write_tags(p->tables, low, high);
+    for (unsigned i = 0; i < MMU_CONTEXTS; i++) {
+        for (unsigned k = 0; k < CONTEXT_TABLES && p->contexts[i].ready; k++) {
+            table_drop_write_tags(p->contexts[i].table[k], low, high);
+        }
+    }
+}
+
 void mmu_process_pending(X86Cpu *cpu)
 {
     X86Mmu *mmu = cpu->mmu;
     MmuPrivate *p = mmu->priv;
+    struct MmuPending pending[PENDING_MAX];
 
     pthread_mutex_lock(&p->lock);
     p->thread = pthread_self();
     p->thread_known = true;
-    if (p->flush_all) {
-        phys_flush(p);
-        mmu_flush(cpu, false);
-    } else if (p->pending_overflow) {
-        mmu_flush(cpu, false);
-    } else {
-        for (unsigned i = 0; i < p->pending_count; i++) {
-            drop_write_tags(mmu, p->pending[i].low, p->pending[i].high);
+    /* Not with the lock held: who hears of a dropped code page may take locks. Those who wait for the
+     * request's bit to go wait until the last of them is served. */
+    while (p->flush_all || p->pending_overflow || p->pending_count > 0) {
+        bool all = p->flush_all, overflow = p->pending_overflow;
+        unsigned count = p->pending_count;
+        memcpy(pending, p->pending, count * sizeof(pending[0]));
+        p->flush_all = p->pending_overflow = false;
+        p->pending_count = 0;
+        pthread_mutex_unlock(&p->lock);
+        if (all) {
+            phys_flush(p);
+            mmu_flush(cpu, false);
+        } else if (overflow) {
+            mmu_flush(cpu, false);
+        } else {
+            for (unsigned i = 0; i < count; i++) {
+                drop_write_tags(mmu, pending[i].low, pending[i].high);
+            }
         }
+        pthread_mutex_lock(&p->lock);
     }
-    p->flush_all = p->pending_overflow = false;
-    p->pending_count = 0;
     cpu_interrupt_clear(cpu, CPU_INTERRUPT_TLB);
     pthread_mutex_unlock(&p->lock);
 }
@@ -1107,14 +1377,12 @@ static void wait_for_boundary(X86Cpu *cpu)
     }
 }
 
-/* Whether another vCPU's TLB may hold a write tag of the range. That vCPU goes on meanwhile: a tag that it
- * installs later is checked against the dirty bits once more (install), and a store through a tag that it has
- * given up is done. */
-static bool may_have_write_tag(const X86Mmu *mmu, const uint8_t *low, const uint8_t *high)
+/* From the last one down, since a flush moves entries of the list down. */
+static bool table_may_write(const MmuTable *t, const uint8_t *low, const uint8_t *high)
 {
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    for (unsigned slot = 0; slot < MMU_USER_ALIGN * TLB_SIZE; slot++) {
-        const TlbEntry *e = &mmu->tlb[0][0] + slot;
+    for (unsigned i = __atomic_load_n(&t->used_count, __ATOMIC_ACQUIRE); i-- > 0;) {
+        unsigned slot = __atomic_load_n(&t->used[i], __ATOMIC_ACQUIRE);
+        const TlbEntry *e = &t->entries[slot];
         uint64_t tag = __atomic_load_n(&e->tag[MMU_WRITE], __ATOMIC_ACQUIRE);
         if (tag == tag_none(slot)) {
             continue;
@@ -1124,6 +1392,28 @@ static bool may_have_write_tag(const X86Mmu *mmu, const uint8_t *low, const uint
         if ((host + 4096 > low && host < high) ||
             __atomic_load_n(&e->tag[MMU_WRITE], __ATOMIC_ACQUIRE) != tag) {
             return true;
+        }
+    }
+    return false;
+}
+
+/* Whether another vCPU's TLBs may hold a write tag of the range. That vCPU goes on meanwhile: a tag that it
+ * installs later is checked against the dirty bits once more (install), and a store through a tag that it has
+ * given up is done. */
+static bool may_have_write_tag(const X86Mmu *mmu, const uint8_t *low, const uint8_t *high)
+{
+    const MmuPrivate *p = mmu->priv;
+
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (table_may_write(p->tables, low, high)) {
+        return true;
+    }
+    for (unsigned i = 0; i < MMU_CONTEXTS; i++) {
+        const MmuContext *c = &p->contexts[i];
+        for (unsigned k = 0; k < CONTEXT_TABLES && __atomic_load_n(&c->ready, __ATOMIC_ACQUIRE); k++) {
+            if (table_may_write(c->table[k], low, high)) {
+                return true;
+            }
         }
     }
     return false;
@@ -1228,14 +1518,9 @@ X86Mmu *mmu_new(X86Cpu *cpu)
     MmuPrivate *p = g_new0(MmuPrivate, 1);
 
     mmu->priv = p;
-    mmu->generation = 1; /* 0 marks an empty entry; the two count apart so that neither matches the other's */
-    mmu->global_generation = 2;
     p->cpu = cpu;
-    p->itlb_large_low = UINT64_MAX;
     pthread_mutex_init(&p->lock, NULL);
-    for (unsigned slot = 0; slot < MMU_INDEXES * TLB_SIZE; slot++) {
-        slot_clear(mmu, slot);
-    }
+    contexts_init(mmu);
     phys_flush(p);
     p->blocks = g_hash_table_new(NULL, NULL);
     p->ram_listener = (RamListener){ .dirty_cleared = dirty_cleared };
@@ -1252,6 +1537,7 @@ X86Mmu *mmu_new(X86Cpu *cpu)
         .commit = smram_commit,
     };
     cpu->mmu = mmu;
+    context_enter(cpu, 0);
     if (cpu->env.memory != NULL) {
         memory_listener_add(&p->memory_listener, cpu->env.memory);
     }
@@ -1281,6 +1567,7 @@ void mmu_free(X86Mmu *mmu)
     }
     g_hash_table_unref(p->blocks);
     pthread_mutex_destroy(&p->lock);
+    munmap(p->tables, TABLES_SIZE);
     g_free(p);
     g_aligned_free(mmu);
 }

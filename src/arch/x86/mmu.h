@@ -27,6 +27,11 @@ typedef enum MmuIndex {
     MMU_INDEXES
 } MmuIndex;
 
+/* How many address spaces (PCIDs) are kept at a time; without CR4.PCIDE there is one. Each has TLBs of its
+ * own for MMU_USER and MMU_KERNEL_AC; all share that of MMU_KERNEL. */
+#define MMU_CONTEXTS    8u
+#define MMU_CONTEXT_ALL UINT32_MAX
+
 #define TLB_BITS     10
 #define TLB_SIZE     (1u << TLB_BITS)
 #define PAGE_MASK_4K (~UINT64_C(0xfff))
@@ -50,17 +55,25 @@ typedef struct CodePage {
 #define ITLB_SIZE 512u
 typedef struct ItlbEntry {
     uint64_t page;       /* linear address of the page */
-    uint64_t generation; /* valid where it equals the mmu's generation or global_generation, by `global` */
+    uint64_t generation; /* valid where it equals the mmu's generation or global_generation, by `global`;
+                            those of other contexts wait for their context's return */
     bool global;
     CodePage code; /* gpa of the page */
 } ItlbEntry;
 
 struct X86Mmu {
-    TlbEntry tlb[MMU_INDEXES][TLB_SIZE];
+    TlbEntry *table[MMU_INDEXES]; /* of the current context: TLB_SIZE entries each */
     ItlbEntry itlb[2][ITLB_SIZE]; /* supervisor, user */
-    uint64_t generation, global_generation;
-    uint64_t code_drops; /* single pages that the instruction TLB has dropped */
-    int index; /* the MmuIndex of the running code's data accesses: kept by x86_update_mode */
+    uint64_t generation,
+        global_generation; /* of the current context's instruction pages, and of global ones */
+    int index;             /* the MmuIndex of the running code's data accesses: kept by x86_update_mode */
+    unsigned context;      /* the current address space: 0 to MMU_CONTEXTS - 1 */
+    /* Where to look: contexts that have the same user pages do not evict each other. 0 for supervisors. */
+    unsigned itlb_mix[2];
+    /* Set by who looks up code by linear address: instruction pages of a context (or of MMU_CONTEXT_ALL) were
+     * dropped, the one at linear, or all of them. Called in the vCPU's thread, with no lock held, and never
+     * for a page that x86_code_page did not give. */
+    void (*code_mapping_changed)(X86Cpu *cpu, unsigned context, uint64_t linear, bool one_page);
     /* The rest is mmu.c's. */
     struct MmuPrivate *priv;
 };
@@ -77,9 +90,12 @@ bool mmu_walk(X86Cpu *cpu, uint64_t linear, MmuAccess access, MmuIndex index, Mm
 /* For debuggers and the monitor: no permissions, no side effects. */
 bool mmu_walk_debug(X86Cpu *cpu, uint64_t linear, uint64_t *gpa);
 
+/* Of all contexts. Without keep_global the current context becomes that of CR3 and CR4 as they are now. */
 void mmu_flush(X86Cpu *cpu, bool keep_global);
+/* INVLPG: of the current context, and global mappings (SDM vol. 3 4.10.4.1). */
 void mmu_flush_page(X86Cpu *cpu, uint64_t linear);
-/* On a CR3 write: with PCID, contexts are kept (as far as the implementation can). */
+/* On a CR3 write: goes to the context of its PCID, and flushes that one's mappings that are not global,
+ * unless no_flush (and CR4.PCIDE) says that they are still good. */
 void mmu_switch(X86Cpu *cpu, uint64_t new_cr3, bool no_flush);
 void mmu_invpcid(X86Cpu *cpu, unsigned type, uint64_t pcid, uint64_t linear);
 X86Mmu *mmu_new(X86Cpu *cpu); /* listens to env.memory's (and env.smram's) changes */
@@ -102,43 +118,70 @@ void mmu_store_slow(X86Cpu *cpu, uint64_t linear, uint64_t value, unsigned size,
 static inline void mmu_select(X86Cpu *cpu, MmuIndex index)
 {
     cpu->mmu->index = index;
-    cpu->tlb = cpu->mmu->tlb[index];
+    cpu->tlb = cpu->mmu->table[index];
 }
 
 static inline TlbEntry *mmu_entry(X86Mmu *mmu, MmuIndex index, uint64_t linear)
 {
-    return &mmu->tlb[index][(linear >> 12) & (TLB_SIZE - 1)];
+    return &mmu->table[index][(linear >> 12) & (TLB_SIZE - 1)];
 }
 
-/* x86_ld8/16/32/64(cpu, linear) and x86_st...: with the running code's MmuIndex. One compare checks tag,
- * permission, and that the access stays within the page. Values are host (little-endian) order. */
-#define MMU_ACCESSORS(bits, type)                                                                   \
-    static inline type x86_ld##bits##_idx(X86Cpu *cpu, uint64_t linear, MmuIndex index)             \
-    {                                                                                               \
-        TlbEntry *e = mmu_entry(cpu->mmu, index, linear);                                           \
-        if (G_LIKELY(linear - e->tag[MMU_READ] <= 4096 - sizeof(type))) {                           \
-            type value;                                                                             \
-            memcpy(&value, (void *)(linear + e->addend), sizeof(value));                            \
-            return value;                                                                           \
-        }                                                                                           \
-        return (type)mmu_load_slow(cpu, linear, sizeof(type), index);                               \
-    }                                                                                               \
-    static inline void x86_st##bits##_idx(X86Cpu *cpu, uint64_t linear, type value, MmuIndex index) \
-    {                                                                                               \
-        TlbEntry *e = mmu_entry(cpu->mmu, index, linear);                                           \
-        if (G_LIKELY(linear - e->tag[MMU_WRITE] <= 4096 - sizeof(type))) {                          \
-            memcpy((void *)(linear + e->addend), &value, sizeof(value));                            \
-            return;                                                                                 \
-        }                                                                                           \
-        mmu_store_slow(cpu, linear, value, sizeof(type), index);                                    \
-    }                                                                                               \
-    static inline type x86_ld##bits(X86Cpu *cpu, uint64_t linear)                                   \
-    {                                                                                               \
-        return x86_ld##bits##_idx(cpu, linear, (MmuIndex)cpu->mmu->index);                          \
-    }                                                                                               \
-    static inline void x86_st##bits(X86Cpu *cpu, uint64_t linear, type value)                       \
-    {                                                                                               \
-        x86_st##bits##_idx(cpu, linear, value, (MmuIndex)cpu->mmu->index);                          \
+static inline unsigned mmu_itlb_index(unsigned mix, uint64_t linear)
+{
+    return ((unsigned)(linear >> 12) ^ mix) & (ITLB_SIZE - 1);
+}
+
+/* Where an instruction page of the running code is, if it is there: check page and generation. */
+static inline ItlbEntry *mmu_itlb_entry(const X86Cpu *cpu, uint64_t linear)
+{
+    bool user = cpu->cpl == 3;
+
+    return &cpu->mmu->itlb[user][mmu_itlb_index(cpu->mmu->itlb_mix[user], linear)];
+}
+
+/* With the running code's permissions. */
+static inline TlbEntry *mmu_entry_now(const X86Cpu *cpu, uint64_t linear)
+{
+    return (TlbEntry *)cpu->tlb + ((linear >> 12) & (TLB_SIZE - 1));
+}
+
+/* x86_ld8/16/32/64(cpu, linear) and x86_st...: with the running code's MmuIndex; ..._idx: with another one.
+ * One compare checks tag, permission, and that the access stays within the page. Values are host
+ * (little-endian) order. */
+#define MMU_ACCESSORS(bits, type)                                                                     \
+    static inline type x86_ld##bits##_in(X86Cpu *cpu, const TlbEntry *e, uint64_t linear, int index)  \
+    {                                                                                                 \
+        if (G_LIKELY(linear - e->tag[MMU_READ] <= 4096 - sizeof(type))) {                             \
+            type value;                                                                               \
+            memcpy(&value, (void *)(linear + e->addend), sizeof(value));                              \
+            return value;                                                                             \
+        }                                                                                             \
+        return (type)mmu_load_slow(cpu, linear, sizeof(type), (MmuIndex)index);                       \
+    }                                                                                                 \
+    static inline void x86_st##bits##_in(X86Cpu *cpu, const TlbEntry *e, uint64_t linear, type value, \
+                                         int index)                                                   \
+    {                                                                                                 \
+        if (G_LIKELY(linear - e->tag[MMU_WRITE] <= 4096 - sizeof(type))) {                            \
+            memcpy((void *)(linear + e->addend), &value, sizeof(value));                              \
+            return;                                                                                   \
+        }                                                                                             \
+        mmu_store_slow(cpu, linear, value, sizeof(type), (MmuIndex)index);                            \
+    }                                                                                                 \
+    static inline type x86_ld##bits##_idx(X86Cpu *cpu, uint64_t linear, MmuIndex index)               \
+    {                                                                                                 \
+        return x86_ld##bits##_in(cpu, mmu_entry(cpu->mmu, index, linear), linear, (int)index);        \
+    }                                                                                                 \
+    static inline void x86_st##bits##_idx(X86Cpu *cpu, uint64_t linear, type value, MmuIndex index)   \
+    {                                                                                                 \
+        x86_st##bits##_in(cpu, mmu_entry(cpu->mmu, index, linear), linear, value, (int)index);        \
+    }                                                                                                 \
+    static inline type x86_ld##bits(X86Cpu *cpu, uint64_t linear)                                     \
+    {                                                                                                 \
+        return x86_ld##bits##_in(cpu, mmu_entry_now(cpu, linear), linear, cpu->mmu->index);           \
+    }                                                                                                 \
+    static inline void x86_st##bits(X86Cpu *cpu, uint64_t linear, type value)                         \
+    {                                                                                                 \
+        x86_st##bits##_in(cpu, mmu_entry_now(cpu, linear), linear, value, cpu->mmu->index);           \
     }
 MMU_ACCESSORS(8, uint8_t)
 MMU_ACCESSORS(16, uint16_t)
@@ -188,7 +231,8 @@ void x86_code_page_slow(X86Cpu *cpu, uint64_t linear, CodePage *page);
 static inline void x86_code_page(X86Cpu *cpu, uint64_t linear, CodePage *page)
 {
     X86Mmu *mmu = cpu->mmu;
-    ItlbEntry *e = &mmu->itlb[cpu->cpl == 3][(linear >> 12) & (ITLB_SIZE - 1)];
+    const ItlbEntry *e = mmu_itlb_entry(cpu, linear);
+
     if (G_LIKELY(e->page == (linear & PAGE_MASK_4K) &&
                  e->generation == (e->global ? mmu->global_generation : mmu->generation))) {
         *page = e->code;

@@ -200,6 +200,439 @@ static void test_a20(CpuFixture *f, gconstpointer data)
     g_assert_cmphex(x86_ld8(cpu, 0x100000), ==, 0x11);
 }
 
+/* ---- address-space contexts ---- */
+
+#define OLD 1
+#define NEW 2
+
+typedef struct Heard {
+    unsigned calls, context;
+    uint64_t linear;
+    bool one_page;
+} Heard;
+static Heard heard;
+
+static void hear(X86Cpu *cpu, unsigned context, uint64_t linear, bool one_page)
+{
+    heard = (Heard){ heard.calls + 1, context, linear, one_page };
+}
+
+/* What LINEAR maps to at first, or later on; nothing is invalidated. */
+static void map_old(CpuFixture *f, uint64_t flags)
+{
+    map(f, P | W | U, P | W | U | flags);
+}
+
+static void map_new(CpuFixture *f, uint64_t flags)
+{
+    poke(f, PT + 8, 8, (PAGE + 0x1000) | P | W | U | flags);
+}
+
+static void pcids(CpuFixture *f)
+{
+    long_mode(f);
+    f->cpu->cr4 |= CR4_PCIDE;
+    mmu_flush(f->cpu, false);
+    poke(f, PAGE, 1, OLD);
+    poke(f, PAGE + 0x1000, 1, NEW);
+    f->cpu->mmu->code_mapping_changed = hear;
+    heard = (Heard){ 0 };
+}
+
+static void go(CpuFixture *f, unsigned pcid, bool flush)
+{
+    x86_write_cr(f->cpu, 3, PML4 | pcid | (flush ? 0 : UINT64_C(1) << 63));
+    g_assert_cmphex(f->cpu->cr3, ==, PML4 | pcid);
+    g_assert_true(f->cpu->tlb == f->cpu->mmu->table[f->cpu->mmu->index]);
+}
+
+static void sees(CpuFixture *f, MmuIndex index, int what)
+{
+    g_assert_cmpint(x86_ld8_idx(f->cpu, LINEAR, index), ==, what);
+}
+
+/* What is cached of one context is there again when it comes back; nobody else sees it. */
+static void test_retention(CpuFixture *f, gconstpointer data)
+{
+    pcids(f);
+    map_old(f, 0);
+    go(f, 1, true);
+    unsigned first = f->cpu->mmu->context;
+    for (int index = MMU_KERNEL; index <= MMU_USER; index++) {
+        sees(f, (MmuIndex)index, OLD);
+    }
+    map_new(f, 0);
+    sees(f, MMU_USER, OLD);
+    go(f, 1, false); /* the same one: nothing is dropped, in the shared table neither */
+    sees(f, MMU_KERNEL, OLD);
+    go(f, 2, false);
+    g_assert_cmpuint(f->cpu->mmu->context, !=, first);
+    sees(f, MMU_KERNEL, NEW);
+    sees(f, MMU_KERNEL_AC, NEW);
+    sees(f, MMU_USER, NEW);
+    map_old(f, 0);
+    go(f, 1, false);
+    g_assert_cmpuint(f->cpu->mmu->context, ==, first);
+    sees(f, MMU_KERNEL, OLD); /* walked again: the shared table keeps only what is global */
+    map_new(f, 0);
+    sees(f, MMU_KERNEL_AC, OLD);
+    sees(f, MMU_USER, OLD);
+    go(f, 1, true); /* flushes 1, and not 2 */
+    sees(f, MMU_USER, NEW);
+    sees(f, MMU_KERNEL_AC, NEW);
+    map_old(f, 0);
+    go(f, 2, false);
+    sees(f, MMU_USER, NEW);
+    sees(f, MMU_KERNEL_AC, NEW);
+
+    /* Without PCIDs every write of CR3 flushes, and bit 63 is reserved. */
+    go(f, 0, false);
+    x86_write_cr(f->cpu, 4, CR4_PAE | CR4_PGE);
+    sees(f, MMU_USER, OLD);
+    map_new(f, 0);
+    x86_write_cr(f->cpu, 3, PML4);
+    sees(f, MMU_USER, NEW);
+    g_assert_cmpint(CATCH(f->cpu, x86_write_cr(f->cpu, 3, PML4 | UINT64_C(1) << 63)), ==, EXC_GP);
+    map_old(f, 0);
+    x86_write_cr(f->cpu, 3, PML4 | 0x18); /* PWT and PCD are no PCID */
+    sees(f, MMU_USER, OLD);
+}
+
+/* A ninth PCID takes the place of the one that was left the longest ago, of which nothing stays. */
+static void test_recycling(CpuFixture *f, gconstpointer data)
+{
+    CodePage page;
+
+    pcids(f);
+    map_old(f, G);
+    for (unsigned pcid = 1; pcid <= MMU_CONTEXTS; pcid++) {
+        go(f, pcid, false);
+        sees(f, MMU_USER, OLD);
+        poke(f, PT + 8, 8, PAGE | P | W | U); /* from the second one on, not global */
+    }
+    go(f, 1, false); /* 2 is the oldest now */
+    x86_code_page(f->cpu, LINEAR, &page);
+    go(f, 2, false);
+    x86_code_page(f->cpu, LINEAR, &page);
+    unsigned victim = f->cpu->mmu->context;
+    for (unsigned pcid = 3; pcid <= MMU_CONTEXTS; pcid++) {
+        go(f, pcid, false);
+    }
+    go(f, 1, false);
+    map_new(f, 0);
+    sees(f, MMU_USER, OLD); /* global, and its context is still there */
+    heard = (Heard){ 0 };
+    go(f, MMU_CONTEXTS + 1, false);
+    g_assert_cmpuint(f->cpu->mmu->context, ==, victim);
+    g_assert_cmpuint(heard.calls, ==, 1);
+    g_assert_cmpuint(heard.context, ==, victim);
+    g_assert_false(heard.one_page);
+    sees(f, MMU_USER, NEW);
+    x86_code_page(f->cpu, LINEAR, &page);
+    g_assert_cmphex(page.gpa, ==, PAGE + 0x1000);
+    go(f, 3, false);
+    sees(f, MMU_USER, OLD);
+    go(f, 2, false); /* lost */
+    sees(f, MMU_USER, NEW);
+    go(f, 1, false);
+    sees(f, MMU_USER, OLD);
+}
+
+static void test_global(CpuFixture *f, gconstpointer data)
+{
+    X86Cpu *cpu = f->cpu;
+
+    pcids(f);
+    map_old(f, G);
+    go(f, 1, true);
+    for (int index = MMU_KERNEL; index <= MMU_USER; index++) {
+        sees(f, (MmuIndex)index, OLD);
+    }
+    go(f, 1, true);
+    map_new(f, G);
+    for (int index = MMU_KERNEL; index <= MMU_USER; index++) {
+        sees(f, (MmuIndex)index, OLD);
+    }
+    go(f, 2, true);
+    sees(f, MMU_KERNEL, OLD); /* shared by all */
+    mmu_invpcid(cpu, 3, 0, 0);
+    mmu_invpcid(cpu, 1, 1, 0);
+    mmu_invpcid(cpu, 0, 1, LINEAR);
+    sees(f, MMU_KERNEL, OLD);
+    go(f, 1, false);
+    sees(f, MMU_USER, OLD);
+    go(f, 2, false);
+    mmu_flush_page(cpu, LINEAR); /* INVLPG: global mappings of every context */
+    sees(f, MMU_KERNEL, NEW);
+    go(f, 1, false);
+    sees(f, MMU_USER, NEW);
+    sees(f, MMU_KERNEL_AC, NEW);
+    map_old(f, G);
+    mmu_invpcid(cpu, 2, 0, 0);
+    sees(f, MMU_USER, OLD);
+    sees(f, MMU_KERNEL, OLD);
+
+    /* CR4.PGE's change drops all; without it nothing is global. */
+    map_new(f, G);
+    x86_write_cr(cpu, 4, CR4_PAE | CR4_PCIDE);
+    sees(f, MMU_USER, NEW);
+    sees(f, MMU_KERNEL, NEW);
+    map_old(f, G);
+    go(f, 1, true);
+    sees(f, MMU_USER, OLD);
+    sees(f, MMU_KERNEL, OLD);
+    map_new(f, G);
+    x86_write_cr(cpu, 4, CR4_PAE | CR4_PCIDE | CR4_PGE);
+    sees(f, MMU_USER, NEW);
+}
+
+/* Types 0 and 1 reach one PCID, type 3 all of them. */
+static void test_invpcid(CpuFixture *f, gconstpointer data)
+{
+    for (unsigned type = 0; type <= 3; type++) {
+        for (unsigned current = 1; current <= 3; current++) {
+            pcids(f);
+            map_old(f, 0);
+            for (unsigned pcid = 1; pcid <= 3; pcid++) {
+                go(f, pcid, true);
+                sees(f, MMU_USER, OLD);
+                sees(f, MMU_KERNEL_AC, OLD);
+            }
+            go(f, current, false);
+            sees(f, MMU_KERNEL, OLD);
+            map_new(f, 0);
+            mmu_invpcid(f->cpu, type, 2, LINEAR + 0x800);
+            sees(f, MMU_KERNEL, type >= 2 || current == 2 ? NEW : OLD);
+            for (unsigned pcid = 1; pcid <= 3; pcid++) {
+                go(f, pcid, false);
+                sees(f, MMU_USER, type >= 2 || pcid == 2 ? NEW : OLD);
+                sees(f, MMU_KERNEL_AC, type >= 2 || pcid == 2 ? NEW : OLD);
+            }
+        }
+    }
+    mmu_invpcid(f->cpu, 0, 77, LINEAR); /* of nobody */
+    mmu_invpcid(f->cpu, 1, 77, LINEAR);
+
+    /* INVLPG: this PCID, not the others. */
+    pcids(f);
+    map_old(f, 0);
+    go(f, 1, true);
+    sees(f, MMU_USER, OLD);
+    go(f, 2, true);
+    sees(f, MMU_USER, OLD);
+    sees(f, MMU_KERNEL, OLD);
+    map_new(f, 0);
+    mmu_flush_page(f->cpu, LINEAR + 0x1000);
+    sees(f, MMU_USER, OLD);
+    mmu_flush_page(f->cpu, LINEAR + 0xfff);
+    sees(f, MMU_USER, NEW);
+    sees(f, MMU_KERNEL, NEW);
+    go(f, 1, false);
+    sees(f, MMU_USER, OLD);
+}
+
+/* Any address of a large page names all of it. */
+static void test_large_pages(CpuFixture *f, gconstpointer data)
+{
+    static const uint64_t old_base = 0x400000, new_base = 0x600000;
+
+    for (unsigned round = 0; round < 8; round++) {
+        bool huge = round & 1, other = round & 2, global = round & 4;
+        uint64_t entry = huge ? PDPT + 8 : PD + 8, flags = P | W | U | PS | (global ? G : 0);
+        uint64_t far = huge ? 0x30000000 : 0x80000; /* from LINEAR, in the same page */
+        pcids(f);
+        map_old(f, 0);
+        poke(f, entry, 8, (huge ? 0 : old_base) | flags);
+        go(f, 1, true);
+        uint64_t linear = huge ? UINT64_C(0x40400000) : LINEAR, offset = huge ? 0 : 0x1000;
+        poke(f, old_base + offset, 1, OLD);
+        poke(f, new_base + offset, 1, NEW);
+        g_assert_cmpint(x86_ld8_idx(f->cpu, linear, MMU_USER), ==, OLD);
+        g_assert_cmpint(x86_ld8_idx(f->cpu, linear, MMU_KERNEL), ==, OLD);
+        if (huge) {
+            poke(f, PDPT + 8, 8, PD | P | W | U); /* with large pages in it instead */
+            poke(f, PD + 16, 8, new_base | flags);
+        } else {
+            poke(f, entry, 8, new_base | flags);
+        }
+        if (other) {
+            go(f, 2, true);
+            mmu_flush_page(f->cpu, linear + far);
+            go(f, 1, false);
+            g_assert_cmpint(x86_ld8_idx(f->cpu, linear, MMU_USER), ==, global ? NEW : OLD);
+            mmu_invpcid(f->cpu, 0, 1, linear + far);
+        } else {
+            mmu_flush_page(f->cpu, linear + far);
+        }
+        g_assert_cmpint(x86_ld8_idx(f->cpu, linear, MMU_USER), ==, NEW);
+        g_assert_cmpint(x86_ld8_idx(f->cpu, linear, MMU_KERNEL), ==, NEW);
+    }
+}
+
+static int fault_of(X86Cpu *cpu, uint64_t linear, MmuIndex index, bool write)
+{
+    return write ? CATCH(cpu, x86_st16_idx(cpu, linear, 1, index))
+                 : CATCH(cpu, x86_ld16_idx(cpu, linear, index));
+}
+
+/* A fresh context's tables hold nothing, not even page 0; nor does the one with alignment checks. */
+static void test_empty(CpuFixture *f, gconstpointer data)
+{
+    pcids(f);
+    for (unsigned pcid = 0; pcid <= MMU_CONTEXTS; pcid++) {
+        go(f, pcid, false);
+        for (int index = MMU_KERNEL; index < MMU_INDEXES; index++) {
+            for (uint64_t slot = 0; slot < TLB_SIZE; slot++) {
+                g_assert_cmpint(fault_of(f->cpu, slot * 4096, (MmuIndex)index, slot & 1), ==, EXC_PF);
+            }
+        }
+    }
+    poke(f, PT, 8, PAGE | P | W | U);
+    poke(f, PD, 8, PT | P | W | U);
+    poke(f, PDPT, 8, PD | P | W | U);
+    poke(f, PML4, 8, PDPT | P | W | U);
+    g_assert_cmpint(x86_ld8_idx(f->cpu, 0, MMU_USER), ==, OLD);
+    g_assert_cmpint(x86_ld8_idx(f->cpu, 0, MMU_USER_ALIGN), ==, OLD);
+    g_assert_cmpint(fault_of(f->cpu, 1, MMU_USER_ALIGN, false), ==, EXC_AC);
+    mmu_flush_page(f->cpu, 0);
+    poke(f, PT, 8, (PAGE + 0x1000) | P | W | U);
+    g_assert_cmpint(x86_ld8_idx(f->cpu, 0, MMU_USER), ==, NEW);
+}
+
+static gpointer clear_elsewhere(gpointer data)
+{
+    CpuFixture *f = data;
+
+    return GINT_TO_POINTER(ram_test_and_clear_dirty(f->ram.ram, PAGE, 4096, DIRTY_MIGRATION));
+}
+
+/* Whoever clears a dirty bit hears of writes through every context's TLB, from this thread and from others.
+ */
+static void test_dirty_contexts(CpuFixture *f, gconstpointer data)
+{
+    X86Cpu *cpu = f->cpu;
+    RamBlock *ram = f->ram.ram;
+
+    for (int elsewhere = 0; elsewhere < 2; elsewhere++) {
+        for (int index = MMU_KERNEL; index <= MMU_USER; index++) {
+            pcids(f);
+            map_old(f, 0);
+            go(f, 1, true);
+            x86_st8_idx(cpu, LINEAR, 1, (MmuIndex)index);
+            x86_st8_idx(cpu, LINEAR, 2, (MmuIndex)index);
+            TlbEntry *e = mmu_entry(cpu->mmu, (MmuIndex)index, LINEAR);
+            g_assert_cmphex(e->tag[MMU_WRITE], ==, LINEAR);
+            if (index != MMU_KERNEL) {
+                go(f, 2, false);
+            }
+            g_assert_cmphex(e->tag[MMU_WRITE], ==, LINEAR);
+            if (elsewhere) {
+                g_thread_join(g_thread_new("clear", clear_elsewhere, f));
+                g_assert_true(cpu->interrupt_request & CPU_INTERRUPT_TLB);
+                mmu_process_pending(cpu);
+                g_assert_false(cpu->interrupt_request & CPU_INTERRUPT_TLB);
+            } else {
+                clear_elsewhere(f);
+            }
+            g_assert_cmphex(e->tag[MMU_WRITE], !=, LINEAR);
+            g_assert_cmphex(e->tag[MMU_READ], ==, LINEAR);
+            g_assert_false(ram_page_fully_dirty(ram, PAGE));
+            go(f, 1, false);
+            x86_st8_idx(cpu, LINEAR, 3, (MmuIndex)index);
+            g_assert_true(ram_page_fully_dirty(ram, PAGE));
+            /* No tag (yet, or any more): nobody need be asked. */
+            g_assert_true(g_thread_join(g_thread_new("clear", clear_elsewhere, f)));
+            g_assert_false(cpu->interrupt_request & CPU_INTERRUPT_TLB);
+        }
+    }
+}
+
+/* Where code fetches from. */
+static uint64_t code_at(CpuFixture *f, uint64_t linear, uint8_t cpl)
+{
+    CodePage page;
+
+    f->cpu->cpl = cpl;
+    x86_code_page(f->cpu, linear, &page);
+    f->cpu->cpl = 0;
+    return page.gpa;
+}
+
+/* Who keeps code by linear address hears of every end of a mapping that it may have used, and of data pages
+ * not. */
+static void test_code_mapping(CpuFixture *f, gconstpointer data)
+{
+    X86Cpu *cpu = f->cpu;
+
+    pcids(f);
+    map_old(f, 0);
+    poke(f, PT + 16, 8, (PAGE + 0x2000) | P | W | U);
+    go(f, 1, true);
+    unsigned first = cpu->mmu->context;
+    g_assert_cmphex(code_at(f, LINEAR + 5, 3), ==, PAGE + 5);
+    x86_ld8(cpu, LINEAR + 0x1000);
+    go(f, 2, true);
+    unsigned second = cpu->mmu->context;
+    code_at(f, LINEAR, 3);
+    g_assert_cmpuint(heard.calls, ==, 0);
+
+    /* A retained context's pages are still known: the walk that would see the new mapping does not happen. */
+    map_new(f, 0);
+    go(f, 1, false);
+    g_assert_cmphex(code_at(f, LINEAR + 5, 3), ==, PAGE + 5);
+    mmu_flush_page(cpu, LINEAR + 0x1000);
+    g_assert_cmpuint(heard.calls, ==, 0);
+    mmu_flush_page(cpu, LINEAR + 7);
+    g_assert_cmpuint(heard.calls, ==, 1);
+    g_assert_true(heard.one_page && heard.context == first && heard.linear == LINEAR);
+    g_assert_cmphex(code_at(f, LINEAR + 5, 3), ==, PAGE + 0x1005);
+    go(f, 2, false);
+    g_assert_cmphex(code_at(f, LINEAR, 3), ==, PAGE);
+    mmu_invpcid(cpu, 0, 1, LINEAR);
+    g_assert_cmpuint(heard.calls, ==, 2);
+    g_assert_true(heard.one_page && heard.context == first);
+    mmu_invpcid(cpu, 1, 2, 0);
+    g_assert_cmpuint(heard.calls, ==, 3);
+    g_assert_true(!heard.one_page && heard.context == second);
+    g_assert_cmphex(code_at(f, LINEAR, 3), ==, PAGE + 0x1000);
+    go(f, 2, true);
+    g_assert_cmpuint(heard.calls, ==, 4);
+    go(f, 2, true); /* nothing since */
+    g_assert_cmpuint(heard.calls, ==, 4);
+
+    /* Evicted from the instruction TLB by another page: still heard of. */
+    code_at(f, LINEAR, 3);
+    poke(f, PD + 8 + 8, 8, PT | P | W | U);
+    code_at(f, LINEAR + (2 << 20), 3);
+    mmu_flush_page(cpu, LINEAR);
+    g_assert_cmpuint(heard.calls, ==, 5);
+    g_assert_cmphex(heard.linear, ==, LINEAR);
+
+    /* Global ones are everybody's. */
+    map_old(f, G);
+    mmu_flush(cpu, false);
+    code_at(f, LINEAR, 0);
+    heard = (Heard){ 0 };
+    map_new(f, G);
+    go(f, 1, true);
+    mmu_invpcid(cpu, 3, 0, 0);
+    g_assert_cmphex(code_at(f, LINEAR, 0), ==, PAGE);
+    g_assert_cmpuint(heard.calls, ==, 0);
+    mmu_flush_page(cpu, LINEAR);
+    g_assert_cmpuint(heard.calls, ==, 1);
+    g_assert_true(heard.one_page && heard.context == MMU_CONTEXT_ALL);
+    g_assert_cmphex(code_at(f, LINEAR, 0), ==, PAGE + 0x1000);
+
+    /* A large page's end is that of all its pieces. */
+    poke(f, PD + 8, 8, 0x400000 | P | W | U | PS);
+    mmu_flush(cpu, false);
+    code_at(f, LINEAR, 3);
+    heard = (Heard){ 0 };
+    mmu_flush_page(cpu, LINEAR + 0x100000);
+    g_assert_cmpuint(heard.calls, ==, 1);
+    g_assert_true(!heard.one_page && heard.context == cpu->mmu->context);
+}
+
 #define TEST(name) g_test_add("/mmu/" #name, CpuFixture, NULL, fixture_setup, test_##name, fixture_teardown)
 
 int main(int argc, char **argv)
@@ -210,5 +643,13 @@ int main(int argc, char **argv)
     TEST(32bit);
     TEST(tlb);
     TEST(a20);
+    TEST(retention);
+    TEST(recycling);
+    TEST(global);
+    TEST(invpcid);
+    TEST(large_pages);
+    TEST(empty);
+    TEST(dirty_contexts);
+    TEST(code_mapping);
     return g_test_run();
 }

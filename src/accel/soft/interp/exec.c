@@ -21,7 +21,8 @@ static inline bool jump_cacheable(uint32_t mode)
 static inline const uint8_t *itlb_host(const X86Cpu *cpu, uint64_t linear)
 {
     const X86Mmu *mmu = cpu->mmu;
-    const ItlbEntry *e = &mmu->itlb[cpu->cpl == 3][(linear >> 12) & (ITLB_SIZE - 1)];
+    const ItlbEntry *e = mmu_itlb_entry(cpu, linear);
+
     if (e->page != (linear & PAGE_MASK_4K) ||
         e->generation != (e->global ? mmu->global_generation : mmu->generation) || !e->code.host) {
         return NULL;

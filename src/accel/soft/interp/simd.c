@@ -271,7 +271,7 @@ static inline __attribute__((always_inline)) void move_load(X86Cpu *cpu, const I
     check_mode(cpu, aux);
     uint64_t linear = operand_linear(cpu, n, size, false);
     check_alignment(cpu, linear, aux);
-    TlbEntry *e = mmu_entry(cpu->mmu, (MmuIndex)cpu->mmu->index, linear);
+    TlbEntry *e = mmu_entry_now(cpu, linear);
     const uint8_t *from = bounce;
     if (G_LIKELY(linear - e->tag[MMU_READ] <= 4096 - size)) {
         from = (const uint8_t *)(linear + (uint64_t)e->addend);
@@ -300,7 +300,7 @@ static inline __attribute__((always_inline)) void move_store(X86Cpu *cpu, const 
     check_alignment(cpu, linear, aux);
     const uint8_t *low = cpu->xsave + XSAVE_XMM + n->insn.reg * 16,
                   *high = cpu->xsave + XSAVE_AVX + n->insn.reg * 16;
-    TlbEntry *e = mmu_entry(cpu->mmu, (MmuIndex)cpu->mmu->index, linear);
+    TlbEntry *e = mmu_entry_now(cpu, linear);
     if (G_LIKELY(linear - e->tag[MMU_WRITE] <= 4096 - size)) {
         uint8_t *to = (uint8_t *)(linear + (uint64_t)e->addend);
         memcpy(to, low, MIN(size, 16));
@@ -451,7 +451,7 @@ static void exec_stub(X86Cpu *cpu, const InterpNative *n)
         bool write = aux & AUX_WRITE;
         linear = operand_linear(cpu, n, size, write);
         check_alignment(cpu, linear, aux);
-        TlbEntry *e = mmu_entry(cpu->mmu, (MmuIndex)cpu->mmu->index, linear);
+        TlbEntry *e = mmu_entry_now(cpu, linear);
         if (G_LIKELY(linear - e->tag[write ? MMU_WRITE : MMU_READ] <= 4096 - size)) {
             mem = (void *)(linear + (uint64_t)e->addend);
         } else {

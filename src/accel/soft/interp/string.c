@@ -53,7 +53,7 @@ static void count_down(X86Cpu *cpu, String *s, uint64_t elements)
 /* Where a page is plain RAM in the TLB: its byte's host address. */
 static uint8_t *tlb_host(X86Cpu *cpu, uint64_t linear, MmuAccess access)
 {
-    TlbEntry *e = mmu_entry(cpu->mmu, (MmuIndex)cpu->mmu->index, linear);
+    TlbEntry *e = mmu_entry_now(cpu, linear);
     if (e->tag[access] != (linear & PAGE_MASK_4K)) {
         return NULL;
     }
