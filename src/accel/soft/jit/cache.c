@@ -323,11 +323,19 @@ static bool region_is_free(Jit *jit, const JitRegion *r, const JitVcpu *own)
     return true;
 }
 
-static void tables_drop(JitVcpu *v)
+void jit_table_clear(JitVcpu *v, unsigned i)
+{
+    if (!v->tables[i].empty) {
+        memset(v->tables[i].entries, 0, sizeof(IbtcEntry) * JIT_IBTC_SIZE);
+        v->tables[i].entries[0].va = 1; /* 0 is an address that is looked up there */
+        v->tables[i].empty = true;
+    }
+}
+
+void jit_tables_drop(JitVcpu *v)
 {
     for (unsigned i = 0; i < v->table_count; i++) {
-        memset(v->tables[i], 0, sizeof(IbtcEntry) * JIT_IBTC_SIZE);
-        v->tables[i][0].va = 1; /* 0 is an address that is looked up there */
+        jit_table_clear(v, i);
     }
     __atomic_store_n(&v->epoch_seen, __atomic_load_n(&v->jit->epoch, __ATOMIC_SEQ_CST), __ATOMIC_SEQ_CST);
 }
@@ -340,7 +348,7 @@ static void region_next(Jit *jit, JitVcpu *v)
 
     if (r->blocks->len) {
         region_evict(jit, r);
-        tables_drop(v);
+        jit_tables_drop(v);
         while (!region_is_free(jit, r, v)) {
             pthread_mutex_unlock(&jit->lock);
             bool was = mmu_suspend(v->cpu);
@@ -443,9 +451,4 @@ JitBlock *jit_find(X86Cpu *cpu, JitVcpu *v, uint32_t key)
     JitBlock *b = hash_find(jit, page.host, (unsigned)(cpu->rip & 4095), key);
     pthread_mutex_unlock(&jit->lock);
     return b ? b : translate(cpu, v, &page, key);
-}
-
-void jit_tables_drop(JitVcpu *v)
-{
-    tables_drop(v);
 }

@@ -47,50 +47,84 @@ static bool translatable(const X86Cpu *cpu)
     return (cpu->mode & MODE_CS64) && !(cpu->mode & MODE_NOT_TRANSLATED);
 }
 
-static IbtcEntry *table_for(JitVcpu *v, uint32_t key)
+/* The look-up table of a mode and an address space. */
+static unsigned table_for(JitVcpu *v, uint32_t key, unsigned context)
 {
+    unsigned oldest = 0;
+    v->clock++;
     for (unsigned i = 0; i < v->table_count; i++) {
-        if (v->table_key[i] == key) {
-            return v->tables[i];
+        if (v->tables[i].key == key && v->tables[i].context == context) {
+            v->tables[i].used = v->clock;
+            return i;
+        }
+        if (v->tables[i].used < v->tables[oldest].used) {
+            oldest = i;
         }
     }
     unsigned i = v->table_count;
     if (i == JIT_TABLES) {
-        i = 0; /* more modes than tables: one gives way */
+        i = oldest;
+        jit_table_clear(v, i);
     } else {
-        v->tables[i] = g_aligned_alloc0(JIT_IBTC_SIZE, sizeof(IbtcEntry), 64);
+        v->tables[i].entries = g_aligned_alloc0(JIT_IBTC_SIZE, sizeof(IbtcEntry), 64);
+        v->tables[i].entries[0].va = 1;
+        v->tables[i].empty = true;
         v->table_count++;
     }
-    memset(v->tables[i], 0, sizeof(IbtcEntry) * JIT_IBTC_SIZE);
-    v->tables[i][0].va = 1;
-    v->table_key[i] = key;
-    return v->tables[i];
+    v->tables[i].key = key;
+    v->tables[i].context = context;
+    v->tables[i].used = v->clock;
+    return i;
+}
+
+/* Supervisor code is in every address space, with mappings that the MMU drops at a switch where they are not global. */
+static unsigned key_context(const X86Cpu *cpu)
+{
+    return cpu->cpl == 3 ? cpu->mmu->context : MMU_CONTEXT_ALL;
+}
+
+/* The MMU's word that instruction pages are gone. */
+static void code_mapping_changed(X86Cpu *cpu, unsigned context, uint64_t linear, bool one_page)
+{
+    JitVcpu *v = jit_vcpu(cpu);
+    JitArea *area = jit_area(cpu);
+
+    for (unsigned i = 0; i < v->table_count; i++) {
+        unsigned c = v->tables[i].context;
+        if (context != MMU_CONTEXT_ALL && c != MMU_CONTEXT_ALL && c != context) {
+            continue;
+        }
+        jit_table_clear(v, i);
+    }
+    area->key = 0;
+}
+
+static void stack_slot_check(X86Cpu *cpu)
+{
+    JitArea *area = jit_area(cpu);
+    const TlbEntry *e = mmu_entry_now(cpu, area->stack_lo);
+    if (e->tag[MMU_WRITE] != area->stack_lo || (uint64_t)e->addend != area->stack_delta) {
+        area->stack_lo = JIT_NO_STACK;
+    }
 }
 
 /* Makes what translated code relies on true again after anything that C did. */
 static void area_refresh(X86Cpu *cpu, JitVcpu *v)
 {
     JitArea *area = jit_area(cpu);
-    X86Mmu *mmu = cpu->mmu;
     uint32_t key = current_key(cpu);
+    unsigned context = key_context(cpu);
 
-    if (G_UNLIKELY(mmu->generation != v->generation || mmu->global_generation != v->global_generation ||
-                   mmu->code_drops != v->code_drops ||
-                   v->epoch_seen != __atomic_load_n(&v->jit->epoch, __ATOMIC_RELAXED))) {
-        v->generation = mmu->generation;
-        v->global_generation = mmu->global_generation;
-        v->code_drops = mmu->code_drops;
+    if (G_UNLIKELY(v->epoch_seen != __atomic_load_n(&v->jit->epoch, __ATOMIC_RELAXED))) {
         jit_tables_drop(v);
-        area->key = 0;
     }
-    if (G_UNLIKELY(area->key != key)) {
+    if (area->key != key || area->context != context) {
         area->key = key;
-        area->ibtc = table_for(v, key);
+        area->context = context;
+        area->table = table_for(v, key, context);
+        area->ibtc = v->tables[area->table].entries;
     }
-    const TlbEntry *e = mmu_entry(mmu, (MmuIndex)mmu->index, area->stack_lo);
-    if (e->tag[MMU_WRITE] != area->stack_lo || (uint64_t)e->addend != area->stack_delta) {
-        area->stack_lo = JIT_NO_STACK;
-    }
+    stack_slot_check(cpu);
 }
 
 /* ---- what translated code calls ---- */
@@ -103,7 +137,7 @@ int jit_refill(X86Cpu *cpu, uint64_t linear, const JitRefill *meta)
     MmuAccess access = meta->write ? MMU_WRITE : MMU_READ;
     MmuIndex index = (MmuIndex)cpu->mmu->index;
     uint64_t page = linear & PAGE_MASK_4K;
-    TlbEntry *e = mmu_entry(cpu->mmu, index, linear);
+    const TlbEntry *e = mmu_entry_now(cpu, linear);
 
     v->refills++;
     if (linear - page + meta->span > 4096 || !x86_is_canonical(linear)) {
@@ -124,10 +158,7 @@ int jit_refill(X86Cpu *cpu, uint64_t linear, const JitRefill *meta)
         area->stack_lo = page;
         area->stack_delta = (uint64_t)e->addend;
     } else {
-        const TlbEntry *s = mmu_entry(cpu->mmu, index, area->stack_lo);
-        if (s->tag[MMU_WRITE] != area->stack_lo || (uint64_t)s->addend != area->stack_delta) {
-            area->stack_lo = JIT_NO_STACK;
-        }
+        stack_slot_check(cpu);
     }
     return 0;
 }
@@ -144,11 +175,7 @@ int jit_callout(X86Cpu *cpu, JitCallout *callout)
     if (callout->ends || cpu->rip != rip + callout->length || callout->block->stale) {
         return 1;
     }
-    JitArea *area = jit_area(cpu);
-    const TlbEntry *e = mmu_entry(cpu->mmu, (MmuIndex)cpu->mmu->index, area->stack_lo);
-    if (e->tag[MMU_WRITE] != area->stack_lo || (uint64_t)e->addend != area->stack_delta) {
-        area->stack_lo = JIT_NO_STACK;
-    }
+    stack_slot_check(cpu);
     return 0;
 }
 
@@ -222,6 +249,7 @@ static void run_translated(X86Cpu *cpu)
             IbtcEntry *e = &area->ibtc[jit_ibtc_slot(cpu->rip)];
             e->va = cpu->rip;
             e->code = b->ibtc_entry;
+            v->tables[area->table].empty = false;
         }
         link = NULL;
         fill = false;
@@ -396,6 +424,7 @@ void jit_vcpu_init(Jit *jit, X86Cpu *cpu)
     d->jit = v;
     d->page_written = page_written;
     d->run_translated = run_translated;
+    cpu->mmu->code_mapping_changed = code_mapping_changed;
 }
 
 void jit_vcpu_destroy(X86Cpu *cpu)
@@ -409,10 +438,11 @@ void jit_vcpu_destroy(X86Cpu *cpu)
     g_ptr_array_remove(v->jit->vcpus, v);
     pthread_mutex_unlock(&v->jit->lock);
     for (unsigned i = 0; i < v->table_count; i++) {
-        g_aligned_free(v->tables[i]);
+        g_aligned_free(v->tables[i].entries);
     }
     d->jit = NULL;
     d->run_translated = NULL;
+    cpu->mmu->code_mapping_changed = NULL;
     d->page_written = NULL;
     g_free(v);
 }

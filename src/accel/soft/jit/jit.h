@@ -19,8 +19,8 @@
  *  3. A guest address is dereferenced only behind a check against a TLB entry (or the stack slot filled from one).
  *  4. Blocks are found by the guest-physical code page and the key; addresses of the guest's code are relative to
  *     JitArea.page_va, so that a block serves every mapping of its page.
- *  5. A direct link joins blocks of one page only. Everything else goes through the look-up table, whose entries
- *     are valid for one key (mode) and as long as no instruction-TLB entry was dropped.
+ *  5. A direct link joins blocks of one page only. Everything else goes through the look-up table of the key (mode)
+ *     and the MMU's context; the MMU tells when a page that was looked up there goes.
  *  6. A stale block is never entered: links into it are cut, and its entry for the look-up tables is patched.
  *     Its memory is not used again before every vCPU has dropped its look-up tables.
  *  7. C code never runs with the guest's vector or x87 state in the registers unless it is compiled without them.
@@ -82,6 +82,7 @@ typedef struct JitArea {
     uint32_t exit_reason;
     uint32_t exit_info; /* page offset of the branch | JitIndirect << 12 | RET's operand or CALL's length << 14 */
     uint32_t key; /* of the running code, without KEY_CAREFUL */
+    uint32_t context, table;
     uint64_t tmp[4];
     uint64_t t1; /* what T1 held, while a stack probe is refilled */
     uint64_t slots[JIT_SLOTS]; /* deltas of access groups, within a block */
@@ -184,14 +185,19 @@ typedef struct Jit {
     unsigned max_insns; /* of a block */
 } Jit;
 
-#define JIT_TABLES 16
+#define JIT_TABLES 24
 typedef struct JitVcpu {
     X86Cpu *cpu;
     Jit *jit;
-    IbtcEntry *tables[JIT_TABLES];
-    uint32_t table_key[JIT_TABLES];
+    struct {
+        IbtcEntry *entries;
+        uint32_t key;
+        unsigned context; /* of the MMU */
+        bool empty;
+        uint64_t used; /* when, by `clock` */
+    } tables[JIT_TABLES];
     unsigned table_count;
-    uint64_t generation, global_generation, code_drops; /* of the MMU, when the tables were last known to be right */
+    uint64_t clock;
     uint64_t epoch_seen;                    /* atomic */
     uint64_t lookups, steps, links, refills;
 } JitVcpu;
@@ -216,6 +222,7 @@ void jit_page_written(Jit *jit, const uint8_t *host_page);
 void jit_drop_all(Jit *jit);
 /* Forgets what the look-up tables hold; the vCPU is at a boundary. */
 void jit_tables_drop(JitVcpu *v);
+void jit_table_clear(JitVcpu *v, unsigned i);
 JitBlock *jit_block_at(Jit *jit, const uint8_t *executable);
 
 /* ---- exec.c ---- */
