@@ -58,7 +58,7 @@ Jit *jit_new(size_t size, GError **error)
     pthread_mutex_init(&jit->lock, NULL);
     jit->hash_bits = HASH_BITS;
     jit->hash = g_new0(JitBlock *, (gsize)1 << HASH_BITS);
-    jit->pages = g_hash_table_new(NULL, NULL);
+    jit->pages = g_hash_table_new_full(NULL, NULL, NULL, (GDestroyNotify)g_ptr_array_unref);
     jit->vcpus = g_ptr_array_new();
     return jit;
 fail:
@@ -109,10 +109,12 @@ static unsigned hash_of(const Jit *jit, const uint8_t *page, unsigned offset, ui
     return (unsigned)(h * UINT64_C(0x9e3779b97f4a7c15) >> (64 - jit->hash_bits));
 }
 
-static JitBlock *hash_find(const Jit *jit, const uint8_t *page, unsigned offset, uint32_t key)
+/* second: where the next page is, if anybody knows. */
+static JitBlock *hash_find(const Jit *jit, const uint8_t *page, unsigned offset, uint32_t key, const uint8_t *second)
 {
     JitBlock *b = jit->hash[hash_of(jit, page, offset, key)];
-    while (b && (b->page != page || b->offset != offset || b->key != key)) {
+    while (b && (b->page != page || b->offset != offset || b->key != key ||
+                 (b->second && b->second != second))) {
         b = b->hash_next;
     }
     return b;
@@ -162,6 +164,13 @@ static void site_write(uint8_t *site, const uint8_t *target)
 void jit_link_to(Jit *jit, JitLink *link, JitBlock *to)
 {
     if (link->to || to->stale || link->from->stale) {
+        return;
+    }
+    if (to->second) {
+        /* Which page follows depends on the mapping. */
+        if (jit_emit_far_link(jit, link)) {
+            site_write(link->site, link->stub);
+        }
         return;
     }
     bool backwards = link->target <= link->from->offset + link->from->length && link->target <= to->offset &&
@@ -237,16 +246,32 @@ static void block_make_stale(Jit *jit, JitBlock *b)
 
 static void page_invalidate(Jit *jit, const uint8_t *host_page)
 {
-    JitBlock *next, *b = g_hash_table_lookup(jit->pages, host_page);
-    if (!b) {
+    GPtrArray *blocks = g_hash_table_lookup(jit->pages, host_page);
+    if (!blocks) {
         return;
     }
-    for (; b; b = next) {
-        next = b->page_next;
-        block_make_stale(jit, b);
-        b->page_next = NULL;
+    for (guint i = 0; i < blocks->len; i++) {
+        block_make_stale(jit, blocks->pdata[i]);
     }
     g_hash_table_remove(jit->pages, host_page);
+}
+
+static void page_add(Jit *jit, const uint8_t *host_page, JitBlock *b)
+{
+    GPtrArray *blocks = g_hash_table_lookup(jit->pages, host_page);
+    if (!blocks) {
+        blocks = g_ptr_array_new();
+        g_hash_table_insert(jit->pages, (gpointer)host_page, blocks);
+    }
+    g_ptr_array_add(blocks, b);
+}
+
+static void page_remove(Jit *jit, const uint8_t *host_page, JitBlock *b)
+{
+    GPtrArray *blocks = g_hash_table_lookup(jit->pages, host_page);
+    if (blocks && g_ptr_array_remove_fast(blocks, b) && blocks->len == 0) {
+        g_hash_table_remove(jit->pages, host_page);
+    }
 }
 
 void jit_page_written(Jit *jit, const uint8_t *host_page)
@@ -261,9 +286,7 @@ void jit_drop_all(Jit *jit)
     pthread_mutex_lock(&jit->lock);
     for (unsigned i = 0; i < JIT_REGIONS; i++) {
         for (guint k = 0; k < jit->regions[i].blocks->len; k++) {
-            JitBlock *b = jit->regions[i].blocks->pdata[k];
-            block_make_stale(jit, b);
-            b->page_next = NULL;
+            block_make_stale(jit, jit->regions[i].blocks->pdata[k]);
         }
     }
     g_hash_table_remove_all(jit->pages);
@@ -272,34 +295,15 @@ void jit_drop_all(Jit *jit)
 
 /* ---- regions ---- */
 
-static void page_list_remove(Jit *jit, JitBlock *b)
-{
-    JitBlock *first = g_hash_table_lookup(jit->pages, b->page);
-    if (first == b) {
-        if (b->page_next) {
-            g_hash_table_insert(jit->pages, (gpointer)b->page, b->page_next);
-        } else {
-            g_hash_table_remove(jit->pages, b->page);
-        }
-    } else {
-        while (first && first->page_next != b) {
-            first = first->page_next;
-        }
-        if (first) {
-            first->page_next = b->page_next;
-        }
-    }
-    b->page_next = NULL;
-}
-
 /* Makes the blocks of a region stale and asks every vCPU to forget them. */
 static void region_evict(Jit *jit, JitRegion *r)
 {
     for (guint i = 0; i < r->blocks->len; i++) {
         JitBlock *b = r->blocks->pdata[i];
-        if (!b->stale) {
-            block_make_stale(jit, b);
-            page_list_remove(jit, b);
+        block_make_stale(jit, b);
+        page_remove(jit, b->page, b);
+        if (b->second) {
+            page_remove(jit, b->second, b);
         }
     }
     r->epoch = __atomic_add_fetch(&jit->epoch, 1, __ATOMIC_SEQ_CST);
@@ -398,37 +402,40 @@ static bool still_protected(const CodePage *page)
              1u << DIRTY_CODE);
 }
 
-static JitBlock *translate(X86Cpu *cpu, JitVcpu *v, const CodePage *page, uint32_t key)
+static JitBlock *translate(X86Cpu *cpu, JitVcpu *v, const CodePage *page, const CodePage *second, uint32_t key)
 {
     Jit *jit = v->jit;
     unsigned offset = (unsigned)(cpu->rip & 4095);
+    const uint8_t *second_host = second ? second->host : NULL;
     JitBlock *b = NULL;
     bool full;
 
     interp_page_protect(cpu, page);
+    if (second) {
+        interp_page_protect(cpu, second);
+    }
     pthread_mutex_lock(&jit->lock);
     /* Somebody else may have made it meanwhile. */
-    b = hash_find(jit, page->host, offset, key);
+    b = hash_find(jit, page->host, offset, key, second_host);
     while (!b) {
-        b = jit_translate(jit, cpu, page->host, offset, key, &full);
+        b = jit_translate(jit, cpu, page->host, offset, second_host, key, &full);
         if (!b && full) {
             region_next(jit, v);
             continue;
         }
         break;
     }
-    if (b && !b->code_size) {
-        b = NULL;
-    }
     if (b && !b->in_hash) {
         g_ptr_array_add(jit->regions[jit->current].blocks, b);
         b->in_hash = true;
         hash_add(jit, b);
-        b->page_next = g_hash_table_lookup(jit->pages, b->page);
-        g_hash_table_insert(jit->pages, (gpointer)b->page, b);
-        if (!still_protected(page)) {
+        page_add(jit, b->page, b);
+        if (second) {
+            page_add(jit, b->second, b);
+        }
+        if (!still_protected(page) || (second && !still_protected(second))) {
             /* Written while it was read: whoever wrote did not find it. */
-            page_invalidate(jit, page->host);
+            block_make_stale(jit, b);
             b = NULL;
         }
     }
@@ -439,7 +446,8 @@ static JitBlock *translate(X86Cpu *cpu, JitVcpu *v, const CodePage *page, uint32
 JitBlock *jit_find(X86Cpu *cpu, JitVcpu *v, uint32_t key)
 {
     Jit *jit = v->jit;
-    CodePage page;
+    unsigned offset = (unsigned)(cpu->rip & 4095);
+    CodePage page, next;
 
     cpu->current_op = NULL;
     x86_code_page(cpu, cpu->rip, &page);
@@ -448,7 +456,16 @@ JitBlock *jit_find(X86Cpu *cpu, JitVcpu *v, uint32_t key)
     }
     v->lookups++;
     pthread_mutex_lock(&jit->lock);
-    JitBlock *b = hash_find(jit, page.host, (unsigned)(cpu->rip & 4095), key);
+    JitBlock *b = hash_find(jit, page.host, offset, key, NULL);
     pthread_mutex_unlock(&jit->lock);
-    return b ? b : translate(cpu, v, &page, key);
+    if (b) {
+        return b;
+    }
+    b = translate(cpu, v, &page, NULL, key);
+    if (b || offset + X86_INSN_MAX <= 4096) {
+        return b;
+    }
+    /* The instruction goes on in the next page, perhaps. */
+    x86_code_page(cpu, (cpu->rip & PAGE_MASK_4K) + 4096, &next);
+    return next.host && next.ram ? translate(cpu, v, &page, &next, key) : NULL;
 }

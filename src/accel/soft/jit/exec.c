@@ -141,6 +141,7 @@ int jit_refill(X86Cpu *cpu, uint64_t linear, const JitRefill *meta)
 
     v->refills++;
     if (linear - page + meta->span > 4096 || !x86_is_canonical(linear)) {
+        v->refill_failures++;
         return 1;
     }
     if (e->tag[access] != page) {
@@ -170,6 +171,7 @@ int jit_callout(X86Cpu *cpu, JitCallout *callout)
 
     cpu->rip = rip;
     cpu->current_op = NULL;
+    jit_vcpu(cpu)->callouts[x86_forms[callout->ops[0].form].mnemonic]++;
     interp_run(cpu, callout->ops);
     cpu->current_op = NULL;
     if (callout->ends || cpu->rip != rip + callout->length || callout->block->stale) {
@@ -248,6 +250,7 @@ static void run_translated(X86Cpu *cpu)
         if (fill && !careful) {
             IbtcEntry *e = &area->ibtc[jit_ibtc_slot(cpu->rip)];
             e->va = cpu->rip;
+            v->fills++;
             e->code = b->ibtc_entry;
             v->tables[area->table].empty = false;
         }

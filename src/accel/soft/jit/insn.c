@@ -68,7 +68,8 @@ bool jit_flags_conditional(const X86Insn *insn)
         const X86Operand *count = &form->operands[form->operand_count - 1];
         return count->kind == X86_OPERAND_GPR; /* CL; else the count is 1 */
     }
-    return (insn->imm & (insn->operand_size == 8 ? 63 : 31)) == 0;
+    bool wide = insn->operand_size == 8 && insn->form->operands[0].size != X86_SIZE_B;
+    return (insn->imm & (wide ? 63 : 31)) == 0;
 }
 
 static bool mode_allows(const X86Form *form, uint32_t key)
@@ -274,6 +275,9 @@ static JitKind classify_integer(const X86Insn *insn)
     case X86_LOOPNE:
     case X86_JRCXZ:
         return JIT_LOOP;
+    case X86_STOS:
+    case X86_MOVS:
+        return insn->address_size == 8 && insn->segment < SEG_FS ? JIT_STRING : JIT_CALLOUT;
     case X86_UD0:
     case X86_UD1:
     case X86_UD2:
@@ -465,6 +469,7 @@ uint32_t jit_written_gprs(const X86Insn *insn, JitKind kind)
         return 1u << R_RSP | 1u << R_RBP;
     case JIT_LOOP:
         return 1u << R_RCX;
+    case JIT_STRING:
     case JIT_CALLOUT:
     case JIT_STEP:
         return 0xffff;

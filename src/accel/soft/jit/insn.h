@@ -22,6 +22,7 @@ typedef enum JitKind {
     JIT_JMP_IND,
     JIT_JCC,
     JIT_LOOP,    /* LOOP, LOOPE, LOOPNE, JRCXZ */
+    JIT_STRING,  /* STOS, MOVS */
     JIT_CALLOUT, /* the interpreter's handler is called */
     JIT_STEP,    /* control goes to the interpreter for one instruction */
 } JitKind;

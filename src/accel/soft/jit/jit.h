@@ -135,8 +135,9 @@ typedef struct JitPc {
 } JitPc;
 
 struct JitBlock {
-    JitBlock *hash_next, *page_next;
-    const uint8_t *page; /* host address of the guest's page */
+    JitBlock *hash_next;
+    const uint8_t *page;   /* host address of the guest's page */
+    const uint8_t *second; /* of the next one, where the block's only instruction goes on there; else NULL */
     uint32_t key;
     uint16_t offset, length; /* in its page, bytes of guest code */
     uint16_t count;          /* guest instructions */
@@ -177,7 +178,7 @@ typedef struct Jit {
     unsigned current;
     JitBlock **hash;
     unsigned hash_bits, block_count;
-    GHashTable *pages; /* host page -> first JitBlock */
+    GHashTable *pages; /* host page -> GPtrArray of JitBlock * with code in it */
     GPtrArray *vcpus;  /* of JitVcpu * */
     uint64_t epoch;    /* atomic */
     uint64_t code_bytes, translated, insns, stale_count, evictions, translate_ns;
@@ -199,16 +200,21 @@ typedef struct JitVcpu {
     unsigned table_count;
     uint64_t clock;
     uint64_t epoch_seen;                    /* atomic */
-    uint64_t lookups, steps, links, refills;
+    uint64_t lookups, steps, links, refills, refill_failures, fills;
+    uint64_t callouts[X86_MNEMONIC_COUNT];
 } JitVcpu;
 
 /* ---- thunks.c ---- */
 bool jit_thunks_make(Jit *jit, Asm *a);
 
 /* ---- translate.c ---- */
-/* Translates the code at page + offset (host addresses of guest code) for key. Called with the lock held, the page
+/* Translates the code at page + offset (host addresses of guest code) for key. second: NULL, or the host address of the
+ * next page for an instruction that lies in both. Called with the lock held, the page
  * protected. NULL: the first instruction is not to be translated (it goes beyond the page), or no room (*full). */
-JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned offset, uint32_t key, bool *full);
+JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned offset, const uint8_t *second,
+                        uint32_t key, bool *full);
+/* Makes the look-up the way of a link whose target must not be linked to. false: no room. */
+bool jit_emit_far_link(Jit *jit, JitLink *link);
 
 /* ---- cache.c ---- */
 Jit *jit_new(size_t size, GError **error);

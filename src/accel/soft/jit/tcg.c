@@ -85,6 +85,27 @@ static void tcg_vcpu_exec(Accel *accel, X86Cpu *cpu)
     interp_vcpu_exec(cpu);
 }
 
+/* The instructions that went to the interpreter most. */
+static void append_callouts(GString *text, const JitVcpu *v)
+{
+    uint64_t below = UINT64_MAX;
+    for (unsigned n = 0; n < 24; n++) {
+        unsigned most = 0;
+        for (unsigned m = 1; m < X86_MNEMONIC_COUNT; m++) {
+            if (v->callouts[m] < below && v->callouts[m] > (most ? v->callouts[most] : 0)) {
+                most = m;
+            }
+        }
+        if (!most) {
+            break;
+        }
+        below = v->callouts[most];
+        g_string_append_printf(text, "%s%s %" G_GUINT64_FORMAT, n ? ", " : "        call-outs: ",
+                               x86_mnemonic_names[most], below);
+    }
+    g_string_append_c(text, '\n');
+}
+
 /* Counters are read while the vCPUs run: each is a word, and they need not agree. */
 static char *tcg_info(Accel *accel)
 {
@@ -115,8 +136,10 @@ static char *tcg_info(Accel *accel)
         if (v) {
             g_string_append_printf(text,
                                    "        look-ups %" G_GUINT64_FORMAT ", links %" G_GUINT64_FORMAT
-                                   ", refills %" G_GUINT64_FORMAT ", steps %" G_GUINT64_FORMAT "\n",
-                                   v->lookups, v->links, v->refills, v->steps);
+                                   ", entries %" G_GUINT64_FORMAT ", refills %" G_GUINT64_FORMAT " (%" G_GUINT64_FORMAT
+                                   " in vain), steps %" G_GUINT64_FORMAT "\n",
+                                   v->lookups, v->links, v->fills, v->refills, v->refill_failures, v->steps);
+            append_callouts(text, v);
         }
     }
     g_mutex_unlock(&tcg->lock);

@@ -62,7 +62,7 @@ typedef struct FlagState {
 } FlagState;
 
 typedef struct Cold {
-    enum { COLD_PROBE, COLD_TAKEN, COLD_POLL, COLD_REG_ENTRY, COLD_INDIRECT } type;
+    enum { COLD_PROBE, COLD_TAKEN, COLD_POLL, COLD_REG_ENTRY, COLD_INDIRECT, COLD_STRING } type;
     uint8_t *site; /* the jump that leads here */
     uint8_t *retry;
     HostMem m;      /* PROBE: what T0 is made of */
@@ -70,6 +70,9 @@ typedef struct Cold {
     bool keep_t1;   /* PROBE: T1 holds a delta that is needed afterwards */
     JitRefill meta; /* PROBE */
     int32_t target; /* TAKEN */
+    uint8_t *slow[4]; /* STRING: the jumps that lead here */
+    unsigned slow_count;
+    JitCallout *callout; /* STRING */
     FlagState flags;
 } Cold;
 
@@ -89,6 +92,7 @@ typedef struct T {
     FlagState f;
     int t1_group; /* whose delta T1 holds; -1 */
     bool fpu;     /* the block uses vector or x87 registers */
+    bool straddles; /* what follows the block lies in two pages */
     uint16_t live_in, live_out;
     int32_t next; /* page offset behind the last instruction */
     JitPc pcs[MAX_INSNS];
@@ -108,20 +112,13 @@ static inline int host_reg(unsigned guest)
 
 /* ---- flags ---- */
 
-/* xchg rax, T0 */
-static void xchg_rax_t0(Asm *a)
-{
-    a_bytes(a, "\x49\x94", 2);
-}
-
 /* From RFLAGS to cpu->cc. Clobbers T0. RFLAGS stay as they are. */
 static void emit_flags_save(Asm *a)
 {
-    xchg_rax_t0(a);
-    a_bytes(a, "\x9f\x0f\x90\xc0", 4); /* lahf; seto al */
-    a_byte(a, 0x66);                   /* behind gs in no order that matters */
+    a_mov_reg(a, T0, H_RAX);
+    a_bytes(a, "\x9f\x0f\x90\xc0\x66", 5); /* lahf; seto al; the prefix of a 16-bit mov */
     a_op_mem(a, false, 0x89, H_RAX, CPU(cc));
-    xchg_rax_t0(a);
+    a_mov_reg(a, H_RAX, T0);
 }
 
 /* From cpu->cc to RFLAGS. Clobbers nothing but tmp[3]. */
@@ -156,16 +153,27 @@ static void flags_want(T *t)
 
 /* ---- decoding and analysis ---- */
 
-static void decode(T *t, const uint8_t *page, unsigned offset)
+/* second: the host address of the next page, where the first instruction goes on there; it is the only one then. */
+static void decode(T *t, const uint8_t *page, unsigned offset, const uint8_t *second)
 {
     Interp *d = t->cpu->accel_data;
+    uint8_t across[X86_INSN_MAX];
+    unsigned max_insns = second ? 1 : t->jit->max_insns;
+
+    if (second) {
+        unsigned first = 4096 - offset;
+        memcpy(across, page + offset, first);
+        memcpy(across + first, second, X86_INSN_MAX - first);
+    }
 
     d->decode_mode.code_size = 8;
     d->decode_mode.protected_mode = d->decode_mode.vex = true;
-    while (t->count < t->jit->max_insns && offset < 4096) {
+    while (t->count < max_insns && offset < 4096) {
         TInsn *i = &t->insns[t->count];
-        X86DecodeStatus status = x86_decode(&d->decode_mode, page + offset, 4096 - offset, &i->insn);
+        X86DecodeStatus status = second ? x86_decode(&d->decode_mode, across, X86_INSN_MAX, &i->insn)
+                                        : x86_decode(&d->decode_mode, page + offset, 4096 - offset, &i->insn);
         if (status == X86_DECODE_MORE) {
+            t->straddles = true;
             break;
         }
         i->offset = (uint16_t)offset;
@@ -199,7 +207,8 @@ static void flags_of(const TInsn *i, unsigned *reads, unsigned *writes)
     case JIT_JCC:
     case JIT_LOOP:
         *reads = form->flags_read & FLAGS_ALL;
-        *writes = form->flags_written & ~form->flags_undefined & FLAGS_ALL;
+        /* What the manual leaves undefined may be lost, too. */
+        *writes = (form->flags_written | form->flags_undefined) & FLAGS_ALL;
         if (jit_flags_conditional(&i->insn)) {
             *reads |= FLAGS_ALL;
             *writes = 0;
@@ -295,7 +304,7 @@ static void analyse(T *t)
         TInsn *i = &t->insns[k];
         const X86Insn *insn = &i->insn;
         bool memory = false;
-        if (i->kind == JIT_STEP || i->kind == JIT_CALLOUT) {
+        if (i->kind == JIT_STEP || i->kind == JIT_CALLOUT || i->kind == JIT_STRING) {
             for (unsigned n = 0; n < 18; n++) {
                 reg_changed(&r, n);
             }
@@ -646,7 +655,7 @@ static void align_site(Asm *a, unsigned prefix)
 
 static bool is_near(const T *t, int32_t target)
 {
-    return target >= 0 && target < 4096 && t->jit->chain;
+    return target >= 0 && target < 4096 && t->jit->chain && !(t->straddles && target == t->next);
 }
 
 static void emit_far(T *t, int32_t target, FlagState f, unsigned live)
@@ -894,9 +903,8 @@ static void emit_return_address(T *t, TInsn *i, unsigned scratch)
     a_lea(a, GSP, mem_base(GSP, -8));
 }
 
-static void emit_callout(T *t, TInsn *i)
+static JitCallout *new_callout(T *t, const TInsn *i)
 {
-    Asm *a = &t->a;
     const X86Insn *insn = &i->insn;
     JitCallout *c = g_aligned_alloc0(1, sizeof(JitCallout), 64);
 
@@ -908,13 +916,124 @@ static void emit_callout(T *t, TInsn *i)
     c->ops[1].offset = insn->length;
     c->ends = insn->form->attrs & X86_ATTR_END;
     g_ptr_array_add(t->b->callouts, c);
+    return c;
+}
+
+static void emit_callout(T *t, TInsn *i)
+{
+    Asm *a = &t->a;
+
     flags_release(t, i->live_before);
     t1_release(t);
     a_call(a, t->jit->thunks.callout);
-    a_u64(a, (uint64_t)(uintptr_t)c);
+    a_u64(a, (uint64_t)(uintptr_t)new_callout(t, i));
     t->f = (FlagState){ .in_mem = true };
     for (unsigned g = 0; g < t->group_count; g++) {
         t->groups[g].checked = false; /* what was checked may have changed */
+    }
+}
+
+/* Checks that T0 (a length in bytes, up to a page) from reg on lies in one page, and leaves the delta in T1. Clobbers
+ * T0. Returns the jump of a failure. */
+static uint8_t *emit_run_probe(T *t, unsigned reg, bool write)
+{
+    Asm *a = &t->a;
+    a_mov_reg(a, T1, reg);
+    a_shr_imm(a, true, T1, 7);
+    a_alu_imm(a, false, 4, T1, (TLB_SIZE - 1) << 5);
+    a_op_mem(a, true, 0x03, T1, CPU(tlb));
+    a_op_reg(a, true, 0x03, T0, reg);
+    a_op_mem(a, true, 0x2b, T0, mem_base(T1, TAG_OFFSET(write)));
+    a_alu_imm(a, true, 7, T0, 4096);
+    uint8_t *fail = a_jcc_forward(a, CC_A);
+    a_mov_load(a, T1, mem_base(T1, offsetof(TlbEntry, addend)));
+    return fail;
+}
+
+/* T0 = bytes that the instruction moves; returns the jump taken for more than a page. *none: the jump for no bytes. */
+static uint8_t *emit_run_length(T *t, unsigned shift, bool rep, uint8_t **none)
+{
+    Asm *a = &t->a;
+    *none = NULL;
+    if (!rep) {
+        a_mov_imm32(a, T0, 1u << shift);
+        return NULL;
+    }
+    a_mov_reg(a, T0, H_RCX);
+    a_alu_imm(a, true, 7, T0, 4096 >> shift);
+    uint8_t *far = a_jcc_forward(a, CC_A);
+    if (shift) {
+        a_shl_imm(a, false, T0, shift);
+    } else {
+        a_op_reg(a, false, 0x85, T0, T0);
+    }
+    *none = a_jcc_forward(a, CC_E);
+    return far;
+}
+
+/* STOS and MOVS, upwards within a page, natively; everything else by the interpreter. */
+static void emit_string(T *t, TInsn *i)
+{
+    Asm *a = &t->a;
+    const X86Insn *insn = &i->insn;
+    bool movs = insn->form->mnemonic == X86_MOVS, rep = insn->prefixes & (X86_INSN_REP | X86_INSN_REPNE);
+    unsigned shift = insn->form->operands[0].size == X86_SIZE_B ? 0 : (unsigned)__builtin_ctz(insn->operand_size);
+    uint8_t *slow[4], *none;
+    unsigned n = 0;
+
+    flags_release(t, i->live_before);
+    t1_release(t);
+    a_op_mem(a, false, 0xf6, 0, mem_gs(offsetof(X86Cpu, rflags) + 1)); /* test byte [rflags+1], DF */
+    a_byte(a, FLAG_DF >> 8);
+    slow[n++] = a_jcc_forward(a, CC_NE);
+    uint8_t *far = emit_run_length(t, shift, rep, &none);
+    if (far) {
+        slow[n++] = far;
+    }
+    if (movs) {
+        slow[n++] = emit_run_probe(t, H_RSI, false);
+        a_mov_store(a, AREA(t1), T1);
+        if (rep) {
+            a_mov_reg(a, T0, H_RCX);
+            if (shift) {
+                a_shl_imm(a, false, T0, shift);
+            }
+        } else {
+            a_mov_imm32(a, T0, 1u << shift);
+        }
+    }
+    slow[n++] = emit_run_probe(t, H_RDI, true);
+    if (movs) {
+        a_mov_load(a, T0, AREA(t1));
+        a_op_reg(a, true, 0x03, H_RSI, T0);
+    }
+    a_op_reg(a, true, 0x03, H_RDI, T1);
+    if (rep) {
+        a_byte(a, 0xf3);
+    }
+    if (insn->operand_size == 2 && shift) {
+        a_byte(a, 0x66);
+    }
+    if (shift == 3) {
+        a_byte(a, 0x48);
+    }
+    a_byte(a, (movs ? 0xa4u : 0xaau) | (shift ? 1u : 0));
+    a_op_reg(a, true, 0x2b, H_RDI, T1);
+    if (movs) {
+        a_op_reg(a, true, 0x2b, H_RSI, T0);
+    }
+    if (none) {
+        a_bind(a, none);
+    }
+    Cold *c = add_cold(t);
+    c->type = COLD_STRING;
+    memcpy(c->slow, slow, sizeof(slow));
+    c->slow_count = n;
+    c->retry = a->p;
+    c->callout = new_callout(t, i);
+    t->f.in_reg = false;
+    for (unsigned g = 0; g < t->group_count; g++) {
+        t->groups[g].checked = false;
     }
 }
 
@@ -1025,6 +1144,9 @@ static void emit_insn(T *t, unsigned k)
             }
         }
         break;
+    case JIT_STRING:
+        emit_string(t, i);
+        break;
     case JIT_STEP:
         flags_release(t, FLAGS_ALL);
         emit_step(t, i->offset);
@@ -1043,7 +1165,7 @@ static bool wants_flags_in_reg(const T *t)
     for (unsigned k = 0; k < t->count; k++) {
         const TInsn *i = &t->insns[k];
         unsigned reads, writes;
-        if (i->kind == JIT_CALLOUT || i->kind == JIT_STEP || i->stack.group >= 0 ||
+        if (i->kind == JIT_CALLOUT || i->kind == JIT_STEP || i->kind == JIT_STRING || i->stack.group >= 0 ||
             (i->insn.is_memory && i->kind != JIT_LEA && i->kind != JIT_NOP) || i->kind == JIT_LEAVE) {
             return false;
         }
@@ -1163,6 +1285,17 @@ static void emit_cold(T *t)
             a_lea(a, T0, mem_base(T0, c->target));
             a_jmp(a, jit->thunks.poll);
             break;
+        case COLD_STRING:
+            for (unsigned n = 0; n < c->slow_count; n++) {
+                a_bind(a, c->slow[n]);
+            }
+            a_call(a, jit->thunks.callout);
+            a_u64(a, (uint64_t)(uintptr_t)c->callout);
+            if (t->fpu) {
+                emit_fpu_check(t);
+            }
+            a_jmp(a, c->retry);
+            break;
         case COLD_INDIRECT:
             a_bind(a, c->site);
             a_mov_mem_imm32(a, AREA(exit_info), (uint32_t)c->target);
@@ -1183,7 +1316,8 @@ static void emit_cold(T *t)
     }
 }
 
-JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned offset, uint32_t key, bool *full)
+JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned offset, const uint8_t *second,
+                        uint32_t key, bool *full)
 {
     static __thread T *scratch;
     JitRegion *region = &jit->regions[jit->current];
@@ -1197,14 +1331,14 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
     t->count = t->group_count = t->slots = t->cold_count = t->pc_count = 0;
     t->f = (FlagState){ 0 };
     t->t1_group = -1;
-    t->fpu = false;
+    t->fpu = t->straddles = false;
     t->jit = jit;
     t->cpu = cpu;
     t->key = key;
     t->careful = (key & KEY_CAREFUL) || !jit->elide;
     t->live_out = FLAGS_ALL;
     t->a = (Asm){ .p = region->used, .end = region->end };
-    decode(t, page, offset);
+    decode(t, page, offset, second);
     if (t->count == 0) {
         return NULL;
     }
@@ -1212,6 +1346,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
     analyse(t);
     JitBlock *b = t->b = g_new0(JitBlock, 1);
     b->page = page;
+    b->second = second;
     b->key = key;
     b->offset = (uint16_t)offset;
     b->length = (uint16_t)((unsigned)t->next - offset);
@@ -1240,4 +1375,21 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
     jit->translated++;
     jit->insns += t->count;
     return b;
+}
+
+bool jit_emit_far_link(Jit *jit, JitLink *link)
+{
+    JitRegion *region = &jit->regions[jit->current];
+    Asm a = { .p = region->used, .end = region->end };
+    T t = { .a = a, .jit = jit };
+
+    a_align(&t.a, 16);
+    uint8_t *start = t.a.p;
+    emit_far(&t, link->target, (FlagState){ link->in_reg, link->in_mem }, FLAGS_ALL);
+    if (t.a.overflow) {
+        return false;
+    }
+    region->used = t.a.p;
+    link->stub = start;
+    return true;
 }
