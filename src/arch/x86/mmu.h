@@ -110,6 +110,11 @@ void mmu_flush_later(X86Cpu *cpu);
 uint64_t mmu_physical_load(X86Cpu *cpu, uint64_t gpa, unsigned size);
 void mmu_physical_store(X86Cpu *cpu, uint64_t gpa, uint64_t value, unsigned size);
 
+/* Fills the TLB for a read or write of the running code, so that the next probe of linear's page hits. False:
+ * it cannot (a fault, a device, a page to be marked dirty, ...): nothing but accessed and dirty bits changed,
+ * and the instruction is the interpreter's. Uses no vector registers and calls nothing (mmu_walk.c). */
+bool mmu_refill(X86Cpu *cpu, uint64_t linear, MmuAccess access);
+
 /* Slow paths: fill the TLB or reach devices. size 1, 2, 4, 8. */
 uint64_t mmu_load_slow(X86Cpu *cpu, uint64_t linear, unsigned size, MmuIndex index);
 void mmu_store_slow(X86Cpu *cpu, uint64_t linear, uint64_t value, unsigned size, MmuIndex index);
