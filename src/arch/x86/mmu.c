@@ -469,16 +469,36 @@ static void context_end_walks(X86Mmu *mmu, unsigned i)
     }
 }
 
-/* All instruction pages of a context that are not global. Returns whether there may have been any. */
-static bool context_end_code(X86Mmu *mmu, unsigned i)
+static void code_changed_in(X86Cpu *cpu, unsigned i, bool user, uint64_t linear, bool one_page)
 {
+    if (user) {
+        code_changed(cpu, i, linear, one_page);
+    } else if (i == cpu->mmu->context) {
+        code_changed(cpu, MMU_CONTEXT_KERNEL, linear, one_page);
+    } /* else it was told of when that context was left */
+}
+
+/* All instruction pages of a context that are not global. tell: not if all of everybody's go. Returns whether
+ * there may have been any. */
+static bool context_end_code(X86Cpu *cpu, unsigned i, bool tell)
+{
+    X86Mmu *mmu = cpu->mmu;
     MmuContext *c = &mmu->priv->contexts[i];
+    bool any = false;
 
     c->generation = fresh_generation(mmu->priv);
     if (i == mmu->context) {
         mmu->generation = c->generation;
     }
-    return code_empty(&c->code);
+    for (int user = 0; user < 2; user++) {
+        if (code_empty(&c->code[user])) {
+            any = true;
+            if (tell) {
+                code_changed_in(cpu, i, user, 0, false);
+            }
+        }
+    }
+    return any;
 }
 
 static bool global_end_code(X86Mmu *mmu)
@@ -516,9 +536,7 @@ static void context_flush(X86Cpu *cpu, unsigned i, bool keep_global)
         table_drop_local(p->tables);
     }
     context_end_walks(mmu, i);
-    if (context_end_code(mmu, i)) {
-        code_changed(cpu, i, 0, false);
-    }
+    context_end_code(cpu, i, true);
 }
 
 static unsigned context_mix(unsigned i)
@@ -613,7 +631,7 @@ void mmu_flush(X86Cpu *cpu, bool keep_global)
             table_flush(c->table[k], keep_global);
         }
         context_end_walks(mmu, i);
-        code |= context_end_code(mmu, i);
+        code |= context_end_code(cpu, i, false);
         if (!keep_global) {
             c->pcid = i == mmu->context ? pcid_of(cpu, cpu->cr3) : PCID_NONE;
         }
@@ -664,12 +682,15 @@ static void context_drop_page(X86Cpu *cpu, unsigned i, uint64_t linear)
     if (i == mmu->context) {
         table_drop_page(mmu->priv->tables, linear, DROP_LOCAL);
     }
-    if (G_UNLIKELY(regions_have(&c->code.regions, linear))) {
-        context_end_code(mmu, i);
-        code_changed(cpu, i, 0, false);
-    } else if (G_UNLIKELY(code_has(&c->code, linear))) {
-        itlb_drop_page(mmu, i, linear);
-        code_changed(cpu, i, linear & PAGE_MASK_4K, true);
+    if (G_UNLIKELY(regions_have(&c->code[0].regions, linear) || regions_have(&c->code[1].regions, linear))) {
+        context_end_code(cpu, i, true);
+        return;
+    }
+    for (int user = 0; user < 2; user++) {
+        if (G_UNLIKELY(code_has(&c->code[user], linear))) {
+            itlb_drop_page(mmu, i, linear);
+            code_changed_in(cpu, i, user, linear & PAGE_MASK_4K, true);
+        }
     }
 }
 
@@ -714,9 +735,13 @@ void mmu_switch(X86Cpu *cpu, uint64_t new_cr3, bool no_flush)
     } else if (!no_flush || !(cpu->cr4 & CR4_PCIDE)) {
         context_flush(cpu, to, true);
     }
-    if (to != cpu->mmu->context) {
+    unsigned from = cpu->mmu->context;
+    if (to != from) {
         table_drop_local(p->tables);
         context_enter(cpu, to);
+        if (G_UNLIKELY(p->contexts[from].code[0].any)) {
+            code_changed(cpu, MMU_CONTEXT_KERNEL, 0, false);
+        }
     }
 }
 
@@ -1029,7 +1054,7 @@ void x86_code_page_slow(X86Cpu *cpu, uint64_t linear, CodePage *page)
     e->generation = tr.global ? mmu->global_generation : mmu->generation;
     e->code =
         (CodePage){ .gpa = gpa & PAGE_MASK_4K, .host = pp.host, .ram = pp.ram, .ram_offset = pp.ram_offset };
-    code_add(tr.global ? &p->global_code : &p->contexts[mmu->context].code, linear, tr.page_size);
+    code_add(tr.global ? &p->global_code : &p->contexts[mmu->context].code[user], linear, tr.page_size);
     if (pp.host != NULL) {
         /* The executor's block links are checked against the host page that this tag gives. */
         MmuIndex index = user ? MMU_USER : MMU_KERNEL;

@@ -85,7 +85,7 @@ typedef struct MmuContext {
     uint64_t used_at;
     uint64_t generation;      /* of its instruction pages */
     uint64_t walk_generation; /* of its entries in the paging-structure cache */
-    CodeFilter code;
+    CodeFilter code[2];       /* not global: supervisor, user */
 } MmuContext;
 
 typedef struct MmuPrivate {

@@ -300,11 +300,20 @@ static void test_retention(CpuFixture *f, gconstpointer data)
     sees(f, MMU_USER, OLD);
 }
 
-/* A ninth PCID takes the place of the one that was left the longest ago, of which nothing stays. */
-static void test_recycling(CpuFixture *f, gconstpointer data)
+/* Where code fetches from. */
+static uint64_t code_at(CpuFixture *f, uint64_t linear, uint8_t cpl)
 {
     CodePage page;
 
+    f->cpu->cpl = cpl;
+    x86_code_page(f->cpu, linear, &page);
+    f->cpu->cpl = 0;
+    return page.gpa;
+}
+
+/* A ninth PCID takes the place of the one that was left the longest ago, of which nothing stays. */
+static void test_recycling(CpuFixture *f, gconstpointer data)
+{
     pcids(f);
     map_old(f, G);
     for (unsigned pcid = 1; pcid <= MMU_CONTEXTS; pcid++) {
@@ -313,9 +322,9 @@ static void test_recycling(CpuFixture *f, gconstpointer data)
         poke(f, PT + 8, 8, PAGE | P | W | U); /* from the second one on, not global */
     }
     go(f, 1, false); /* 2 is the oldest now */
-    x86_code_page(f->cpu, LINEAR, &page);
+    code_at(f, LINEAR, 3);
     go(f, 2, false);
-    x86_code_page(f->cpu, LINEAR, &page);
+    code_at(f, LINEAR, 3);
     unsigned victim = f->cpu->mmu->context;
     for (unsigned pcid = 3; pcid <= MMU_CONTEXTS; pcid++) {
         go(f, pcid, false);
@@ -330,8 +339,7 @@ static void test_recycling(CpuFixture *f, gconstpointer data)
     g_assert_cmpuint(heard.context, ==, victim);
     g_assert_false(heard.one_page);
     sees(f, MMU_USER, NEW);
-    x86_code_page(f->cpu, LINEAR, &page);
-    g_assert_cmphex(page.gpa, ==, PAGE + 0x1000);
+    g_assert_cmphex(code_at(f, LINEAR, 3), ==, PAGE + 0x1000);
     go(f, 3, false);
     sees(f, MMU_USER, OLD);
     go(f, 2, false); /* lost */
@@ -549,17 +557,6 @@ static void test_dirty_contexts(CpuFixture *f, gconstpointer data)
     }
 }
 
-/* Where code fetches from. */
-static uint64_t code_at(CpuFixture *f, uint64_t linear, uint8_t cpl)
-{
-    CodePage page;
-
-    f->cpu->cpl = cpl;
-    x86_code_page(f->cpu, linear, &page);
-    f->cpu->cpl = 0;
-    return page.gpa;
-}
-
 /* Who keeps code by linear address hears of every end of a mapping that it may have used, and of data pages
  * not. */
 static void test_code_mapping(CpuFixture *f, gconstpointer data)
@@ -624,6 +621,35 @@ static void test_code_mapping(CpuFixture *f, gconstpointer data)
     g_assert_cmpuint(heard.calls, ==, 1);
     g_assert_true(heard.one_page && heard.context == MMU_CONTEXT_ALL);
     g_assert_cmphex(code_at(f, LINEAR, 0), ==, PAGE + 0x1000);
+
+    /* Supervisors' code that is not global is one context's at a time; what is kept of it for its return is
+     * told of when it leaves again. */
+    map_old(f, 0);
+    mmu_flush(cpu, false);
+    go(f, 1, true);
+    code_at(f, LINEAR, 0);
+    heard = (Heard){ 0 };
+    go(f, 1, false);
+    g_assert_cmpuint(heard.calls, ==, 0);
+    for (unsigned round = 1; round <= 2; round++) {
+        go(f, 2, false);
+        g_assert_cmpuint(heard.calls, ==, round);
+        g_assert_true(!heard.one_page && heard.context == MMU_CONTEXT_KERNEL);
+        go(f, 1, false);
+        g_assert_cmpuint(heard.calls, ==, round);
+        code_at(f, LINEAR, 0);
+    }
+    mmu_flush_page(cpu, LINEAR);
+    g_assert_cmpuint(heard.calls, ==, 3);
+    g_assert_true(heard.one_page && heard.context == MMU_CONTEXT_KERNEL && heard.linear == LINEAR);
+    go(f, 1, true);
+    g_assert_cmpuint(heard.calls, ==, 4);
+    g_assert_true(!heard.one_page && heard.context == MMU_CONTEXT_KERNEL);
+    code_at(f, LINEAR, 0);
+    go(f, 2, false);
+    heard = (Heard){ 0 };
+    mmu_invpcid(cpu, 1, 1, 0); /* nobody can have kept it */
+    g_assert_cmpuint(heard.calls, ==, 0);
 
     /* A large page's end is that of all its pieces. */
     poke(f, PD + 8, 8, 0x400000 | P | W | U | PS);
