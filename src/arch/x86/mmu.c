@@ -43,11 +43,6 @@ static inline AddressSpace *physical_space(X86Cpu *cpu)
     return G_UNLIKELY(cpu->in_smm) && cpu->env.smram ? cpu->env.smram : cpu->env.memory;
 }
 
-static inline uint64_t a20(const X86Cpu *cpu, uint64_t gpa)
-{
-    return G_UNLIKELY(cpu->a20_masked) ? gpa & ~(UINT64_C(1) << 20) : gpa;
-}
-
 static void phys_flush(MmuPrivate *p)
 {
     for (unsigned i = 0; i < PHYS_CACHE_SIZE; i++) {
@@ -55,15 +50,31 @@ static void phys_flush(MmuPrivate *p)
     }
 }
 
+static void own_page_update(MmuPrivate *p)
+{
+    X86Apic *apic = p->cpu->apic;
+    uint64_t page = apic != NULL ? apic_get_base(apic) & PAGE_MASK_4K : 1;
+
+    p->own_page = apic != NULL && apic_owns(apic, page) ? page : 1;
+}
+
 /* What backs the page of gpa (A20 already applied). */
-static PhysPage *phys_lookup(X86Cpu *cpu, uint64_t gpa)
+static PhysPage phys_lookup(X86Cpu *cpu, uint64_t gpa)
 {
     MmuPrivate *p = cpu->mmu->priv;
     uint64_t page = gpa & PAGE_MASK_4K;
-    PhysPage *pp = &p->phys[(page >> 12) & (PHYS_CACHE_SIZE - 1)];
+    const MmuRam *ram = mmu_ram_at(p, page);
 
+    if (G_LIKELY(ram != NULL)) {
+        return (PhysPage){ .gpa = page,
+                           .host = ram->host + (page - ram->gpa),
+                           .ram = ram->ram,
+                           .ram_offset = ram->ram_offset + (page - ram->gpa),
+                           .writable = ram->writable };
+    }
+    PhysPage *pp = &p->phys[(page >> 12) & (PHYS_CACHE_SIZE - 1)];
     if (G_LIKELY(pp->gpa == page)) {
-        return pp;
+        return *pp;
     }
     MemoryTarget target;
     address_space_translate(physical_space(cpu), page, &target);
@@ -80,7 +91,7 @@ static PhysPage *phys_lookup(X86Cpu *cpu, uint64_t gpa)
         pp->ram_offset = 0;
         pp->writable = false;
     }
-    return pp;
+    return *pp;
 }
 
 static MemTxAttrs cpu_attrs(const X86Cpu *cpu)
@@ -92,10 +103,10 @@ uint64_t mmu_physical_load(X86Cpu *cpu, uint64_t gpa, unsigned size)
 {
     uint64_t value = UINT64_MAX;
 
-    gpa = a20(cpu, gpa);
-    PhysPage *pp = phys_lookup(cpu, gpa);
-    if (pp->host != NULL && (gpa & 0xfff) + size <= 4096) {
-        const uint8_t *host = pp->host + (gpa & 0xfff);
+    gpa = mmu_a20(cpu, gpa);
+    PhysPage pp = phys_lookup(cpu, gpa);
+    if (pp.host != NULL && (gpa & 0xfff) + size <= 4096) {
+        const uint8_t *host = pp.host + (gpa & 0xfff);
         switch (size) {
         case 1:
             return *host;
@@ -160,11 +171,11 @@ static inline void mark_written(RamBlock *ram, uint64_t offset, uint64_t length)
 
 void mmu_physical_store(X86Cpu *cpu, uint64_t gpa, uint64_t value, unsigned size)
 {
-    gpa = a20(cpu, gpa);
-    PhysPage *pp = phys_lookup(cpu, gpa);
-    if (pp->host != NULL && pp->writable && (gpa & 0xfff) + size <= 4096) {
-        host_store(pp->host + (gpa & 0xfff), value, size);
-        mark_written(pp->ram, pp->ram_offset + (gpa & 0xfff), size);
+    gpa = mmu_a20(cpu, gpa);
+    PhysPage pp = phys_lookup(cpu, gpa);
+    if (pp.host != NULL && pp.writable && (gpa & 0xfff) + size <= 4096) {
+        host_store(pp.host + (gpa & 0xfff), value, size);
+        mark_written(pp.ram, pp.ram_offset + (gpa & 0xfff), size);
         return;
     }
     if (cpu->apic != NULL && apic_owns(cpu->apic, gpa)) {
@@ -181,243 +192,69 @@ void mmu_physical_store(X86Cpu *cpu, uint64_t gpa, uint64_t value, unsigned size
 
 /* ---- the walk ---- */
 
-#define PTE_P       UINT64_C(1)
-#define PTE_W       UINT64_C(2)
-#define PTE_U       UINT64_C(4)
-#define PTE_A       UINT64_C(0x20)
-#define PTE_D       UINT64_C(0x40)
-#define PTE_PS      UINT64_C(0x80)
-#define PTE_G       UINT64_C(0x100)
-#define PTE_NX      (UINT64_C(1) << 63)
-#define PTE_ADDRESS UINT64_C(0x000ffffffffff000)
-
-#define PF_P    1u
-#define PF_W    2u
-#define PF_U    4u
-#define PF_RSVD 8u
-#define PF_I    16u
-
-/* An entry of a paging structure: where it is and what it held when read. */
-typedef struct Pte {
-    uint64_t value;
-    uint64_t gpa;
-    unsigned size; /* 4 or 8 */
-} Pte;
-
-static uint64_t pte_load(X86Cpu *cpu, uint64_t gpa, unsigned size, bool debug)
+static uint64_t load_outside(X86Cpu *cpu, uint64_t gpa, unsigned size)
 {
-    gpa = a20(cpu, gpa);
-    if (!debug) {
-        PhysPage *pp = phys_lookup(cpu, gpa);
-        if (G_LIKELY(pp->host != NULL)) {
-            const uint8_t *host = pp->host + (gpa & 0xfff);
-            return size == 8 ? __atomic_load_n((const uint64_t *)host, __ATOMIC_ACQUIRE)
-                             : __atomic_load_n((const uint32_t *)host, __ATOMIC_ACQUIRE);
-        }
-    }
-    uint64_t value = 0;
-    uint32_t value32 = 0;
     AddressSpace *as = physical_space(cpu);
-    if (size == 8) {
-        return address_space_read(as, gpa, MEMTXATTRS_NONE, &value, 8) == MEMTX_OK ? value : 0;
-    }
-    return address_space_read(as, gpa, MEMTXATTRS_NONE, &value32, 4) == MEMTX_OK ? value32 : 0;
+    uint64_t value = 0;
+
+    return address_space_read(as, gpa, MEMTXATTRS_NONE, &value, size) == MEMTX_OK ? value : 0;
 }
 
-/* Sets bits of an entry unless it changed meanwhile; false: walk again. Tables outside RAM keep what they
- * are. */
-static bool pte_set(X86Cpu *cpu, Pte *pte, uint64_t bits)
+/* RAM that the map has no room for. */
+static uint64_t load_phys(X86Cpu *cpu, uint64_t gpa, unsigned size)
 {
-    uint64_t gpa = a20(cpu, pte->gpa);
-    PhysPage *pp = phys_lookup(cpu, gpa);
+    PhysPage pp = phys_lookup(cpu, gpa);
 
-    if (pp->host == NULL || !pp->writable) {
-        return true;
+    if (pp.host == NULL) {
+        return load_outside(cpu, gpa, size);
     }
-    uint8_t *host = pp->host + (gpa & 0xfff);
+    const uint8_t *host = pp.host + (gpa & 0xfff);
+    return size == 8 ? __atomic_load_n((const uint64_t *)host, __ATOMIC_ACQUIRE)
+                     : __atomic_load_n((const uint32_t *)host, __ATOMIC_ACQUIRE);
+}
+
+static bool set_phys(X86Cpu *cpu, uint64_t gpa, uint64_t value, uint64_t bits, unsigned size)
+{
+    PhysPage pp = phys_lookup(cpu, gpa);
     bool done;
-    if (pte->size == 8) {
-        uint64_t expected = pte->value;
-        done = __atomic_compare_exchange_n((uint64_t *)host, &expected, pte->value | bits, false,
-                                           __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+
+    if (pp.host == NULL || !pp.writable) {
+        return true; /* tables outside RAM keep what they are */
+    }
+    uint8_t *host = pp.host + (gpa & 0xfff);
+    if (size == 8) {
+        done = __atomic_compare_exchange_n((uint64_t *)host, &value, value | bits, false, __ATOMIC_SEQ_CST,
+                                           __ATOMIC_SEQ_CST);
     } else {
-        uint32_t expected = (uint32_t)pte->value;
-        done = __atomic_compare_exchange_n((uint32_t *)host, &expected, (uint32_t)(pte->value | bits), false,
+        uint32_t expected = (uint32_t)value;
+        done = __atomic_compare_exchange_n((uint32_t *)host, &expected, (uint32_t)(value | bits), false,
                                            __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
     }
     if (done) {
-        pte->value |= bits;
-        mark_written(pp->ram, pp->ram_offset + (gpa & 0xfff), pte->size);
+        mark_written(pp.ram, pp.ram_offset + (gpa & 0xfff), size);
     }
     return done;
 }
 
-typedef struct WalkResult {
-    Pte leaf;
-    uint64_t rights; /* PTE_W and PTE_U, combined over the levels */
-    bool nx;
-    unsigned shift; /* log2 of the page size */
-} WalkResult;
+static const MmuSlow slow_walk = { .load = load_phys, .set = set_phys, .written = ram_written };
+static const MmuSlow debug_walk = { .debug = true, .load = load_outside };
 
-enum { WALK_OK, WALK_NOT_PRESENT, WALK_RESERVED, WALK_AGAIN };
-
-static int walk_tables(X86Cpu *cpu, uint64_t linear, bool debug, WalkResult *r)
+/* Tells of what mmu_refill() wrote to the tables and could not mark. */
+static void mark_late(MmuPrivate *p)
 {
-    uint64_t high = PTE_ADDRESS & ~((UINT64_C(1) << cpu->phys_bits) - 1);
-
-    r->rights = PTE_W | PTE_U;
-    r->nx = false;
-    if (!(cpu->cr4 & CR4_PAE)) {
-        /* 32-bit paging, SDM vol. 3 4.3 */
-        Pte pde = { .gpa = (cpu->cr3 & 0xfffff000) + ((linear >> 22) & 0x3ff) * 4, .size = 4 };
-        pde.value = pte_load(cpu, pde.gpa, 4, debug);
-        if (!(pde.value & PTE_P)) {
-            return WALK_NOT_PRESENT;
-        }
-        r->rights &= pde.value;
-        if ((pde.value & PTE_PS) && (cpu->cr4 & CR4_PSE)) {
-            /* Bits 20 to 13 are address bits 39 to 32 (PSE-36). */
-            if (pde.value & (1u << 21)) {
-                return WALK_RESERVED;
-            }
-            r->leaf = pde;
-            r->shift = 22;
-            return WALK_OK;
-        }
-        if (!(pde.value & PTE_A) && !debug && !pte_set(cpu, &pde, PTE_A)) {
-            return WALK_AGAIN;
-        }
-        Pte pte = { .gpa = (pde.value & 0xfffff000) + ((linear >> 12) & 0x3ff) * 4, .size = 4 };
-        pte.value = pte_load(cpu, pte.gpa, 4, debug);
-        if (!(pte.value & PTE_P)) {
-            return WALK_NOT_PRESENT;
-        }
-        r->rights &= pte.value;
-        r->leaf = pte;
-        r->shift = 12;
-        return WALK_OK;
-    }
-
-    bool lma = cpu->efer & EFER_LMA;
-    uint64_t nx_reserved = cpu->efer & EFER_NXE ? 0 : PTE_NX;
-    uint64_t table;
-    int level;
-    if (lma) {
-        table = cpu->cr3 & PTE_ADDRESS;
-        level = 4;
-    } else {
-        uint64_t pdpte = pte_load(cpu, (cpu->cr3 & 0xffffffe0) + ((linear >> 30) & 3) * 8, 8, debug);
-        if (!(pdpte & PTE_P)) {
-            return WALK_NOT_PRESENT;
-        }
-        if (pdpte & (high | UINT64_C(0x1e6) | UINT64_C(0xfff0000000000000))) {
-            return WALK_RESERVED;
-        }
-        table = pdpte & PTE_ADDRESS;
-        level = 2;
-        high |= UINT64_C(0x7ff0000000000000); /* PAE paging: bits 62 to 52 are reserved too */
-    }
-    for (;; level--) {
-        unsigned shift = 12 + 9 * (unsigned)(level - 1);
-        Pte pte = { .gpa = table + ((linear >> shift) & 0x1ff) * 8, .size = 8 };
-        pte.value = pte_load(cpu, pte.gpa, 8, debug);
-        if (!(pte.value & PTE_P)) {
-            return WALK_NOT_PRESENT;
-        }
-        bool large = level > 1 && (pte.value & PTE_PS);
-        uint64_t reserved = high | nx_reserved;
-        if (level == 4 || (level == 3 && !cpu_has_feature(cpu, FEAT_8000_0001_EDX, CPUID_EXT2_PDPE1GB))) {
-            reserved |= PTE_PS;
-        }
-        if (large) {
-            reserved |= ((UINT64_C(1) << shift) - 1) & ~UINT64_C(0x1fff);
-        }
-        if (pte.value & reserved) {
-            return WALK_RESERVED;
-        }
-        r->rights &= pte.value;
-        r->nx |= pte.value >> 63;
-        if (large || level == 1) {
-            r->leaf = pte;
-            r->shift = shift;
-            return WALK_OK;
-        }
-        if (!(pte.value & PTE_A) && !debug && !pte_set(cpu, &pte, PTE_A)) {
-            return WALK_AGAIN;
-        }
-        table = pte.value & PTE_ADDRESS;
+    if (G_UNLIKELY(p->late_ram != NULL)) {
+        RamBlock *ram = p->late_ram;
+        p->late_ram = NULL;
+        ram_written(ram, p->late_offset, 8);
     }
 }
 
-static uint64_t leaf_gpa(const WalkResult *r, uint64_t linear)
-{
-    uint64_t mask = (UINT64_C(1) << r->shift) - 1;
-    uint64_t base;
-
-    if (r->leaf.size == 4 && r->shift == 22) {
-        base = (r->leaf.value & 0xffc00000) | (((r->leaf.value >> 13) & 0xff) << 32);
-    } else if (r->leaf.size == 4) {
-        base = r->leaf.value & 0xfffff000;
-    } else {
-        base = r->leaf.value & PTE_ADDRESS & ~mask;
-    }
-    return base | (linear & mask);
-}
-
-/* writable_now: a write would need no more bookkeeping in the tables. */
 static bool walk(X86Cpu *cpu, uint64_t linear, MmuAccess access, MmuIndex index, MmuTranslation *out,
                  bool *writable_now, uint32_t *error_code)
 {
-    bool user = index >= MMU_USER;
-
-    if (!(cpu->cr0 & CR0_PG)) {
-        *out = (MmuTranslation){ .gpa = linear, .page_size = 4096, .writable = true, .user = true };
-        *writable_now = true;
-        return true;
-    }
-    bool nxe = (cpu->efer & EFER_NXE) && (cpu->cr4 & CR4_PAE);
-    uint32_t error = (access == MMU_WRITE ? PF_W : 0) | (user ? PF_U : 0);
-    if (access == MMU_EXEC && (nxe || (cpu->cr4 & CR4_SMEP))) {
-        error |= PF_I;
-    }
-    for (;;) {
-        WalkResult r;
-        int status = walk_tables(cpu, linear, false, &r);
-        if (status == WALK_AGAIN) {
-            continue;
-        }
-        if (status != WALK_OK) {
-            *error_code = error | (status == WALK_RESERVED ? PF_P | PF_RSVD : 0);
-            return false;
-        }
-        bool user_page = r.rights & PTE_U;
-        bool may_write = (r.rights & PTE_W) || (!user && !(cpu->cr0 & CR0_WP));
-        bool denied = user && !user_page;
-        denied |= access == MMU_WRITE && !may_write;
-        denied |= access == MMU_EXEC && nxe && r.nx;
-        if (!user && user_page) {
-            denied |= access == MMU_EXEC && (cpu->cr4 & CR4_SMEP);
-            denied |= access != MMU_EXEC && (cpu->cr4 & CR4_SMAP) && index == MMU_KERNEL;
-        }
-        if (denied) {
-            *error_code = error | PF_P;
-            return false;
-        }
-        uint64_t bits = PTE_A | (access == MMU_WRITE ? PTE_D : 0);
-        if ((r.leaf.value & bits) != bits && !pte_set(cpu, &r.leaf, bits)) {
-            continue;
-        }
-        *out = (MmuTranslation){
-            .gpa = leaf_gpa(&r, linear),
-            .page_size = UINT64_C(1) << r.shift,
-            .writable = may_write,
-            .user = user_page,
-            .nx = nxe && r.nx,
-            .global = (r.leaf.value & PTE_G) && (cpu->cr4 & CR4_PGE),
-        };
-        *writable_now = may_write && (r.leaf.value & PTE_D);
-        return true;
-    }
+    mark_late(cpu->mmu->priv);
+    return mmu_walk_run(cpu, linear, access, index, &slow_walk, out, writable_now, error_code) ==
+           MMU_WALK_DONE;
 }
 
 bool mmu_walk(X86Cpu *cpu, uint64_t linear, MmuAccess access, MmuIndex index, MmuTranslation *out,
@@ -430,21 +267,19 @@ bool mmu_walk(X86Cpu *cpu, uint64_t linear, MmuAccess access, MmuIndex index, Mm
 
 bool mmu_walk_debug(X86Cpu *cpu, uint64_t linear, uint64_t *gpa)
 {
-    WalkResult r;
-
     if (!(cpu->efer & EFER_LMA)) {
         linear &= UINT32_MAX;
     } else if (!x86_is_canonical(linear)) {
         return false;
     }
     if (!(cpu->cr0 & CR0_PG)) {
-        *gpa = a20(cpu, linear);
+        *gpa = mmu_a20(cpu, linear);
         return true;
     }
-    if (walk_tables(cpu, linear, true, &r) != WALK_OK) {
+    if (!mmu_walk_look(cpu, linear, &debug_walk, gpa)) {
         return false;
     }
-    *gpa = a20(cpu, leaf_gpa(&r, linear));
+    *gpa = mmu_a20(cpu, *gpa);
     return true;
 }
 
@@ -458,87 +293,6 @@ typedef struct Target {
     uint64_t ram_offset; /* of the byte */
     bool writable;
 } Target;
-
-/* Whether an enabled data breakpoint lies in the page (SDM vol. 3 17.2.4). */
-static bool page_watched(const X86Cpu *cpu, uint64_t page)
-{
-    if (G_LIKELY(!(cpu->dr[7] & 0xff))) {
-        return false;
-    }
-    for (int i = 0; i < 4; i++) {
-        unsigned type = (cpu->dr[7] >> (16 + i * 4)) & 3;
-        if (((cpu->dr[7] >> (i * 2)) & 3) && (type & 1) && (cpu->dr[i] & PAGE_MASK_4K) == page) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static inline MmuTable *table_of(X86Mmu *mmu, MmuIndex index)
-{
-    return (MmuTable *)(void *)mmu->table[index];
-}
-
-static inline bool entry_holds(const TlbEntry *e, uint64_t page)
-{
-    return e->tag[MMU_READ] == page || e->tag[MMU_WRITE] == page || e->tag[MMU_EXEC] == page;
-}
-
-/* Makes the slot one of this page's, keeping what it already holds of it. */
-static unsigned claim_slot(X86Cpu *cpu, uint64_t page, MmuIndex index, const MmuTranslation *tr,
-                           const PhysPage *pp)
-{
-    MmuPrivate *p = cpu->mmu->priv;
-    MmuTable *t = table_of(cpu->mmu, index);
-    unsigned slot = (page >> 12) & (TLB_SIZE - 1);
-    TlbEntry *e = &t->entries[slot];
-    intptr_t addend = (intptr_t)pp->host - (intptr_t)page;
-
-    if (!entry_holds(e, page) || e->addend != addend) {
-        slot_clear(e, slot);
-        __atomic_store_n(&e->addend, addend, __ATOMIC_RELEASE);
-    }
-    uint8_t flags = SLOT_LISTED | (t->flags[slot] & SLOT_LOCAL_LISTED);
-    if (tr->page_size > 4096) {
-        bool huge = tr->page_size == UINT64_C(1) << 30;
-        flags |= huge ? SLOT_HUGE : SLOT_LARGE;
-        regions_add(&t->regions, page, huge);
-    }
-    if (tr->global) {
-        flags |= SLOT_GLOBAL;
-        if (index != MMU_KERNEL) {
-            p->spread_low = MIN(p->spread_low, page & ~(tr->page_size - 1));
-            p->spread_high = MAX(p->spread_high, page | (tr->page_size - 1));
-        }
-    } else if (index == MMU_KERNEL && !(flags & SLOT_LOCAL_LISTED)) {
-        flags |= SLOT_LOCAL_LISTED;
-        t->local[t->local_count++] = (uint16_t)slot;
-    }
-    if (!(t->flags[slot] & SLOT_LISTED)) {
-        __atomic_store_n(&t->used[t->used_count], (uint16_t)slot, __ATOMIC_RELEASE);
-        __atomic_store_n(&t->used_count, t->used_count + 1, __ATOMIC_RELEASE);
-    }
-    t->flags[slot] = flags;
-    return slot;
-}
-
-static void install(X86Cpu *cpu, uint64_t linear, MmuIndex index, const MmuTranslation *tr,
-                    const PhysPage *pp, bool write)
-{
-    uint64_t page = linear & PAGE_MASK_4K;
-    unsigned slot = claim_slot(cpu, page, index, tr, pp);
-    TlbEntry *e = &cpu->mmu->table[index][slot];
-
-    e->tag[MMU_READ] = page;
-    if (write) {
-        __atomic_store_n(&e->tag[MMU_WRITE], page, __ATOMIC_SEQ_CST);
-        /* Invariant 2: whoever clears the bit either sees the tag or is seen here. */
-        __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    }
-    if (!write || !ram_page_fully_dirty(pp->ram, pp->ram_offset)) {
-        __atomic_store_n(&e->tag[MMU_WRITE], tag_none(slot), __ATOMIC_RELEASE);
-    }
-}
 
 static G_NORETURN void raise_page_fault(X86Cpu *cpu, uint64_t linear, uint32_t error_code)
 {
@@ -562,16 +316,15 @@ static void translate(X86Cpu *cpu, uint64_t linear, MmuAccess access, MmuIndex i
     if (!walk(cpu, linear, access, index, &tr, &writable_now, &error_code)) {
         raise_page_fault(cpu, linear, error_code);
     }
-    target->gpa = a20(cpu, tr.gpa);
-    PhysPage *pp = phys_lookup(cpu, target->gpa);
-    target->host = pp->host ? pp->host + (target->gpa & 0xfff) : NULL;
-    target->ram = pp->ram;
-    target->ram_offset = pp->ram_offset + (target->gpa & 0xfff);
-    target->writable = pp->writable;
-    if (pp->host != NULL && index != MMU_USER_ALIGN && access != MMU_EXEC &&
-        !page_watched(cpu, linear & PAGE_MASK_4K)) {
-        install(cpu, linear, index, &tr, pp,
-                writable_now && pp->writable && ram_page_fully_dirty(pp->ram, pp->ram_offset));
+    target->gpa = mmu_a20(cpu, tr.gpa);
+    PhysPage pp = phys_lookup(cpu, target->gpa);
+    target->host = pp.host ? pp.host + (target->gpa & 0xfff) : NULL;
+    target->ram = pp.ram;
+    target->ram_offset = pp.ram_offset + (target->gpa & 0xfff);
+    target->writable = pp.writable;
+    if (pp.host != NULL && index != MMU_USER_ALIGN && access != MMU_EXEC &&
+        !mmu_page_watched(cpu, linear & PAGE_MASK_4K)) {
+        mmu_install(cpu, linear, index, &tr, pp.host, pp.ram, pp.ram_offset, writable_now && pp.writable);
     }
 }
 
@@ -705,16 +458,47 @@ static uint64_t fresh_generation(MmuPrivate *p)
     return ++p->next_generation;
 }
 
-/* All instruction pages of a context that are not global. Returns whether there may have been any. */
-static bool context_end_code(X86Mmu *mmu, unsigned i)
+/* All of a context's entries in the paging-structure cache. */
+static void context_end_walks(X86Mmu *mmu, unsigned i)
 {
+    MmuPrivate *p = mmu->priv;
+
+    p->contexts[i].walk_generation = fresh_generation(p);
+    if (i == mmu->context) {
+        p->walk_generation = p->contexts[i].walk_generation;
+    }
+}
+
+static void code_changed_in(X86Cpu *cpu, unsigned i, bool user, uint64_t linear, bool one_page)
+{
+    if (user) {
+        code_changed(cpu, i, linear, one_page);
+    } else if (i == cpu->mmu->context) {
+        code_changed(cpu, MMU_CONTEXT_KERNEL, linear, one_page);
+    } /* else it was told of when that context was left */
+}
+
+/* All instruction pages of a context that are not global. tell: not if all of everybody's go. Returns whether
+ * there may have been any. */
+static bool context_end_code(X86Cpu *cpu, unsigned i, bool tell)
+{
+    X86Mmu *mmu = cpu->mmu;
     MmuContext *c = &mmu->priv->contexts[i];
+    bool any = false;
 
     c->generation = fresh_generation(mmu->priv);
     if (i == mmu->context) {
         mmu->generation = c->generation;
     }
-    return code_empty(&c->code);
+    for (int user = 0; user < 2; user++) {
+        if (code_empty(&c->code[user])) {
+            any = true;
+            if (tell) {
+                code_changed_in(cpu, i, user, 0, false);
+            }
+        }
+    }
+    return any;
 }
 
 static bool global_end_code(X86Mmu *mmu)
@@ -751,9 +535,8 @@ static void context_flush(X86Cpu *cpu, unsigned i, bool keep_global)
     if (i == mmu->context) {
         table_drop_local(p->tables);
     }
-    if (context_end_code(mmu, i)) {
-        code_changed(cpu, i, 0, false);
-    }
+    context_end_walks(mmu, i);
+    context_end_code(cpu, i, true);
 }
 
 static unsigned context_mix(unsigned i)
@@ -778,6 +561,7 @@ static void context_enter(X86Cpu *cpu, unsigned i)
     mmu->context = i;
     mmu->generation = c->generation;
     mmu->itlb_mix[1] = context_mix(i);
+    p->walk_generation = c->walk_generation;
     mmu->table[MMU_KERNEL_AC] = c->table[CONTEXT_KERNEL_AC]->entries;
     mmu->table[MMU_USER] = c->table[CONTEXT_USER]->entries;
     cpu->tlb = mmu->table[mmu->index];
@@ -820,6 +604,7 @@ static void contexts_init(X86Mmu *mmu)
         MmuContext *c = &p->contexts[i];
         c->pcid = i == 0 ? 0 : PCID_NONE;
         c->generation = fresh_generation(p);
+        c->walk_generation = fresh_generation(p);
         for (unsigned k = 0; k < CONTEXT_TABLES; k++) {
             c->table[k] = p->tables + 1 + i * CONTEXT_TABLES + k;
         }
@@ -845,7 +630,8 @@ void mmu_flush(X86Cpu *cpu, bool keep_global)
         for (unsigned k = 0; k < CONTEXT_TABLES && c->ready; k++) {
             table_flush(c->table[k], keep_global);
         }
-        code |= context_end_code(mmu, i);
+        context_end_walks(mmu, i);
+        code |= context_end_code(cpu, i, false);
         if (!keep_global) {
             c->pcid = i == mmu->context ? pcid_of(cpu, cpu->cr3) : PCID_NONE;
         }
@@ -858,6 +644,7 @@ void mmu_flush(X86Cpu *cpu, bool keep_global)
 void mmu_flush_physical(X86Cpu *cpu)
 {
     phys_flush(cpu->mmu->priv);
+    own_page_update(cpu->mmu->priv);
     mmu_flush(cpu, false);
 }
 
@@ -888,18 +675,22 @@ static void context_drop_page(X86Cpu *cpu, unsigned i, uint64_t linear)
     X86Mmu *mmu = cpu->mmu;
     MmuContext *c = &mmu->priv->contexts[i];
 
+    context_end_walks(mmu, i);
     for (unsigned k = 0; k < CONTEXT_TABLES && c->ready; k++) {
         table_drop_page(c->table[k], linear, DROP_LOCAL);
     }
     if (i == mmu->context) {
         table_drop_page(mmu->priv->tables, linear, DROP_LOCAL);
     }
-    if (G_UNLIKELY(regions_have(&c->code.regions, linear))) {
-        context_end_code(mmu, i);
-        code_changed(cpu, i, 0, false);
-    } else if (G_UNLIKELY(code_has(&c->code, linear))) {
-        itlb_drop_page(mmu, i, linear);
-        code_changed(cpu, i, linear & PAGE_MASK_4K, true);
+    if (G_UNLIKELY(regions_have(&c->code[0].regions, linear) || regions_have(&c->code[1].regions, linear))) {
+        context_end_code(cpu, i, true);
+        return;
+    }
+    for (int user = 0; user < 2; user++) {
+        if (G_UNLIKELY(code_has(&c->code[user], linear))) {
+            itlb_drop_page(mmu, i, linear);
+            code_changed_in(cpu, i, user, linear & PAGE_MASK_4K, true);
+        }
     }
 }
 
@@ -909,6 +700,13 @@ void mmu_flush_page(X86Cpu *cpu, uint64_t linear)
     MmuPrivate *p = mmu->priv;
 
     context_drop_page(cpu, mmu->context, linear);
+    if (linear >> 63) {
+        /* Kernels give tables of their own half back after INVLPG in one context, as processors that cache
+         * tables of that half once for all let them. */
+        for (unsigned i = 0; i < MMU_CONTEXTS; i++) {
+            context_end_walks(mmu, i);
+        }
+    }
     table_drop_page(p->tables, linear, DROP_GLOBAL);
     if (linear >= p->spread_low && linear <= p->spread_high) {
         for (unsigned i = 0; i < MMU_CONTEXTS; i++) {
@@ -937,9 +735,13 @@ void mmu_switch(X86Cpu *cpu, uint64_t new_cr3, bool no_flush)
     } else if (!no_flush || !(cpu->cr4 & CR4_PCIDE)) {
         context_flush(cpu, to, true);
     }
-    if (to != cpu->mmu->context) {
+    unsigned from = cpu->mmu->context;
+    if (to != from) {
         table_drop_local(p->tables);
         context_enter(cpu, to);
+        if (G_UNLIKELY(p->contexts[from].code[0].any)) {
+            code_changed(cpu, MMU_CONTEXT_KERNEL, 0, false);
+        }
     }
 }
 
@@ -1194,7 +996,7 @@ void *x86_rmw_pointer(X86Cpu *cpu, uint64_t linear, unsigned size)
     }
     Target target;
     translate(cpu, linear, MMU_WRITE, index, &target);
-    if (target.host == NULL || !target.writable || page_watched(cpu, linear & PAGE_MASK_4K)) {
+    if (target.host == NULL || !target.writable || mmu_page_watched(cpu, linear & PAGE_MASK_4K)) {
         return NULL;
     }
     if (e->tag[MMU_WRITE] != (linear & PAGE_MASK_4K)) {
@@ -1244,20 +1046,19 @@ void x86_code_page_slow(X86Cpu *cpu, uint64_t linear, CodePage *page)
     if (!walk(cpu, linear, MMU_EXEC, user ? MMU_USER : MMU_KERNEL, &tr, &writable_now, &error_code)) {
         raise_page_fault(cpu, linear, error_code);
     }
-    uint64_t gpa = a20(cpu, tr.gpa);
-    PhysPage *pp = phys_lookup(cpu, gpa);
+    uint64_t gpa = mmu_a20(cpu, tr.gpa);
+    PhysPage pp = phys_lookup(cpu, gpa);
     ItlbEntry *e = mmu_itlb_entry(cpu, linear);
     e->page = linear & PAGE_MASK_4K;
     e->global = tr.global;
     e->generation = tr.global ? mmu->global_generation : mmu->generation;
-    e->code = (CodePage){
-        .gpa = gpa & PAGE_MASK_4K, .host = pp->host, .ram = pp->ram, .ram_offset = pp->ram_offset
-    };
-    code_add(tr.global ? &p->global_code : &p->contexts[mmu->context].code, linear, tr.page_size);
-    if (pp->host != NULL) {
+    e->code =
+        (CodePage){ .gpa = gpa & PAGE_MASK_4K, .host = pp.host, .ram = pp.ram, .ram_offset = pp.ram_offset };
+    code_add(tr.global ? &p->global_code : &p->contexts[mmu->context].code[user], linear, tr.page_size);
+    if (pp.host != NULL) {
         /* The executor's block links are checked against the host page that this tag gives. */
         MmuIndex index = user ? MMU_USER : MMU_KERNEL;
-        unsigned slot = claim_slot(cpu, linear & PAGE_MASK_4K, index, &tr, pp);
+        unsigned slot = mmu_claim_slot(cpu, linear & PAGE_MASK_4K, index, &tr, pp.host);
         mmu->table[index][slot].tag[MMU_EXEC] = linear & PAGE_MASK_4K;
     }
     *page = e->code;
@@ -1305,12 +1106,25 @@ static void drop_write_tags(X86Mmu *mmu, const uint8_t *low, const uint8_t *high
     }
 }
 
+/* With the lock held. */
+static void ram_maps_take(MmuPrivate *p)
+{
+    for (unsigned i = 0; i < G_N_ELEMENTS(p->map); i++) {
+        if (p->next_map[i] != NULL) {
+            p->map[i] = *p->next_map[i];
+            g_free(p->next_map[i]);
+            p->next_map[i] = NULL;
+        }
+    }
+}
+
 void mmu_process_pending(X86Cpu *cpu)
 {
     X86Mmu *mmu = cpu->mmu;
     MmuPrivate *p = mmu->priv;
     struct MmuPending pending[PENDING_MAX];
 
+    mark_late(p);
     pthread_mutex_lock(&p->lock);
     p->thread = pthread_self();
     p->thread_known = true;
@@ -1318,6 +1132,9 @@ void mmu_process_pending(X86Cpu *cpu)
      * request's bit to go wait until the last of them is served. */
     while (p->flush_all || p->pending_overflow || p->pending_count > 0) {
         bool all = p->flush_all, overflow = p->pending_overflow;
+        if (all) {
+            ram_maps_take(p);
+        }
         unsigned count = p->pending_count;
         memcpy(pending, p->pending, count * sizeof(pending[0]));
         p->flush_all = p->pending_overflow = false;
@@ -1325,6 +1142,7 @@ void mmu_process_pending(X86Cpu *cpu)
         pthread_mutex_unlock(&p->lock);
         if (all) {
             phys_flush(p);
+            own_page_update(p);
             mmu_flush(cpu, false);
         } else if (overflow) {
             mmu_flush(cpu, false);
@@ -1480,6 +1298,50 @@ static void section_removed(MmuPrivate *p, const MemoryRegionSection *section)
     }
 }
 
+/* Largest first. */
+static int compare_ranges(const void *a, const void *b)
+{
+    uint64_t x = ((const MmuRam *)a)->size, y = ((const MmuRam *)b)->size;
+
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+/* Makes the map of a new view, for the vCPU's thread to take (ram_maps_take) when it drops its TLB. */
+static void ram_map_make(MmuPrivate *p, AddressSpace *as, unsigned which)
+{
+    GArray *found = g_array_new(FALSE, FALSE, sizeof(MmuRam));
+    MmuRamMap *map = g_new0(MmuRamMap, 1);
+    MemoryTarget target;
+
+    for (uint64_t addr = 0; addr >> 52 == 0; addr += target.length) {
+        address_space_translate(as, addr, &target);
+        uint64_t in_page = -addr & 0xfff; /* up to the first whole page */
+        if (target.host != NULL && target.ram != NULL && target.length >= in_page + 4096 &&
+            ((target.ram_offset + in_page) & 0xfff) == 0) {
+            MmuRam range = {
+                .gpa = addr + in_page,
+                .size = (target.length - in_page) & PAGE_MASK_4K,
+                .host = target.host + in_page,
+                .ram = target.ram,
+                .ram_offset = target.ram_offset + in_page,
+                .writable = target.writable,
+            };
+            g_array_append_val(found, range);
+        }
+        if (target.length > UINT64_MAX - addr) {
+            break;
+        }
+    }
+    qsort(found->data, found->len, sizeof(MmuRam), compare_ranges);
+    map->count = MIN(found->len, MMU_RAM_RANGES);
+    memcpy(map->ranges, found->data, map->count * sizeof(MmuRam));
+    g_array_free(found, TRUE);
+    pthread_mutex_lock(&p->lock);
+    g_free(p->next_map[which]);
+    p->next_map[which] = map;
+    pthread_mutex_unlock(&p->lock);
+}
+
 #define FROM_LISTENER(l, field) ((MmuPrivate *)((char *)(l)-offsetof(MmuPrivate, field)))
 
 static void memory_section_add(MemoryListener *l, const MemoryRegionSection *section)
@@ -1494,7 +1356,13 @@ static void memory_section_del(MemoryListener *l, const MemoryRegionSection *sec
 
 static void memory_commit(MemoryListener *l)
 {
-    mmu_flush_later(FROM_LISTENER(l, memory_listener)->cpu);
+    MmuPrivate *p = FROM_LISTENER(l, memory_listener);
+
+    ram_map_make(p, l->as, 0);
+    if (p->cpu->env.smram == NULL || p->cpu->env.smram == l->as) {
+        ram_map_make(p, l->as, 1);
+    }
+    mmu_flush_later(p->cpu);
 }
 
 static void smram_section_add(MemoryListener *l, const MemoryRegionSection *section)
@@ -1509,7 +1377,10 @@ static void smram_section_del(MemoryListener *l, const MemoryRegionSection *sect
 
 static void smram_commit(MemoryListener *l)
 {
-    mmu_flush_later(FROM_LISTENER(l, smram_listener)->cpu);
+    MmuPrivate *p = FROM_LISTENER(l, smram_listener);
+
+    ram_map_make(p, l->as, 1);
+    mmu_flush_later(p->cpu);
 }
 
 X86Mmu *mmu_new(X86Cpu *cpu)
@@ -1567,6 +1438,8 @@ void mmu_free(X86Mmu *mmu)
     }
     g_hash_table_unref(p->blocks);
     pthread_mutex_destroy(&p->lock);
+    g_free(p->next_map[0]);
+    g_free(p->next_map[1]);
     munmap(p->tables, TABLES_SIZE);
     g_free(p);
     g_aligned_free(mmu);

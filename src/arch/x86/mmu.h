@@ -31,6 +31,8 @@ typedef enum MmuIndex {
  * own for MMU_USER and MMU_KERNEL_AC; all share that of MMU_KERNEL. */
 #define MMU_CONTEXTS    8u
 #define MMU_CONTEXT_ALL UINT32_MAX
+/* Code of supervisors whose mapping is not global: it is the current context's, until that changes. */
+#define MMU_CONTEXT_KERNEL (UINT32_MAX - 1)
 
 #define TLB_BITS     10
 #define TLB_SIZE     (1u << TLB_BITS)
@@ -70,9 +72,11 @@ struct X86Mmu {
     unsigned context;      /* the current address space: 0 to MMU_CONTEXTS - 1 */
     /* Where to look: contexts that have the same user pages do not evict each other. 0 for supervisors. */
     unsigned itlb_mix[2];
-    /* Set by who looks up code by linear address: instruction pages of a context (or of MMU_CONTEXT_ALL) were
-     * dropped, the one at linear, or all of them. Called in the vCPU's thread, with no lock held, and never
-     * for a page that x86_code_page did not give. */
+    /* Set by who looks up code by linear address: instruction pages were dropped, the one at linear, or all
+     * of them, of a context's users (0 to MMU_CONTEXTS - 1), of supervisors (MMU_CONTEXT_KERNEL), or of
+     * anybody, global ones too (MMU_CONTEXT_ALL). What a context's users have outlives switches, what
+     * supervisors have outlives them where it is global. Called in the vCPU's thread, with no lock held, and
+     * not for pages that x86_code_page did not give. */
     void (*code_mapping_changed)(X86Cpu *cpu, unsigned context, uint64_t linear, bool one_page);
     /* The rest is mmu.c's. */
     struct MmuPrivate *priv;
@@ -109,6 +113,11 @@ void mmu_flush_later(X86Cpu *cpu);
 /* Physical memory as this CPU sees it (SMM, A20, its own APIC page): one access of 1, 2, 4 or 8 bytes. */
 uint64_t mmu_physical_load(X86Cpu *cpu, uint64_t gpa, unsigned size);
 void mmu_physical_store(X86Cpu *cpu, uint64_t gpa, uint64_t value, unsigned size);
+
+/* Fills the TLB for a read or write of the running code, so that the next probe of linear's page hits. False:
+ * it cannot (a fault, a device, a page to be marked dirty, ...): nothing but accessed and dirty bits changed,
+ * and the instruction is the interpreter's. Uses no vector registers and calls nothing (mmu_walk.c). */
+bool mmu_refill(X86Cpu *cpu, uint64_t linear, MmuAccess access);
 
 /* Slow paths: fill the TLB or reach devices. size 1, 2, 4, 8. */
 uint64_t mmu_load_slow(X86Cpu *cpu, uint64_t linear, unsigned size, MmuIndex index);

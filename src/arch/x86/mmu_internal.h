@@ -25,6 +25,30 @@ typedef struct PhysPage {
     bool writable;
 } PhysPage;
 
+/* RAM and ROM as the CPU sees it, whole pages; the largest ranges come first. What does not fit is found
+ * through the memory core. */
+#define MMU_RAM_RANGES 24
+typedef struct MmuRam {
+    uint64_t gpa, size;
+    uint8_t *host;
+    RamBlock *ram;
+    uint64_t ram_offset;
+    bool writable;
+} MmuRam;
+typedef struct MmuRamMap {
+    unsigned count;
+    MmuRam ranges[MMU_RAM_RANGES];
+} MmuRamMap;
+
+/* An entry of the paging-structure cache: the table of 4 KiB pages that maps a region of 2 MiB. */
+#define PDE_CACHE_SIZE 256u
+typedef struct MmuPde {
+    uint64_t region;     /* linear >> 21 */
+    uint64_t generation; /* its context's walk_generation, or it is void */
+    uint64_t gpa;        /* of the table; with W, U and NX as combined over the levels above */
+    uint8_t *host;
+} MmuPde;
+
 /* Where there may be pieces of large pages: a bit for each 4 MiB and 1 GiB, both modulo 256. */
 typedef struct MmuRegions {
     uint64_t large[4], huge[4];
@@ -59,14 +83,21 @@ typedef struct MmuContext {
     bool ready;    /* atomic: its tables are made */
     uint32_t pcid; /* PCID_NONE: of nobody */
     uint64_t used_at;
-    uint64_t generation; /* of its instruction pages */
-    CodeFilter code;
+    uint64_t generation;      /* of its instruction pages */
+    uint64_t walk_generation; /* of its entries in the paging-structure cache */
+    CodeFilter code[2];       /* not global: supervisor, user */
 } MmuContext;
 
 typedef struct MmuPrivate {
     X86Cpu *cpu;
-    PhysPage phys[PHYS_CACHE_SIZE];
-    MmuTable *tables; /* mapped: MMU_KERNEL's, then those of the contexts */
+    MmuRamMap map[2];         /* outside SMM, in SMM */
+    uint64_t own_page;        /* the local APIC's, in front of whatever RAM; 1: none */
+    uint64_t walk_generation; /* the current context's */
+    MmuPde pdes[PDE_CACHE_SIZE];
+    RamBlock *late_ram; /* a page-table page that was written and is not marked yet; NULL: none */
+    uint64_t late_offset;
+    PhysPage phys[PHYS_CACHE_SIZE]; /* what is not in map */
+    MmuTable *tables;               /* mapped: MMU_KERNEL's, then those of the contexts */
     MmuContext contexts[MMU_CONTEXTS];
     uint64_t next_generation, clock;
     CodeFilter global_code;
@@ -76,6 +107,7 @@ typedef struct MmuPrivate {
     /* Other threads' requests. */
     pthread_mutex_t lock;
     bool flush_all;
+    MmuRamMap *next_map[2]; /* NULL: map still holds */
     unsigned pending_count;
     struct MmuPending {
         const uint8_t *low, *high;
@@ -88,6 +120,76 @@ typedef struct MmuPrivate {
     pthread_t thread;   /* the one that last processed requests: the vCPU's */
     bool thread_known;
 } MmuPrivate;
+
+/* How a walk reaches what is not plain RAM, and tells of what it changed there. */
+typedef struct MmuSlow {
+    bool debug; /* no side effects, nothing cached */
+    uint64_t (*load)(X86Cpu *cpu, uint64_t gpa, unsigned size);
+    /* Sets bits of an entry that held value; false: it held something else. */
+    bool (*set)(X86Cpu *cpu, uint64_t gpa, uint64_t value, uint64_t bits, unsigned size);
+    void (*written)(RamBlock *ram, uint64_t offset, uint64_t length);
+} MmuSlow;
+typedef enum MmuWalkEnd { MMU_WALK_DONE, MMU_WALK_FAULT, MMU_WALK_UNABLE } MmuWalkEnd;
+
+/* writable_now: a write would need no more bookkeeping in the tables. slow NULL: UNABLE where it would be
+ * needed. */
+MmuWalkEnd mmu_walk_run(X86Cpu *cpu, uint64_t linear, MmuAccess access, MmuIndex index, const MmuSlow *slow,
+                        MmuTranslation *out, bool *writable_now, uint32_t *error_code);
+/* Without rights. */
+bool mmu_walk_look(X86Cpu *cpu, uint64_t linear, const MmuSlow *slow, uint64_t *gpa);
+/* Makes a slot one of this page's (whose bytes are at host), keeping what it already holds of it. */
+unsigned mmu_claim_slot(X86Cpu *cpu, uint64_t page, MmuIndex index, const MmuTranslation *tr,
+                        const uint8_t *host);
+/* For reads and, where write says that all else allows it and the page is fully dirty, for writes: returns
+ * whether that tag is there. */
+bool mmu_install(X86Cpu *cpu, uint64_t linear, MmuIndex index, const MmuTranslation *tr, const uint8_t *host,
+                 const RamBlock *ram, uint64_t ram_offset, bool write);
+
+static inline uint64_t mmu_a20(const X86Cpu *cpu, uint64_t gpa)
+{
+    return G_UNLIKELY(cpu->a20_masked) ? gpa & ~(UINT64_C(1) << 20) : gpa;
+}
+
+/* The range that holds the page of gpa (A20 applied), or NULL. */
+static inline const MmuRam *mmu_ram_at(const MmuPrivate *p, uint64_t gpa)
+{
+    const MmuRamMap *map = &p->map[G_UNLIKELY(p->cpu->in_smm) ? 1 : 0];
+
+    if (G_UNLIKELY((gpa & PAGE_MASK_4K) == p->own_page)) {
+        return NULL;
+    }
+    for (unsigned i = 0; i < map->count; i++) {
+        if (gpa - map->ranges[i].gpa < map->ranges[i].size) {
+            return &map->ranges[i];
+        }
+    }
+    return NULL;
+}
+
+/* Whether an enabled data breakpoint lies in the page (SDM vol. 3 17.2.4). */
+static inline bool mmu_page_watched(const X86Cpu *cpu, uint64_t page)
+{
+    if (G_LIKELY(!(cpu->dr[7] & 0xff))) {
+        return false;
+    }
+    for (int i = 0; i < 4; i++) {
+        unsigned type = (cpu->dr[7] >> (16 + i * 4)) & 3;
+        if (((cpu->dr[7] >> (i * 2)) & 3) && (type & 1) && (cpu->dr[i] & PAGE_MASK_4K) == page) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static inline MmuTable *mmu_table_of(X86Mmu *mmu, MmuIndex index)
+{
+    return (MmuTable *)(void *)mmu->table[index];
+}
+
+static inline bool entry_holds(const TlbEntry *e, uint64_t page)
+{
+    return e->tag[MMU_READ] == page || e->tag[MMU_WRITE] == page || e->tag[MMU_EXEC] == page;
+}
 
 /* A page-aligned address that can never be looked up in this slot. */
 static inline uint64_t tag_none(unsigned slot)

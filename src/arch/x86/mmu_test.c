@@ -67,6 +67,7 @@ static void test_rights(CpuFixture *f, gconstpointer data)
                          : !(smap && user && index == MMU_KERNEL) && (access == MMU_READ || writable || !wp);
             }
             map(f, upper, leaf);
+            mmu_flush_page(cpu, LINEAR);
             MmuTranslation tr;
             uint32_t error = 0;
             bool walked = mmu_walk(cpu, LINEAR + 0x123, access, (MmuIndex)index, &tr, &error);
@@ -107,6 +108,7 @@ static void test_faults(CpuFixture *f, gconstpointer data)
     g_assert_cmphex(error, ==, 9); /* bit 63 is reserved without EFER.NXE */
     cpu->efer |= EFER_NXE;
     poke(f, PD + 8, 8, 0x400000 | P | W | PS);
+    mmu_flush_page(cpu, LINEAR);
     g_assert_true(mmu_walk(cpu, LINEAR + 5, MMU_READ, MMU_KERNEL, &tr, &error));
     g_assert_cmphex(tr.gpa, ==, 0x401005);
     g_assert_cmphex(tr.page_size, ==, 2 << 20);
@@ -298,11 +300,20 @@ static void test_retention(CpuFixture *f, gconstpointer data)
     sees(f, MMU_USER, OLD);
 }
 
-/* A ninth PCID takes the place of the one that was left the longest ago, of which nothing stays. */
-static void test_recycling(CpuFixture *f, gconstpointer data)
+/* Where code fetches from. */
+static uint64_t code_at(CpuFixture *f, uint64_t linear, uint8_t cpl)
 {
     CodePage page;
 
+    f->cpu->cpl = cpl;
+    x86_code_page(f->cpu, linear, &page);
+    f->cpu->cpl = 0;
+    return page.gpa;
+}
+
+/* A ninth PCID takes the place of the one that was left the longest ago, of which nothing stays. */
+static void test_recycling(CpuFixture *f, gconstpointer data)
+{
     pcids(f);
     map_old(f, G);
     for (unsigned pcid = 1; pcid <= MMU_CONTEXTS; pcid++) {
@@ -311,9 +322,9 @@ static void test_recycling(CpuFixture *f, gconstpointer data)
         poke(f, PT + 8, 8, PAGE | P | W | U); /* from the second one on, not global */
     }
     go(f, 1, false); /* 2 is the oldest now */
-    x86_code_page(f->cpu, LINEAR, &page);
+    code_at(f, LINEAR, 3);
     go(f, 2, false);
-    x86_code_page(f->cpu, LINEAR, &page);
+    code_at(f, LINEAR, 3);
     unsigned victim = f->cpu->mmu->context;
     for (unsigned pcid = 3; pcid <= MMU_CONTEXTS; pcid++) {
         go(f, pcid, false);
@@ -328,8 +339,7 @@ static void test_recycling(CpuFixture *f, gconstpointer data)
     g_assert_cmpuint(heard.context, ==, victim);
     g_assert_false(heard.one_page);
     sees(f, MMU_USER, NEW);
-    x86_code_page(f->cpu, LINEAR, &page);
-    g_assert_cmphex(page.gpa, ==, PAGE + 0x1000);
+    g_assert_cmphex(code_at(f, LINEAR, 3), ==, PAGE + 0x1000);
     go(f, 3, false);
     sees(f, MMU_USER, OLD);
     go(f, 2, false); /* lost */
@@ -413,8 +423,11 @@ static void test_invpcid(CpuFixture *f, gconstpointer data)
     mmu_invpcid(f->cpu, 0, 77, LINEAR); /* of nobody */
     mmu_invpcid(f->cpu, 1, 77, LINEAR);
 
-    /* INVLPG: this PCID, not the others. */
+    /* INVLPG: this PCID, not the others, but for a global mapping that a third has. */
     pcids(f);
+    map_old(f, G);
+    go(f, 3, true);
+    sees(f, MMU_USER, OLD);
     map_old(f, 0);
     go(f, 1, true);
     sees(f, MMU_USER, OLD);
@@ -427,6 +440,8 @@ static void test_invpcid(CpuFixture *f, gconstpointer data)
     mmu_flush_page(f->cpu, LINEAR + 0xfff);
     sees(f, MMU_USER, NEW);
     sees(f, MMU_KERNEL, NEW);
+    go(f, 3, false);
+    sees(f, MMU_USER, NEW);
     go(f, 1, false);
     sees(f, MMU_USER, OLD);
 }
@@ -547,17 +562,6 @@ static void test_dirty_contexts(CpuFixture *f, gconstpointer data)
     }
 }
 
-/* Where code fetches from. */
-static uint64_t code_at(CpuFixture *f, uint64_t linear, uint8_t cpl)
-{
-    CodePage page;
-
-    f->cpu->cpl = cpl;
-    x86_code_page(f->cpu, linear, &page);
-    f->cpu->cpl = 0;
-    return page.gpa;
-}
-
 /* Who keeps code by linear address hears of every end of a mapping that it may have used, and of data pages
  * not. */
 static void test_code_mapping(CpuFixture *f, gconstpointer data)
@@ -623,6 +627,35 @@ static void test_code_mapping(CpuFixture *f, gconstpointer data)
     g_assert_true(heard.one_page && heard.context == MMU_CONTEXT_ALL);
     g_assert_cmphex(code_at(f, LINEAR, 0), ==, PAGE + 0x1000);
 
+    /* Supervisors' code that is not global is one context's at a time; what is kept of it for its return is
+     * told of when it leaves again. */
+    map_old(f, 0);
+    mmu_flush(cpu, false);
+    go(f, 1, true);
+    code_at(f, LINEAR, 0);
+    heard = (Heard){ 0 };
+    go(f, 1, false);
+    g_assert_cmpuint(heard.calls, ==, 0);
+    for (unsigned round = 1; round <= 2; round++) {
+        go(f, 2, false);
+        g_assert_cmpuint(heard.calls, ==, round);
+        g_assert_true(!heard.one_page && heard.context == MMU_CONTEXT_KERNEL);
+        go(f, 1, false);
+        g_assert_cmpuint(heard.calls, ==, round);
+        code_at(f, LINEAR, 0);
+    }
+    mmu_flush_page(cpu, LINEAR);
+    g_assert_cmpuint(heard.calls, ==, 3);
+    g_assert_true(heard.one_page && heard.context == MMU_CONTEXT_KERNEL && heard.linear == LINEAR);
+    go(f, 1, true);
+    g_assert_cmpuint(heard.calls, ==, 4);
+    g_assert_true(!heard.one_page && heard.context == MMU_CONTEXT_KERNEL);
+    code_at(f, LINEAR, 0);
+    go(f, 2, false);
+    heard = (Heard){ 0 };
+    mmu_invpcid(cpu, 1, 1, 0); /* nobody can have kept it */
+    g_assert_cmpuint(heard.calls, ==, 0);
+
     /* A large page's end is that of all its pieces. */
     poke(f, PD + 8, 8, 0x400000 | P | W | U | PS);
     mmu_flush(cpu, false);
@@ -631,6 +664,333 @@ static void test_code_mapping(CpuFixture *f, gconstpointer data)
     mmu_flush_page(cpu, LINEAR + 0x100000);
     g_assert_cmpuint(heard.calls, ==, 1);
     g_assert_true(!heard.one_page && heard.context == cpu->mmu->context);
+}
+
+/* ---- mmu_refill ---- */
+
+static bool hits(CpuFixture *f, uint64_t linear, MmuAccess access)
+{
+    return linear - mmu_entry_now(f->cpu, linear)->tag[access] <= 4095;
+}
+
+static void select_user(CpuFixture *f)
+{
+    f->cpu->segs[SEG_CS].attr |= DESC_L;
+    mmu_select(f->cpu, MMU_USER);
+}
+
+static void test_refill(CpuFixture *f, gconstpointer data)
+{
+    X86Cpu *cpu = f->cpu;
+    RamBlock *ram = f->ram.ram;
+
+    pcids(f);
+    map_old(f, 0);
+    select_user(f);
+    g_assert_true(mmu_refill(cpu, LINEAR + 0x123, MMU_READ));
+    g_assert_true(hits(f, LINEAR + 0x123, MMU_READ));
+    g_assert_cmpint(x86_ld8(cpu, LINEAR), ==, OLD);
+    g_assert_cmphex(peek(f, PT + 8, 8) & (A | D), ==, A);
+    g_assert_false(hits(f, LINEAR, MMU_WRITE)); /* D is not set */
+    g_assert_true(mmu_refill(cpu, LINEAR, MMU_WRITE));
+    g_assert_true(hits(f, LINEAR, MMU_WRITE) && hits(f, LINEAR, MMU_READ));
+    g_assert_cmphex(peek(f, PT + 8, 8) & (A | D), ==, A | D);
+    g_assert_cmphex(peek(f, PD + 8, 8) & peek(f, PDPT + 8, 8) & peek(f, PML4, 8) & A, ==, A);
+    mmu_flush_page(cpu, LINEAR);
+    g_assert_true(mmu_refill(cpu, LINEAR, MMU_READ));
+    g_assert_true(hits(f, LINEAR, MMU_WRITE)); /* now with one walk */
+
+    /* What the interpreter has to do: faults, which are not raised here, ... */
+    map(f, P | W | U, 0);
+    mmu_flush_page(cpu, LINEAR);
+    g_assert_false(mmu_refill(cpu, LINEAR, MMU_READ));
+    map(f, P | W | U, P);
+    g_assert_false(mmu_refill(cpu, LINEAR, MMU_READ));
+    map(f, P | W | U, P | U);
+    g_assert_false(mmu_refill(cpu, LINEAR, MMU_WRITE));
+    g_assert_cmphex(peek(f, PT + 8, 8), ==, PAGE | P | U);
+    g_assert_true(mmu_refill(cpu, LINEAR, MMU_READ));
+    g_assert_false(mmu_refill(cpu, UINT64_C(1) << 47, MMU_READ));
+    g_assert_false(mmu_refill(cpu, LINEAR + 0x1000, MMU_READ));
+    /* ... devices, ... */
+    poke(f, PT + 16, 8, UINT64_C(0xfee00000) | P | W | U);
+    g_assert_false(mmu_refill(cpu, LINEAR + 0x1000, MMU_READ));
+    poke(f, PT + 16, 8, FIXTURE_RAM_SIZE | P | W | U);
+    g_assert_false(mmu_refill(cpu, LINEAR + 0x1000, MMU_READ));
+    /* ... tables that are not in RAM, ... */
+    poke(f, PD + 16, 8, FIXTURE_RAM_SIZE | P | W | U);
+    g_assert_false(mmu_refill(cpu, LINEAR + (2 << 20), MMU_READ));
+    /* ... alignment checks and watched pages. */
+    map_old(f, 0);
+    mmu_flush_page(cpu, LINEAR);
+    mmu_select(cpu, MMU_USER_ALIGN);
+    g_assert_false(mmu_refill(cpu, LINEAR, MMU_READ));
+    select_user(f);
+    cpu->dr[0] = LINEAR + 0xff0;
+    cpu->dr[7] = 0x30001; /* reads and writes of a byte */
+    g_assert_false(mmu_refill(cpu, LINEAR, MMU_READ));
+    g_assert_false(hits(f, LINEAR, MMU_READ));
+    cpu->dr[7] = 0;
+    g_assert_true(mmu_refill(cpu, LINEAR, MMU_WRITE));
+
+    /* A page that somebody logs writes of can be read; the interpreter's store marks it. */
+    g_assert_true(ram_test_and_clear_dirty(ram, PAGE, 4096, DIRTY_MIGRATION));
+    g_assert_false(mmu_refill(cpu, LINEAR, MMU_WRITE));
+    g_assert_true(mmu_refill(cpu, LINEAR, MMU_READ));
+    g_assert_false(hits(f, LINEAR, MMU_WRITE));
+    x86_st8(cpu, LINEAR, OLD);
+    g_assert_true(mmu_refill(cpu, LINEAR, MMU_WRITE));
+
+    /* A table that somebody logs writes of is not changed; where nothing needs to be, it is read. */
+    poke(f, PT + 8, 8, PAGE | P | W | U);
+    mmu_flush(cpu, false);
+    g_assert_true(ram_test_and_clear_dirty(ram, PT, 4096, DIRTY_MIGRATION));
+    g_assert_false(mmu_refill(cpu, LINEAR, MMU_READ));
+    g_assert_cmphex(peek(f, PT + 8, 8), ==, PAGE | P | W | U);
+    g_assert_false(ram_page_fully_dirty(ram, PT));
+    g_assert_cmpint(x86_ld8(cpu, LINEAR), ==, OLD);
+    g_assert_true(ram_page_fully_dirty(ram, PT));
+    g_assert_true(ram_test_and_clear_dirty(ram, PT, 4096, DIRTY_MIGRATION));
+    mmu_flush(cpu, false);
+    g_assert_true(mmu_refill(cpu, LINEAR, MMU_READ));
+    g_assert_false(mmu_refill(cpu, LINEAR, MMU_WRITE)); /* D */
+
+    /* 32-bit: an address beyond 4 GiB is none. */
+    cpu->efer = 0;
+    cpu->cr4 = 0;
+    cpu->cr0 = CR0_PE;
+    cpu->cr3 = 0;
+    mmu_flush(cpu, false);
+    mmu_select(cpu, MMU_KERNEL);
+    g_assert_false(mmu_refill(cpu, UINT64_C(0x100200000), MMU_READ));
+    g_assert_true(mmu_refill(cpu, PAGE + 0x1000, MMU_WRITE));
+    g_assert_cmpint(x86_ld8(cpu, PAGE + 0x1000), ==, NEW);
+}
+
+/* The map of physical memory that refills use follows the machine's. */
+static void test_refill_memory(CpuFixture *f, gconstpointer data)
+{
+    X86Cpu *cpu = f->cpu;
+    MemoryRegion other;
+    GError *error = NULL;
+
+    g_assert_true(mmu_refill(cpu, PAGE, MMU_WRITE) ||
+                  (x86_st8(cpu, PAGE, OLD), mmu_refill(cpu, PAGE, MMU_WRITE)));
+    memory_region_set_readonly(&f->ram, true);
+    mmu_process_pending(cpu);
+    g_assert_true(mmu_refill(cpu, PAGE, MMU_READ));
+    g_assert_false(mmu_refill(cpu, PAGE, MMU_WRITE));
+    memory_region_set_readonly(&f->ram, false);
+
+    /* Half a page of other RAM on top: the pages around it are plain, that one is not. */
+    g_assert_true(memory_region_init_ram(&other, NULL, "other", 0x1000, &error));
+    memory_region_set_size(&other, 0x800);
+    memory_region_add_overlap(&f->root, PAGE + 0x1000, &other, 1);
+    mmu_process_pending(cpu);
+    g_assert_true(mmu_refill(cpu, PAGE, MMU_READ));
+    g_assert_true(mmu_refill(cpu, PAGE + 0x2000, MMU_READ));
+    g_assert_false(mmu_refill(cpu, PAGE + 0x1000, MMU_READ));
+    x86_st8(cpu, PAGE + 0x17ff, 77);
+    x86_st8(cpu, PAGE + 0x1800, 78);
+    g_assert_cmpint(x86_ld16(cpu, PAGE + 0x17ff), ==, 78 << 8 | 77);
+    g_assert_cmphex(((uint8_t *)other.ram->host)[0x7ff], ==, 77);
+    memory_region_del(&f->root, &other);
+    mmu_process_pending(cpu);
+    g_assert_true(mmu_refill(cpu, PAGE + 0x1000, MMU_READ));
+    memory_region_destroy(&other);
+
+    /* The CPU's own APIC lies in front of RAM. */
+    g_assert_true(apic_set_base(cpu->apic, PAGE | 1 << 11 | 1 << 8));
+    mmu_process_pending(cpu);
+    g_assert_false(mmu_refill(cpu, PAGE, MMU_READ));
+    g_assert_true(mmu_refill(cpu, PAGE + 0x1000, MMU_READ));
+    g_assert_cmphex(x86_ld32(cpu, PAGE + 0x30) & 0xff, ==, apic_mmio_read(cpu->apic, 0x30) & 0xff);
+    g_assert_true(apic_set_base(cpu->apic, UINT64_C(0xfee00000) | 1 << 11 | 1 << 8));
+    mmu_process_pending(cpu);
+    g_assert_true(mmu_refill(cpu, PAGE, MMU_READ));
+
+    /* More ranges than the map holds: the rest is reached through the memory core. */
+    MemoryRegion holes[40];
+    memory_transaction_begin();
+    for (unsigned i = 0; i < G_N_ELEMENTS(holes); i++) {
+        memory_region_init_alias(&holes[i], NULL, "hole", &f->ram, 0x1000 * i, 0x1000);
+        memory_region_add_overlap(&f->root, 0x300000 + 0x2000 * i, &holes[i], 1);
+    }
+    memory_transaction_commit();
+    mmu_process_pending(cpu);
+    unsigned light = 0;
+    for (unsigned i = 0; i < G_N_ELEMENTS(holes); i++) {
+        poke(f, 0x1000 * i, 4, 1000 + i);
+        light += mmu_refill(cpu, 0x300000 + 0x2000 * i, MMU_READ);
+        g_assert_cmpuint(x86_ld32(cpu, 0x300000 + 0x2000 * i), ==, 1000 + i);
+    }
+    g_assert_cmpuint(light, <, G_N_ELEMENTS(holes));
+    for (unsigned i = 0; i < G_N_ELEMENTS(holes); i++) {
+        memory_region_del(&f->root, &holes[i]);
+        memory_region_destroy(&holes[i]);
+    }
+    mmu_process_pending(cpu);
+}
+
+/* The tables that a walk went through are remembered until INVLPG of any address, per PCID. */
+static void test_tables(CpuFixture *f, gconstpointer data)
+{
+    static const uint64_t other_table = 0x104000;
+    X86Cpu *cpu = f->cpu;
+
+    for (unsigned round = 0; round < 7; round++) {
+        /* The same tables in both halves. */
+        uint64_t half = round & 1 ? UINT64_C(0xffff800000000000) : 0;
+        pcids(f);
+        map_old(f, 0);
+        poke(f, PML4 + 256 * 8, 8, PDPT | P | W | U);
+        for (unsigned i = 2; i <= 3; i++) {
+            poke(f, PT + i * 8, 8, PAGE | P | W | U);
+            poke(f, other_table + i * 8, 8, (PAGE + 0x1000) | P | W | U);
+        }
+        go(f, 1, true);
+        g_assert_cmpint(x86_ld8_idx(cpu, half + LINEAR, MMU_USER), ==, OLD);
+        poke(f, PD + 8, 8, other_table | P | W | U);
+        g_assert_cmpint(x86_ld8_idx(cpu, half + LINEAR + 0x1000, MMU_USER), ==, OLD);
+        bool gone = true;
+        if (round < 2) {
+            mmu_flush_page(cpu, 0);
+        } else if (round == 2) {
+            go(f, 1, true);
+        } else if (round == 3) {
+            mmu_invpcid(cpu, 1, 1, 0);
+        } else if (round == 4) {
+            mmu_invpcid(cpu, 0, 1, 0);
+        } else {
+            go(f, 2, true);
+            mmu_flush_page(cpu, half);
+            go(f, 1, false);
+            gone = half != 0; /* another one's INVLPG reaches what kernels share only */
+        }
+        g_assert_cmpint(x86_ld8_idx(cpu, half + LINEAR + 0x2000, MMU_USER), ==, gone ? NEW : OLD);
+    }
+
+    /* An entry that has since become present, or gained rights, does not fault for what is remembered. */
+    pcids(f);
+    map_old(f, 0);
+    poke(f, PT + 16, 8, 0);
+    sees(f, MMU_USER, OLD);
+    poke(f, PD + 8, 8, other_table | P | W | U);
+    g_assert_cmpint(x86_ld8_idx(cpu, LINEAR + 0x1000, MMU_USER), ==, NEW);
+    map(f, P | U, P | W | U);
+    mmu_flush(cpu, false);
+    sees(f, MMU_USER, OLD);
+    g_assert_cmpint(fault_of(cpu, LINEAR, MMU_USER, true), ==, EXC_PF);
+    poke(f, PD + 8, 8, PT | P | W | U);
+    g_assert_cmpint(fault_of(cpu, LINEAR, MMU_USER, true), ==, -1);
+
+    /* Rights of the levels above count with remembered tables as without. */
+    map(f, P | U, P | W | U);
+    poke(f, PT + 16, 8, PAGE | P | W | U);
+    mmu_flush(cpu, false);
+    x86_ld8_idx(cpu, LINEAR, MMU_USER);
+    g_assert_cmpint(fault_of(cpu, LINEAR + 0x1000, MMU_USER, true), ==, EXC_PF);
+    map(f, P | W, P | W | U);
+    mmu_flush(cpu, false);
+    x86_ld8_idx(cpu, LINEAR, MMU_KERNEL);
+    g_assert_cmpint(fault_of(cpu, LINEAR + 0x1000, MMU_USER, false), ==, EXC_PF);
+    map(f, P | W | U | NX, P | W | U);
+    mmu_flush(cpu, false);
+    x86_ld8_idx(cpu, LINEAR, MMU_USER);
+    MmuTranslation tr;
+    uint32_t error;
+    g_assert_false(mmu_walk(cpu, LINEAR + 0x1000, MMU_EXEC, MMU_USER, &tr, &error));
+    poke(f, PT + 16, 8, PAGE | P | W | U | UINT64_C(1) << cpu->phys_bits);
+    x86_ld8_idx(cpu, LINEAR + 0x2000, MMU_USER);
+    g_assert_false(mmu_walk(cpu, LINEAR + 0x1000, MMU_READ, MMU_USER, &tr, &error));
+    g_assert_cmphex(error, ==, 13);
+}
+
+/* Writes through refilled tags, and A and D bits set on the way, against a thread that clears dirty bits:
+ * after it has cleared them, whatever changes is marked. */
+typedef struct Race {
+    CpuFixture *f;
+    bool stop;         /* atomic */
+    unsigned boundary; /* atomic: how many the vCPU passed */
+    unsigned light, slow;
+} Race;
+
+static gpointer race_vcpu(gpointer data)
+{
+    Race *race = data;
+    X86Cpu *cpu = race->f->cpu;
+
+    mmu_process_pending(cpu);
+    __atomic_store_n(&cpu->executing, true, __ATOMIC_SEQ_CST);
+    for (uint32_t i = 1; !__atomic_load_n(&race->stop, __ATOMIC_SEQ_CST); i++) {
+        if (__atomic_load_n(&cpu->interrupt_request, __ATOMIC_SEQ_CST) & CPU_INTERRUPT_TLB) {
+            mmu_process_pending(cpu);
+        }
+        if (i % 3 == 0) {
+            mmu_flush(cpu, false);
+            uint64_t *entry = (uint64_t *)(void *)(race->f->ram.ram->host + PT + 8);
+            __atomic_fetch_and(entry, ~(A | D),
+                               __ATOMIC_SEQ_CST); /* nobody's log; the walk sets them again */
+        }
+        if (hits(race->f, LINEAR, MMU_WRITE) || mmu_refill(cpu, LINEAR, MMU_WRITE)) {
+            TlbEntry *e = mmu_entry_now(cpu, LINEAR);
+            if (e->tag[MMU_WRITE] == LINEAR) {
+                *(volatile uint32_t *)(LINEAR + e->addend) = i;
+                race->light++;
+            }
+        } else {
+            x86_st32(cpu, LINEAR, i);
+            race->slow++;
+        }
+        __atomic_fetch_add(&race->boundary, 1, __ATOMIC_SEQ_CST);
+    }
+    __atomic_store_n(&cpu->executing, false, __ATOMIC_SEQ_CST);
+    return NULL;
+}
+
+static void pass_boundaries(Race *race)
+{
+    unsigned from = __atomic_load_n(&race->boundary, __ATOMIC_SEQ_CST);
+
+    for (unsigned spins = 0; __atomic_load_n(&race->boundary, __ATOMIC_SEQ_CST) - from < 2; spins++) {
+        if (spins < 2000) {
+            __builtin_ia32_pause();
+        } else {
+            g_thread_yield();
+        }
+    }
+}
+
+static void test_refill_race(CpuFixture *f, gconstpointer data)
+{
+    RamBlock *ram = f->ram.ram;
+    const uint32_t *value = (const uint32_t *)(const void *)(ram->host + PAGE);
+    Race race = { .f = f };
+    unsigned changed = 0;
+
+    pcids(f);
+    map_old(f, 0);
+    select_user(f);
+    GThread *vcpu = g_thread_new("vcpu", race_vcpu, &race);
+    pass_boundaries(&race);
+    for (gint64 end = g_get_monotonic_time() + G_USEC_PER_SEC; g_get_monotonic_time() < end;) {
+        ram_test_and_clear_dirty(ram, PAGE, 4096, DIRTY_MIGRATION);
+        uint32_t before = __atomic_load_n(value, __ATOMIC_SEQ_CST);
+        pass_boundaries(&race);
+        uint32_t after = __atomic_load_n(value, __ATOMIC_SEQ_CST);
+        pass_boundaries(&race); /* so that a slow store has marked what it wrote */
+        if (after != before) {
+            changed++;
+            g_assert_true(ram_page_fully_dirty(ram, PAGE));
+        }
+    }
+    __atomic_store_n(&race.stop, true, __ATOMIC_SEQ_CST);
+    g_thread_join(vcpu);
+    g_test_message("%u writes seen behind a clearing; %u through tags, %u slow", changed, race.light,
+                   race.slow);
+    g_assert_cmpuint(changed, >, 0);
+    g_assert_cmpuint(race.light, >, 0);
+    g_assert_cmpuint(race.slow, >, 0);
 }
 
 #define TEST(name) g_test_add("/mmu/" #name, CpuFixture, NULL, fixture_setup, test_##name, fixture_teardown)
@@ -651,5 +1011,9 @@ int main(int argc, char **argv)
     TEST(empty);
     TEST(dirty_contexts);
     TEST(code_mapping);
+    TEST(refill);
+    TEST(refill_memory);
+    TEST(tables);
+    TEST(refill_race);
     return g_test_run();
 }
