@@ -186,6 +186,7 @@ static void reset_hard(X86Cpu *cpu)
 
 void x86_cpu_reset(X86Cpu *cpu, bool is_init)
 {
+    x86_fpu_leave(cpu);
     bool is_bsp;
 
     LOG(LOG_CPU_RESET, "cpu %u: %s", cpu->index, is_init ? "INIT" : "reset");
@@ -661,6 +662,7 @@ static void cpu_instance_init(Object *obj)
     cpu->cpuid = g_new0(X86CpuidState, 1);
     cpu->apic_id = UINT32_MAX;
     cpu->socket_id = cpu->die_id = cpu->core_id = cpu->thread_id = -1;
+    cpu->fpu_stale = 1;
     cpu->exc.vector = -1;
 }
 

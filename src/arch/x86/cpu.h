@@ -335,6 +335,18 @@ extern void (*cpu_wake_hook)(X86Cpu *cpu);
 /* Set by accel/vcpu.c: the APIC timer's deadline changed. Called in the vCPU's thread. */
 extern void (*cpu_timer_hook)(X86Cpu *cpu);
 
+/* ---- vector and x87 registers ---- */
+/* Translated code leaves the guest's in the host's registers when it calls C. Code that runs then is compiled without
+ * vector instructions (this folder and accel/soft are), and calls x86_fpu_leave before anything that is not: the
+ * registers go to cpu->xsave, and the host's modes are as C expects them. [vCPU's thread] */
+void x86_fpu_save(X86Cpu *cpu); /* fpu.c */
+static inline void x86_fpu_leave(X86Cpu *cpu)
+{
+    if (__builtin_expect(!cpu->fpu_stale, 0)) {
+        x86_fpu_save(cpu);
+    }
+}
+
 /* ---- flags (flags.c) ---- */
 uint64_t x86_get_rflags(const X86Cpu *cpu);
 void x86_set_rflags(X86Cpu *cpu,

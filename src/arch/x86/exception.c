@@ -37,16 +37,19 @@ static G_NORETURN void raise_exception(X86Cpu *cpu, int vector, uint32_t error_c
 
 void x86_raise(X86Cpu *cpu, int vector)
 {
+    x86_fpu_leave(cpu);
     raise_exception(cpu, vector, 0, false, 0);
 }
 
 void x86_raise_error(X86Cpu *cpu, int vector, uint32_t error_code)
 {
+    x86_fpu_leave(cpu);
     raise_exception(cpu, vector, error_code, false, 0);
 }
 
 void x86_raise_noncanonical(X86Cpu *cpu, uint64_t linear)
 {
+    x86_fpu_leave(cpu);
     raise_exception(cpu, EXC_GP, 0, true, linear);
 }
 

@@ -309,6 +309,7 @@ static G_NORETURN void raise_noncanonical(X86Cpu *cpu, uint64_t linear)
 /* Translates, raising #PF, and caches what may be cached. The access lies in one page. */
 static void translate(X86Cpu *cpu, uint64_t linear, MmuAccess access, MmuIndex index, Target *target)
 {
+    x86_fpu_leave(cpu);
     MmuTranslation tr;
     bool writable_now;
     uint32_t error_code;
@@ -613,6 +614,7 @@ static void contexts_init(X86Mmu *mmu)
 
 void mmu_flush(X86Cpu *cpu, bool keep_global)
 {
+    x86_fpu_leave(cpu);
     X86Mmu *mmu = cpu->mmu;
     MmuPrivate *p = mmu->priv;
     bool code = false;
@@ -643,6 +645,7 @@ void mmu_flush(X86Cpu *cpu, bool keep_global)
 
 void mmu_flush_physical(X86Cpu *cpu)
 {
+    x86_fpu_leave(cpu);
     phys_flush(cpu->mmu->priv);
     own_page_update(cpu->mmu->priv);
     mmu_flush(cpu, false);
@@ -696,6 +699,7 @@ static void context_drop_page(X86Cpu *cpu, unsigned i, uint64_t linear)
 
 void mmu_flush_page(X86Cpu *cpu, uint64_t linear)
 {
+    x86_fpu_leave(cpu);
     X86Mmu *mmu = cpu->mmu;
     MmuPrivate *p = mmu->priv;
 
@@ -726,6 +730,7 @@ void mmu_flush_page(X86Cpu *cpu, uint64_t linear)
 
 void mmu_switch(X86Cpu *cpu, uint64_t new_cr3, bool no_flush)
 {
+    x86_fpu_leave(cpu);
     MmuPrivate *p = cpu->mmu->priv;
     uint32_t pcid = pcid_of(cpu, new_cr3);
     unsigned to = context_find(p, pcid);
@@ -747,6 +752,7 @@ void mmu_switch(X86Cpu *cpu, uint64_t new_cr3, bool no_flush)
 
 void mmu_invpcid(X86Cpu *cpu, unsigned type, uint64_t pcid, uint64_t linear)
 {
+    x86_fpu_leave(cpu);
     unsigned i = context_find(cpu->mmu->priv, (uint32_t)pcid);
 
     switch (type) {
@@ -845,6 +851,7 @@ static void target_write(X86Cpu *cpu, const Target *t, const uint8_t *buffer, un
 
 uint64_t mmu_load_slow(X86Cpu *cpu, uint64_t linear, unsigned size, MmuIndex index)
 {
+    x86_fpu_leave(cpu);
     linear = check_linear(cpu, linear, size);
     check_alignment(cpu, linear, size, index);
     unsigned in_page = 4096 - (linear & 0xfff);
@@ -870,6 +877,7 @@ uint64_t mmu_load_slow(X86Cpu *cpu, uint64_t linear, unsigned size, MmuIndex ind
 
 void mmu_store_slow(X86Cpu *cpu, uint64_t linear, uint64_t value, unsigned size, MmuIndex index)
 {
+    x86_fpu_leave(cpu);
     linear = check_linear(cpu, linear, size);
     check_alignment(cpu, linear, size, index);
     unsigned in_page = 4096 - (linear & 0xfff);
@@ -1035,6 +1043,7 @@ void mmu_lock_slow_abort(X86Cpu *cpu)
 
 void x86_code_page_slow(X86Cpu *cpu, uint64_t linear, CodePage *page)
 {
+    x86_fpu_leave(cpu);
     X86Mmu *mmu = cpu->mmu;
     MmuPrivate *p = mmu->priv;
     bool user = cpu->cpl == 3;
@@ -1120,6 +1129,7 @@ static void ram_maps_take(MmuPrivate *p)
 
 void mmu_process_pending(X86Cpu *cpu)
 {
+    x86_fpu_leave(cpu);
     X86Mmu *mmu = cpu->mmu;
     MmuPrivate *p = mmu->priv;
     struct MmuPending pending[PENDING_MAX];

@@ -197,6 +197,7 @@ void interp_vcpu_exec(X86Cpu *cpu)
         }
         uint32_t request = __atomic_load_n(&cpu->interrupt_request, __ATOMIC_SEQ_CST);
         if (G_UNLIKELY(request)) {
+            x86_fpu_leave(cpu);
             d->link_slot = NULL; /* what comes may not be where the last branch went */
             if (request & CPU_INTERRUPT_CODE) {
                 interp_cache_process(d);
@@ -218,13 +219,16 @@ void interp_vcpu_exec(X86Cpu *cpu)
         if (G_UNLIKELY(cpu->inhibit_interrupts || (cpu->mode & (MODE_TF | MODE_BP)) ||
                        (cpu->rflags & FLAG_RF))) {
             cpu->inhibit_interrupts = false;
+            x86_fpu_leave(cpu);
             run_single(cpu);
         } else if (d->run_translated && (cpu->mode & MODE_CS64)) {
             d->run_translated(cpu);
         } else {
+            x86_fpu_leave(cpu);
             run_blocks(cpu, false);
         }
     }
+    x86_fpu_leave(cpu);
     cpu->fault_return = NULL;
     if (cpu->halted) {
         interp_cache_trim(d);

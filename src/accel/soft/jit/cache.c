@@ -410,6 +410,7 @@ static JitBlock *translate(X86Cpu *cpu, JitVcpu *v, const CodePage *page, const 
     JitBlock *b = NULL;
     bool full;
 
+    x86_fpu_leave(cpu);
     interp_page_protect(cpu, page);
     if (second) {
         interp_page_protect(cpu, second);

@@ -61,6 +61,7 @@ static unsigned table_for(JitVcpu *v, uint32_t key, unsigned context)
             oldest = i;
         }
     }
+    x86_fpu_leave(v->cpu);
     unsigned i = v->table_count;
     if (i == JIT_TABLES) {
         i = oldest;
@@ -89,6 +90,7 @@ static void code_mapping_changed(X86Cpu *cpu, unsigned context, uint64_t linear,
     JitVcpu *v = jit_vcpu(cpu);
     JitArea *area = jit_area(cpu);
 
+    x86_fpu_leave(cpu);
     for (unsigned i = 0; i < v->table_count; i++) {
         unsigned c = v->tables[i].context;
         if (context != MMU_CONTEXT_ALL && c != MMU_CONTEXT_ALL && c != context) {
@@ -116,6 +118,7 @@ static void area_refresh(X86Cpu *cpu, JitVcpu *v)
     unsigned context = key_context(cpu);
 
     if (G_UNLIKELY(v->epoch_seen != __atomic_load_n(&v->jit->epoch, __ATOMIC_RELAXED))) {
+        x86_fpu_leave(cpu);
         jit_tables_drop(v);
     }
     if (area->key != key || area->context != context) {
@@ -135,25 +138,13 @@ int jit_refill(X86Cpu *cpu, uint64_t linear, const JitRefill *meta)
     JitVcpu *v = jit_vcpu(cpu);
     JitArea *area = jit_area(cpu);
     MmuAccess access = meta->write ? MMU_WRITE : MMU_READ;
-    MmuIndex index = (MmuIndex)cpu->mmu->index;
     uint64_t page = linear & PAGE_MASK_4K;
     const TlbEntry *e = mmu_entry_now(cpu, linear);
 
     v->refills++;
-    if (linear - page + meta->span > 4096 || !x86_is_canonical(linear)) {
+    if (linear - page + meta->span > 4096 || (e->tag[access] != page && !mmu_refill(cpu, linear, access))) {
         v->refill_failures++;
         return 1;
-    }
-    if (e->tag[access] != page) {
-        MmuTranslation tr;
-        uint32_t error_code;
-        if (!mmu_walk(cpu, linear, access, index, &tr, &error_code)) {
-            return 1;
-        }
-        x86_probe(cpu, linear, 1, access);
-        if (e->tag[access] != page) {
-            return 1;
-        }
     }
     if (meta->stack) {
         area->stack_lo = page;
@@ -172,6 +163,9 @@ int jit_callout(X86Cpu *cpu, JitCallout *callout)
     cpu->rip = rip;
     cpu->current_op = NULL;
     jit_vcpu(cpu)->callouts[x86_forms[callout->ops[0].form].mnemonic]++;
+    if (!callout->light) {
+        x86_fpu_leave(cpu);
+    }
     interp_run(cpu, callout->ops);
     cpu->current_op = NULL;
     if (callout->ends || cpu->rip != rip + callout->length || callout->block->stale) {
@@ -220,6 +214,7 @@ static void run_translated(X86Cpu *cpu)
 
     for (;;) {
         if (!translatable(cpu)) {
+            x86_fpu_leave(cpu);
             if (first) {
                 interp_run_blocks(cpu);
             }
@@ -235,6 +230,7 @@ static void run_translated(X86Cpu *cpu)
         JitBlock *b = jit_find(cpu, v, key | (careful ? KEY_CAREFUL : 0));
         if (!b) {
             v->steps++;
+            x86_fpu_leave(cpu);
             interp_run_one(cpu);
             return;
         }
@@ -274,6 +270,7 @@ static void run_translated(X86Cpu *cpu)
             break;
         case JIT_EXIT_STEP:
             v->steps++;
+            x86_fpu_leave(cpu);
             interp_run_one(cpu);
             return;
         case JIT_EXIT_POLL:
@@ -475,11 +472,13 @@ bool jit_step_one(X86Cpu *cpu)
     } else {
         for (;;) {
             if (!translatable(cpu)) {
+                x86_fpu_leave(cpu);
                 interp_run_one(cpu);
                 break;
             }
             JitBlock *b = jit_find(cpu, v, current_key(cpu) | (careful ? KEY_CAREFUL : 0));
             if (!b) {
+                x86_fpu_leave(cpu);
                 interp_run_one(cpu);
                 break;
             }
@@ -495,6 +494,7 @@ bool jit_step_one(X86Cpu *cpu)
                 continue;
             }
             if (area->exit_reason == JIT_EXIT_STEP) {
+                x86_fpu_leave(cpu);
                 interp_run_one(cpu);
             } else if (area->exit_reason == JIT_EXIT_INDIRECT) {
                 indirect_branch(cpu);
@@ -503,6 +503,7 @@ bool jit_step_one(X86Cpu *cpu)
         }
     }
     cpu->fault_return = NULL;
+    x86_fpu_leave(cpu);
     __atomic_store_n(&cpu->executing, false, __ATOMIC_SEQ_CST);
     return ok;
 }

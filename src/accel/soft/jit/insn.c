@@ -40,6 +40,46 @@ bool jit_is_fpu(const X86Insn *insn)
     return insn->form->attrs & ATTR_VECTOR;
 }
 
+bool jit_is_light(const X86Insn *insn)
+{
+    switch (insn->form->mnemonic) {
+    case X86_BT:
+    case X86_BTC:
+    case X86_BTR:
+    case X86_BTS:
+    case X86_CLAC:
+    case X86_CLD:
+    case X86_CLI:
+    case X86_CMPS:
+    case X86_ENTER:
+    case X86_IRET:
+    case X86_MOV:
+    case X86_MOV_FROM_SEG:
+    case X86_MOV_TO_SEG:
+    case X86_MOVS:
+    case X86_PAUSE:
+    case X86_POP:
+    case X86_POPF:
+    case X86_PUSH:
+    case X86_PUSHF:
+    case X86_RDFSBASE:
+    case X86_RDGSBASE:
+    case X86_SCAS:
+    case X86_STAC:
+    case X86_STD:
+    case X86_STI:
+    case X86_SWAPGS:
+    case X86_SYSCALL:
+    case X86_SYSRET:
+    case X86_WRFSBASE:
+    case X86_WRGSBASE:
+    case X86_XLAT:
+        return true;
+    default:
+        return false;
+    }
+}
+
 static bool is_shift_form(const X86Insn *insn)
 {
     switch (insn->form->mnemonic) {

@@ -36,6 +36,9 @@ static inline bool jit_ends_block(JitKind kind)
 }
 /* Uses vector, x87 or MMX registers, or their control words. */
 bool jit_is_fpu(const X86Insn *insn);
+/* Whether the interpreter's handler may run with the guest's vector registers live: it uses none and calls only what
+ * calls x86_fpu_leave where it has to. */
+bool jit_is_light(const X86Insn *insn);
 /* Whether it leaves the flags alone in some cases (shifts by a count that may be 0). */
 bool jit_flags_conditional(const X86Insn *insn);
 /* Bytes of the memory operand; 0: not known. */

@@ -117,7 +117,7 @@ typedef struct JitCallout {
     uint16_t offset; /* of the instruction in its page */
     uint8_t length;
     bool ends; /* control goes on where cpu->rip says */
-    bool fpu;  /* touches the vector or x87 state, or may call what does */
+    bool light; /* its handler calls nothing that may use vector registers without x86_fpu_leave */
 } JitCallout;
 
 /* Behind a call of the refill thunk. */

@@ -67,26 +67,6 @@ static void leave_with(Asm *a, const JitThunks *t, JitExit reason)
     a_jmp(a, t->leave);
 }
 
-/* Saves what the guest has in the vector and x87 registers, and gives C its own modes. Clobbers rax, rdx, rcx. */
-static void fpu_save(Asm *a)
-{
-    a_op_mem(a, false, 0x83, 7, CPU(fpu_stale)); /* cmp dword [fpu_stale], 0 */
-    a_byte(a, 0);
-    uint8_t *skip = a_jcc_forward(a, CC_NE);
-    a_mov_load(a, H_RCX, AREA(self));
-    a_mov_imm32(a, H_RAX, 7);
-    a_op_reg(a, false, 0x31, H_RDX, H_RDX);
-    a_op_mem(a, true, 0x0fae, 4, mem_base(H_RCX, offsetof(X86Cpu, xsave))); /* xsave64 */
-    a_bytes(a, "\xdb\xe3", 2);                                             /* fninit */
-    a_mov_mem_imm32(a, AREA(tmp), 0x1f80);
-    a_op_mem(a, false, 0x0fae, 2, AREA(tmp));     /* ldmxcsr */
-    a_bytes(a, "\xc5\xf8\x77", 3);                /* vzeroupper */
-    a_mov_mem_imm32(a, CPU(fpu_stale), 1);
-    /* MXCSR_MASK is the guest's. */
-    a_mov_mem_imm32(a, mem_base(H_RCX, offsetof(X86Cpu, xsave) + 28), 0xffff);
-    a_bind(a, skip);
-}
-
 static void make_enter(Asm *a)
 {
     for (unsigned i = 0; i < sizeof(callee_saved); i++) {
@@ -102,7 +82,6 @@ static void make_enter(Asm *a)
 static void make_leave(Asm *a)
 {
     save_registers(a);
-    fpu_save(a);
     a_mov_load(a, H_RSP, AREA(c_rsp));
     a_alu_imm(a, true, 0, H_RSP, 8);
     for (unsigned i = sizeof(callee_saved); i-- > 0;) {
@@ -111,13 +90,10 @@ static void make_leave(Asm *a)
     a_byte(a, 0xc3);
 }
 
-/* Before a call of C, which may use vector registers: state is complete behind it. tmp[2] keeps what fpu_stale was. */
+/* Before a call of C: the state is complete behind it, but for the vector registers (x86_fpu_leave). */
 static void enter_c(Asm *a)
 {
     save_registers(a);
-    a_op_mem(a, false, 0x8b, H_RAX, CPU(fpu_stale));
-    a_op_mem(a, false, 0x89, H_RAX, AREA(tmp[2]));
-    fpu_save(a);
     a_mov_load(a, H_RDI, AREA(self));
 }
 
@@ -157,11 +133,6 @@ static void make_refill(Asm *a, JitThunks *t)
     a_bind(a, fail);
     a_lea(a, T1, mem_base(T1, sizeof(JitRefill) + 5));
     load_registers(a);
-    a_op_mem(a, false, 0x83, 7, AREA(tmp[2]));
-    a_byte(a, 0);
-    uint8_t *stale = a_jcc_forward(a, CC_NE);
-    a_call(a, t->fpu_load);
-    a_bind(a, stale);
     jump_reg(a, T1);
 }
 

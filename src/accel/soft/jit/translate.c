@@ -915,6 +915,7 @@ static JitCallout *new_callout(T *t, const TInsn *i)
     c->ops[1].handler = interp_h_stop;
     c->ops[1].offset = insn->length;
     c->ends = insn->form->attrs & X86_ATTR_END;
+    c->light = jit_is_light(insn);
     g_ptr_array_add(t->b->callouts, c);
     return c;
 }
