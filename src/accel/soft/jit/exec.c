@@ -39,7 +39,7 @@ static void set_gs_base(void *base)
 
 static uint32_t current_key(const X86Cpu *cpu)
 {
-    return cpu->mode | (cpu->mmu->index == MMU_KERNEL_AC ? KEY_AC : 0);
+    return cpu->mode;
 }
 
 static bool translatable(const X86Cpu *cpu)
@@ -175,6 +175,23 @@ int jit_callout(X86Cpu *cpu, JitCallout *callout)
     return 0;
 }
 
+static inline bool wants_attention(const X86Cpu *cpu)
+{
+    return __atomic_load_n(&cpu->interrupt_poll, __ATOMIC_RELAXED) || cpu->halted || cpu->inhibit_interrupts ||
+           (cpu->rflags & FLAG_RF);
+}
+
+/* The same for one that control goes anywhere from. 0: on through the look-up table of cpu->rip. */
+int jit_callout_end(X86Cpu *cpu, JitCallout *callout)
+{
+    jit_callout(cpu, callout);
+    if (!translatable(cpu) || wants_attention(cpu)) {
+        return 1;
+    }
+    area_refresh(cpu, jit_vcpu(cpu));
+    return 0;
+}
+
 /* An indirect branch that found no entry. Raises what it raises. */
 static void indirect_branch(X86Cpu *cpu)
 {
@@ -220,8 +237,7 @@ static void run_translated(X86Cpu *cpu)
             }
             return;
         }
-        if (!first && (__atomic_load_n(&cpu->interrupt_poll, __ATOMIC_RELAXED) || cpu->halted ||
-                       cpu->inhibit_interrupts || (cpu->rflags & FLAG_RF))) {
+        if (!first && wants_attention(cpu)) {
             return;
         }
         first = false;

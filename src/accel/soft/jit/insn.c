@@ -56,7 +56,6 @@ bool jit_is_light(const X86Insn *insn)
     case X86_MOV:
     case X86_MOV_FROM_SEG:
     case X86_MOV_TO_SEG:
-    case X86_MOVS:
     case X86_PAUSE:
     case X86_POP:
     case X86_POPF:
@@ -150,8 +149,10 @@ static JitKind classify_vector(const X86Insn *insn, uint32_t key)
     return JIT_COPY;
 }
 
-static JitKind classify_integer(const X86Insn *insn)
+static JitKind classify_integer(const X86Insn *insn, uint32_t key)
 {
+    bool supervisor = (key >> MODE_CPL_SHIFT & 3) == 0;
+
     switch (insn->form->mnemonic) {
     case X86_ADC:
     case X86_ADCX:
@@ -315,6 +316,22 @@ static JitKind classify_integer(const X86Insn *insn)
     case X86_LOOPNE:
     case X86_JRCXZ:
         return JIT_LOOP;
+    case X86_CLD:
+    case X86_STD:
+    case X86_PAUSE:
+        return JIT_SYSTEM;
+    case X86_CLI:
+    case X86_STI:
+        return key & MODE_IOPL_OK ? JIT_SYSTEM : JIT_CALLOUT;
+    case X86_STAC:
+    case X86_CLAC:
+    case X86_SWAPGS:
+        return supervisor ? JIT_SYSTEM : JIT_CALLOUT;
+    case X86_MOV_FROM_SEG:
+        return !insn->is_memory && insn->operand_size >= 4 && insn->reg < SEG_COUNT ? JIT_SYSTEM : JIT_CALLOUT;
+    case X86_PUSHF:
+    case X86_POPF:
+        return insn->operand_size == 8 ? JIT_SYSTEM : JIT_CALLOUT;
     case X86_STOS:
     case X86_MOVS:
         return insn->address_size == 8 && insn->segment < SEG_FS ? JIT_STRING : JIT_CALLOUT;
@@ -330,7 +347,7 @@ static JitKind classify_integer(const X86Insn *insn)
 JitKind jit_classify(const X86Insn *insn, uint32_t key)
 {
     const X86Form *form = insn->form;
-    JitKind kind = form->attrs & ATTR_VECTOR ? classify_vector(insn, key) : classify_integer(insn);
+    JitKind kind = form->attrs & ATTR_VECTOR ? classify_vector(insn, key) : classify_integer(insn, key);
 
     if (insn->base == X86_REG_RIP && (insn->address_size != 8 || insn->disp > INT32_MAX - 8192)) {
         return JIT_CALLOUT;
@@ -509,6 +526,16 @@ uint32_t jit_written_gprs(const X86Insn *insn, JitKind kind)
         return 1u << R_RSP | 1u << R_RBP;
     case JIT_LOOP:
         return 1u << R_RCX;
+    case JIT_SYSTEM:
+        switch (form->mnemonic) {
+        case X86_PUSHF:
+        case X86_POPF:
+            return 1u << R_RSP;
+        case X86_MOV_FROM_SEG:
+            return 1u << insn->rm;
+        default:
+            return 0;
+        }
     case JIT_STRING:
     case JIT_CALLOUT:
     case JIT_STEP:
@@ -561,6 +588,9 @@ uint32_t jit_written_gprs(const X86Insn *insn, JitKind kind)
 int jit_constant_move(const X86Insn *insn, JitKind kind, int32_t *amount)
 {
     switch (kind) {
+    case JIT_SYSTEM:
+        *amount = insn->form->mnemonic == X86_PUSHF ? -8 : 8;
+        return insn->form->mnemonic == X86_PUSHF || insn->form->mnemonic == X86_POPF ? R_RSP : -1;
     case JIT_PUSH:
         *amount = -8;
         return R_RSP;

@@ -23,6 +23,7 @@ typedef enum JitKind {
     JIT_JCC,
     JIT_LOOP,    /* LOOP, LOOPE, LOOPNE, JRCXZ */
     JIT_STRING,  /* STOS, MOVS */
+    JIT_SYSTEM,  /* what the translator does by itself of the system's instructions */
     JIT_CALLOUT, /* the interpreter's handler is called */
     JIT_STEP,    /* control goes to the interpreter for one instruction */
 } JitKind;

@@ -47,7 +47,6 @@
 #define JIT_IBTC_HASH UINT32_C(0x9e3779b1)
 
 /* Bits of a key that are not in the mode word. */
-#define KEY_AC      (1u << 20) /* supervisor with EFLAGS.AC set: another TLB */
 #define KEY_CAREFUL (1u << 21) /* every access has its own check */
 /* Modes that are not translated. */
 #define MODE_NOT_TRANSLATED (MODE_TF | MODE_BP | MODE_AC | MODE_VM86)
@@ -164,7 +163,7 @@ typedef struct JitThunks {
     /* executable mapping */
     void (*enter)(X86Cpu *cpu, const uint8_t *code);
     /* writable mapping, for the assembler */
-    uint8_t *leave, *lookup, *ibtc_miss, *indirect, *link, *step, *poll, *refill, *callout, *callout_end, *fpu_load, *stale;
+    uint8_t *leave, *lookup, *ibtc_miss, *indirect, *link, *step, *poll, *refill, *callout, *callout_end, *chain, *fpu_load, *stale;
 } JitThunks;
 
 /* What all vCPUs of a machine share. */
@@ -238,6 +237,7 @@ void jit_range_remove(const void *start);
 /* Called from generated code. */
 int jit_refill(X86Cpu *cpu, uint64_t linear, const JitRefill *meta);
 int jit_callout(X86Cpu *cpu, JitCallout *callout);
+int jit_callout_end(X86Cpu *cpu, JitCallout *callout);
 
 static inline JitVcpu *jit_vcpu(X86Cpu *cpu)
 {

@@ -136,6 +136,18 @@ static void make_refill(Asm *a, JitThunks *t)
     jump_reg(a, T1);
 }
 
+/* Back to C, with cpu->rip and the registers right as they are. */
+static void make_return(Asm *a)
+{
+    a_mov_mem_imm32(a, AREA(exit_reason), JIT_EXIT_LOOKUP);
+    a_mov_load(a, H_RSP, AREA(c_rsp));
+    a_alu_imm(a, true, 0, H_RSP, 8);
+    for (unsigned i = sizeof(callee_saved); i-- > 0;) {
+        a_pop(a, callee_saved[i]);
+    }
+    a_byte(a, 0xc3);
+}
+
 bool jit_thunks_make(Jit *jit, Asm *a)
 {
     JitThunks *t = &jit->thunks;
@@ -191,14 +203,31 @@ bool jit_thunks_make(Jit *jit, Asm *a)
     a_lea(a, T1, mem_base(T1, 8));
     jump_reg(a, T1);
     a_bind(a, leave);
-    /* cpu->rip and the registers are right as they are. */
-    a_mov_mem_imm32(a, AREA(exit_reason), JIT_EXIT_LOOKUP);
-    a_mov_load(a, H_RSP, AREA(c_rsp));
-    a_alu_imm(a, true, 0, H_RSP, 8);
-    for (unsigned i = sizeof(callee_saved); i-- > 0;) {
-        a_pop(a, callee_saved[i]);
-    }
-    a_byte(a, 0xc3);
+    make_return(a);
+
+    /* The same for an instruction that ends its block. */
+    a_align(a, 16);
+    t->callout_end = a->p;
+    a_pop(a, T1);
+    enter_c(a);
+    a_mov_load(a, H_RSI, mem_base(T1, 0));
+    call_c(a, (const void *)jit_callout_end);
+    a_op_reg(a, false, 0x85, H_RAX, H_RAX);
+    leave = a_jcc_forward(a, CC_NE);
+    load_registers(a);
+    a_mov_load(a, T0, CPU(rip));
+    t->chain = a->p;
+    a_op_reg(a, false, 0x69, T1, T0);
+    a_u32(a, JIT_IBTC_HASH);
+    a_shr_imm(a, false, T1, 32 - JIT_IBTC_BITS - 4);
+    a_alu_imm(a, false, 4, T1, (JIT_IBTC_SIZE - 1) << 4);
+    a_op_mem(a, true, 0x03, T1, AREA(ibtc));
+    a_op_mem(a, true, 0x39, T0, mem_base(T1, 0));
+    uint8_t *miss = a_jcc_forward(a, CC_NE);
+    a_op_mem(a, false, 0xff, 4, mem_base(T1, offsetof(IbtcEntry, code)));
+    a_bind_to(miss, t->ibtc_miss);
+    a_bind(a, leave);
+    make_return(a);
     a_align(a, 64);
     return !a->overflow;
 }
