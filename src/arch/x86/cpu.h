@@ -260,7 +260,7 @@ struct X86Cpu {
     int64_t tsc_offset; /* guest TSC = scaled host TSC + offset */
     uint32_t pkru;
     uint8_t xsave[X86_XSAVE_SIZE] __attribute__((aligned(64)));
-    uint64_t jit[64] __attribute__((aligned(64))); /* what generated code keeps (accel/soft/jit/jit.h) */
+    uint64_t jit[128] __attribute__((aligned(64))); /* what generated code keeps (accel/soft/jit/jit.h) */
 
     /* ---- the exception in flight: x86_raise() fills it ---- */
     struct {

@@ -316,22 +316,31 @@ static bool recover(ucontext_t *uc)
     while (n + 1 < b->pc_count && b->pcs[n + 1].host <= at) {
         n++;
     }
-    cpu->regs[R_RAX] = (uint64_t)g[REG_RAX];
-    cpu->regs[R_RCX] = (uint64_t)g[REG_RCX];
-    cpu->regs[R_RDX] = (uint64_t)g[REG_RDX];
-    cpu->regs[R_RBX] = (uint64_t)g[REG_RBX];
-    cpu->regs[R_RBP] = (uint64_t)g[REG_RBP];
-    cpu->regs[R_RSI] = (uint64_t)g[REG_RSI];
-    cpu->regs[R_RDI] = (uint64_t)g[REG_RDI];
-    cpu->regs[R_R8] = (uint64_t)g[REG_R8];
-    cpu->regs[R_R9] = (uint64_t)g[REG_R9];
-    cpu->regs[R_R10] = (uint64_t)g[REG_R10];
-    cpu->regs[R_R11] = (uint64_t)g[REG_R11];
-    cpu->regs[R_RSP] = (uint64_t)g[REG_R15];
+    /* Where translated code has the guest's registers now, and where it has them outside a fast loop. */
+    static const int host_gregs[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
+                                        REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15 };
+    JitArea *area = jit_area(cpu);
+    if (b->pcs[n].fast) {
+        uint64_t value[16];
+        for (unsigned r = 0; r < 16; r++) {
+            value[r] = b->fast_host[r] >= 0               ? (uint64_t)g[host_gregs[b->fast_host[r]]]
+                       : (b->fast_borrowed >> r & 1) != 0 ? area->save[r]
+                                                          : cpu->regs[r];
+        }
+        for (unsigned r = 0; r < 16; r++) {
+            if (r >= 12) {
+                cpu->regs[r] = value[r];
+            } else if (r != R_RSP) {
+                g[host_gregs[r]] = (greg_t)value[r];
+            }
+        }
+        g[REG_R15] = (greg_t)value[R_RSP];
+        g[REG_R14] = (greg_t)area->stack_delta;
+    }
     if (b->pcs[n].in_reg) {
         x86_set_arith(cpu, (uint32_t)g[REG_EFL] & FLAGS_ARITH);
     }
-    g[REG_R12] = (greg_t)(jit_area(cpu)->page_va + b->pcs[n].offset);
+    g[REG_R12] = (greg_t)(area->page_va + b->pcs[n].offset);
     g[REG_RIP] = (greg_t)(uintptr_t)jit_rx(jit, jit->thunks.step);
     return true;
 }

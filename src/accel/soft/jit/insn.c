@@ -585,6 +585,67 @@ uint32_t jit_written_gprs(const X86Insn *insn, JitKind kind)
     return mask;
 }
 
+uint32_t jit_read_gprs(const X86Insn *insn, JitKind kind)
+{
+    const X86Form *form = insn->form;
+    uint32_t mask = 0;
+    JitOperands o;
+
+    if (kind == JIT_NOP || kind == JIT_JCC || kind == JIT_JMP) {
+        return 0;
+    }
+    if (kind != JIT_COPY && kind != JIT_LEA) {
+        return 0xffff;
+    }
+    if (insn->is_memory) {
+        mask |= insn->base < 16 ? 1u << insn->base : 0;
+        mask |= insn->index < 16 ? 1u << insn->index : 0;
+    }
+    if (kind == JIT_LEA) {
+        return mask;
+    }
+    jit_operands(insn, &o);
+    int numbers[3] = { o.reg, o.rm, o.vvvv };
+    bool gpr[3] = { o.reg_gpr, o.rm_gpr, o.vvvv_gpr };
+    for (unsigned k = 0; k < 3; k++) {
+        if (gpr[k]) {
+            unsigned n = (unsigned)numbers[k];
+            mask |= 1u << (o.byte[k] && o.legacy_byte && n >= 4 && n < 8 ? n - 4 : n);
+        }
+    }
+    for (unsigned n = 0; n < form->operand_count; n++) {
+        if (form->operands[n].kind == X86_OPERAND_GPR) {
+            mask |= 1u << form->operands[n].number;
+        }
+    }
+    /* Implied ones, generously. */
+    switch (form->mnemonic) {
+    case X86_MUL:
+    case X86_MULX:
+    case X86_IMUL1:
+    case X86_DIV:
+    case X86_IDIV:
+    case X86_CMPXCHG:
+    case X86_CMPXCHG8B:
+    case X86_CMPXCHG16B:
+    case X86_CBW:
+    case X86_CWD:
+    case X86_LAHF:
+    case X86_SAHF:
+    case X86_FNSTSW:
+    case X86_XCHG_AX:
+    case X86_PCMPESTRI:
+    case X86_VPCMPESTRI:
+    case X86_PCMPESTRM:
+    case X86_VPCMPESTRM:
+        mask |= 1u << R_RAX | 1u << R_RDX | 1u << R_RBX | 1u << R_RCX;
+        break;
+    default:
+        break;
+    }
+    return mask;
+}
+
 int jit_constant_move(const X86Insn *insn, JitKind kind, int32_t *amount)
 {
     switch (kind) {

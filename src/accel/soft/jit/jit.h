@@ -42,6 +42,7 @@
 
 #define JIT_SLOTS     16
 #define JIT_MAX_INSNS 64
+#define JIT_MAX_GROUPS 32
 #define JIT_IBTC_BITS 12
 #define JIT_IBTC_SIZE (1u << JIT_IBTC_BITS)
 #define JIT_IBTC_HASH UINT32_C(0x9e3779b1)
@@ -84,6 +85,10 @@ typedef struct JitArea {
     uint32_t context, table;
     uint64_t tmp[4];
     uint64_t t1; /* what T1 held, while a stack probe is refilled */
+    uint64_t save[16]; /* guest registers whose host registers a fast loop uses */
+    uint32_t loop_warm;
+    uint64_t loop_count;
+    uint64_t loop_delta[JIT_MAX_GROUPS];
     uint64_t slots[JIT_SLOTS]; /* deltas of access groups, within a block */
 } JitArea;
 G_STATIC_ASSERT(sizeof(JitArea) <= sizeof(((X86Cpu *)0)->jit));
@@ -131,6 +136,7 @@ typedef struct JitPc {
     uint32_t host;   /* from the block's code */
     uint16_t offset; /* page offset of the instruction */
     bool in_reg;     /* the flags are in RFLAGS, else in cpu->cc (or dead) */
+    bool fast;       /* in the fast loop: registers are where JitBlock.fast_host says */
 } JitPc;
 
 struct JitBlock {
@@ -150,6 +156,8 @@ struct JitBlock {
     JitPc *pcs;
     unsigned pc_count;
     GPtrArray *callouts;
+    int8_t fast_host[16];   /* -1: in memory */
+    uint16_t fast_borrowed; /* guest registers that are in JitArea.save meanwhile */
 };
 
 #define JIT_REGIONS 8
@@ -181,7 +189,7 @@ typedef struct Jit {
     GPtrArray *vcpus;  /* of JitVcpu * */
     uint64_t epoch;    /* atomic */
     uint64_t code_bytes, translated, insns, stale_count, evictions, translate_ns;
-    bool elide, chain;
+    bool elide, chain, loops;
     unsigned max_insns; /* of a block */
 } Jit;
 

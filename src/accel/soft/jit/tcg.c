@@ -14,7 +14,7 @@ typedef struct TcgAccel {
     GMutex lock;
     GPtrArray *vcpus; /* of X86Cpu * */
     Jit *jit;
-    bool use_jit, elide, chain;
+    bool use_jit, elide, chain, loops;
     uint32_t size_mib;
 } TcgAccel;
 
@@ -23,7 +23,7 @@ static void tcg_instance_init(Object *obj)
     TcgAccel *tcg = (TcgAccel *)obj;
     g_mutex_init(&tcg->lock);
     tcg->vcpus = g_ptr_array_new();
-    tcg->use_jit = tcg->elide = tcg->chain = true;
+    tcg->use_jit = tcg->elide = tcg->chain = tcg->loops = true;
     tcg->size_mib = DEFAULT_SIZE_MIB;
 }
 
@@ -50,6 +50,7 @@ static bool tcg_setup(Accel *accel, AddressSpace *memory, GError **error)
         }
         tcg->jit->elide = tcg->elide;
         tcg->jit->chain = tcg->chain;
+        tcg->jit->loops = tcg->loops;
     }
     return true;
 }
@@ -154,6 +155,7 @@ static void tcg_vcpu_kick(Accel *accel, X86Cpu *cpu)
 static const Property tcg_properties[] = {
     PROP_BOOL("jit", TcgAccel, use_jit, true, "translate code; off: interpret all of it"),
     PROP_BOOL("elide", TcgAccel, elide, true, "check accesses of a block together"),
+    PROP_BOOL("loops", TcgAccel, loops, true, "check the accesses of loops a page at a time"),
     PROP_BOOL("chain", TcgAccel, chain, true, "go from block to block without a look-up in C"),
     PROP_UINT32("tb-size", TcgAccel, size_mib, DEFAULT_SIZE_MIB, "memory for translated code, in MiB"),
     PROP_END,

@@ -10,104 +10,19 @@
  * Flags: liveness is computed backwards. A probe needs RFLAGS; where the flags are live there they are first saved to
  * cpu->cc, and loaded again where an instruction reads them. SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include "accel/soft/jit/insn.h"
-#include "accel/soft/jit/jit.h"
+#include "accel/soft/jit/block.h"
 
-#include <stddef.h>
 #include <stdlib.h>
-
-#define MAX_INSNS   JIT_MAX_INSNS
-#define MAX_GROUPS  32
-#define GROUP_SPAN  1024
-#define MAX_COLD    (MAX_INSNS * 4)
-#define FLAGS_ALL   FLAGS_ARITH
-#define TAG_OFFSET(write) ((write) ? 8 : 0)
-
-#define CPU(field)  mem_gs(offsetof(X86Cpu, field))
-#define AREA(field) mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, field))
-#define REG(n)      mem_gs(offsetof(X86Cpu, regs) + 8u * (unsigned)(n))
-
-G_STATIC_ASSERT(offsetof(TlbEntry, tag) == 0 && offsetof(TlbEntry, addend) == 24 && sizeof(TlbEntry) == 32);
-
-typedef struct Group {
-    uint8_t base, index, scale; /* as in X86Insn */
-    bool stack;                 /* through SD */
-    uint16_t base_version, index_version;
-    int32_t min, max; /* of the offsets from where the base stood when its version began */
-    bool write, checked, saved;
-    uint8_t count, left, slot;
-} Group;
-
-/* One access of an instruction. */
-typedef struct Access {
-    int8_t group; /* -1: none */
-    int32_t offset;
-    uint16_t size;
-    bool write;
-} Access;
-
-typedef struct TInsn {
-    X86Insn insn;
-    JitKind kind;
-    uint16_t offset; /* in the page */
-    uint16_t live_after, live_before;
-    Access memory, stack; /* the ModRM operand's, and the implied one's */
-    int16_t stack_disp;   /* from the guest's rsp at the instruction */
-    bool fpu;
-} TInsn;
-
-/* Where the guest's flags are: neither: dead. */
-typedef struct FlagState {
-    bool in_reg, in_mem;
-} FlagState;
-
-typedef struct Cold {
-    enum { COLD_PROBE, COLD_TAKEN, COLD_POLL, COLD_REG_ENTRY, COLD_INDIRECT, COLD_STRING } type;
-    uint8_t *site; /* the jump that leads here */
-    uint8_t *retry;
-    HostMem m;      /* PROBE: what T0 is made of */
-    bool add_tag;   /* PROBE: T0 is restored by adding the tag behind T1 */
-    bool keep_t1;   /* PROBE: T1 holds a delta that is needed afterwards */
-    JitRefill meta; /* PROBE */
-    int32_t target; /* TAKEN */
-    uint8_t *slow[4]; /* STRING: the jumps that lead here */
-    unsigned slow_count;
-    JitCallout *callout; /* STRING */
-    FlagState flags;
-} Cold;
-
-typedef struct T {
-    Asm a;
-    Jit *jit;
-    X86Cpu *cpu;
-    JitBlock *b;
-    uint32_t key;
-    bool careful;
-    TInsn insns[MAX_INSNS];
-    unsigned count;
-    Group groups[MAX_GROUPS];
-    unsigned group_count, slots;
-    Cold cold[MAX_COLD];
-    unsigned cold_count;
-    FlagState f;
-    int t1_group; /* whose delta T1 holds; -1 */
-    bool fpu;     /* the block uses vector or x87 registers */
-    bool straddles; /* what follows the block lies in two pages */
-    uint16_t live_in, live_out;
-    int32_t next; /* page offset behind the last instruction */
-    JitPc pcs[MAX_INSNS];
-    unsigned pc_count;
-} T;
 
 /* ---- registers ---- */
 
-static inline bool is_spilled(unsigned guest)
+static inline bool is_spilled(const T *t, unsigned guest)
 {
-    return guest >= 12 && guest <= 15;
+    return t->host[guest] < 0;
 }
-static inline int host_reg(unsigned guest)
+static inline int host_reg(const T *t, unsigned guest)
 {
-    return guest == R_RSP ? GSP : (int)guest;
+    return t->host[guest];
 }
 
 /* ---- flags ---- */
@@ -130,8 +45,7 @@ static void emit_flags_load(Asm *a)
     a_mov_load(a, H_RAX, AREA(tmp[3]));
 }
 
-/* RFLAGS are wanted for something else; live: which flags are needed afterwards. T0 must be free. */
-static void flags_release(T *t, unsigned live)
+void block_flags_release(T *t, unsigned live)
 {
     if (live && !t->f.in_mem && t->f.in_reg) {
         emit_flags_save(&t->a);
@@ -242,13 +156,6 @@ static void liveness(T *t)
     }
     t->live_in = (uint16_t)live;
 }
-
-/* A register's history within the block: its version changes where it is set, adjust where it moves by a constant. */
-typedef struct RegTrack {
-    uint16_t version[18];
-    int32_t adjust[18];
-    uint16_t next_version;
-} RegTrack;
 
 static int find_group(T *t, const RegTrack *r, unsigned base, unsigned index, unsigned scale, bool stack, int32_t offset,
                       unsigned size)
@@ -380,6 +287,7 @@ static void analyse(T *t)
             }
         }
     }
+    t->after = r;
 }
 
 /* ---- addresses ---- */
@@ -419,15 +327,15 @@ static HostMem guest_address(T *t, const TInsn *i, bool segments)
         m.base = T0;
         m.disp += i->offset + insn->length;
     } else if (insn->base != X86_REG_NONE) {
-        if (is_spilled(insn->base)) {
+        if (is_spilled(t, insn->base)) {
             a_mov_load(a, T0, REG(insn->base));
             m.base = T0;
         } else {
-            m.base = (int8_t)host_reg(insn->base);
+            m.base = (int8_t)host_reg(t, insn->base);
         }
     }
     if (insn->index != X86_REG_NONE) {
-        if (!is_spilled(insn->index)) {
+        if (!is_spilled(t, insn->index)) {
             m.index = (int8_t)insn->index;
         } else if (m.base != T0) {
             a_mov_load(a, T0, REG(insn->index));
@@ -457,7 +365,7 @@ static HostMem guest_address(T *t, const TInsn *i, bool segments)
     return m;
 }
 
-static Cold *add_cold(T *t)
+Cold *block_add_cold(T *t)
 {
     if (t->cold_count == MAX_COLD) {
         t->a.overflow = true;
@@ -470,10 +378,11 @@ static Cold *add_cold(T *t)
 
 static Cold *probe_cold(T *t, const TInsn *i, uint8_t *retry, unsigned span, bool write, bool stack)
 {
-    Cold *c = add_cold(t);
+    Cold *c = block_add_cold(t);
     c->type = COLD_PROBE;
     c->retry = retry;
     c->flags = t->f;
+    c->fast = t->fast;
     c->meta = (JitRefill){
         .offset = i->offset, .span = (uint16_t)span, .write = write, .careful = t->careful, .stack = stack
     };
@@ -551,7 +460,7 @@ static void stack_check(T *t, const TInsn *i, Access *access, HostMem m)
     if (g && !t->careful) {
         g->checked = true;
     }
-    flags_release(t, i->live_before);
+    block_flags_release(t, i->live_before);
     uint8_t *retry = a->p;
     m.disp += adjust;
     a_lea(a, T0, m);
@@ -573,7 +482,14 @@ static HostMem checked_operand(T *t, TInsn *i)
 {
     Access *access = &i->memory;
     Group *g = access->group >= 0 ? &t->groups[access->group] : NULL;
+    HostMem fast;
 
+    if (t->fast) {
+        if (loop_operand(t, i, &fast)) {
+            return fast;
+        }
+        g = NULL;
+    }
     if (g && g->stack) {
         HostMem m = mem_base(GSP, i->insn.disp);
         stack_check(t, i, access, m);
@@ -582,7 +498,7 @@ static HostMem checked_operand(T *t, TInsn *i)
     }
     bool first = !g || t->careful || !g->checked;
     if (first) {
-        flags_release(t, i->live_before);
+        block_flags_release(t, i->live_before);
         t1_release(t);
     }
     uint8_t *retry = t->a.p;
@@ -654,7 +570,7 @@ static void emit_ibtc_jump(T *t)
 static uint8_t *emit_indirect_probe(T *t, const TInsn *i, JitIndirect kind, unsigned extra)
 {
     uint8_t *site = emit_ibtc_probe(t);
-    Cold *c = add_cold(t);
+    Cold *c = block_add_cold(t);
     c->type = COLD_INDIRECT;
     c->site = site;
     c->target = (int32_t)(i->offset | (unsigned)kind << 12 | extra << 14);
@@ -704,7 +620,7 @@ static void emit_link_stub(T *t, JitLink *link)
 }
 
 /* Leaves the block for a direct target. */
-static void emit_exit(T *t, int32_t target)
+void block_emit_exit(T *t, int32_t target)
 {
     Asm *a = &t->a;
     if (!is_near(t, target)) {
@@ -720,7 +636,7 @@ static void emit_exit(T *t, int32_t target)
 /* Jcc, LOOP: the taken way goes through a stub behind the block. */
 static void emit_taken(T *t, uint8_t *site, int32_t target)
 {
-    Cold *c = add_cold(t);
+    Cold *c = block_add_cold(t);
     c->type = COLD_TAKEN;
     c->site = site;
     c->target = target;
@@ -753,7 +669,14 @@ static void emit_copy(T *t, TInsn *i)
     /* Guest registers that live in memory get a scratch register each. */
     int scratch[2] = { T0, T1 }, guest[2] = { -1, -1 };
     unsigned used = 0, first_free = 0;
-    if (o.spilled) {
+    unsigned spilled = 0;
+    for (unsigned k = 0; k < 3; k++) {
+        int number = k == 0 ? o.reg : k == 1 ? o.rm : o.vvvv;
+        bool gpr = k == 0 ? o.reg_gpr : k == 1 ? o.rm_gpr : o.vvvv_gpr;
+        bool high = o.byte[k] && o.legacy_byte && number >= 4;
+        spilled += gpr && !high && is_spilled(t, (unsigned)number);
+    }
+    if (spilled) {
         if (insn->is_memory) {
             if (mem_uses(&m, T0) && mem_uses(&m, T1)) {
                 t1_release(t);
@@ -764,7 +687,7 @@ static void emit_copy(T *t, TInsn *i)
                 first_free = 1;
                 t1_release(t);
             }
-        } else if (o.spilled > 1) {
+        } else if (spilled > 1) {
             t1_release(t);
         }
     }
@@ -780,10 +703,11 @@ static void emit_copy(T *t, TInsn *i)
             continue;
         }
         unsigned g = (unsigned)*roles[k];
-        if (!is_spilled(g)) {
-            if (!o.byte[k] || g != R_RSP || !o.legacy_byte) {
-                *roles[k] = o.byte[k] && o.legacy_byte ? (int)g : host_reg(g);
-            }
+        if (o.byte[k] && o.legacy_byte && g >= 4) {
+            continue; /* AH and its like stay as they are */
+        }
+        if (!is_spilled(t, g)) {
+            *roles[k] = host_reg(t, g);
             continue;
         }
         unsigned s = 0;
@@ -838,10 +762,10 @@ static void load_t0(T *t, TInsn *i)
     if (i->insn.is_memory) {
         HostMem m = checked_operand(t, i);
         a_mov_load(a, T0, m);
-    } else if (is_spilled(i->insn.rm)) {
+    } else if (is_spilled(t, i->insn.rm)) {
         a_mov_load(a, T0, REG(i->insn.rm));
     } else {
-        a_mov_reg(a, T0, (unsigned)host_reg(i->insn.rm));
+        a_mov_reg(a, T0, (unsigned)host_reg(t, i->insn.rm));
     }
 }
 
@@ -855,8 +779,8 @@ static void emit_push(T *t, TInsn *i)
     if (insn->imm_size) {
         a_op_mem(a, true, 0xc7, 0, top);
         a_u32(a, (uint32_t)insn->imm);
-    } else if (!insn->is_memory && !is_spilled(insn->rm)) {
-        a_mov_store(a, top, (unsigned)host_reg(insn->rm));
+    } else if (!insn->is_memory && !is_spilled(t, insn->rm)) {
+        a_mov_store(a, top, (unsigned)host_reg(t, insn->rm));
     } else {
         load_t0(t, i);
         a_mov_store(a, top, T0);
@@ -869,11 +793,11 @@ static void emit_pop(T *t, TInsn *i)
     Asm *a = &t->a;
 
     stack_check(t, i, &i->stack, mem_base(GSP, 0));
-    if (is_spilled(i->insn.rm)) {
+    if (is_spilled(t, i->insn.rm)) {
         a_mov_load(a, T0, stack_operand(i));
         a_mov_store(a, REG(i->insn.rm), T0);
     } else {
-        a_mov_load(a, (unsigned)host_reg(i->insn.rm), stack_operand(i));
+        a_mov_load(a, (unsigned)host_reg(t, i->insn.rm), stack_operand(i));
         if (i->insn.rm == R_RSP) {
             return;
         }
@@ -893,8 +817,8 @@ static void emit_lea(T *t, TInsn *i)
     } else {
         m = guest_address(t, i, false);
     }
-    bool spilled = is_spilled(insn->reg);
-    unsigned to = spilled ? T0 : (unsigned)host_reg(insn->reg);
+    bool spilled = is_spilled(t, insn->reg);
+    unsigned to = spilled ? T0 : (unsigned)host_reg(t, insn->reg);
     if (size == 2) {
         if (spilled) {
             a_lea(a, T0, m);
@@ -940,7 +864,7 @@ static void emit_callout(T *t, TInsn *i)
 {
     Asm *a = &t->a;
 
-    flags_release(t, i->live_before);
+    block_flags_release(t, i->live_before);
     t1_release(t);
     JitCallout *c = new_callout(t, i);
     a_call(a, c->ends && t->jit->chain ? t->jit->thunks.callout_end : t->jit->thunks.callout);
@@ -982,7 +906,7 @@ static void emit_minimum(Asm *a, HostMem m)
 
 static Cold *string_cold(T *t, TInsn *i, uint8_t *const slow[], unsigned n, uint8_t *retry)
 {
-    Cold *c = add_cold(t);
+    Cold *c = block_add_cold(t);
     c->type = COLD_STRING;
     memcpy(c->slow, slow, n * sizeof(*slow));
     c->slow_count = n;
@@ -1002,7 +926,7 @@ static void emit_string(T *t, TInsn *i)
     uint8_t *slow[4], *none = NULL;
     unsigned n = 0;
 
-    flags_release(t, i->live_before);
+    block_flags_release(t, i->live_before);
     t1_release(t);
     a_op_mem(a, false, 0xf6, 0, mem_gs(offsetof(X86Cpu, rflags) + 1)); /* test byte [rflags+1], DF */
     a_byte(a, FLAG_DF >> 8);
@@ -1124,7 +1048,7 @@ static void emit_popf(T *t, TInsn *i)
     uint8_t *slow[2];
 
     stack_check(t, i, &i->stack, mem_base(GSP, 0));
-    flags_release(t, 0);
+    block_flags_release(t, 0);
     t1_release(t);
     a_mov_load(a, T0, stack_operand(i));
     a_mov_reg(a, T1, T0);
@@ -1166,28 +1090,28 @@ static void emit_system(T *t, TInsn *i)
 
     switch (insn->form->mnemonic) {
     case X86_CLI:
-        flags_release(t, i->live_before);
+        block_flags_release(t, i->live_before);
         emit_rflags(t, 4, ~FLAG_IF);
         break;
     case X86_STI:
-        flags_release(t, i->live_before);
+        block_flags_release(t, i->live_before);
         t1_release(t);
         slow[0] = emit_test_pending(t);
         emit_rflags(t, 1, FLAG_IF);
         string_cold(t, i, slow, 1, a->p);
         break;
     case X86_CLD:
-        flags_release(t, i->live_before);
+        block_flags_release(t, i->live_before);
         emit_rflags(t, 4, ~FLAG_DF);
         break;
     case X86_STD:
-        flags_release(t, i->live_before);
+        block_flags_release(t, i->live_before);
         emit_rflags(t, 1, FLAG_DF);
         break;
     case X86_STAC:
     case X86_CLAC: {
         bool set = insn->form->mnemonic == X86_STAC;
-        flags_release(t, i->live_before);
+        block_flags_release(t, i->live_before);
         forget_groups(t);
         if (set) {
             emit_rflags(t, 1, FLAG_AC);
@@ -1213,11 +1137,11 @@ static void emit_system(T *t, TInsn *i)
     case X86_MOV_FROM_SEG: {
         HostMem selector =
             mem_gs(offsetof(X86Cpu, segs) + sizeof(X86Segment) * insn->reg + offsetof(X86Segment, selector));
-        if (is_spilled(insn->rm)) {
+        if (is_spilled(t, insn->rm)) {
             a_op_mem(a, false, 0x0fb7, T0, selector);
             a_mov_store(a, REG(insn->rm), T0);
         } else {
-            a_op_mem(a, false, 0x0fb7, (unsigned)host_reg(insn->rm), selector);
+            a_op_mem(a, false, 0x0fb7, (unsigned)host_reg(t, insn->rm), selector);
         }
         break;
     }
@@ -1242,7 +1166,7 @@ static void emit_fpu_check(T *t)
     a_call(a, t->jit->thunks.fpu_load);
 }
 
-static void emit_insn(T *t, unsigned k)
+void block_emit_insn(T *t, unsigned k)
 {
     TInsn *i = &t->insns[k];
     const X86Insn *insn = &i->insn;
@@ -1250,7 +1174,10 @@ static void emit_insn(T *t, unsigned k)
     int32_t next = i->offset + insn->length;
 
     t->pcs[t->pc_count++] =
-        (JitPc){ .host = (uint32_t)(a->p - t->b->code), .offset = i->offset, .in_reg = t->f.in_reg };
+        (JitPc){ .host = (uint32_t)(a->p - t->b->code),
+                 .offset = i->offset,
+                 .in_reg = t->f.in_reg,
+                 .fast = t->fast != NULL };
     switch (i->kind) {
     case JIT_NOP:
         break;
@@ -1275,10 +1202,10 @@ static void emit_insn(T *t, unsigned k)
     case JIT_CALL:
         stack_check(t, i, &i->stack, mem_base(GSP, -8));
         emit_return_address(t, i, T0);
-        emit_exit(t, next + (int32_t)insn->imm);
+        block_emit_exit(t, next + (int32_t)insn->imm);
         break;
     case JIT_CALL_IND:
-        flags_release(t, t->live_out);
+        block_flags_release(t, t->live_out);
         stack_check(t, i, &i->stack, mem_base(GSP, -8));
         load_t0(t, i);
         emit_indirect_probe(t, i, JIT_INDIRECT_CALL, insn->length);
@@ -1290,7 +1217,7 @@ static void emit_insn(T *t, unsigned k)
         }
         break;
     case JIT_RET:
-        flags_release(t, t->live_out);
+        block_flags_release(t, t->live_out);
         stack_check(t, i, &i->stack, mem_base(GSP, 0));
         a_mov_load(a, T0, stack_operand(i));
         emit_indirect_probe(t, i, JIT_INDIRECT_RET, (unsigned)insn->imm);
@@ -1298,22 +1225,33 @@ static void emit_insn(T *t, unsigned k)
         emit_ibtc_jump(t);
         break;
     case JIT_JMP:
-        emit_exit(t, next + (int32_t)insn->imm);
+        block_emit_exit(t, next + (int32_t)insn->imm);
         break;
     case JIT_JMP_IND:
-        flags_release(t, t->live_out);
+        block_flags_release(t, t->live_out);
         load_t0(t, i);
         emit_indirect_probe(t, i, JIT_INDIRECT_JMP, 0);
         emit_ibtc_jump(t);
         break;
     case JIT_JCC:
         flags_want(t);
+        if (t->fast) {
+            a_byte(a, 0x0f);
+            a_byte(a, 0x80 | (insn->form->opcode & 15));
+            a_u32(a, 0);
+            if (!a->overflow) {
+                a_bind_to(a->p - 4, t->fast->top);
+            }
+            loop_restore(t, t->fast);
+            block_emit_exit(t, next);
+            break;
+        }
         align_site(a, 2);
         a_byte(a, 0x0f);
         a_byte(a, 0x80 | (insn->form->opcode & 15));
         a_u32(a, 0);
         emit_taken(t, a->p - 4, next + (int32_t)insn->imm);
-        emit_exit(t, next);
+        block_emit_exit(t, next);
         break;
     case JIT_LOOP: {
         flags_want(t);
@@ -1326,7 +1264,7 @@ static void emit_insn(T *t, unsigned k)
         a_bytes(a, "\xeb\x05", 2); /* not taken: over the next jump */
         uint8_t *site = a_jmp_forward(a);
         emit_taken(t, site, next + (int32_t)insn->imm);
-        emit_exit(t, next);
+        block_emit_exit(t, next);
         break;
     }
     case JIT_CALLOUT:
@@ -1347,7 +1285,7 @@ static void emit_insn(T *t, unsigned k)
         emit_system(t, i);
         break;
     case JIT_STEP:
-        flags_release(t, FLAGS_ALL);
+        block_flags_release(t, FLAGS_ALL);
         emit_step(t, i->offset);
         break;
     }
@@ -1393,7 +1331,7 @@ static void emit_entries(T *t, unsigned offset)
     b->mem_poll_entry = jit_rx(jit, a->p);
     a_op_mem(a, t->fpu, 0x83, 7, CPU(interrupt_poll)); /* with vector code fpu_stale, too, which lies behind it */
     a_byte(a, 0);
-    Cold *c = add_cold(t);
+    Cold *c = block_add_cold(t);
     c->type = COLD_POLL;
     c->target = (int32_t)offset;
     c->site = a_jcc_forward(a, CC_NE);
@@ -1406,14 +1344,14 @@ static void emit_entries(T *t, unsigned offset)
         b->reg_entry = jit_rx(jit, a->p);
     } else if (t->live_in) {
         t->f.in_mem = true;
-        Cold *e = add_cold(t);
+        Cold *e = block_add_cold(t);
         e->type = COLD_REG_ENTRY;
     } else {
         b->reg_entry = b->mem_entry;
         b->reg_poll_entry = b->mem_poll_entry;
     }
     if (reg) {
-        Cold *e = add_cold(t);
+        Cold *e = block_add_cold(t);
         e->type = COLD_REG_ENTRY;
     }
 }
@@ -1429,6 +1367,8 @@ static void emit_cold(T *t)
             return;
         }
         switch (c->type) {
+        case COLD_DONE:
+            break;
         case COLD_PROBE:
             a_bind(a, c->site);
             if (c->add_tag) {
@@ -1445,7 +1385,12 @@ static void emit_cold(T *t)
             if (!c->keep_t1 && !a->overflow) {
                 a_bind_to(again, c->retry);
             }
-            if (t->careful) {
+            if (c->fast) {
+                loop_restore(t, c->fast);
+            }
+            if (c->otherwise) {
+                a_jmp(a, c->otherwise);
+            } else if (t->careful) {
                 emit_step(t, c->meta.offset);
             } else {
                 JitLink *link = new_link(t, c->meta.offset, (FlagState){ .in_mem = c->flags.in_mem }, true);
@@ -1458,6 +1403,11 @@ static void emit_cold(T *t)
                 a_mov_load(a, T1, AREA(t1));
                 a_jmp(a, c->retry);
             }
+            break;
+        case COLD_LOOP_OUT:
+            a_bind(a, c->site);
+            loop_restore(t, c->fast);
+            a_jmp(a, c->retry);
             break;
         case COLD_TAKEN:
             if (is_near(t, c->target)) {
@@ -1536,6 +1486,10 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
     t->f = (FlagState){ 0 };
     t->t1_group = -1;
     t->fpu = t->straddles = false;
+    t->fast = NULL;
+    for (int g = 0; g < 16; g++) {
+        t->host[g] = (int8_t)(g == R_RSP ? GSP : g >= 12 ? -1 : g);
+    }
     t->jit = jit;
     t->cpu = cpu;
     t->key = key;
@@ -1559,11 +1513,21 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
     b->callouts = g_ptr_array_new();
     emit_entries(t, offset);
     for (unsigned k = 0; k < t->count && !t->a.overflow; k++) {
-        emit_insn(t, k);
+        block_emit_insn(t, k);
     }
     const TInsn *last = &t->insns[t->count - 1];
+    JitFast fast;
+    if (!t->a.overflow && loop_plan(t, offset, &fast)) {
+        uint8_t *back = loop_emit(t, &fast, jit_rw(jit, b->mem_poll_entry));
+        for (unsigned k = 0; k < t->cold_count; k++) {
+            if (t->cold[k].type == COLD_TAKEN && t->cold[k].target == (int32_t)offset && !t->a.overflow) {
+                a_bind_to(t->cold[k].site, back);
+                t->cold[k].type = COLD_DONE;
+            }
+        }
+    }
     if (!jit_ends_block(last->kind) && !(last->kind == JIT_CALLOUT && (last->insn.form->attrs & X86_ATTR_END))) {
-        emit_exit(t, t->next);
+        block_emit_exit(t, t->next);
     }
     emit_cold(t);
     if (t->a.overflow) {

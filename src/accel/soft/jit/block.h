@@ -1,0 +1,138 @@
+/*
+ * The translator's working state, for one block at a time. Private to this folder: translate.c, loop.c.
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef RHEA_ACCEL_SOFT_JIT_BLOCK_H
+#define RHEA_ACCEL_SOFT_JIT_BLOCK_H
+
+#include "accel/soft/jit/insn.h"
+#include "accel/soft/jit/jit.h"
+
+#include <stddef.h>
+
+#define MAX_INSNS   JIT_MAX_INSNS
+#define MAX_GROUPS  JIT_MAX_GROUPS
+#define GROUP_SPAN  1024
+#define MAX_COLD    (MAX_INSNS * 4)
+#define FLAGS_ALL   FLAGS_ARITH
+#define TAG_OFFSET(write) ((write) ? 8 : 0)
+
+#define CPU(field)  mem_gs(offsetof(X86Cpu, field))
+#define AREA(field) mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, field))
+#define REG(n)      mem_gs(offsetof(X86Cpu, regs) + 8u * (unsigned)(n))
+
+G_STATIC_ASSERT(offsetof(TlbEntry, tag) == 0 && offsetof(TlbEntry, addend) == 24 && sizeof(TlbEntry) == 32);
+
+typedef struct Group {
+    uint8_t base, index, scale; /* as in X86Insn */
+    bool stack;                 /* through SD */
+    uint16_t base_version, index_version;
+    int32_t min, max; /* of the offsets from where the base stood when its version began */
+    bool write, checked, saved;
+    uint8_t count, left, slot;
+} Group;
+
+/* One access of an instruction. */
+typedef struct Access {
+    int8_t group; /* -1: none */
+    int32_t offset;
+    uint16_t size;
+    bool write;
+} Access;
+
+/* A register's history within the block: its version changes where it is set, adjust where it moves by a constant. */
+typedef struct RegTrack {
+    uint16_t version[18];
+    int32_t adjust[18];
+    uint16_t next_version;
+} RegTrack;
+
+typedef struct TInsn {
+    X86Insn insn;
+    JitKind kind;
+    uint16_t offset; /* in the page */
+    uint16_t live_after, live_before;
+    Access memory, stack; /* the ModRM operand's, and the implied one's */
+    int16_t stack_disp;   /* from the guest's rsp at the instruction */
+    bool fpu;
+} TInsn;
+
+/* Where the guest's flags are: neither: dead. */
+typedef struct FlagState {
+    bool in_reg, in_mem;
+} FlagState;
+
+typedef struct JitFast JitFast;
+
+typedef struct Cold {
+    enum { COLD_DONE, COLD_LOOP_OUT, COLD_PROBE, COLD_TAKEN, COLD_POLL, COLD_REG_ENTRY, COLD_INDIRECT, COLD_STRING } type;
+    uint8_t *site; /* the jump that leads here */
+    uint8_t *retry;
+    HostMem m;      /* PROBE: what T0 is made of */
+    bool add_tag;   /* PROBE: T0 is restored by adding the tag behind T1 */
+    bool keep_t1;   /* PROBE: T1 holds a delta that is needed afterwards */
+    JitRefill meta; /* PROBE */
+    uint8_t *otherwise; /* PROBE: where to go if it cannot be filled; NULL: the careful variant */
+    int32_t target; /* TAKEN */
+    uint8_t *slow[4]; /* STRING: the jumps that lead here */
+    unsigned slow_count;
+    JitCallout *callout; /* STRING */
+    const JitFast *fast; /* PROBE, LOOP_OUT: in the fast loop: put registers back */
+    FlagState flags;
+} Cold;
+
+typedef struct T {
+    Asm a;
+    Jit *jit;
+    X86Cpu *cpu;
+    JitBlock *b;
+    uint32_t key;
+    bool careful;
+    TInsn insns[MAX_INSNS];
+    unsigned count;
+    Group groups[MAX_GROUPS];
+    unsigned group_count, slots;
+    Cold cold[MAX_COLD];
+    unsigned cold_count;
+    FlagState f;
+    int t1_group; /* whose delta T1 holds; -1 */
+    bool fpu;     /* the block uses vector or x87 registers */
+    bool straddles; /* what follows the block lies in two pages */
+    uint16_t live_in, live_out;
+    int8_t host[16]; /* where the guest's general registers are; -1: in memory */
+    RegTrack after;  /* what the block did to them */
+    JitFast *fast;   /* while the fast loop is emitted */
+    int32_t next; /* page offset behind the last instruction */
+    JitPc pcs[2 * MAX_INSNS];
+    unsigned pc_count;
+} T;
+
+
+/* ---- translate.c ---- */
+void block_emit_insn(T *t, unsigned k);
+void block_emit_exit(T *t, int32_t target);
+/* RFLAGS are wanted for something else; live: which flags are needed afterwards. T0 must be free. */
+void block_flags_release(T *t, unsigned live);
+Cold *block_add_cold(T *t);
+
+/* ---- loop.c ---- */
+/* How a loop of one block runs fast: see there. */
+struct JitFast {
+    int8_t group[MAX_GROUPS];  /* the host register that holds a group's delta, or base and delta; -1: none */
+    bool with_base[MAX_GROUPS]; /* the base register is added to it */
+    int counter;
+    uint16_t borrowed; /* host registers that hold something else than the guest's register of that number */
+    uint16_t written;  /* guest registers that the block writes */
+    bool scratch;      /* T0 and T1 are free for probes */
+    uint8_t *top;
+};
+/* Whether the block is a loop that can run fast; fills fast. */
+bool loop_plan(T *t, unsigned offset, JitFast *fast);
+/* Emits it; returns where the loop's backward branch is to go. */
+uint8_t *loop_emit(T *t, JitFast *fast, uint8_t *normal);
+/* The host operand of an access in the fast loop; false: it is to be checked as usual. */
+bool loop_operand(T *t, const TInsn *i, HostMem *m);
+/* Puts registers back where they belong, at a way out. */
+void loop_restore(T *t, const JitFast *fast);
+
+#endif
