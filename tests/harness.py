@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,16 @@ class Failure(Exception):
 def expect(condition, message):
     if not condition:
         raise Failure(message)
+
+
+def tiny_kernel(directory):
+    """A Multiboot image (specification 0.6.96, section 3.1) whose code only halts."""
+    base, code = 0x100000, bytes([0xF4, 0xEB, 0xFD])  # hlt; jmp to it
+    magic, flags = 0x1BADB002, 0x00010000
+    header = struct.pack("<8I", magic, flags, -(magic + flags) & 0xFFFFFFFF, base, base, 0, 0, base + 32)
+    path = pathlib.Path(directory) / "kernel"
+    path.write_bytes(header + code + bytes(64))
+    return path
 
 
 class Qmp:

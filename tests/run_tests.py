@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`make test`: the layer check, the unit tests plainly and under AddressSanitizer and UBSan, and the tests that drive
-the built programs. The last line reads 'N passed, N failed' (', N skipped')."""
+"""`make test`: the layer check, the unit tests plainly and under AddressSanitizer (with its leak check) and UBSan, and
+the tests that drive the built programs; whole runs of the sanitized program come last, for their leaks. The last line reads 'N passed, N failed' (', N skipped')."""
 import argparse
 import os
 import pathlib
@@ -61,9 +61,7 @@ def build_sanitized(directory, jobs):
     if not (directory / "build.ninja").exists():
         subprocess.run(["meson", "setup", str(directory), "-Db_sanitize=address,undefined", "-Dbuildtype=debug",
                         "-Doptimization=1", "-Db_lundef=false"], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
-    # The build runs programs of its own; what they leave for the system to free is no fault.
-    subprocess.run(["ninja", "-C", str(directory), "-j", str(jobs), "--quiet"], check=True,
-                   env={**os.environ, "ASAN_OPTIONS": "detect_leaks=0"})
+    subprocess.run(["ninja", "-C", str(directory), "-j", str(jobs), "--quiet"], check=True)
 
 
 def main():
@@ -79,13 +77,13 @@ def main():
     totals.add("layers", layers.returncode == 0)
 
     sanitizers = {
-        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:detect_stack_use_after_return=0",
+        "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=1:detect_stack_use_after_return=0",
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
     }
     where = {"RHEA_GUEST": str(args.guest.resolve())}
     meson_test(args.build, "unit", totals, ["--suite", "unit"])
-    meson_test(args.build, "programs", totals, ["--no-suite", "unit", "--no-suite", "long", "--num-processes", "1"],
-               where)
+    others = [word for suite in ("unit", "long", "leaks") for word in ("--no-suite", suite)]
+    meson_test(args.build, "programs", totals, [*others, "--num-processes", "1"], where)
     try:
         build_sanitized(args.asan.resolve(), args.jobs)
     except subprocess.CalledProcessError as problem:
@@ -95,6 +93,7 @@ def main():
                    ["--suite", "unit", "--timeout-multiplier", "4"], sanitizers)
         meson_test(args.asan, "fuzz seeds under ASan and UBSan", totals,
                    ["--suite", "fuzz", "--timeout-multiplier", "4"], sanitizers)
+        meson_test(args.asan, "whole runs without leaks", totals, ["--suite", "leaks"], {**sanitizers, **where})
 
     for problem in totals.problems:
         print(f"FAILED: {problem}")

@@ -3,7 +3,6 @@
 
 #include "base/error.h"
 #include "base/nearest.h"
-#include "qapi/visitor.h"
 
 #include <string.h>
 
@@ -62,22 +61,6 @@ bool options_int(json_object *options, const char *what, const char *name, int64
                          what, name, min, max, text);
     }
     *value = number;
-    return true;
-}
-
-bool options_size(json_object *options, const char *what, const char *name, uint64_t *value, GError **error)
-{
-    const char *text = options_str(options, name);
-    g_autoptr(Visitor) v = NULL;
-
-    if (!text) {
-        return true;
-    }
-    v = visitor_new_text_input(text);
-    if (!visit_size(v, name, value, error)) {
-        error_prefix(error, "%s: ", what);
-        return false;
-    }
     return true;
 }
 

@@ -18,7 +18,6 @@ bool options_contains(json_object *options, const char *name);
 bool options_bool(json_object *options, const char *what, const char *name, bool *value, GError **error);
 bool options_int(json_object *options, const char *what, const char *name, int64_t min, int64_t max,
                  int64_t *value, GError **error);
-bool options_size(json_object *options, const char *what, const char *name, uint64_t *value, GError **error);
 /* Fails on a member that is not in the NULL-terminated list, naming the nearest. */
 bool options_known(json_object *options, const char *what, const char *const *known, GError **error);
 /* An id: letters, digits, '-', '.', '_', beginning with a letter. */

@@ -499,6 +499,13 @@ static void machine_instance_finalize(Object *obj)
 {
     Machine *machine = MACHINE(obj);
 
+    /* Devices and CPUs, its children, are gone, and so are the regions and spaces of the derived types. */
+    address_space_free(machine->memory);
+    address_space_free(machine->io);
+    memory_region_destroy(&machine->ram);
+    memory_region_destroy(&machine->system_memory);
+    memory_region_destroy(&machine->system_io);
+    apic_bus_free(machine->apic_bus);
     g_free(machine->cpu_slots);
     g_free(machine->cpu_type);
     g_free(machine->cpu_features);

@@ -211,6 +211,11 @@ static void pc_class_init(ObjectClass *klass, const void *data)
     mc->default_disk_interface = "ide";
 }
 
+static void pc_instance_finalize(Object *obj)
+{
+    memory_region_destroy(&PC_MACHINE(obj)->pci_memory);
+}
+
 static const TypeInfo pc_info = {
     .name = TYPE_PC_MACHINE,
     .parent = TYPE_X86_MACHINE,
@@ -218,6 +223,7 @@ static const TypeInfo pc_info = {
     .instance_size = sizeof(PcMachine),
     .abstract = true,
     .class_init = pc_class_init,
+    .instance_finalize = pc_instance_finalize,
 };
 TYPE_REGISTER(pc_info);
 

@@ -402,6 +402,12 @@ static void x86_machine_instance_finalize(Object *obj)
     X86Machine *x86 = X86_MACHINE(obj);
 
     x86_machine_fini(x86);
+    address_space_free(x86->smram);
+    MemoryRegion *const regions[] = { &x86->smram_view, &x86->smram_root, &x86->msi, &x86->ram_above_4g,
+                                      &x86->ram_below_4g };
+    for (size_t i = 0; i < G_N_ELEMENTS(regions); i++) {
+        memory_region_destroy(regions[i]);
+    }
     if (x86->lines) {
         gsi_lines_free(x86->lines);
     }

@@ -7,7 +7,6 @@ import json
 import os
 import pathlib
 import socket
-import struct
 import sys
 import time
 
@@ -70,20 +69,10 @@ class Checker:
                 self.check_members(self.entries[variant["type"]], value, where, left)
 
 
-def tiny_kernel(directory):
-    """A Multiboot image (specification 0.6.96, section 3.1) whose code only halts."""
-    base, code = 0x100000, bytes([0xF4, 0xEB, 0xFD])  # hlt; jmp to it
-    magic, flags = 0x1BADB002, 0x00010000
-    header = struct.pack("<8I", magic, flags, -(magic + flags) & 0xFFFFFFFF, base, base, 0, 0, base + 32)
-    path = pathlib.Path(directory) / "kernel"
-    path.write_bytes(header + code + bytes(64))
-    return path
-
-
 def start(binary, *arguments):
     directory = pathlib.Path(harness.tempfile.mkdtemp(prefix="rhea-qmp-"))
     if "pc" in arguments:
-        arguments += ("-kernel", tiny_kernel(directory))
+        arguments += ("-kernel", harness.tiny_kernel(directory))
     machine = harness.Machine(binary, ["-nodefaults", "-display", "none", "-S", *arguments, "-qmp",
                                        f"unix:{directory}/qmp,server=on,wait=off"], directory)
     machine.own_directory = True

@@ -215,7 +215,7 @@ static GOptionEntry options[] = {
 int main(int argc, char **argv)
 {
     GError *error = NULL;
-    GOptionContext *context = g_option_context_new("- the decoder against Zydis");
+    g_autoptr(GOptionContext) context = g_option_context_new("- the decoder against Zydis");
     g_option_context_add_main_entries(context, options, NULL);
     if (!g_option_context_parse(context, &argc, &argv, &error)) {
         fprintf(stderr, "decode_zydis: %s\n", error->message);

@@ -395,7 +395,7 @@ static GOptionEntry options[] = {
 int main(int argc, char **argv)
 {
     GError *error = NULL;
-    GOptionContext *context = g_option_context_new("- the interpreter against this CPU");
+    g_autoptr(GOptionContext) context = g_option_context_new("- the interpreter against this CPU");
     g_option_context_add_main_entries(context, options, NULL);
     if (!g_option_context_parse(context, &argc, &argv, &error)) {
         fprintf(stderr, "oracle: %s\n", error->message);

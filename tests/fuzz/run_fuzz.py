@@ -30,7 +30,7 @@ def main():
             continue
         done = subprocess.run([str(target), "--seconds", str(args.seconds)]
                               + (["--seed", "0"] if target.parent.name == "cpu" else []),
-                              env={**os.environ, "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",
+                              env={**os.environ, "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=1",
                                    "UBSAN_OPTIONS": "halt_on_error=1:abort_on_error=1:print_stacktrace=1"})
         if done.returncode in (0, 77):
             passed += 1

@@ -124,8 +124,8 @@ typedef struct JitCallout {
     bool light; /* its handler calls nothing that may use vector registers without x86_fpu_leave */
 } JitCallout;
 
-/* Behind a call of the refill thunk. */
-typedef struct JitRefill {
+/* Behind a call of the refill thunk, wherever that ends. */
+typedef struct __attribute__((packed)) JitRefill {
     uint16_t offset; /* of the instruction in its page */
     uint16_t span;   /* bytes checked */
     uint8_t write, careful, stack, pad;

@@ -1473,14 +1473,15 @@ static void emit_cold(T *t)
 JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned offset, const uint8_t *second,
                         uint32_t key, bool *full)
 {
-    static __thread T *scratch;
+    static GPrivate scratch = G_PRIVATE_INIT(g_free); /* goes with its thread */
     JitRegion *region = &jit->regions[jit->current];
+    T *t = g_private_get(&scratch);
 
     *full = false;
-    if (!scratch) {
-        scratch = g_new(T, 1);
+    if (!t) {
+        t = g_new(T, 1);
+        g_private_set(&scratch, t);
     }
-    T *t = scratch;
     memset(t, 0, offsetof(T, insns));
     t->count = t->group_count = t->slots = t->cold_count = t->pc_count = 0;
     t->f = (FlagState){ 0 };
