@@ -257,7 +257,8 @@ def make_image(out, binary, crypto, work, with_real):
     image = out / ("image-real.cpio" if with_real else "image.cpio")
     names = subprocess.run(["find", "."], cwd=root, check=True, capture_output=True).stdout
     with open(image, "wb") as to:
-        subprocess.run(["cpio", "--quiet", "-o", "-H", "newc", "-R", "0:0"], cwd=root, input=names, stdout=to, check=True)
+        subprocess.run(["cpio", "--quiet", "-o", "-H", "newc", "-R", "0:0"], cwd=root, input=names, stdout=to,
+                       check=True)
     shutil.rmtree(root)
     return image
 
@@ -572,11 +573,11 @@ def main(argv=None):
         def make_targets(smp, cores):
             made = [Target("host", [binary, "serve"], cores, options.nice, cwd=shared)]
             if options.qemu and not options.check:
-                made.append(Target("QEMU", guest_argv(options.qemu_binary, options.qemu_accel_args, options, image, smp),
-                                   cores, options.nice, boot_timeout=120))
+                argv = guest_argv(options.qemu_binary, options.qemu_accel_args, options, image, smp)
+                made.append(Target("QEMU", argv, cores, options.nice, boot_timeout=120))
             if options.rhea:
-                made.append(Target("Rhea", guest_argv(options.rhea_binary, options.accel_args, options, image, smp),
-                                   cores, options.nice, boot_timeout=120))
+                argv = guest_argv(options.rhea_binary, options.accel_args, options, image, smp)
+                made.append(Target("Rhea", argv, cores, options.nice, boot_timeout=120))
             for target in made:
                 targets.append(target)
                 seconds = target.start()
