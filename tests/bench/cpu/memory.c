@@ -35,7 +35,7 @@ static uint64_t run_memset(uint64_t count)
 
     bench_start();
     for (uint64_t i = 0; i < count; i++) {
-        size_t size = 256 + (i * 104729) % (i & 3 ? 4096 : MIB), offset = i * 86243 % (SIZE - 2 * MIB);
+        size_t size = 64 + (i * 104729) % (i & 15 ? 1024 : 16384), offset = i * 86243 % (SIZE - 2 * MIB);
         memset(to + offset, (int)i, size);
         KEEP(to);
         sum += to[offset + size / 2];
@@ -54,7 +54,7 @@ static uint64_t run_memcpy(uint64_t count)
         ((uint64_t *)from)[i] = bench_random(&seed);
     bench_start();
     for (uint64_t i = 0; i < count; i++) {
-        size_t size = 8 + (i * 104729) % (i & 3 ? 500 : MIB), offset = i * 86243 % (SIZE - 2 * MIB);
+        size_t size = 8 + (i * 104729) % (i & 15 ? 500 : 4000), offset = i * 86243 % (SIZE - 2 * MIB);
         memcpy(to + offset, from + (offset ^ (i & 63)), size);
         KEEP(to);
         sum += to[offset + size / 2];
@@ -82,12 +82,12 @@ static uint64_t run_touch(uint64_t count)
 
 static uint64_t run_triad(uint64_t count)
 {
-    enum { ELEMENTS = MIB };
+    enum { ELEMENTS = 4 * MIB };
     double *a = bench_pages(ELEMENTS * 8), *b = bench_pages(ELEMENTS * 8), *c = bench_pages(ELEMENTS * 8);
 
     for (unsigned i = 0; i < ELEMENTS; i++) {
-        b[i] = i * 0.5;
-        c[i] = i + 1.0;
+        b[i] = i * 0.3;
+        c[i] = i + 0.7;
     }
     bench_start();
     for (uint64_t round = 0; round < count; round++) {
@@ -179,15 +179,15 @@ static uint64_t run_transpose(uint64_t count)
 }
 
 const BenchProgram memory_programs[] = {
-    { "rep_movs", "memory", run_rep_movs, 130000 },
-    { "memset", "memory", run_memset, 140000 },
-    { "memcpy", "memory", run_memcpy, 20000 },
-    { "touch", "memory", run_touch, 1300 },
-    { "triad", "memory", run_triad, 300 },
-    { "chase_16k", "memory", run_chase_16k, 180000000 },
-    { "chase_1m", "memory", run_chase_1m, 22000000 },
-    { "chase_64m", "memory", run_chase_64m, 1300000 },
-    { "random_read", "memory", run_random_read, 22000000 },
-    { "transpose", "memory", run_transpose, 33 },
+    { "rep_movs", "memory", run_rep_movs, 97000 },
+    { "memset", "memory", run_memset, 5100000 },
+    { "memcpy", "memory", run_memcpy, 3700000 },
+    { "touch", "memory", run_touch, 850 },
+    { "triad", "memory", run_triad, 39 },
+    { "chase_16k", "memory", run_chase_16k, 120000000 },
+    { "chase_1m", "memory", run_chase_1m, 12000000 },
+    { "chase_64m", "memory", run_chase_64m, 780000 },
+    { "random_read", "memory", run_random_read, 17000000 },
+    { "transpose", "memory", run_transpose, 21 },
     { 0 },
 };

@@ -161,24 +161,28 @@ static uint64_t run_file_io(uint64_t count)
 
 static uint64_t run_open_stat(uint64_t count)
 {
+    char directory[64], path[96], nothing[96];
     struct stat about;
     uint64_t sum = 0;
 
-    must(mkdir("bench-directory", 0755) == 0 || errno == EEXIST, "mkdir");
+    snprintf(directory, sizeof directory, "bench-directory-%d", (int)getpid());
+    snprintf(path, sizeof path, "%s/file", directory);
+    snprintf(nothing, sizeof nothing, "%s/nothing", directory);
+    must(mkdir(directory, 0755) == 0, "mkdir");
     bench_start();
     for (uint64_t i = 0; i < count; i++) {
-        int file = open("bench-directory/file", O_RDWR | O_CREAT, 0644);
+        int file = open(path, O_RDWR | O_CREAT, 0644);
         must(file >= 0, "open");
         must(fstat(file, &about) == 0, "fstat");
         sum += (uint64_t)about.st_size;
         close(file);
-        must(stat("bench-directory", &about) == 0, "stat");
+        must(stat(directory, &about) == 0, "stat");
         sum += S_ISDIR(about.st_mode);
-        sum += stat("bench-directory/nothing", &about) == 0;
+        sum += stat(nothing, &about) == 0;
     }
     bench_stop();
-    unlink("bench-directory/file");
-    rmdir("bench-directory");
+    unlink(path);
+    rmdir(directory);
     return sum;
 }
 
