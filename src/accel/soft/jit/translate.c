@@ -336,7 +336,7 @@ static HostMem guest_address(T *t, const TInsn *i, bool segments)
     }
     if (insn->index != X86_REG_NONE) {
         if (!is_spilled(t, insn->index)) {
-            m.index = (int8_t)insn->index;
+            m.index = (int8_t)host_reg(t, insn->index);
         } else if (m.base != T0) {
             a_mov_load(a, T0, REG(insn->index));
             m.index = T0;
