@@ -75,10 +75,12 @@ static bool chunks_allowed(const X86Cpu *cpu, const String *s)
     return s->step > 0 && s->count > 1 && (cpu->mode & (MODE_CS64 | MODE_FLAT)) && !(cpu->mode & MODE_BP);
 }
 
-/* Whether a repeated instruction should let interrupts in: it is restarted at its own address then. */
-static bool slice_over(const X86Cpu *cpu)
+/* Whether a repeated instruction should let interrupts in: it is restarted at its own address then. Also where the
+ * translator would do better, once an element has been done (elements: of the last step). */
+static bool slice_over(const X86Cpu *cpu, uint64_t elements)
 {
-    return interrupt_wanted(cpu);
+    return interrupt_wanted(cpu) ||
+           (elements == 1 && (cpu->mode & MODE_CS64) && ((const Interp *)cpu->accel_data)->run_translated);
 }
 #define RESTART()                   \
     do {                            \
@@ -128,7 +130,7 @@ HANDLER(g_stos)
         }
         advance(cpu, R_RDI, &s, n);
         count_down(cpu, &s, n);
-        if (s.count && slice_over(cpu)) {
+        if (s.count && slice_over(cpu, s.step > 0 ? n : 0)) {
             RESTART();
         }
     }
@@ -174,7 +176,7 @@ HANDLER(g_movs)
         advance(cpu, R_RSI, &s, n);
         advance(cpu, R_RDI, &s, n);
         count_down(cpu, &s, n);
-        if (s.count && slice_over(cpu)) {
+        if (s.count && slice_over(cpu, s.step > 0 ? n : 0)) {
             RESTART();
         }
     }
@@ -188,7 +190,7 @@ HANDLER(g_lods)
         reg_write(cpu, R_RAX, value, s.size);
         advance(cpu, R_RSI, &s, 1);
         count_down(cpu, &s, 1);
-        if (s.count && slice_over(cpu)) {
+        if (s.count && slice_over(cpu, 0)) {
             RESTART();
         }
     }
@@ -231,7 +233,7 @@ HANDLER(g_cmps)
         if (s.rep && compare_ends(cpu, op)) {
             break;
         }
-        if (s.count && slice_over(cpu)) {
+        if (s.count && slice_over(cpu, 0)) {
             RESTART();
         }
     }
@@ -249,7 +251,7 @@ HANDLER(g_scas)
         if (s.rep && compare_ends(cpu, op)) {
             break;
         }
-        if (s.count && slice_over(cpu)) {
+        if (s.count && slice_over(cpu, 0)) {
             RESTART();
         }
     }
@@ -269,7 +271,7 @@ HANDLER(g_ins)
         store(cpu, linear, x86_in(cpu, port, s.size), s.size);
         advance(cpu, R_RDI, &s, 1);
         count_down(cpu, &s, 1);
-        if (s.count && slice_over(cpu)) {
+        if (s.count && slice_over(cpu, 0)) {
             next = start;
             break;
         }
@@ -286,7 +288,7 @@ HANDLER(g_outs)
         x86_out(cpu, port, (uint32_t)load(cpu, source_linear(cpu, op, &s), s.size), s.size);
         advance(cpu, R_RSI, &s, 1);
         count_down(cpu, &s, 1);
-        if (s.count && slice_over(cpu)) {
+        if (s.count && slice_over(cpu, 0)) {
             next = start;
             break;
         }

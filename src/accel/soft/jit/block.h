@@ -72,6 +72,7 @@ typedef struct Cold {
     bool add_tag;   /* PROBE: T0 is restored by adding the tag behind T1 */
     bool keep_t1;   /* PROBE: T1 holds a delta that is needed afterwards */
     JitRefill meta; /* PROBE */
+    struct Cold *slow_way; /* PROBE: or a way that lies behind it */
     uint8_t *otherwise; /* PROBE: where to go if it cannot be filled; NULL: the careful variant */
     int32_t target; /* TAKEN */
     uint8_t *slow[4]; /* STRING: the jumps that lead here */

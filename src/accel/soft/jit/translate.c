@@ -875,11 +875,13 @@ static void emit_callout(T *t, TInsn *i)
     }
 }
 
-/* How many elements fit between reg and the end of its page: T0; the delta of the page: T1. Returns the jump taken where
- * the page is not in the TLB, or the first element crosses its end. */
-static uint8_t *emit_run_probe(T *t, unsigned reg, unsigned shift, bool write)
+/* How many elements fit between reg and the end of its page: T0; the delta of the page: T1. Returns what is done where
+ * the page is not in the TLB, or the first element crosses its end; the caller says where to go in vain. */
+static Cold *emit_run_probe(T *t, TInsn *i, unsigned reg, unsigned shift, bool write)
 {
     Asm *a = &t->a;
+    Cold *c = probe_cold(t, i, a->p, 1u << shift, write, false);
+    c->m = mem_base((int)reg, 0);
     a_mov_reg(a, T1, reg);
     a_shr_imm(a, true, T1, 7);
     a_alu_imm(a, false, 4, T1, (TLB_SIZE - 1) << 5);
@@ -887,14 +889,14 @@ static uint8_t *emit_run_probe(T *t, unsigned reg, unsigned shift, bool write)
     a_mov_reg(a, T0, reg);
     a_op_mem(a, true, 0x2b, T0, mem_base(T1, TAG_OFFSET(write)));
     a_alu_imm(a, true, 7, T0, 4096 - (1 << shift));
-    uint8_t *fail = a_jcc_forward(a, CC_A);
+    c->site = a_jcc_forward(a, CC_A);
     a_op_reg(a, false, 0xf7, 3, T0); /* neg */
     a_alu_imm(a, false, 0, T0, 4096);
     if (shift) {
         a_shr_imm(a, false, T0, shift);
     }
     a_mov_load(a, T1, mem_base(T1, offsetof(TlbEntry, addend)));
-    return fail;
+    return c;
 }
 
 /* cmp T0, m; cmova T0, m */
@@ -923,25 +925,25 @@ static void emit_string(T *t, TInsn *i)
     const X86Insn *insn = &i->insn;
     bool movs = insn->form->mnemonic == X86_MOVS, rep = insn->prefixes & (X86_INSN_REP | X86_INSN_REPNE);
     unsigned shift = insn->form->operands[0].size == X86_SIZE_B ? 0 : (unsigned)__builtin_ctz(insn->operand_size);
-    uint8_t *slow[4], *none = NULL;
-    unsigned n = 0;
+    uint8_t *slow[1], *none = NULL;
+    Cold *probes[2] = { NULL, NULL };
 
     block_flags_release(t, i->live_before);
     t1_release(t);
     a_op_mem(a, false, 0xf6, 0, mem_gs(offsetof(X86Cpu, rflags) + 1)); /* test byte [rflags+1], DF */
     a_byte(a, FLAG_DF >> 8);
-    slow[n++] = a_jcc_forward(a, CC_NE);
+    slow[0] = a_jcc_forward(a, CC_NE);
     uint8_t *again = a->p;
     if (rep) {
         a_op_reg(a, true, 0x85, H_RCX, H_RCX);
         none = a_jcc_forward(a, CC_E);
     }
     if (movs) {
-        slow[n++] = emit_run_probe(t, H_RSI, shift, false);
+        probes[1] = emit_run_probe(t, i, H_RSI, shift, false);
         a_mov_store(a, AREA(tmp[0]), T0);
         a_mov_store(a, AREA(tmp[1]), T1);
     }
-    slow[n++] = emit_run_probe(t, H_RDI, shift, true);
+    probes[0] = emit_run_probe(t, i, H_RDI, shift, true);
     if (rep) {
         if (movs) {
             emit_minimum(a, AREA(tmp[0]));
@@ -987,7 +989,13 @@ static void emit_string(T *t, TInsn *i)
         a_bind(a, done);
         a_bind(a, none);
     }
-    string_cold(t, i, slow, n, a->p);
+    /* Emitted behind the probes' own cold code. */
+    Cold *way = string_cold(t, i, slow, 1, a->p);
+    for (unsigned k = 0; k < 2; k++) {
+        if (probes[k]) {
+            probes[k]->slow_way = way;
+        }
+    }
     t->f.in_reg = false;
     for (unsigned g = 0; g < t->group_count; g++) {
         t->groups[g].checked = false;
@@ -1388,7 +1396,12 @@ static void emit_cold(T *t)
             if (c->fast) {
                 loop_restore(t, c->fast);
             }
-            if (c->otherwise) {
+            if (c->slow_way) {
+                Cold *way = c->slow_way;
+                if (way->slow_count < G_N_ELEMENTS(way->slow)) {
+                    way->slow[way->slow_count++] = a_jmp_forward(a);
+                }
+            } else if (c->otherwise) {
                 a_jmp(a, c->otherwise);
             } else if (t->careful) {
                 emit_step(t, c->meta.offset);
