@@ -40,9 +40,9 @@ test: deps-test all guest
 	@tools/guest.sh -k generic -o $(BUILD)/guest-generic
 	@tests/run_tests.py --build $(BUILD) --asan $(BUILD_ASAN) --guest $(GUEST) --jobs $(JOBS)
 
-# Layers, formatting, headers that compile alone, clang-tidy.
+# Layers, formatting, headers that compile alone, clang-tidy: on what the branch changed, with TIDY=all on everything.
 check: deps-test all
-	@tools/check.sh $(BUILD)
+	@TIDY=$(TIDY) JOBS=$(JOBS) tools/check.sh $(BUILD)
 
 bench: deps-test all guest
 	@tests/bench/run_bench.py --build $(BUILD) --guest $(GUEST)
@@ -62,13 +62,14 @@ format:
 install: all
 	$(MESON) install -C $(BUILD)
 
-# The unit tests under ThreadSanitizer.
-tsan: deps-test
+# The unit tests, then a guest with two vCPUs, under ThreadSanitizer. Interpreted: translated code is none that it sees.
+tsan: deps-test guest
 	@[ -e $(BUILD_TSAN)/build.ninja ] || $(MESON) setup $(BUILD_TSAN) -Db_sanitize=thread -Dbuildtype=debug \
 		-Doptimization=1 -Db_lundef=false
 	ninja -C $(BUILD_TSAN) -j $(JOBS)
 	G_SLICE=always-malloc TSAN_OPTIONS="halt_on_error=0 suppressions=$(CURDIR)/tests/tsan.supp" \
 		$(MESON) test -C $(BUILD_TSAN) --suite unit --timeout-multiplier 6 --print-errorlogs
+	tests/boot/tsan_boot.py --build $(BUILD_TSAN) --guest $(GUEST)
 
 clean:
 	rm -rf $(BUILD) $(BUILD_ASAN) $(BUILD_TSAN) $(BUILD).log

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
+#define RHEA_BASE_ERROR_C
 #include "base/error.h"
 
 #include "base/log.h"

@@ -472,14 +472,20 @@ const char *bb_serial(const BlockBackend *bb)
     return bb->serial;
 }
 
+/* For messages: an anonymous back end goes by its node. */
+static const char *bb_label(const BlockBackend *bb)
+{
+    return *bb->name ? bb->name : bb->node ? bb->node->name : "?";
+}
+
 bool bb_attach_device(BlockBackend *bb, const char *qdev, bool read_only, bool share_rw,
                       const BlockDevOps *ops, void *opaque, GError **error)
 {
     BlockNode *node = bb->node ? protocol_node(bb->node) : NULL;
 
     if (bb->attached) {
-        return error_set(error, "Drive '%s' is already in use by device '%s'",
-                         *bb->name ? bb->name : bb->node->name, bb->qdev ? bb->qdev : "?");
+        return error_set(error, "Drive '%s' is already in use by device '%s'", bb_label(bb),
+                         bb->qdev ? bb->qdev : "?");
     }
     if (node && !read_only && bb->node->read_only) {
         return error_set(error, "Block node '%s' is read-only", bb->node->name);
@@ -965,7 +971,7 @@ char *block_info(BlockRegistry *reg)
         if (!*bb->name && !bb->attached) {
             continue;
         }
-        g_string_append_printf(s, "%s%s", s->len ? "\n" : "", *bb->name ? bb->name : bb->node->name);
+        g_string_append_printf(s, "%s%s", s->len ? "\n" : "", bb_label(bb));
         if (!file) {
             g_string_append(s, ": [not inserted]\n");
         } else {

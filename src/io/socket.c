@@ -350,7 +350,7 @@ static char *name_of(const struct sockaddr_storage *ss, socklen_t length)
 
 char *socket_local_name(int fd)
 {
-    struct sockaddr_storage ss;
+    struct sockaddr_storage ss = { 0 };
     socklen_t length = sizeof(ss);
 
     return getsockname(fd, (struct sockaddr *)&ss, &length) == 0 ? name_of(&ss, length) : g_strdup("");
@@ -358,7 +358,7 @@ char *socket_local_name(int fd)
 
 char *socket_peer_name(int fd)
 {
-    struct sockaddr_storage ss;
+    struct sockaddr_storage ss = { 0 };
     socklen_t length = sizeof(ss);
 
     return getpeername(fd, (struct sockaddr *)&ss, &length) == 0 ? name_of(&ss, length) : g_strdup("");
@@ -366,7 +366,7 @@ char *socket_peer_name(int fd)
 
 bool socket_is_unix(int fd)
 {
-    struct sockaddr_storage ss;
+    struct sockaddr_storage ss = { 0 };
     socklen_t length = sizeof(ss);
 
     return getsockname(fd, (struct sockaddr *)&ss, &length) == 0 && ss.ss_family == AF_UNIX;

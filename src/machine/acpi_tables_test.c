@@ -84,6 +84,15 @@ static const uint8_t *find_table(GByteArray *image, const char *signature)
     return NULL;
 }
 
+static const uint8_t *the_table(GByteArray *image, const char *signature)
+{
+    const uint8_t *table = find_table(image, signature);
+    if (!table) {
+        g_error("no table %s", signature);
+    }
+    return table;
+}
+
 static void test_pc(void)
 {
     AcpiBoard board = pc_board();
@@ -91,7 +100,7 @@ static void test_pc(void)
     g_autoptr(GByteArray) image = acpi_build(&board, ADDRESS, &error);
     g_assert_no_error(error);
 
-    const uint8_t *fadt = find_table(image, "FACP");
+    const uint8_t *fadt = the_table(image, "FACP");
     g_assert_nonnull(fadt);
     g_assert_cmpuint(get32(fadt + 4), ==, 276);
     g_assert_cmpuint(get32(fadt + 56), ==, 0x600);
@@ -107,7 +116,7 @@ static void test_pc(void)
     g_assert_cmpuint(sum(dsdt, get32(dsdt + 4)), ==, 0);
 
     /* The MADT: two CPUs enabled, two not, one I/O APIC, overrides of IRQ 0 and the level ones. */
-    const uint8_t *madt = find_table(image, "APIC");
+    const uint8_t *madt = the_table(image, "APIC");
     unsigned enabled = 0, cpus = 0, ioapics = 0, overrides = 0;
     for (unsigned i = 44; i < get32(madt + 4); i += madt[i + 1]) {
         g_assert_cmpuint(madt[i + 1], >, 0);
@@ -127,7 +136,7 @@ static void test_reduced(void)
 {
     AcpiBoard board = microvm_board();
     g_autoptr(GByteArray) image = acpi_build(&board, ADDRESS, NULL);
-    const uint8_t *fadt = find_table(image, "FACP");
+    const uint8_t *fadt = the_table(image, "FACP");
     g_assert_cmpuint(get32(fadt + 112) & (1u << 20), !=, 0);
     g_assert_cmpuint(get32(fadt + 36), ==, 0);
     g_assert_cmpuint(get32(fadt + 244 + 4), ==, 0xfea00200); /* sleep control register */
@@ -147,12 +156,12 @@ static void test_too_many_cpus(void)
 static int dump(const char *directory, const char *name, AcpiBoard board)
 {
     g_autoptr(GByteArray) image = acpi_build(&board, ADDRESS, NULL);
-    const uint8_t *fadt = find_table(image, "FACP");
+    const uint8_t *fadt = the_table(image, "FACP");
     const uint8_t *dsdt = image->data + (get32(fadt + 40) - ADDRESS);
     const struct {
         const char *suffix;
         const uint8_t *table;
-    } all[] = { { "facp", fadt }, { "apic", find_table(image, "APIC") }, { "dsdt", dsdt } };
+    } all[] = { { "facp", fadt }, { "apic", the_table(image, "APIC") }, { "dsdt", dsdt } };
     for (size_t i = 0; i < G_N_ELEMENTS(all); i++) {
         g_autofree char *path = g_strdup_printf("%s/%s-%s.aml", directory, name, all[i].suffix);
         if (!g_file_set_contents(path, (const char *)all[i].table, get32(all[i].table + 4), NULL)) {

@@ -483,7 +483,7 @@ void machine_fini(Machine *machine)
     for (unsigned i = 0; machine->cpu_slots && i < machine->smp.max_cpus; i++) {
         X86Cpu *cpu = machine->cpu_slots[i].cpu;
         if (cpu) {
-            if (accel->vcpu_destroy) {
+            if (accel && accel->vcpu_destroy) {
                 accel->vcpu_destroy(machine->config.accel, cpu);
             }
             x86_cpu_unrealize(cpu);

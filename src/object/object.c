@@ -178,11 +178,13 @@ bool object_class_is_abstract(ObjectClass *klass)
 
 static bool class_is(const ObjectClass *klass, const char *type_name)
 {
-    for (const ObjectClass *c = klass; c; c = c->parent) {
+    const ObjectClass *c = klass;
+    do {
         if (c->type->name == type_name || strcmp(c->type->name, type_name) == 0) {
             return true;
         }
-    }
+        c = c->parent;
+    } while (c);
     for (const char *const *i = klass->interfaces; *i; i++) {
         if (strcmp(*i, type_name) == 0) {
             return true;

@@ -242,7 +242,7 @@ static bool configure_machine_properties(Setup *s, const Option *o, GError **err
         if (strcmp(key, "accel") == 0) {
             g_string_append_printf(s->accels, "%s%s", s->accels->len ? ":" : "", text);
         } else if (strcmp(key, "kernel-irqchip") == 0) {
-            if (strcmp(text, "on") && strcmp(text, "off") && strcmp(text, "split")) {
+            if (strcmp(text, "on") != 0 && strcmp(text, "off") != 0 && strcmp(text, "split") != 0) {
                 ok = error_set(error, "Parameter 'kernel-irqchip' expects 'on', 'off' or 'split'");
             }
         } else {
@@ -360,8 +360,8 @@ static bool configure_rtc(Setup *s, const Option *o, json_object **keep, GError 
     s->config.rtc_base = cmdline_get(dict, "base");
     s->config.rtc_clock = cmdline_get(dict, "clock");
     s->config.rtc_driftfix = cmdline_get(dict, "driftfix");
-    if (s->config.rtc_driftfix && strcmp(s->config.rtc_driftfix, "slew") &&
-        strcmp(s->config.rtc_driftfix, "none")) {
+    if (s->config.rtc_driftfix && strcmp(s->config.rtc_driftfix, "slew") != 0 &&
+        strcmp(s->config.rtc_driftfix, "none") != 0) {
         return error_set(error, "Parameter 'driftfix' expects 'none' or 'slew'");
     }
     return true;
@@ -396,7 +396,7 @@ static bool configure_none_only(const Option *o, const char *implied, const char
     const char *value = dict ? cmdline_get(dict, implied) : NULL;
     bool ok = dict != NULL;
 
-    if (ok && (!value || strcmp(value, "none"))) {
+    if (ok && (!value || strcmp(value, "none") != 0)) {
         ok = error_set(error, "%s '%s' is not supported; only 'none' is", what, value ? value : o->argument);
     }
     json_object_put(dict);

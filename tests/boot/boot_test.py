@@ -12,9 +12,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from harness import ROOT, Machine, Tap, expect  # noqa: E402
 
 
-def arguments_for(machine, smp, guest, disk, command_line, memory="512"):
+def arguments_for(machine, smp, guest, disk, command_line, memory="512", accel="tcg"):
     bus = "device" if machine == "microvm" else "pci"
-    return ["-M", machine, "-smp", smp, "-m", memory, "-nodefaults", "-no-reboot", "-display", "none",
+    return ["-M", machine, "-accel", accel, "-smp", smp, "-m", memory, "-nodefaults", "-no-reboot", "-display", "none",
             "-serial", "stdio", "-kernel", guest / "vmlinuz", "-initrd", guest / "initrd.gz",
             "-append", command_line,
             "-drive", f"file={disk},format=raw,if=none,id=disk0", "-device", f"virtio-blk-{bus},drive=disk0",
@@ -29,6 +29,7 @@ def main():
     parser.add_argument("--guest", type=pathlib.Path)
     parser.add_argument("--machine", default="pc")
     parser.add_argument("--smp", type=int, default=2)
+    parser.add_argument("--accel", default="tcg", help="as -accel takes it")
     parser.add_argument("--tests", default="all")
     parser.add_argument("--append", default="")
     parser.add_argument("--cpu", help="the model; else the machine's own")
@@ -53,7 +54,7 @@ def main():
             image.truncate(64 << 20)
         checks = f"{args.tests},flags rhea.flags={args.flags}" if args.flags else args.tests
         line = f"console=ttyS0 quiet rhea.test={checks} rhea.cpus={args.smp} {args.append}".strip()
-        arguments = arguments_for(args.machine, args.smp, guest, disk, line)
+        arguments = arguments_for(args.machine, args.smp, guest, disk, line, accel=args.accel)
         if args.cpu:
             arguments += ["-cpu", args.cpu]
         with Machine(binary, arguments, directory) as vm:

@@ -98,7 +98,7 @@ static void compare_bytes(Difference *d, const char *name, int index, const uint
                           const uint8_t *soft, unsigned n)
 {
     char a[65], b[65];
-    if (memcmp(native, soft, n)) {
+    if (memcmp(native, soft, n) != 0) {
         hex(a, native, n);
         hex(b, soft, n);
         differ(d, "%s%.*d: host %s, interpreter %s", name, index >= 0, index >= 0 ? index : 0, a, b);
@@ -217,7 +217,7 @@ static void compare(const Case *c, const CaseOutcome *n, const CaseOutcome *s, D
     size_t size = (size_t)CASE_PAGE * CASE_DATA_PAGES;
     if (partial) {
         memcpy(sm + CASE_PAGE, nm + CASE_PAGE, CASE_PAGE * 3);
-    } else if (memcmp(nm, sm, size)) {
+    } else if (memcmp(nm, sm, size) != 0) {
         unsigned shown = 0;
         for (size_t i = 0; i < size; i++) {
             if (nm[i] != sm[i] && shown++ < 8) {

@@ -5,6 +5,7 @@
  * memory and written to fuzz_x.crash by the sanitizers' death callback. SPDX-License-Identifier:
  * GPL-2.0-or-later
  */
+#include <fcntl.h>
 #include <glib.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -22,11 +23,15 @@ static char crash_path[4096];
 
 static void save_crash(int signal_number)
 {
-    FILE *file = fopen(crash_path, "wb");
-    if (file) {
-        fwrite(current, 1, current_size, file);
-        fclose(file);
-        fprintf(stderr, "fuzz: the input is in %s\n", crash_path);
+    static const char message[] = "fuzz: the input is in ";
+    int fd = open(crash_path, O_WRONLY | O_CREAT | O_TRUNC, 0666);
+    if (fd >= 0) {
+        bool kept = write(fd, current, current_size) == (ssize_t)current_size;
+        close(fd);
+        if (kept && write(STDERR_FILENO, message, sizeof(message) - 1) > 0 &&
+            write(STDERR_FILENO, crash_path, strlen(crash_path)) > 0) {
+            kept = write(STDERR_FILENO, "\n", 1) == 1;
+        }
     }
     signal(signal_number, SIG_DFL);
     raise(signal_number);

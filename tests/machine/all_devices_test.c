@@ -259,8 +259,8 @@ static void test_type(gconstpointer data)
     bench_init(&n);
     Device *dev = bench_device(&n, type, &error);
     if (!dev) {
-        g_test_skip(error->message);
-        g_error_free(error);
+        g_test_skip(error ? error->message : "no reason given");
+        g_clear_error(&error);
         bench_free(&n);
         return;
     }

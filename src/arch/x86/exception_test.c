@@ -25,7 +25,7 @@ static void gate32(CpuFixture *f, unsigned vector, unsigned selector, uint32_t o
 
 static void load_flat_cs(CpuFixture *f, uint16_t cs, uint16_t ss)
 {
-    Descriptor d;
+    Descriptor d = { 0 };
     X86Cpu *cpu = f->cpu;
 
     g_assert_cmpint(CATCH(cpu, descriptor_read(cpu, cs, &d)), ==, -1);

@@ -147,7 +147,8 @@ bool mmu_install(X86Cpu *cpu, uint64_t linear, MmuIndex index, const MmuTranslat
 
 static inline uint64_t mmu_a20(const X86Cpu *cpu, uint64_t gpa)
 {
-    return G_UNLIKELY(cpu->a20_masked) ? gpa & ~(UINT64_C(1) << 20) : gpa;
+    /* The gate does not act in SMM (AMD APM vol. 2 chapter 10). */
+    return G_UNLIKELY(cpu->a20_masked) && !cpu->in_smm ? gpa & ~(UINT64_C(1) << 20) : gpa;
 }
 
 /* The range that holds the page of gpa (A20 applied), or NULL. */

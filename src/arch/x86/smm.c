@@ -136,6 +136,7 @@ void smm_enter(X86Cpu *cpu)
                                       .base = cpu->smbase,
                                       .limit = UINT32_MAX,
                                       .attr = DESC_P | DESC_S | DESC_CODE | DESC_R | DESC_A | DESC_G };
+    mmu_flush(cpu, false); /* paging is off, and so is CR4.PCIDE */
     x86_set_rflags(cpu, FLAG_ONE);
     x86_update_mode(cpu);
 }

@@ -523,7 +523,7 @@ static void exec_vmaskmov(X86Cpu *cpu, const InterpNative *n)
     uint64_t address_mask = insn->address_size == 8   ? UINT64_MAX
                             : insn->address_size == 4 ? 0xffffffffu
                                                       : 0xffffu;
-    uint64_t linear[8];
+    uint64_t linear[8] = { 0 };
     vec_get(cpu, insn->vvvv, mask);
     if (store) {
         vec_get(cpu, insn->reg, value);

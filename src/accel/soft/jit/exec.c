@@ -340,7 +340,8 @@ static bool recover(ucontext_t *uc)
     if (b->pcs[n].in_reg) {
         x86_set_arith(cpu, (uint32_t)g[REG_EFL] & FLAGS_ARITH);
     }
-    g[REG_R12] = (greg_t)(area->page_va + b->pcs[n].offset);
+    uint64_t rip = area->page_va + b->pcs[n].offset;
+    g[REG_R12] = (greg_t)rip;
     g[REG_RIP] = (greg_t)(uintptr_t)jit_rx(jit, jit->thunks.step);
     return true;
 }
