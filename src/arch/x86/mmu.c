@@ -106,24 +106,7 @@ uint64_t mmu_physical_load(X86Cpu *cpu, uint64_t gpa, unsigned size)
     gpa = mmu_a20(cpu, gpa);
     PhysPage pp = phys_lookup(cpu, gpa);
     if (pp.host != NULL && (gpa & 0xfff) + size <= 4096) {
-        const uint8_t *host = pp.host + (gpa & 0xfff);
-        switch (size) {
-        case 1:
-            return *host;
-        case 2: {
-            uint16_t v;
-            memcpy(&v, host, 2);
-            return v;
-        }
-        case 4: {
-            uint32_t v;
-            memcpy(&v, host, 4);
-            return v;
-        }
-        default:
-            memcpy(&value, host, 8);
-            return value;
-        }
+        return host_load(pp.host + (gpa & 0xfff), size);
     }
     if (cpu->apic != NULL && apic_owns(cpu->apic, gpa)) {
         /* The registers are 32 bits wide, 16 bytes apart (SDM vol. 3 10.4.1); other widths are undefined
@@ -138,28 +121,6 @@ uint64_t mmu_physical_load(X86Cpu *cpu, uint64_t gpa, unsigned size)
     }
     mmu_resume(cpu, was);
     return size == 8 ? value : value & ((UINT64_C(1) << (size * 8)) - 1);
-}
-
-static inline void host_store(uint8_t *host, uint64_t value, unsigned size)
-{
-    switch (size) {
-    case 1:
-        *host = (uint8_t)value;
-        break;
-    case 2: {
-        uint16_t v = (uint16_t)value;
-        memcpy(host, &v, 2);
-        break;
-    }
-    case 4: {
-        uint32_t v = (uint32_t)value;
-        memcpy(host, &v, 4);
-        break;
-    }
-    default:
-        memcpy(host, &value, 8);
-        break;
-    }
 }
 
 static inline void mark_written(RamBlock *ram, uint64_t offset, uint64_t length)
@@ -849,7 +810,7 @@ static void target_write(X86Cpu *cpu, const Target *t, const uint8_t *buffer, un
     }
 }
 
-uint64_t mmu_load_slow(X86Cpu *cpu, uint64_t linear, unsigned size, MmuIndex index)
+uint64_t mmu_load_general(X86Cpu *cpu, uint64_t linear, unsigned size, MmuIndex index)
 {
     x86_fpu_leave(cpu);
     linear = check_linear(cpu, linear, size);
@@ -875,7 +836,7 @@ uint64_t mmu_load_slow(X86Cpu *cpu, uint64_t linear, unsigned size, MmuIndex ind
     return value;
 }
 
-void mmu_store_slow(X86Cpu *cpu, uint64_t linear, uint64_t value, unsigned size, MmuIndex index)
+void mmu_store_general(X86Cpu *cpu, uint64_t linear, uint64_t value, unsigned size, MmuIndex index)
 {
     x86_fpu_leave(cpu);
     linear = check_linear(cpu, linear, size);

@@ -145,6 +145,53 @@ unsigned mmu_claim_slot(X86Cpu *cpu, uint64_t page, MmuIndex index, const MmuTra
 bool mmu_install(X86Cpu *cpu, uint64_t linear, MmuIndex index, const MmuTranslation *tr, const uint8_t *host,
                  const RamBlock *ram, uint64_t ram_offset, bool write);
 
+/* What mmu_load_slow and mmu_store_slow do where mmu_refill does not. */
+uint64_t mmu_load_general(X86Cpu *cpu, uint64_t linear, unsigned size, MmuIndex index);
+void mmu_store_general(X86Cpu *cpu, uint64_t linear, uint64_t value, unsigned size, MmuIndex index);
+
+static inline uint64_t host_load(const uint8_t *host, unsigned size)
+{
+    uint16_t v16;
+    uint32_t v32;
+    uint64_t v64;
+
+    switch (size) {
+    case 1:
+        return *host;
+    case 2:
+        memcpy(&v16, host, 2);
+        return v16;
+    case 4:
+        memcpy(&v32, host, 4);
+        return v32;
+    default:
+        memcpy(&v64, host, 8);
+        return v64;
+    }
+}
+
+static inline void host_store(uint8_t *host, uint64_t value, unsigned size)
+{
+    switch (size) {
+    case 1:
+        *host = (uint8_t)value;
+        break;
+    case 2: {
+        uint16_t v = (uint16_t)value;
+        memcpy(host, &v, 2);
+        break;
+    }
+    case 4: {
+        uint32_t v = (uint32_t)value;
+        memcpy(host, &v, 4);
+        break;
+    }
+    default:
+        memcpy(host, &value, 8);
+        break;
+    }
+}
+
 static inline uint64_t mmu_a20(const X86Cpu *cpu, uint64_t gpa)
 {
     return G_UNLIKELY(cpu->a20_masked) ? gpa & ~(UINT64_C(1) << 20) : gpa;
