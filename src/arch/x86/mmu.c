@@ -325,6 +325,9 @@ static void table_flush(MmuTable *t, bool keep_global)
         slot_clear(&t->entries[slot], slot);
         t->flags[slot] = 0;
     }
+    for (unsigned i = 0; kept == 0 && t->used_count > 0 && i < G_N_ELEMENTS(t->written); i++) {
+        __atomic_store_n(&t->written[i], 0, __ATOMIC_RELEASE);
+    }
     __atomic_store_n(&t->used_count, kept, __ATOMIC_RELEASE);
     t->local_count = 0;
 }
@@ -1048,8 +1051,28 @@ uint8_t x86_fetch_slow(X86Cpu *cpu, uint64_t linear)
 
 /* ---- what other threads ask for ---- */
 
+/* False: no write tag of the table is of that memory. */
+static bool table_wrote(const MmuTable *t, const uint8_t *low, const uint8_t *high)
+{
+    if ((uintptr_t)high - (uintptr_t)low > 16 * 4096) {
+        return true;
+    }
+    for (const uint8_t *host = low; host < high; host += 4096) {
+        unsigned bit = written_bit(host);
+        if ((__atomic_load_n(&t->written[bit / 64], __ATOMIC_ACQUIRE) >> (bit % 64)) & 1) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void table_drop_write_tags(MmuTable *t, const uint8_t *low, const uint8_t *high)
 {
+    uint64_t written[G_N_ELEMENTS(t->written)] = { 0 };
+
+    if (!table_wrote(t, low, high)) {
+        return;
+    }
     for (unsigned i = 0; i < t->used_count; i++) {
         unsigned slot = t->used[i];
         TlbEntry *e = &t->entries[slot];
@@ -1059,7 +1082,13 @@ static void table_drop_write_tags(MmuTable *t, const uint8_t *low, const uint8_t
         const uint8_t *host = (const uint8_t *)(e->tag[MMU_WRITE] + (uint64_t)e->addend);
         if (host + 4096 > low && host < high) {
             __atomic_store_n(&e->tag[MMU_WRITE], tag_none(slot), __ATOMIC_RELEASE);
+        } else {
+            written[written_bit(host) / 64] |= UINT64_C(1) << (written_bit(host) % 64);
         }
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(written);
+         i++) { /* others see a bit of every tag before, now and after */
+        __atomic_store_n(&t->written[i], written[i], __ATOMIC_RELEASE);
     }
 }
 
@@ -1169,6 +1198,9 @@ static void wait_for_boundary(X86Cpu *cpu)
 /* From the last one down, since a flush moves entries of the list down. */
 static bool table_may_write(const MmuTable *t, const uint8_t *low, const uint8_t *high)
 {
+    if (!table_wrote(t, low, high)) {
+        return false;
+    }
     for (unsigned i = __atomic_load_n(&t->used_count, __ATOMIC_ACQUIRE); i-- > 0;) {
         unsigned slot = __atomic_load_n(&t->used[i], __ATOMIC_ACQUIRE);
         const TlbEntry *e = &t->entries[slot];

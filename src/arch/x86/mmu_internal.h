@@ -54,6 +54,8 @@ typedef struct MmuRegions {
     uint64_t large[4], huge[4];
 } MmuRegions;
 
+#define WRITTEN_BITS 8192u
+
 /* A TLB, and which of its slots hold something, so that a flush costs what is in use. Memory of zeros is an
  * empty one, but for slot 0 (table_init). Others read entries' write tags and addends, used and used_count.
  */
@@ -65,6 +67,9 @@ typedef struct MmuTable {
     unsigned used_count;      /* atomic */
     unsigned local_count;
     MmuRegions regions;
+    /* Atomic: a bit for each page of host memory that has a write tag, and for some that had one. Set before
+     * the tag; made anew when the tags are looked through. */
+    uint64_t written[WRITTEN_BITS / 64];
 } __attribute__((aligned(4096))) MmuTable;
 
 /* The pages that code was fetched from since it was last emptied, and perhaps some others. */
@@ -248,6 +253,11 @@ static inline void slot_clear(TlbEntry *e, unsigned slot)
 {
     e->tag[MMU_READ] = e->tag[MMU_EXEC] = tag_none(slot);
     __atomic_store_n(&e->tag[MMU_WRITE], tag_none(slot), __ATOMIC_RELEASE); /* others look at this one */
+}
+
+static inline unsigned written_bit(const uint8_t *host)
+{
+    return (unsigned)((((uintptr_t)host >> 12) * UINT64_C(0x9e3779b97f4a7c15)) >> 51); /* of WRITTEN_BITS */
 }
 
 static inline void regions_add(MmuRegions *r, uint64_t linear, bool huge)

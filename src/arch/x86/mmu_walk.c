@@ -421,6 +421,8 @@ bool mmu_install(X86Cpu *cpu, uint64_t linear, MmuIndex index, const MmuTranslat
 
     e->tag[MMU_READ] = page;
     if (write && ram_page_fully_dirty(ram, ram_offset)) {
+        uint64_t *written = &mmu_table_of(cpu->mmu, index)->written[written_bit(host) / 64];
+        __atomic_store_n(written, *written | UINT64_C(1) << (written_bit(host) % 64), __ATOMIC_RELEASE);
         /* Invariant 2: whoever clears the bit either sees the tag or is seen here. */
         __atomic_exchange_n(&e->tag[MMU_WRITE], page, __ATOMIC_SEQ_CST);
         if (G_LIKELY(ram_page_fully_dirty(ram, ram_offset))) {
