@@ -304,6 +304,11 @@ static void table_init(MmuTable *t)
     slot_clear(&t->entries[0], 0);
 }
 
+static inline uint64_t slot_page(const TlbEntry *e, unsigned slot)
+{
+    return e->tag[MMU_READ] != tag_none(slot) ? e->tag[MMU_READ] : e->tag[MMU_EXEC];
+}
+
 static void table_flush(MmuTable *t, bool keep_global)
 {
     unsigned kept = 0;
@@ -315,8 +320,7 @@ static void table_flush(MmuTable *t, bool keep_global)
         if (keep_global && (flags & SLOT_GLOBAL)) {
             TlbEntry *e = &t->entries[slot];
             if (flags & (SLOT_LARGE | SLOT_HUGE)) {
-                uint64_t page = e->tag[MMU_READ] != tag_none(slot) ? e->tag[MMU_READ] : e->tag[MMU_EXEC];
-                regions_add(&t->regions, page, flags & SLOT_HUGE);
+                regions_add(&t->regions, slot_page(e, slot), flags & SLOT_HUGE);
             }
             __atomic_store_n(&t->used[kept++], (uint16_t)slot, __ATOMIC_RELEASE);
             t->flags[slot] = flags & ~SLOT_LOCAL_LISTED;
@@ -345,6 +349,16 @@ static void table_drop_local(MmuTable *t)
     t->local_count = 0;
 }
 
+static void slot_drop_piece(MmuTable *t, unsigned slot, uint64_t linear, unsigned shift, unsigned which)
+{
+    TlbEntry *e = &t->entries[slot];
+
+    if ((which & (t->flags[slot] & SLOT_GLOBAL ? DROP_GLOBAL : DROP_LOCAL)) &&
+        (slot_page(e, slot) ^ linear) >> shift == 0) {
+        slot_clear(e, slot);
+    }
+}
+
 static void table_drop_page(MmuTable *t, uint64_t linear, unsigned which)
 {
     unsigned slot = (linear >> 12) & (TLB_SIZE - 1);
@@ -353,22 +367,24 @@ static void table_drop_page(MmuTable *t, uint64_t linear, unsigned which)
         (which & (t->flags[slot] & SLOT_GLOBAL ? DROP_GLOBAL : DROP_LOCAL))) {
         slot_clear(&t->entries[slot], slot);
     }
-    if (G_LIKELY(!regions_have(&t->regions, linear))) {
-        return;
+    if (G_UNLIKELY(regions_have_large(&t->regions, linear))) {
+        slot = (linear >> 12) & (TLB_SIZE - 1) & ~1023u; /* 4 MiB lie in as many slots, side by side */
+        for (unsigned end = slot + 1024; slot < end; slot++) {
+            if (t->flags[slot] & SLOT_LARGE) {
+                slot_drop_piece(t, slot, linear, 22, which);
+            }
+        }
     }
-    for (unsigned i = 0; i < t->used_count; i++) {
-        slot = t->used[i];
-        uint8_t flags = t->flags[slot];
-        unsigned shift = flags & SLOT_HUGE ? 30 : flags & SLOT_LARGE ? 22 : 0;
-        if (shift && (which & (flags & SLOT_GLOBAL ? DROP_GLOBAL : DROP_LOCAL))) {
-            const TlbEntry *e = &t->entries[slot];
-            uint64_t page = e->tag[MMU_READ] != tag_none(slot) ? e->tag[MMU_READ] : e->tag[MMU_EXEC];
-            if ((page ^ linear) >> shift == 0) {
-                slot_clear(&t->entries[slot], slot);
+    if (G_UNLIKELY(regions_have_huge(&t->regions, linear))) {
+        for (unsigned i = 0; i < t->used_count; i++) {
+            if (t->flags[t->used[i]] & SLOT_HUGE) {
+                slot_drop_piece(t, t->used[i], linear, 30, which);
             }
         }
     }
 }
+
+G_STATIC_ASSERT(TLB_SIZE >= 1024);
 
 static inline void code_bits(uint64_t linear, unsigned *first, unsigned *second)
 {

@@ -49,9 +49,10 @@ typedef struct MmuPde {
     uint8_t *host;
 } MmuPde;
 
-/* Where there may be pieces of large pages: a bit for each 4 MiB and 1 GiB, both modulo 256. */
+/* Where there may be pieces of large pages: a bit for each 4 MiB and 1 GiB, both modulo 256; for each half of
+ * the address space, since kernels map all memory with them and users' pages come and go one by one. */
 typedef struct MmuRegions {
-    uint64_t large[4], huge[4];
+    uint64_t large[2][4], huge[2][4];
 } MmuRegions;
 
 #define WRITTEN_BITS 8192u
@@ -264,14 +265,26 @@ static inline void regions_add(MmuRegions *r, uint64_t linear, bool huge)
 {
     unsigned bit = (unsigned)(linear >> (huge ? 30 : 22)) & 255;
 
-    (huge ? r->huge : r->large)[bit >> 6] |= UINT64_C(1) << (bit & 63);
+    (huge ? r->huge : r->large)[linear >> 63][bit >> 6] |= UINT64_C(1) << (bit & 63);
+}
+
+static inline bool regions_have_huge(const MmuRegions *r, uint64_t linear)
+{
+    unsigned bit = (unsigned)(linear >> 30) & 255;
+
+    return (r->huge[linear >> 63][bit >> 6] >> (bit & 63)) & 1;
+}
+
+static inline bool regions_have_large(const MmuRegions *r, uint64_t linear)
+{
+    unsigned bit = (unsigned)(linear >> 22) & 255;
+
+    return (r->large[linear >> 63][bit >> 6] >> (bit & 63)) & 1;
 }
 
 static inline bool regions_have(const MmuRegions *r, uint64_t linear)
 {
-    unsigned large = (unsigned)(linear >> 22) & 255, huge = (unsigned)(linear >> 30) & 255;
-
-    return ((r->large[large >> 6] >> (large & 63)) | (r->huge[huge >> 6] >> (huge & 63))) & 1;
+    return regions_have_large(r, linear) || regions_have_huge(r, linear);
 }
 
 #endif
