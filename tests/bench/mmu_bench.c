@@ -91,6 +91,56 @@ static void measure_switch(X86Cpu *cpu, const char *name, unsigned contexts, boo
     printf("%-52s %7.1f ns\n", name, best);
 }
 
+/* Of users' pages, as page faults do it, while the kernel has all memory mapped by large pages. */
+static void measure_invlpg(CpuFixture *f)
+{
+    X86Cpu *cpu = f->cpu;
+    double best = 1e9;
+
+    poke(f, PML4 + 511 * 8, 8, (PDPT + 0x3000) | P_W_U);
+    poke(f, PDPT + 0x3000 + 8, 8, (PD + 0x3000) | P_W_U);
+    for (unsigned i = 0; i < 512; i++) {
+        poke(f, PD + 0x3000 + i * 8, 8, (uint64_t)(i % 8) << 21 | P_W_U | A_D | 0x180); /* large and global */
+    }
+    for (unsigned round = 0; round < 20; round++) {
+        for (unsigned i = 0; i < 8 * TLB_SIZE; i++) {
+            x86_ld8_idx(cpu, UINT64_C(0xffffff8040000000) + i * UINT64_C(0x61000) % (1 << 30), MMU_KERNEL);
+        }
+        double start = now_ns();
+        for (unsigned i = 0; i < 1000; i++) {
+            mmu_flush_page(cpu, page_at(i, false));
+        }
+        best = MIN(best, (now_ns() - start) / 1000);
+    }
+    printf("%-52s %7.1f ns\n", "INVLPG of a user's page", best);
+}
+
+/* What a page of code that is about to be translated costs (or one whose log is read): nobody may write it
+ * unseen. */
+static void measure_clear(CpuFixture *f, const char *name, unsigned contexts, uint64_t gpa)
+{
+    X86Cpu *cpu = f->cpu;
+    double best = 1e9;
+
+    for (unsigned round = 0; round < 20; round++) {
+        for (unsigned i = 0; i < contexts; i++) {
+            mmu_switch(cpu, PML4 | i, true);
+            for (unsigned k = 0; k < TLB_SIZE; k++) {
+                x86_st8_idx(cpu, page_at(k + round * 100, false), 0, MMU_USER);
+                x86_st8_idx(cpu, page_at(k + round * 100, false), 0, MMU_KERNEL_AC);
+                x86_st8_idx(cpu, page_at(k + round * 100, false), 0, MMU_KERNEL);
+            }
+        }
+        double start = now_ns();
+        for (unsigned i = 0; i < 100; i++) {
+            ram_test_and_clear_dirty(f->ram.ram, gpa + (i & 1) * 4096, 4096, DIRTY_MIGRATION);
+            ram_written(f->ram.ram, gpa + (i & 1) * 4096, 4096);
+        }
+        best = MIN(best, (now_ns() - start) / 100);
+    }
+    printf("%-52s %7.1f ns\n", name, best);
+}
+
 int main(void)
 {
     CpuFixture f = { 0 };
@@ -123,6 +173,9 @@ int main(void)
     measure_switch(cpu, "switch among 4 contexts, kept, 200 pages touched", 4, true, 200);
     measure_switch(cpu, "switch among 4 contexts, flushed, 200 pages touched", 4, false, 200);
     measure_switch(cpu, "switch among 12 PCIDs, 200 pages touched", 12, true, 200);
+    measure_invlpg(&f);
+    measure_clear(&f, "a page's dirty bit cleared, 1 context's TLB full", 1, PML4);
+    measure_clear(&f, "a page's dirty bit cleared, 8 contexts' TLBs full", 8, PML4);
     fixture_teardown(&f, NULL);
     return 0;
 }

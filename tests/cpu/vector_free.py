@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 
-ALLOWED = set()  # undefined symbols
+ALLOWED = {"mmu_load_general", "mmu_store_general"}  # undefined symbols; where the interpreter's misses end
 
 
 def output(*command):

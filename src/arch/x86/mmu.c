@@ -106,24 +106,7 @@ uint64_t mmu_physical_load(X86Cpu *cpu, uint64_t gpa, unsigned size)
     gpa = mmu_a20(cpu, gpa);
     PhysPage pp = phys_lookup(cpu, gpa);
     if (pp.host != NULL && (gpa & 0xfff) + size <= 4096) {
-        const uint8_t *host = pp.host + (gpa & 0xfff);
-        switch (size) {
-        case 1:
-            return *host;
-        case 2: {
-            uint16_t v;
-            memcpy(&v, host, 2);
-            return v;
-        }
-        case 4: {
-            uint32_t v;
-            memcpy(&v, host, 4);
-            return v;
-        }
-        default:
-            memcpy(&value, host, 8);
-            return value;
-        }
+        return host_load(pp.host + (gpa & 0xfff), size);
     }
     if (cpu->apic != NULL && apic_owns(cpu->apic, gpa)) {
         /* The registers are 32 bits wide, 16 bytes apart (SDM vol. 3 10.4.1); other widths are undefined
@@ -138,28 +121,6 @@ uint64_t mmu_physical_load(X86Cpu *cpu, uint64_t gpa, unsigned size)
     }
     mmu_resume(cpu, was);
     return size == 8 ? value : value & ((UINT64_C(1) << (size * 8)) - 1);
-}
-
-static inline void host_store(uint8_t *host, uint64_t value, unsigned size)
-{
-    switch (size) {
-    case 1:
-        *host = (uint8_t)value;
-        break;
-    case 2: {
-        uint16_t v = (uint16_t)value;
-        memcpy(host, &v, 2);
-        break;
-    }
-    case 4: {
-        uint32_t v = (uint32_t)value;
-        memcpy(host, &v, 4);
-        break;
-    }
-    default:
-        memcpy(host, &value, 8);
-        break;
-    }
 }
 
 static inline void mark_written(RamBlock *ram, uint64_t offset, uint64_t length)
@@ -343,6 +304,11 @@ static void table_init(MmuTable *t)
     slot_clear(&t->entries[0], 0);
 }
 
+static inline uint64_t slot_page(const TlbEntry *e, unsigned slot)
+{
+    return e->tag[MMU_READ] != tag_none(slot) ? e->tag[MMU_READ] : e->tag[MMU_EXEC];
+}
+
 static void table_flush(MmuTable *t, bool keep_global)
 {
     unsigned kept = 0;
@@ -354,8 +320,7 @@ static void table_flush(MmuTable *t, bool keep_global)
         if (keep_global && (flags & SLOT_GLOBAL)) {
             TlbEntry *e = &t->entries[slot];
             if (flags & (SLOT_LARGE | SLOT_HUGE)) {
-                uint64_t page = e->tag[MMU_READ] != tag_none(slot) ? e->tag[MMU_READ] : e->tag[MMU_EXEC];
-                regions_add(&t->regions, page, flags & SLOT_HUGE);
+                regions_add(&t->regions, slot_page(e, slot), flags & SLOT_HUGE);
             }
             __atomic_store_n(&t->used[kept++], (uint16_t)slot, __ATOMIC_RELEASE);
             t->flags[slot] = flags & ~SLOT_LOCAL_LISTED;
@@ -363,6 +328,9 @@ static void table_flush(MmuTable *t, bool keep_global)
         }
         slot_clear(&t->entries[slot], slot);
         t->flags[slot] = 0;
+    }
+    for (unsigned i = 0; kept == 0 && t->used_count > 0 && i < G_N_ELEMENTS(t->written); i++) {
+        __atomic_store_n(&t->written[i], 0, __ATOMIC_RELEASE);
     }
     __atomic_store_n(&t->used_count, kept, __ATOMIC_RELEASE);
     t->local_count = 0;
@@ -381,6 +349,16 @@ static void table_drop_local(MmuTable *t)
     t->local_count = 0;
 }
 
+static void slot_drop_piece(MmuTable *t, unsigned slot, uint64_t linear, unsigned shift, unsigned which)
+{
+    TlbEntry *e = &t->entries[slot];
+
+    if ((which & (t->flags[slot] & SLOT_GLOBAL ? DROP_GLOBAL : DROP_LOCAL)) &&
+        (slot_page(e, slot) ^ linear) >> shift == 0) {
+        slot_clear(e, slot);
+    }
+}
+
 static void table_drop_page(MmuTable *t, uint64_t linear, unsigned which)
 {
     unsigned slot = (linear >> 12) & (TLB_SIZE - 1);
@@ -389,22 +367,24 @@ static void table_drop_page(MmuTable *t, uint64_t linear, unsigned which)
         (which & (t->flags[slot] & SLOT_GLOBAL ? DROP_GLOBAL : DROP_LOCAL))) {
         slot_clear(&t->entries[slot], slot);
     }
-    if (G_LIKELY(!regions_have(&t->regions, linear))) {
-        return;
+    if (G_UNLIKELY(regions_have_large(&t->regions, linear))) {
+        slot = (linear >> 12) & (TLB_SIZE - 1) & ~1023u; /* 4 MiB lie in as many slots, side by side */
+        for (unsigned end = slot + 1024; slot < end; slot++) {
+            if (t->flags[slot] & SLOT_LARGE) {
+                slot_drop_piece(t, slot, linear, 22, which);
+            }
+        }
     }
-    for (unsigned i = 0; i < t->used_count; i++) {
-        slot = t->used[i];
-        uint8_t flags = t->flags[slot];
-        unsigned shift = flags & SLOT_HUGE ? 30 : flags & SLOT_LARGE ? 22 : 0;
-        if (shift && (which & (flags & SLOT_GLOBAL ? DROP_GLOBAL : DROP_LOCAL))) {
-            const TlbEntry *e = &t->entries[slot];
-            uint64_t page = e->tag[MMU_READ] != tag_none(slot) ? e->tag[MMU_READ] : e->tag[MMU_EXEC];
-            if ((page ^ linear) >> shift == 0) {
-                slot_clear(&t->entries[slot], slot);
+    if (G_UNLIKELY(regions_have_huge(&t->regions, linear))) {
+        for (unsigned i = 0; i < t->used_count; i++) {
+            if (t->flags[t->used[i]] & SLOT_HUGE) {
+                slot_drop_piece(t, t->used[i], linear, 30, which);
             }
         }
     }
 }
+
+G_STATIC_ASSERT(TLB_SIZE >= 1024);
 
 static inline void code_bits(uint64_t linear, unsigned *first, unsigned *second)
 {
@@ -849,7 +829,7 @@ static void target_write(X86Cpu *cpu, const Target *t, const uint8_t *buffer, un
     }
 }
 
-uint64_t mmu_load_slow(X86Cpu *cpu, uint64_t linear, unsigned size, MmuIndex index)
+uint64_t mmu_load_general(X86Cpu *cpu, uint64_t linear, unsigned size, MmuIndex index)
 {
     x86_fpu_leave(cpu);
     linear = check_linear(cpu, linear, size);
@@ -875,7 +855,7 @@ uint64_t mmu_load_slow(X86Cpu *cpu, uint64_t linear, unsigned size, MmuIndex ind
     return value;
 }
 
-void mmu_store_slow(X86Cpu *cpu, uint64_t linear, uint64_t value, unsigned size, MmuIndex index)
+void mmu_store_general(X86Cpu *cpu, uint64_t linear, uint64_t value, unsigned size, MmuIndex index)
 {
     x86_fpu_leave(cpu);
     linear = check_linear(cpu, linear, size);
@@ -1087,8 +1067,28 @@ uint8_t x86_fetch_slow(X86Cpu *cpu, uint64_t linear)
 
 /* ---- what other threads ask for ---- */
 
+/* False: no write tag of the table is of that memory. */
+static bool table_wrote(const MmuTable *t, const uint8_t *low, const uint8_t *high)
+{
+    if ((uintptr_t)high - (uintptr_t)low > 16 * 4096) {
+        return true;
+    }
+    for (const uint8_t *host = low; host < high; host += 4096) {
+        unsigned bit = written_bit(host);
+        if ((__atomic_load_n(&t->written[bit / 64], __ATOMIC_ACQUIRE) >> (bit % 64)) & 1) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void table_drop_write_tags(MmuTable *t, const uint8_t *low, const uint8_t *high)
 {
+    uint64_t written[G_N_ELEMENTS(t->written)] = { 0 };
+
+    if (!table_wrote(t, low, high)) {
+        return;
+    }
     for (unsigned i = 0; i < t->used_count; i++) {
         unsigned slot = t->used[i];
         TlbEntry *e = &t->entries[slot];
@@ -1098,7 +1098,13 @@ static void table_drop_write_tags(MmuTable *t, const uint8_t *low, const uint8_t
         const uint8_t *host = (const uint8_t *)(e->tag[MMU_WRITE] + (uint64_t)e->addend);
         if (host + 4096 > low && host < high) {
             __atomic_store_n(&e->tag[MMU_WRITE], tag_none(slot), __ATOMIC_RELEASE);
+        } else {
+            written[written_bit(host) / 64] |= UINT64_C(1) << (written_bit(host) % 64);
         }
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(written);
+         i++) { /* others see a bit of every tag before, now and after */
+        __atomic_store_n(&t->written[i], written[i], __ATOMIC_RELEASE);
     }
 }
 
@@ -1208,6 +1214,9 @@ static void wait_for_boundary(X86Cpu *cpu)
 /* From the last one down, since a flush moves entries of the list down. */
 static bool table_may_write(const MmuTable *t, const uint8_t *low, const uint8_t *high)
 {
+    if (!table_wrote(t, low, high)) {
+        return false;
+    }
     for (unsigned i = __atomic_load_n(&t->used_count, __ATOMIC_ACQUIRE); i-- > 0;) {
         unsigned slot = __atomic_load_n(&t->used[i], __ATOMIC_ACQUIRE);
         const TlbEntry *e = &t->entries[slot];

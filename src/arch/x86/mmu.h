@@ -34,7 +34,7 @@ typedef enum MmuIndex {
 /* Code of supervisors whose mapping is not global: it is the current context's, until that changes. */
 #define MMU_CONTEXT_KERNEL (UINT32_MAX - 1)
 
-#define TLB_BITS     10
+#define TLB_BITS     12
 #define TLB_SIZE     (1u << TLB_BITS)
 #define PAGE_MASK_4K (~UINT64_C(0xfff))
 

@@ -49,10 +49,13 @@ typedef struct MmuPde {
     uint8_t *host;
 } MmuPde;
 
-/* Where there may be pieces of large pages: a bit for each 4 MiB and 1 GiB, both modulo 256. */
+/* Where there may be pieces of large pages: a bit for each 4 MiB and 1 GiB, both modulo 256; for each half of
+ * the address space, since kernels map all memory with them and users' pages come and go one by one. */
 typedef struct MmuRegions {
-    uint64_t large[4], huge[4];
+    uint64_t large[2][4], huge[2][4];
 } MmuRegions;
+
+#define WRITTEN_BITS 8192u
 
 /* A TLB, and which of its slots hold something, so that a flush costs what is in use. Memory of zeros is an
  * empty one, but for slot 0 (table_init). Others read entries' write tags and addends, used and used_count.
@@ -65,6 +68,9 @@ typedef struct MmuTable {
     unsigned used_count;      /* atomic */
     unsigned local_count;
     MmuRegions regions;
+    /* Atomic: a bit for each page of host memory that has a write tag, and for some that had one. Set before
+     * the tag; made anew when the tags are looked through. */
+    uint64_t written[WRITTEN_BITS / 64];
 } __attribute__((aligned(4096))) MmuTable;
 
 /* The pages that code was fetched from since it was last emptied, and perhaps some others. */
@@ -145,6 +151,53 @@ unsigned mmu_claim_slot(X86Cpu *cpu, uint64_t page, MmuIndex index, const MmuTra
 bool mmu_install(X86Cpu *cpu, uint64_t linear, MmuIndex index, const MmuTranslation *tr, const uint8_t *host,
                  const RamBlock *ram, uint64_t ram_offset, bool write);
 
+/* What mmu_load_slow and mmu_store_slow do where mmu_refill does not. */
+uint64_t mmu_load_general(X86Cpu *cpu, uint64_t linear, unsigned size, MmuIndex index);
+void mmu_store_general(X86Cpu *cpu, uint64_t linear, uint64_t value, unsigned size, MmuIndex index);
+
+static inline uint64_t host_load(const uint8_t *host, unsigned size)
+{
+    uint16_t v16;
+    uint32_t v32;
+    uint64_t v64;
+
+    switch (size) {
+    case 1:
+        return *host;
+    case 2:
+        memcpy(&v16, host, 2);
+        return v16;
+    case 4:
+        memcpy(&v32, host, 4);
+        return v32;
+    default:
+        memcpy(&v64, host, 8);
+        return v64;
+    }
+}
+
+static inline void host_store(uint8_t *host, uint64_t value, unsigned size)
+{
+    switch (size) {
+    case 1:
+        *host = (uint8_t)value;
+        break;
+    case 2: {
+        uint16_t v = (uint16_t)value;
+        memcpy(host, &v, 2);
+        break;
+    }
+    case 4: {
+        uint32_t v = (uint32_t)value;
+        memcpy(host, &v, 4);
+        break;
+    }
+    default:
+        memcpy(host, &value, 8);
+        break;
+    }
+}
+
 static inline uint64_t mmu_a20(const X86Cpu *cpu, uint64_t gpa)
 {
     /* The gate does not act in SMM (AMD APM vol. 2 chapter 10). */
@@ -204,18 +257,35 @@ static inline void slot_clear(TlbEntry *e, unsigned slot)
     __atomic_store_n(&e->tag[MMU_WRITE], tag_none(slot), __ATOMIC_RELEASE); /* others look at this one */
 }
 
+static inline unsigned written_bit(const uint8_t *host)
+{
+    return (unsigned)((((uintptr_t)host >> 12) * UINT64_C(0x9e3779b97f4a7c15)) >> 51); /* of WRITTEN_BITS */
+}
+
 static inline void regions_add(MmuRegions *r, uint64_t linear, bool huge)
 {
     unsigned bit = (unsigned)(linear >> (huge ? 30 : 22)) & 255;
 
-    (huge ? r->huge : r->large)[bit >> 6] |= UINT64_C(1) << (bit & 63);
+    (huge ? r->huge : r->large)[linear >> 63][bit >> 6] |= UINT64_C(1) << (bit & 63);
+}
+
+static inline bool regions_have_huge(const MmuRegions *r, uint64_t linear)
+{
+    unsigned bit = (unsigned)(linear >> 30) & 255;
+
+    return (r->huge[linear >> 63][bit >> 6] >> (bit & 63)) & 1;
+}
+
+static inline bool regions_have_large(const MmuRegions *r, uint64_t linear)
+{
+    unsigned bit = (unsigned)(linear >> 22) & 255;
+
+    return (r->large[linear >> 63][bit >> 6] >> (bit & 63)) & 1;
 }
 
 static inline bool regions_have(const MmuRegions *r, uint64_t linear)
 {
-    unsigned large = (unsigned)(linear >> 22) & 255, huge = (unsigned)(linear >> 30) & 255;
-
-    return ((r->large[large >> 6] >> (large & 63)) | (r->huge[huge >> 6] >> (huge & 63))) & 1;
+    return regions_have_large(r, linear) || regions_have_huge(r, linear);
 }
 
 #endif

@@ -536,7 +536,10 @@ static void test_dirty_contexts(CpuFixture *f, gconstpointer data)
             x86_st8_idx(cpu, LINEAR, 1, (MmuIndex)index);
             x86_st8_idx(cpu, LINEAR, 2, (MmuIndex)index);
             TlbEntry *e = mmu_entry(cpu->mmu, (MmuIndex)index, LINEAR);
-            g_assert_cmphex(e->tag[MMU_WRITE], ==, LINEAR);
+            poke(f, PT + 16, 8, (PAGE + 0x2000) | P | W | U);
+            x86_st8_idx(cpu, LINEAR + 0x1000, 1, (MmuIndex)index);
+            x86_st8_idx(cpu, LINEAR + 0x1000, 2, (MmuIndex)index);
+            g_assert_cmphex(e[1].tag[MMU_WRITE], ==, LINEAR + 0x1000);
             if (index != MMU_KERNEL) {
                 go(f, 2, false);
             }
@@ -552,6 +555,10 @@ static void test_dirty_contexts(CpuFixture *f, gconstpointer data)
             g_assert_cmphex(e->tag[MMU_WRITE], !=, LINEAR);
             g_assert_cmphex(e->tag[MMU_READ], ==, LINEAR);
             g_assert_false(ram_page_fully_dirty(ram, PAGE));
+            g_assert_cmphex(e[1].tag[MMU_WRITE], ==,
+                            LINEAR + 0x1000); /* the other page's is still there, and known */
+            g_assert_true(ram_test_and_clear_dirty(ram, PAGE + 0x2000, 4096, DIRTY_DISPLAY));
+            g_assert_cmphex(e[1].tag[MMU_WRITE], !=, LINEAR + 0x1000);
             go(f, 1, false);
             x86_st8_idx(cpu, LINEAR, 3, (MmuIndex)index);
             g_assert_true(ram_page_fully_dirty(ram, PAGE));

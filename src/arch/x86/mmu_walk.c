@@ -421,6 +421,8 @@ bool mmu_install(X86Cpu *cpu, uint64_t linear, MmuIndex index, const MmuTranslat
 
     e->tag[MMU_READ] = page;
     if (write && ram_page_fully_dirty(ram, ram_offset)) {
+        uint64_t *written = &mmu_table_of(cpu->mmu, index)->written[written_bit(host) / 64];
+        __atomic_store_n(written, *written | UINT64_C(1) << (written_bit(host) % 64), __ATOMIC_RELEASE);
         /* Invariant 2: whoever clears the bit either sees the tag or is seen here. */
         __atomic_exchange_n(&e->tag[MMU_WRITE], page, __ATOMIC_SEQ_CST);
         if (G_LIKELY(ram_page_fully_dirty(ram, ram_offset))) {
@@ -454,4 +456,35 @@ bool mmu_refill(X86Cpu *cpu, uint64_t linear, MmuAccess access)
     bool write = mmu_install(cpu, linear, index, &tr, ram->host + (gpa - ram->gpa), ram->ram,
                              ram->ram_offset + (gpa - ram->gpa), writable_now && ram->writable);
     return access == MMU_READ || (access == MMU_WRITE && write);
+}
+
+/* ---- the interpreter's misses ---- */
+
+/* Where a plain access that lies in one page goes, with the TLB filled for the next one; NULL: all else. */
+static inline uint8_t *quick_host(X86Cpu *cpu, uint64_t linear, unsigned size, MmuAccess access,
+                                  MmuIndex index)
+{
+    if (G_UNLIKELY(index != (MmuIndex)cpu->mmu->index || (linear & 0xfff) + size > 4096) ||
+        !mmu_refill(cpu, linear, access)) {
+        return NULL;
+    }
+    return (uint8_t *)(linear + (uint64_t)mmu_entry_now(cpu, linear)->addend);
+}
+
+uint64_t mmu_load_slow(X86Cpu *cpu, uint64_t linear, unsigned size, MmuIndex index)
+{
+    const uint8_t *host = quick_host(cpu, linear, size, MMU_READ, index);
+
+    return host != NULL ? host_load(host, size) : mmu_load_general(cpu, linear, size, index);
+}
+
+void mmu_store_slow(X86Cpu *cpu, uint64_t linear, uint64_t value, unsigned size, MmuIndex index)
+{
+    uint8_t *host = quick_host(cpu, linear, size, MMU_WRITE, index);
+
+    if (host != NULL) {
+        host_store(host, value, size);
+        return;
+    }
+    mmu_store_general(cpu, linear, value, size, index);
 }
