@@ -145,9 +145,10 @@ unsigned mmu_claim_slot(X86Cpu *cpu, uint64_t page, MmuIndex index, const MmuTra
 bool mmu_install(X86Cpu *cpu, uint64_t linear, MmuIndex index, const MmuTranslation *tr, const uint8_t *host,
                  const RamBlock *ram, uint64_t ram_offset, bool write);
 
+/* System management mode sees all of memory. */
 static inline uint64_t mmu_a20(const X86Cpu *cpu, uint64_t gpa)
 {
-    return G_UNLIKELY(cpu->a20_masked) ? gpa & ~(UINT64_C(1) << 20) : gpa;
+    return G_UNLIKELY(cpu->a20_masked) && !cpu->in_smm ? gpa & ~(UINT64_C(1) << 20) : gpa;
 }
 
 /* The range that holds the page of gpa (A20 applied), or NULL. */
