@@ -260,6 +260,9 @@ struct X86Cpu {
     int64_t tsc_offset; /* guest TSC = scaled host TSC + offset */
     uint32_t pkru;
     uint8_t xsave[X86_XSAVE_SIZE] __attribute__((aligned(64)));
+    struct {
+        uint64_t tag, delta;
+    } jit_sites[2][256] __attribute__((aligned(64))); /* translations by place in translated code: supervisor, user */
     uint64_t jit[128] __attribute__((aligned(64))); /* what generated code keeps (accel/soft/jit/jit.h) */
 
     /* ---- the exception in flight: x86_raise() fills it ---- */

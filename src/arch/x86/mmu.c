@@ -595,6 +595,7 @@ static void contexts_init(X86Mmu *mmu)
 void mmu_flush(X86Cpu *cpu, bool keep_global)
 {
     x86_fpu_leave(cpu);
+    cpu->mmu->drops++;
     X86Mmu *mmu = cpu->mmu;
     MmuPrivate *p = mmu->priv;
     bool code = false;
@@ -626,6 +627,7 @@ void mmu_flush(X86Cpu *cpu, bool keep_global)
 void mmu_flush_physical(X86Cpu *cpu)
 {
     x86_fpu_leave(cpu);
+    cpu->mmu->drops++;
     phys_flush(cpu->mmu->priv);
     own_page_update(cpu->mmu->priv);
     mmu_flush(cpu, false);
@@ -680,6 +682,7 @@ static void context_drop_page(X86Cpu *cpu, unsigned i, uint64_t linear)
 void mmu_flush_page(X86Cpu *cpu, uint64_t linear)
 {
     x86_fpu_leave(cpu);
+    cpu->mmu->drops++;
     X86Mmu *mmu = cpu->mmu;
     MmuPrivate *p = mmu->priv;
 
@@ -711,6 +714,7 @@ void mmu_flush_page(X86Cpu *cpu, uint64_t linear)
 void mmu_switch(X86Cpu *cpu, uint64_t new_cr3, bool no_flush)
 {
     x86_fpu_leave(cpu);
+    cpu->mmu->drops++;
     MmuPrivate *p = cpu->mmu->priv;
     uint32_t pcid = pcid_of(cpu, new_cr3);
     unsigned to = context_find(p, pcid);
@@ -733,6 +737,7 @@ void mmu_switch(X86Cpu *cpu, uint64_t new_cr3, bool no_flush)
 void mmu_invpcid(X86Cpu *cpu, unsigned type, uint64_t pcid, uint64_t linear)
 {
     x86_fpu_leave(cpu);
+    cpu->mmu->drops++;
     unsigned i = context_find(cpu->mmu->priv, (uint32_t)pcid);
 
     switch (type) {
@@ -1111,6 +1116,7 @@ static void table_drop_write_tags(MmuTable *t, const uint8_t *low, const uint8_t
 /* Takes the write tags of a range of host memory away, in every context. */
 static void drop_write_tags(X86Mmu *mmu, const uint8_t *low, const uint8_t *high)
 {
+    mmu->drops++;
     MmuPrivate *p = mmu->priv;
 
     table_drop_write_tags(p->tables, low, high);
@@ -1136,6 +1142,7 @@ static void ram_maps_take(MmuPrivate *p)
 void mmu_process_pending(X86Cpu *cpu)
 {
     x86_fpu_leave(cpu);
+    cpu->mmu->drops++;
     X86Mmu *mmu = cpu->mmu;
     MmuPrivate *p = mmu->priv;
     struct MmuPending pending[PENDING_MAX];
@@ -1242,6 +1249,9 @@ static bool may_have_write_tag(const X86Mmu *mmu, const uint8_t *low, const uint
     const MmuPrivate *p = mmu->priv;
 
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&mmu->copies, __ATOMIC_SEQ_CST)) {
+        return true;
+    }
     if (table_may_write(p->tables, low, high)) {
         return true;
     }

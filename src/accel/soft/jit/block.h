@@ -70,6 +70,9 @@ typedef struct Cold {
     uint8_t *retry;
     HostMem m;      /* PROBE: what T0 is made of */
     bool add_tag;   /* PROBE: T0 is restored by adding the tag behind T1 */
+    int32_t site_slot; /* PROBE: where the place's own translation lies, from gs; 0: none */
+    bool user;         /* PROBE: by user code */
+    uint8_t *back;     /* PROBE: behind the check */
     bool keep_t1;   /* PROBE: T1 holds a delta that is needed afterwards */
     JitRefill meta; /* PROBE */
     struct Cold *slow_way; /* PROBE: or a way that lies behind it */

@@ -101,9 +101,30 @@ static void code_mapping_changed(X86Cpu *cpu, unsigned context, uint64_t linear,
     area->key = 0;
 }
 
+/* Copies of TLB entries are good until the MMU drops something. */
+static void sites_check(X86Cpu *cpu)
+{
+    JitArea *area = jit_area(cpu);
+    if (G_LIKELY(area->drops == cpu->mmu->drops)) {
+        return;
+    }
+    area->drops = cpu->mmu->drops;
+    if (area->sites_used) {
+        for (unsigned k = 0; k < 2; k++) {
+            for (unsigned n = 0; n < G_N_ELEMENTS(cpu->jit_sites[k]); n++) {
+                cpu->jit_sites[k][n].tag = JIT_NO_STACK;
+                cpu->jit_sites[k][n].delta = 0;
+            }
+        }
+        area->sites_used = 0;
+        __atomic_store_n(&cpu->mmu->copies, false, __ATOMIC_SEQ_CST);
+    }
+}
+
 static void stack_slot_check(X86Cpu *cpu)
 {
     JitArea *area = jit_area(cpu);
+    sites_check(cpu);
     const TlbEntry *e = mmu_entry_now(cpu, area->stack_lo);
     if (e->tag[MMU_WRITE] != area->stack_lo || (uint64_t)e->addend != area->stack_delta) {
         area->stack_lo = JIT_NO_STACK;
@@ -443,6 +464,11 @@ void jit_vcpu_init(Jit *jit, X86Cpu *cpu)
     v->cpu = cpu;
     v->jit = jit;
     *area = (JitArea){ .self = cpu, .stack_lo = JIT_NO_STACK };
+    for (unsigned k = 0; k < 2; k++) {
+        for (unsigned n = 0; n < G_N_ELEMENTS(cpu->jit_sites[k]); n++) {
+            cpu->jit_sites[k][n].tag = JIT_NO_STACK;
+        }
+    }
     cpu->fpu_stale = 1;
     pthread_mutex_lock(&jit->lock);
     g_ptr_array_add(jit->vcpus, v);

@@ -86,6 +86,8 @@ typedef struct JitArea {
     uint64_t tmp[4];
     uint64_t t1; /* what T1 held, while a stack probe is refilled */
     uint64_t save[16]; /* guest registers whose host registers a fast loop uses */
+    uint32_t sites_used; /* some of X86Cpu.jit_sites hold something */
+    uint64_t drops; /* X86Mmu.drops, when sites were last right */
     uint32_t loop_warm;
     uint64_t loop_count;
     uint64_t loop_delta[JIT_MAX_GROUPS];
@@ -189,7 +191,8 @@ typedef struct Jit {
     GPtrArray *vcpus;  /* of JitVcpu * */
     uint64_t epoch;    /* atomic */
     uint64_t code_bytes, translated, insns, stale_count, evictions, translate_ns;
-    bool elide, chain, loops;
+    bool elide, chain, loops, sites;
+    unsigned next_site;
     unsigned max_insns; /* of a block */
 } Jit;
 

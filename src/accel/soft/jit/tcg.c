@@ -14,7 +14,7 @@ typedef struct TcgAccel {
     GMutex lock;
     GPtrArray *vcpus; /* of X86Cpu * */
     Jit *jit;
-    bool use_jit, elide, chain, loops;
+    bool use_jit, elide, chain, loops, sites;
     uint32_t size_mib;
 } TcgAccel;
 
@@ -23,7 +23,7 @@ static void tcg_instance_init(Object *obj)
     TcgAccel *tcg = (TcgAccel *)obj;
     g_mutex_init(&tcg->lock);
     tcg->vcpus = g_ptr_array_new();
-    tcg->use_jit = tcg->elide = tcg->chain = tcg->loops = true;
+    tcg->use_jit = tcg->elide = tcg->chain = tcg->loops = tcg->sites = true;
     tcg->size_mib = DEFAULT_SIZE_MIB;
 }
 
@@ -51,6 +51,7 @@ static bool tcg_setup(Accel *accel, AddressSpace *memory, GError **error)
         tcg->jit->elide = tcg->elide;
         tcg->jit->chain = tcg->chain;
         tcg->jit->loops = tcg->loops;
+        tcg->jit->sites = tcg->sites;
     }
     return true;
 }
@@ -156,6 +157,7 @@ static const Property tcg_properties[] = {
     PROP_BOOL("jit", TcgAccel, use_jit, true, "translate code; off: interpret all of it"),
     PROP_BOOL("elide", TcgAccel, elide, true, "check accesses of a block together"),
     PROP_BOOL("loops", TcgAccel, loops, true, "check the accesses of loops a page at a time"),
+    PROP_BOOL("sites", TcgAccel, sites, true, "keep the last page of each access beside the TLB"),
     PROP_BOOL("chain", TcgAccel, chain, true, "go from block to block without a look-up in C"),
     PROP_UINT32("tb-size", TcgAccel, size_mib, DEFAULT_SIZE_MIB, "memory for translated code, in MiB"),
     PROP_END,

@@ -399,6 +399,30 @@ static void emit_probe(T *t, const TInsn *i, HostMem *m, int32_t adjust, unsigne
     Cold *c = probe_cold(t, i, retry, span, write, false);
 
     start.disp += adjust;
+    c->m = start;
+    c->meta.pad = (uint8_t)TAG_OFFSET(write);
+    if (t->jit->sites) {
+        /* The page that this place saw last; behind it the TLB. */
+        unsigned user = (t->key >> MODE_CPL_SHIFT & 3) == 3;
+        unsigned n = t->jit->next_site++ % G_N_ELEMENTS(t->cpu->jit_sites[0]);
+        c->site_slot = (int32_t)(offsetof(X86Cpu, jit_sites) + sizeof(t->cpu->jit_sites[0]) * user +
+                                 sizeof(t->cpu->jit_sites[0][0]) * n);
+        c->user = user;
+        if (uses_t0) {
+            a_lea(a, T0, c->m);
+            a_mov_reg(a, T1, T0);
+            c->m = mem_base(T0, 0);
+            *m = mem_base(T0, -(int64_t)adjust);
+        } else {
+            a_lea(a, T1, c->m);
+        }
+        a_op_mem(a, true, 0x2b, T1, mem_gs((uint64_t)c->site_slot));
+        a_alu_imm(a, true, 7, T1, (int32_t)(4096 - span));
+        c->site = a_jcc_forward(a, CC_A);
+        a_mov_load(a, T1, mem_gs((uint64_t)c->site_slot + 8));
+        c->back = a->p;
+        return;
+    }
     if (uses_t0) {
         a_lea(a, T0, start);
         a_mov_reg(a, T1, T0);
@@ -407,8 +431,6 @@ static void emit_probe(T *t, const TInsn *i, HostMem *m, int32_t adjust, unsigne
         a_lea(a, T1, start);
         a_mov_reg(a, T0, T1);
     }
-    c->m = start;
-    c->meta.pad = (uint8_t)TAG_OFFSET(write);
     a_shr_imm(a, true, T1, 7);
     a_alu_imm(a, false, 4, T1, (TLB_SIZE - 1) << 5);
     a_op_mem(a, true, 0x03, T1, CPU(tlb));
@@ -1379,6 +1401,49 @@ static void emit_cold(T *t)
             break;
         case COLD_PROBE:
             a_bind(a, c->site);
+            if (c->site_slot) {
+                /* The TLB; T0 stays the address where the access needs it. */
+                bool keep_t0 = c->m.base == T0 && c->m.index < 0 && c->m.disp == 0;
+                a_lea(a, T1, c->m);
+                if (!keep_t0) {
+                    a_mov_reg(a, T0, T1);
+                }
+                a_shr_imm(a, true, T1, 7);
+                a_alu_imm(a, false, 4, T1, (TLB_SIZE - 1) << 5);
+                a_op_mem(a, true, 0x03, T1, CPU(tlb));
+                a_op_mem(a, true, 0x2b, T0, mem_base(T1, c->meta.pad));
+                a_alu_imm(a, true, 7, T0, (int32_t)(4096 - c->meta.span));
+                uint8_t *miss = a_jcc_forward(a, CC_A);
+                if (keep_t0) {
+                    a_op_mem(a, true, 0x03, T0, mem_base(T1, c->meta.pad));
+                    a_mov_store(a, AREA(tmp[3]), T0);
+                }
+                a_mov_load(a, T0, mem_base(T1, c->meta.pad));
+                a_mov_load(a, T1, mem_base(T1, offsetof(TlbEntry, addend)));
+                uint8_t *user_half = NULL;
+                if (!c->user) {
+                    /* What SMAP lets through now it may not later. */
+                    a_op_reg(a, true, 0x85, T0, T0);
+                    user_half = a_jcc_forward(a, CC_NS);
+                }
+                a_mov_store(a, mem_gs((uint64_t)c->site_slot), T0);
+                a_mov_store(a, mem_gs((uint64_t)c->site_slot + 8), T1);
+                a_mov_mem_imm32(a, AREA(sites_used), 1);
+                if (c->meta.write) {
+                    a_mov_load(a, T0, CPU(mmu));
+                    a_op_mem(a, false, 0xc6, 0, mem_base(T0, offsetof(X86Mmu, copies)));
+                    a_byte(a, 1);
+                }
+                if (user_half) {
+                    a_bind(a, user_half);
+                }
+                if (keep_t0) {
+                    a_mov_load(a, T0, AREA(tmp[3]));
+                }
+                a_jmp(a, c->back);
+                a_bind(a, miss);
+                c->add_tag = true;
+            }
             if (c->add_tag) {
                 a_op_mem(a, true, 0x03, T0, mem_base(T1, c->meta.pad));
             } else {
