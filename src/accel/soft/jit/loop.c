@@ -19,7 +19,7 @@
 
 #define MAX_ROUNDS 1024 /* where no access moves: interrupts are looked for that often */
 #define MAX_STRIDE 1024
-#define WARM_MASK  3 /* every fourth round tries: short loops pay little */
+#define WARM_MASK  7 /* every eighth round tries: short loops pay little */
 
 #define AREA(field)   mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, field))
 #define CPU(field)    mem_gs(offsetof(X86Cpu, field))
@@ -275,8 +275,8 @@ uint8_t *loop_emit(T *t, JitFast *fast, uint8_t *normal)
     if (!a->overflow) {
         a_bind_to(cool, normal);
     }
-    a_mov_mem_imm32(a, AREA(loop_count), MAX_ROUNDS);
-    a_mov_mem_imm32(a, mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, loop_count) + 4), 0);
+    a_op_mem(a, true, 0xc7, 0, AREA(loop_count)); /* mov qword, imm32 */
+    a_u32(a, MAX_ROUNDS);
     for (unsigned n = 0; n < t->group_count; n++) {
         const Group *g = &t->groups[n];
         int64_t stride;
@@ -352,7 +352,7 @@ uint8_t *loop_emit(T *t, JitFast *fast, uint8_t *normal)
         }
     }
     a_mov_load(a, (unsigned)fast->counter, AREA(loop_count));
-    a_align(a, 32);
+    a_align(a, 16);
     fast->top = a->p;
     a_alu_imm(a, false, 5, (unsigned)fast->counter, 1);
     out(t, a_jcc_forward(a, CC_B), fast, normal);
