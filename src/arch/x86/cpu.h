@@ -263,7 +263,7 @@ struct X86Cpu {
     struct {
         uint64_t tag, delta;
     } jit_sites[2][256] __attribute__((aligned(64))); /* translations by place in translated code: supervisor, user */
-    uint64_t jit[128] __attribute__((aligned(64))); /* what generated code keeps (accel/soft/jit/jit.h) */
+    uint64_t jit[256] __attribute__((aligned(64))); /* what generated code keeps (accel/soft/jit/jit.h) */
 
     /* ---- the exception in flight: x86_raise() fills it ---- */
     struct {

@@ -129,6 +129,7 @@ struct JitFast {
     uint16_t written;  /* guest registers that the block writes */
     bool scratch;      /* T0 and T1 are free for probes */
     uint8_t *top;
+    uint32_t state; /* where its JitLoop lies, from gs */
 };
 /* Whether the block is a loop that can run fast; fills fast. */
 bool loop_plan(T *t, unsigned offset, JitFast *fast);
@@ -136,7 +137,7 @@ bool loop_plan(T *t, unsigned offset, JitFast *fast);
 uint8_t *loop_emit(T *t, JitFast *fast, uint8_t *normal);
 /* The host operand of an access in the fast loop; false: it is to be checked as usual. */
 bool loop_operand(T *t, const TInsn *i, HostMem *m);
-/* Puts registers back where they belong, at a way out. */
-void loop_restore(T *t, const JitFast *fast);
+/* Puts registers back where they belong, at a way out; leaves RFLAGS alone. used_up: the planned rounds are done. */
+void loop_restore(T *t, const JitFast *fast, bool used_up);
 
 #endif

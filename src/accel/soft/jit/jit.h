@@ -69,6 +69,12 @@ typedef enum JitExit {
 
 typedef enum JitIndirect { JIT_INDIRECT_JMP, JIT_INDIRECT_CALL, JIT_INDIRECT_RET } JitIndirect;
 
+/* What is known of a loop: see loop.c. Loops share them; it only costs time. */
+#define JIT_LOOPS 64
+typedef struct JitLoop {
+    uint32_t wait, planned, left;
+} JitLoop;
+
 /* Per vCPU, in X86Cpu.jit, reached through gs. */
 typedef struct JitArea {
     X86Cpu *self;
@@ -88,8 +94,8 @@ typedef struct JitArea {
     uint64_t save[16]; /* guest registers whose host registers a fast loop uses */
     uint32_t sites_used; /* some of X86Cpu.jit_sites hold something */
     uint64_t drops; /* X86Mmu.drops, when sites were last right */
-    uint32_t loop_warm;
     uint64_t loop_count;
+    JitLoop loops[JIT_LOOPS];
     uint64_t loop_delta[JIT_MAX_GROUPS];
     uint64_t slots[JIT_SLOTS]; /* deltas of access groups, within a block */
 } JitArea;
@@ -192,7 +198,7 @@ typedef struct Jit {
     uint64_t epoch;    /* atomic */
     uint64_t code_bytes, translated, insns, stale_count, evictions, translate_ns;
     bool elide, chain, loops, sites;
-    unsigned next_site;
+    unsigned next_site, next_loop;
     unsigned max_insns; /* of a block */
 } Jit;
 

@@ -19,11 +19,14 @@
 
 #define MAX_ROUNDS 1024 /* where no access moves: interrupts are looked for that often */
 #define MAX_STRIDE 1024
-#define WARM_MASK  7 /* every eighth round tries: short loops pay little */
+/* A run of fewer rounds than this did not pay; so many backward branches pass before the next try. */
+#define SHORT_ROUNDS 12
+#define SHORT_WAIT   100
 
 #define AREA(field)   mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, field))
 #define CPU(field)    mem_gs(offsetof(X86Cpu, field))
 #define REG(n)        mem_gs(offsetof(X86Cpu, regs) + 8u * (unsigned)(n))
+#define STATE(f)      mem_gs(fast->state + offsetof(JitLoop, f))
 #define SAVE(n)       mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, save) + 8u * (unsigned)(n))
 
 /* How far a group moves in a round; false: not by a constant. */
@@ -202,10 +205,15 @@ bool loop_operand(T *t, const TInsn *i, HostMem *m)
     return true;
 }
 
-void loop_restore(T *t, const JitFast *fast)
+void loop_restore(T *t, const JitFast *fast, bool used_up)
 {
     Asm *a = &t->a;
 
+    if (used_up) {
+        a_mov_mem_imm32(a, STATE(left), 0);
+    } else {
+        a_op_mem(a, false, 0x89, (unsigned)fast->counter, STATE(left));
+    }
     for (unsigned g = 12; g < 16; g++) {
         int host = t->b->fast_host[g];
         if (host >= 0 && (fast->written >> g & 1)) {
@@ -248,6 +256,14 @@ static void group_start(T *t, const Group *g)
     a_lea(a, T0, m);
 }
 
+static void jump_to(Asm *a, unsigned cc, const uint8_t *target)
+{
+    uint8_t *site = a_jcc_forward(a, cc);
+    if (!a->overflow) {
+        a_bind_to(site, target);
+    }
+}
+
 static void out(T *t, uint8_t *site, const JitFast *fast, uint8_t *to)
 {
     Cold *c = block_add_cold(t);
@@ -266,15 +282,22 @@ uint8_t *loop_emit(T *t, JitFast *fast, uint8_t *normal)
     fast = &kept;
     a_align(a, 16);
     uint8_t *preheader = a->p;
-    /* Every fourth round. */
-    a_op_mem(a, false, 0x83, 0, AREA(loop_warm));
+    /* Not before its time; not where the last run was short. */
+    fast->state = (uint32_t)(offsetof(X86Cpu, jit) + offsetof(JitArea, loops) +
+                             sizeof(((JitArea *)0)->loops[0]) * (t->jit->next_loop++ % JIT_LOOPS));
+    a_op_mem(a, false, 0x83, 5, STATE(wait));
     a_byte(a, 1);
-    a_op_mem(a, false, 0xf6, 0, AREA(loop_warm));
-    a_byte(a, WARM_MASK);
-    uint8_t *cool = a_jcc_forward(a, CC_NE);
-    if (!a->overflow) {
-        a_bind_to(cool, normal);
-    }
+    jump_to(a, CC_NS, normal);
+    a_op_mem(a, false, 0x8b, T0, STATE(planned));
+    a_op_mem(a, false, 0x2b, T0, STATE(left));
+    a_alu_imm(a, false, 7, T0, SHORT_ROUNDS);
+    uint8_t *worth = a_jcc_forward(a, CC_AE);
+    a_mov_mem_imm32(a, STATE(wait), SHORT_WAIT);
+    a_mov_mem_imm32(a, STATE(planned), INT32_MAX);
+    a_mov_mem_imm32(a, STATE(left), 0);
+    a_jmp(a, normal);
+    a_bind(a, worth);
+    a_mov_mem_imm32(a, STATE(wait), 0);
     a_op_mem(a, true, 0xc7, 0, AREA(loop_count)); /* mov qword, imm32 */
     a_u32(a, MAX_ROUNDS);
     for (unsigned n = 0; n < t->group_count; n++) {
@@ -352,6 +375,7 @@ uint8_t *loop_emit(T *t, JitFast *fast, uint8_t *normal)
         }
     }
     a_mov_load(a, (unsigned)fast->counter, AREA(loop_count));
+    a_op_mem(a, false, 0x89, (unsigned)fast->counter, STATE(planned));
     a_align(a, 16);
     fast->top = a->p;
     a_alu_imm(a, false, 5, (unsigned)fast->counter, 1);

@@ -1272,7 +1272,7 @@ void block_emit_insn(T *t, unsigned k)
             if (!a->overflow) {
                 a_bind_to(a->p - 4, t->fast->top);
             }
-            loop_restore(t, t->fast);
+            loop_restore(t, t->fast, false);
             block_emit_exit(t, next);
             break;
         }
@@ -1459,7 +1459,7 @@ static void emit_cold(T *t)
                 a_bind_to(again, c->retry);
             }
             if (c->fast) {
-                loop_restore(t, c->fast);
+                loop_restore(t, c->fast, false);
             }
             if (c->slow_way) {
                 Cold *way = c->slow_way;
@@ -1484,7 +1484,7 @@ static void emit_cold(T *t)
             break;
         case COLD_LOOP_OUT:
             a_bind(a, c->site);
-            loop_restore(t, c->fast);
+            loop_restore(t, c->fast, true);
             a_jmp(a, c->retry);
             break;
         case COLD_TAKEN:
