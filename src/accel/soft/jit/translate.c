@@ -791,17 +791,40 @@ static void load_t0(T *t, TInsn *i)
     }
 }
 
+/* Checks the stack for what is in T0 meanwhile. There is one stack slot, so this comes behind an explicit operand's
+ * check, which may be for another page of the stack. */
+static void stack_check_keeping_t0(T *t, TInsn *i)
+{
+    const Access *access = &i->stack;
+    bool checked = !t->careful && access->group >= 0 && t->groups[access->group].checked;
+
+    if (!checked) {
+        a_mov_store(&t->a, AREA(tmp[2]), T0);
+    }
+    stack_check(t, i, &i->stack, mem_base(GSP, -8));
+    if (!checked) {
+        a_mov_load(&t->a, T0, AREA(tmp[2]));
+    }
+}
+
 static void emit_push(T *t, TInsn *i)
 {
     Asm *a = &t->a;
     const X86Insn *insn = &i->insn;
 
+    if (insn->is_memory) {
+        load_t0(t, i);
+        stack_check_keeping_t0(t, i);
+        a_mov_store(a, stack_operand(i), T0);
+        a_lea(a, GSP, mem_base(GSP, -8));
+        return;
+    }
     stack_check(t, i, &i->stack, mem_base(GSP, -8));
     HostMem top = stack_operand(i);
     if (insn->imm_size) {
         a_op_mem(a, true, 0xc7, 0, top);
         a_u32(a, (uint32_t)insn->imm);
-    } else if (!insn->is_memory && !is_spilled(t, insn->rm)) {
+    } else if (!is_spilled(t, insn->rm)) {
         a_mov_store(a, top, (unsigned)host_reg(t, insn->rm));
     } else {
         load_t0(t, i);
@@ -1236,8 +1259,8 @@ void block_emit_insn(T *t, unsigned k)
         break;
     case JIT_CALL_IND:
         block_flags_release(t, t->live_out);
-        stack_check(t, i, &i->stack, mem_base(GSP, -8));
         load_t0(t, i);
+        stack_check_keeping_t0(t, i);
         emit_indirect_probe(t, i, JIT_INDIRECT_CALL, insn->length);
         if (t->jit->chain) {
             a_mov_load(a, T1, mem_base(T1, offsetof(IbtcEntry, code)));
