@@ -8,7 +8,8 @@
 #include "arch/x86/decode.h"
 #include "native_run.h"
 
-/* Builds the vCPU. translate: 64-bit code runs through the translator. Returns NULL, or why it cannot. Once. */
+/* Builds the vCPU. translate: 64-bit code runs through the translator. Returns NULL, or why it cannot. Once.
+ */
 const char *soft_setup(bool translate);
 /* The guest's RAM behind CASE_CODE_BASE and CASE_DATA_BASE. */
 uint8_t *soft_code(void);

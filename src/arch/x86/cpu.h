@@ -237,8 +237,8 @@ struct X86Cpu {
     /* Atomic: set with every new request; what runs looks at it often. Clear where the requests that there
      * are have been looked at, and can only be served once something (IF, say) changes. */
     uint32_t interrupt_poll __attribute__((aligned(8)));
-    /* Next to interrupt_poll, so that one compare looks at both. 0: the guest's vector and x87 registers are in the
-     * host's, and xsave is not up to date: only while generated code runs. */
+    /* Next to interrupt_poll, so that one compare looks at both. 0: the guest's vector and x87 registers are
+     * in the host's, and xsave is not up to date: only while generated code runs. */
     uint32_t fpu_stale;
     uint32_t nmi_count; /* atomic: NMIs that wait; one is latched while another is served, so at most two */
     bool event_by_instruction; /* INT n and its like: no single-step trap follows */
@@ -262,7 +262,8 @@ struct X86Cpu {
     uint8_t xsave[X86_XSAVE_SIZE] __attribute__((aligned(64)));
     struct {
         uint64_t tag, delta;
-    } jit_sites[2][256] __attribute__((aligned(64))); /* translations by place in translated code: supervisor, user */
+    } jit_sites[2][256]
+        __attribute__((aligned(64))); /* translations by place in translated code: supervisor, user */
     uint64_t jit[256] __attribute__((aligned(64))); /* what generated code keeps (accel/soft/jit/jit.h) */
 
     /* ---- the exception in flight: x86_raise() fills it ---- */
@@ -339,9 +340,9 @@ extern void (*cpu_wake_hook)(X86Cpu *cpu);
 extern void (*cpu_timer_hook)(X86Cpu *cpu);
 
 /* ---- vector and x87 registers ---- */
-/* Translated code leaves the guest's in the host's registers when it calls C. Code that runs then is compiled without
- * vector instructions (this folder and accel/soft are), and calls x86_fpu_leave before anything that is not: the
- * registers go to cpu->xsave, and the host's modes are as C expects them. [vCPU's thread] */
+/* Translated code leaves the guest's in the host's registers when it calls C. Code that runs then is compiled
+ * without vector instructions (this folder and accel/soft are), and calls x86_fpu_leave before anything that
+ * is not: the registers go to cpu->xsave, and the host's modes are as C expects them. [vCPU's thread] */
 void x86_fpu_save(X86Cpu *cpu); /* fpu.c */
 static inline void x86_fpu_leave(X86Cpu *cpu)
 {

@@ -1,7 +1,7 @@
 /* Vector and x87 registers between host and guest. SPDX-License-Identifier: GPL-2.0-or-later */
 #include "arch/x86/cpu.h"
 
-#define HOST_MXCSR 0x1f80u
+#define HOST_MXCSR        0x1f80u
 #define MXCSR_MASK_OFFSET 28
 
 void x86_fpu_save(X86Cpu *cpu)

@@ -69,11 +69,11 @@ struct X86Mmu {
     uint64_t generation,
         global_generation; /* of the current context's instruction pages, and of global ones */
     int index;             /* the MmuIndex of the running code's data accesses: kept by x86_update_mode */
-    /* Counts what has been dropped from the TLBs other than by replacement: whoever holds copies of entries drops
-     * them when it changes. */
+    /* Counts what has been dropped from the TLBs other than by replacement: whoever holds copies of entries
+     * drops them when it changes. */
     uint64_t drops;
-    bool copies; /* atomic: such copies may hold write translations that no TLB has any more */
-    unsigned context;      /* the current address space: 0 to MMU_CONTEXTS - 1 */
+    bool copies;      /* atomic: such copies may hold write translations that no TLB has any more */
+    unsigned context; /* the current address space: 0 to MMU_CONTEXTS - 1 */
     /* Where to look: contexts that have the same user pages do not evict each other. 0 for supervisors. */
     unsigned itlb_mix[2];
     /* Set by who looks up code by linear address: instruction pages were dropped, the one at linear, or all

@@ -68,9 +68,9 @@ struct Interp {
     bool drop_all;
     bool event_taken; /* the instruction was a software interrupt: no single-step trap behind it */
     uint64_t built, flushes, invalidated;
-    /* The translator (accel/soft/jit), where there is one: its part of the vCPU; what runs translated code from
-     * cpu->rip on and returns between two instructions; what hears of a page of code that was written (NULL: of many)
-     * [any thread]. */
+    /* The translator (accel/soft/jit), where there is one: its part of the vCPU; what runs translated code
+     * from cpu->rip on and returns between two instructions; what hears of a page of code that was written
+     * (NULL: of many) [any thread]. */
     void *jit;
     void (*run_translated)(X86Cpu *cpu);
     void (*page_written)(Interp *d, const uint8_t *host_page);
@@ -89,8 +89,8 @@ void interp_cache_process(Interp *d); /* CPU_INTERRUPT_CODE */
 void interp_cache_flush(Interp *d);
 /* Called as the vCPU goes to sleep: gives the memory back where it has slept most of the time of late. */
 void interp_cache_trim(Interp *d);
-/* exec.c: runs operations until the block is left; blocks from cpu->rip on; one instruction there (interrupt_poll is set
- * behind it). */
+/* exec.c: runs operations until the block is left; blocks from cpu->rip on; one instruction there
+ * (interrupt_poll is set behind it). */
 void interp_run(X86Cpu *cpu, const InterpOp *op);
 void interp_run_blocks(X86Cpu *cpu);
 void interp_run_one(X86Cpu *cpu);

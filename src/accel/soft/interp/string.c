@@ -75,8 +75,8 @@ static bool chunks_allowed(const X86Cpu *cpu, const String *s)
     return s->step > 0 && s->count > 1 && (cpu->mode & (MODE_CS64 | MODE_FLAT)) && !(cpu->mode & MODE_BP);
 }
 
-/* Whether a repeated instruction should let interrupts in: it is restarted at its own address then. Also where the
- * translator would do better, once an element has been done (elements: of the last step). */
+/* Whether a repeated instruction should let interrupts in: it is restarted at its own address then. Also
+ * where the translator would do better, once an element has been done (elements: of the last step). */
 static bool slice_over(const X86Cpu *cpu, uint64_t elements)
 {
     return interrupt_wanted(cpu) ||

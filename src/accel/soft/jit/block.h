@@ -10,11 +10,11 @@
 
 #include <stddef.h>
 
-#define MAX_INSNS   JIT_MAX_INSNS
-#define MAX_GROUPS  JIT_MAX_GROUPS
-#define GROUP_SPAN  1024
-#define MAX_COLD    (MAX_INSNS * 4)
-#define FLAGS_ALL   FLAGS_ARITH
+#define MAX_INSNS         JIT_MAX_INSNS
+#define MAX_GROUPS        JIT_MAX_GROUPS
+#define GROUP_SPAN        1024
+#define MAX_COLD          (MAX_INSNS * 4)
+#define FLAGS_ALL         FLAGS_ARITH
 #define TAG_OFFSET(write) ((write) ? 8 : 0)
 
 #define CPU(field)  mem_gs(offsetof(X86Cpu, field))
@@ -40,7 +40,8 @@ typedef struct Access {
     bool write;
 } Access;
 
-/* A register's history within the block: its version changes where it is set, adjust where it moves by a constant. */
+/* A register's history within the block: its version changes where it is set, adjust where it moves by a
+ * constant. */
 typedef struct RegTrack {
     uint16_t version[18];
     int32_t adjust[18];
@@ -65,20 +66,29 @@ typedef struct FlagState {
 typedef struct JitFast JitFast;
 
 typedef struct Cold {
-    enum { COLD_DONE, COLD_LOOP_OUT, COLD_PROBE, COLD_TAKEN, COLD_POLL, COLD_REG_ENTRY, COLD_INDIRECT, COLD_STRING } type;
+    enum {
+        COLD_DONE,
+        COLD_LOOP_OUT,
+        COLD_PROBE,
+        COLD_TAKEN,
+        COLD_POLL,
+        COLD_REG_ENTRY,
+        COLD_INDIRECT,
+        COLD_STRING
+    } type;
     uint8_t *site; /* the jump that leads here */
     uint8_t *retry;
-    HostMem m;      /* PROBE: what T0 is made of */
-    bool add_tag;   /* PROBE: T0 is restored by adding the tag behind T1 */
-    int32_t site_slot; /* PROBE: where the place's own translation lies, from gs; 0: none */
-    bool user;         /* PROBE: by user code */
-    uint8_t *back;     /* PROBE: behind the check */
-    bool keep_t1;   /* PROBE: T1 holds a delta that is needed afterwards */
-    JitRefill meta; /* PROBE */
+    HostMem m;             /* PROBE: what T0 is made of */
+    bool add_tag;          /* PROBE: T0 is restored by adding the tag behind T1 */
+    int32_t site_slot;     /* PROBE: where the place's own translation lies, from gs; 0: none */
+    bool user;             /* PROBE: by user code */
+    uint8_t *back;         /* PROBE: behind the check */
+    bool keep_t1;          /* PROBE: T1 holds a delta that is needed afterwards */
+    JitRefill meta;        /* PROBE */
     struct Cold *slow_way; /* PROBE: or a way that lies behind it */
-    uint8_t *otherwise; /* PROBE: where to go if it cannot be filled; NULL: the careful variant */
-    int32_t target; /* TAKEN */
-    uint8_t *slow[4]; /* STRING: the jumps that lead here */
+    uint8_t *otherwise;    /* PROBE: where to go if it cannot be filled; NULL: the careful variant */
+    int32_t target;        /* TAKEN */
+    uint8_t *slow[4];      /* STRING: the jumps that lead here */
     unsigned slow_count;
     JitCallout *callout; /* STRING */
     const JitFast *fast; /* PROBE, LOOP_OUT: in the fast loop: put registers back */
@@ -99,18 +109,17 @@ typedef struct T {
     Cold cold[MAX_COLD];
     unsigned cold_count;
     FlagState f;
-    int t1_group; /* whose delta T1 holds; -1 */
-    bool fpu;     /* the block uses vector or x87 registers */
+    int t1_group;   /* whose delta T1 holds; -1 */
+    bool fpu;       /* the block uses vector or x87 registers */
     bool straddles; /* what follows the block lies in two pages */
     uint16_t live_in, live_out;
     int8_t host[16]; /* where the guest's general registers are; -1: in memory */
     RegTrack after;  /* what the block did to them */
     JitFast *fast;   /* while the fast loop is emitted */
-    int32_t next; /* page offset behind the last instruction */
+    int32_t next;    /* page offset behind the last instruction */
     JitPc pcs[2 * MAX_INSNS];
     unsigned pc_count;
 } T;
-
 
 /* ---- translate.c ---- */
 void block_emit_insn(T *t, unsigned k);
@@ -122,7 +131,7 @@ Cold *block_add_cold(T *t);
 /* ---- loop.c ---- */
 /* How a loop of one block runs fast: see there. */
 struct JitFast {
-    int8_t group[MAX_GROUPS];  /* the host register that holds a group's delta, or base and delta; -1: none */
+    int8_t group[MAX_GROUPS]; /* the host register that holds a group's delta, or base and delta; -1: none */
     bool with_base[MAX_GROUPS]; /* the base register is added to it */
     int counter;
     uint16_t borrowed; /* host registers that hold something else than the guest's register of that number */
@@ -137,7 +146,8 @@ bool loop_plan(T *t, unsigned offset, JitFast *fast);
 uint8_t *loop_emit(T *t, JitFast *fast, uint8_t *normal);
 /* The host operand of an access in the fast loop; false: it is to be checked as usual. */
 bool loop_operand(T *t, const TInsn *i, HostMem *m);
-/* Puts registers back where they belong, at a way out; leaves RFLAGS alone. used_up: the planned rounds are done. */
+/* Puts registers back where they belong, at a way out; leaves RFLAGS alone. used_up: the planned rounds are
+ * done. */
 void loop_restore(T *t, const JitFast *fast, bool used_up);
 
 #endif

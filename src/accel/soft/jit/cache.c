@@ -1,9 +1,9 @@
 /*
  * The code memory: regions, blocks, links, what becomes stale. See the invariants in jit.h.
  *
- * The memory is mapped twice, writable and executable. It is divided into regions that are filled in turn; when the
- * next one is entered it is emptied first: its blocks become stale, and every vCPU has to drop its look-up tables (it
- * does so at its next boundary) before the region is written again. So nobody is stopped.
+ * The memory is mapped twice, writable and executable. It is divided into regions that are filled in turn;
+ * when the next one is entered it is emptied first: its blocks become stale, and every vCPU has to drop its
+ * look-up tables (it does so at its next boundary) before the region is written again. So nobody is stopped.
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "accel/soft/jit/jit.h"
@@ -110,11 +110,12 @@ static unsigned hash_of(const Jit *jit, const uint8_t *page, unsigned offset, ui
 }
 
 /* second: where the next page is, if anybody knows. */
-static JitBlock *hash_find(const Jit *jit, const uint8_t *page, unsigned offset, uint32_t key, const uint8_t *second)
+static JitBlock *hash_find(const Jit *jit, const uint8_t *page, unsigned offset, uint32_t key,
+                           const uint8_t *second)
 {
     JitBlock *b = jit->hash[hash_of(jit, page, offset, key)];
-    while (b && (b->page != page || b->offset != offset || b->key != key ||
-                 (b->second && b->second != second))) {
+    while (b &&
+           (b->page != page || b->offset != offset || b->key != key || (b->second && b->second != second))) {
         b = b->hash_next;
     }
     return b;
@@ -313,8 +314,8 @@ static void region_evict(Jit *jit, JitRegion *r)
     jit->evictions++;
 }
 
-/* Whether every vCPU has dropped its tables since the eviction, or runs no translated code. The caller's own has
- * (it is at a boundary). */
+/* Whether every vCPU has dropped its tables since the eviction, or runs no translated code. The caller's own
+ * has (it is at a boundary). */
 static bool region_is_free(Jit *jit, const JitRegion *r, const JitVcpu *own)
 {
     for (guint i = 0; i < jit->vcpus->len; i++) {
@@ -402,7 +403,8 @@ static bool still_protected(const CodePage *page)
              1u << DIRTY_CODE);
 }
 
-static JitBlock *translate(X86Cpu *cpu, JitVcpu *v, const CodePage *page, const CodePage *second, uint32_t key)
+static JitBlock *translate(X86Cpu *cpu, JitVcpu *v, const CodePage *page, const CodePage *second,
+                           uint32_t key)
 {
     Jit *jit = v->jit;
     unsigned offset = (unsigned)(cpu->rip & 4095);

@@ -1,7 +1,7 @@
 /*
- * The assembler of the translator: host x86-64 instructions into a buffer. Encodings after SDM vol. 2 chapter 2.
- * Every function appends; when the buffer is full nothing more is written and `overflow` is set, which the
- * translator checks once a block. SPDX-License-Identifier: GPL-2.0-or-later
+ * The assembler of the translator: host x86-64 instructions into a buffer. Encodings after SDM vol. 2
+ * chapter 2. Every function appends; when the buffer is full nothing more is written and `overflow` is set,
+ * which the translator checks once a block. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #ifndef RHEA_ACCEL_SOFT_JIT_EMIT_H
 #define RHEA_ACCEL_SOFT_JIT_EMIT_H
@@ -23,7 +23,24 @@ typedef struct HostMem {
     int32_t disp;
 } HostMem;
 
-enum { H_RAX, H_RCX, H_RDX, H_RBX, H_RSP, H_RBP, H_RSI, H_RDI, H_R8, H_R9, H_R10, H_R11, H_R12, H_R13, H_R14, H_R15 };
+enum {
+    H_RAX,
+    H_RCX,
+    H_RDX,
+    H_RBX,
+    H_RSP,
+    H_RBP,
+    H_RSI,
+    H_RDI,
+    H_R8,
+    H_R9,
+    H_R10,
+    H_R11,
+    H_R12,
+    H_R13,
+    H_R14,
+    H_R15
+};
 
 /* Condition codes as in Jcc's opcode. */
 enum { CC_O_ = 0, CC_B = 2, CC_AE = 3, CC_E = 4, CC_NE = 5, CC_BE = 6, CC_A = 7, CC_S = 8, CC_NS = 9 };
@@ -38,7 +55,9 @@ static inline HostMem mem_base(int base, int64_t disp)
 }
 static inline HostMem mem_index(int base, int index, unsigned scale, int64_t disp)
 {
-    return (HostMem){ .base = (int8_t)base, .index = (int8_t)index, .scale = (uint8_t)scale, .disp = (int32_t)disp };
+    return (HostMem){
+        .base = (int8_t)base, .index = (int8_t)index, .scale = (uint8_t)scale, .disp = (int32_t)disp
+    };
 }
 
 static inline void a_byte(Asm *a, unsigned b)

@@ -1,10 +1,10 @@
 /*
  * From C into translated code and back: the inner loop, what translated code calls, host faults.
  *
- * A host fault in translated code (SIGFPE of a division or of an unmasked vector exception, SIGSEGV of an operand that
- * is not aligned or not canonical) is an exception of the guest's instruction. The handler makes the guest's state
- * complete and leaves; the interpreter then executes the instruction and raises what there is to raise.
- * SPDX-License-Identifier: GPL-2.0-or-later
+ * A host fault in translated code (SIGFPE of a division or of an unmasked vector exception, SIGSEGV of an
+ * operand that is not aligned or not canonical) is an exception of the guest's instruction. The handler makes
+ * the guest's state complete and leaves; the interpreter then executes the instruction and raises what there
+ * is to raise. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "accel/soft/jit/tcg.h"
 
@@ -78,7 +78,8 @@ static unsigned table_for(JitVcpu *v, uint32_t key, unsigned context)
     return i;
 }
 
-/* Supervisor code is in every address space, with mappings that the MMU drops at a switch where they are not global. */
+/* Supervisor code is in every address space, with mappings that the MMU drops at a switch where they are not
+ * global. */
 static unsigned key_context(const X86Cpu *cpu)
 {
     return cpu->cpl == 3 ? cpu->mmu->context : MMU_CONTEXT_ALL;
@@ -198,15 +199,17 @@ int jit_callout(X86Cpu *cpu, JitCallout *callout)
 
 static inline bool wants_attention(const X86Cpu *cpu)
 {
-    return __atomic_load_n(&cpu->interrupt_poll, __ATOMIC_RELAXED) || cpu->halted || cpu->inhibit_interrupts ||
-           (cpu->rflags & FLAG_RF);
+    return __atomic_load_n(&cpu->interrupt_poll, __ATOMIC_RELAXED) || cpu->halted ||
+           cpu->inhibit_interrupts || (cpu->rflags & FLAG_RF);
 }
 
 /* The same for one that control goes anywhere from. 0: on through the look-up table of cpu->rip. */
 int jit_callout_end(X86Cpu *cpu, JitCallout *callout)
 {
     jit_callout(cpu, callout);
-    if (!translatable(cpu) || wants_attention(cpu)) {
+    /* The instruction may have made deliverable what was pending. */
+    if (!translatable(cpu) || wants_attention(cpu) ||
+        __atomic_load_n(&cpu->interrupt_request, __ATOMIC_RELAXED)) {
         return 1;
     }
     area_refresh(cpu, jit_vcpu(cpu));
@@ -258,7 +261,9 @@ static void run_translated(X86Cpu *cpu)
             }
             return;
         }
-        if (!first && wants_attention(cpu)) {
+        /* Not on the way to a careful variant: from its start on, the block would come to the same end. */
+        if (!first && !(link && link->careful) &&
+            (wants_attention(cpu) || __atomic_load_n(&cpu->interrupt_request, __ATOMIC_RELAXED))) {
             return;
         }
         first = false;
@@ -338,8 +343,9 @@ static bool recover(ucontext_t *uc)
         n++;
     }
     /* Where translated code has the guest's registers now, and where it has them outside a fast loop. */
-    static const int host_gregs[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
-                                        REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15 };
+    static const int host_gregs[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP,
+                                        REG_RSI, REG_RDI, REG_R8,  REG_R9,  REG_R10, REG_R11,
+                                        REG_R12, REG_R13, REG_R14, REG_R15 };
     JitArea *area = jit_area(cpu);
     if (b->pcs[n].fast) {
         uint64_t value[16];

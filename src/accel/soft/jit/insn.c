@@ -328,7 +328,8 @@ static JitKind classify_integer(const X86Insn *insn, uint32_t key)
     case X86_SWAPGS:
         return supervisor ? JIT_SYSTEM : JIT_CALLOUT;
     case X86_MOV_FROM_SEG:
-        return !insn->is_memory && insn->operand_size >= 4 && insn->reg < SEG_COUNT ? JIT_SYSTEM : JIT_CALLOUT;
+        return !insn->is_memory && insn->operand_size >= 4 && insn->reg < SEG_COUNT ? JIT_SYSTEM
+                                                                                    : JIT_CALLOUT;
     case X86_PUSHF:
     case X86_POPF:
         return insn->operand_size == 8 ? JIT_SYSTEM : JIT_CALLOUT;
@@ -362,7 +363,8 @@ JitKind jit_classify(const X86Insn *insn, uint32_t key)
         if (o.spilled > (insn->is_memory ? 1u : 2u)) {
             return JIT_CALLOUT;
         }
-        if (o.high_byte && ((o.reg_gpr && !o.byte[0] && o.reg == R_RSP) || (o.rm_gpr && !o.byte[1] && o.rm == R_RSP))) {
+        if (o.high_byte &&
+            ((o.reg_gpr && !o.byte[0] && o.reg == R_RSP) || (o.rm_gpr && !o.byte[1] && o.rm == R_RSP))) {
             return JIT_CALLOUT; /* RSP lives where a REX prefix is needed, which AH cannot have */
         }
         if (o.high_byte && insn->is_memory && form->mnemonic == X86_CMPXCHG) {
@@ -688,7 +690,8 @@ int jit_constant_move(const X86Insn *insn, JitKind kind, int32_t *amount)
             if (register_form) {
                 return insn->rm;
             }
-            return form->operands[0].kind == X86_OPERAND_GPR && form->operands[0].size == X86_SIZE_V ? R_RAX : -1;
+            return form->operands[0].kind == X86_OPERAND_GPR && form->operands[0].size == X86_SIZE_V ? R_RAX
+                                                                                                     : -1;
         }
         return -1;
     case X86_INC:

@@ -37,8 +37,8 @@ static inline bool jit_ends_block(JitKind kind)
 }
 /* Uses vector, x87 or MMX registers, or their control words. */
 bool jit_is_fpu(const X86Insn *insn);
-/* Whether the interpreter's handler may run with the guest's vector registers live: it uses none and calls only what
- * calls x86_fpu_leave where it has to. */
+/* Whether the interpreter's handler may run with the guest's vector registers live: it uses none and calls
+ * only what calls x86_fpu_leave where it has to. */
 bool jit_is_light(const X86Insn *insn);
 /* Whether it leaves the flags alone in some cases (shifts by a count that may be 0). */
 bool jit_flags_conditional(const X86Insn *insn);
@@ -51,7 +51,8 @@ uint32_t jit_read_gprs(const X86Insn *insn, JitKind kind);
 /* The register that moves by a constant (*amount), or -1. */
 int jit_constant_move(const X86Insn *insn, JitKind kind, int32_t *amount);
 
-/* Operands as numbers in the encoding; general registers are the guest's until the translator puts host numbers there. */
+/* Operands as numbers in the encoding; general registers are the guest's until the translator puts host
+ * numbers there. */
 typedef struct JitOperands {
     int reg, rm, vvvv;
     bool reg_gpr, rm_gpr, vvvv_gpr;

@@ -1,32 +1,36 @@
 /*
  * The block translator: private to this folder; tcg.h is what others use.
  *
- * The guest speaks the host's instruction set, so that translated code is mostly the guest's own instructions with
- * their memory operands rewritten. While translated code runs:
+ * The guest speaks the host's instruction set, so that translated code is mostly the guest's own instructions
+ * with their memory operands rewritten. While translated code runs:
  *
  *   rax rcx rdx rbx rbp rsi rdi r8 r9 r10 r11   the guest's registers of the same name
  *   r15                                         the guest's rsp
  *   r12 (T0), r13 (T1)                          scratch
- *   r14 (SD)                                    host minus guest address of the stack page, see JitArea.stack_lo
- *   rsp                                         the host's stack
- *   gs                                          base: the X86Cpu; the guest's r12 to r15 live there
- *   RFLAGS                                      the guest's arithmetic flags, or nothing, or they are in cpu->cc
- *   xmm/ymm, x87, MXCSR                         the guest's, where cpu->fpu_stale is 0; else they are in cpu->xsave
+ *   r14 (SD)                                    host minus guest address of the stack page, see
+ * JitArea.stack_lo rsp                                         the host's stack gs base: the X86Cpu; the
+ * guest's r12 to r15 live there RFLAGS                                      the guest's arithmetic flags, or
+ * nothing, or they are in cpu->cc xmm/ymm, x87, MXCSR                         the guest's, where
+ * cpu->fpu_stale is 0; else they are in cpu->xsave
  *
  * Invariants:
- *  1. Only instructions that insn.c allows by name are emitted; everything else is a call-out to the interpreter.
+ *  1. Only instructions that insn.c allows by name are emitted; everything else is a call-out to the
+ * interpreter.
  *  2. No guest state changes before the last point of an instruction that may leave translated code.
- *  3. A guest address is dereferenced only behind a check against a TLB entry (or the stack slot filled from one).
- *  4. Blocks are found by the guest-physical code page and the key; addresses of the guest's code are relative to
- *     JitArea.page_va, so that a block serves every mapping of its page.
- *  5. A direct link joins blocks of one page only. Everything else goes through the look-up table of the key (mode)
- *     and the MMU's context; the MMU tells when a page that was looked up there goes.
+ *  3. A guest address is dereferenced only behind a check against a TLB entry (or the stack slot filled from
+ * one).
+ *  4. Blocks are found by the guest-physical code page and the key; addresses of the guest's code are
+ * relative to JitArea.page_va, so that a block serves every mapping of its page.
+ *  5. A direct link joins blocks of one page only. Everything else goes through the look-up table of the key
+ * (mode) and the MMU's context; the MMU tells when a page that was looked up there goes.
  *  6. A stale block is never entered: links into it are cut, and its entry for the look-up tables is patched.
  *     Its memory is not used again before every vCPU has dropped its look-up tables.
- *  7. C code never runs with the guest's vector or x87 state in the registers unless it is compiled without them.
- *  8. In code where the flags are live they are in RFLAGS or in cpu->cc; probes are emitted only where RFLAGS is free.
- *  9. Every cycle of direct links has an edge backwards in its page, and such an edge polls cpu->interrupt_poll.
- * SPDX-License-Identifier: GPL-2.0-or-later
+ *  7. C code never runs with the guest's vector or x87 state in the registers unless it is compiled without
+ * them.
+ *  8. In code where the flags are live they are in RFLAGS or in cpu->cc; probes are emitted only where RFLAGS
+ * is free.
+ *  9. Every cycle of direct links has an edge backwards in its page, and such an edge polls
+ * cpu->interrupt_poll. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #ifndef RHEA_ACCEL_SOFT_JIT_JIT_H
 #define RHEA_ACCEL_SOFT_JIT_JIT_H
@@ -40,12 +44,12 @@
 #define SD  H_R14
 #define GSP H_R15
 
-#define JIT_SLOTS     16
-#define JIT_MAX_INSNS 64
+#define JIT_SLOTS      16
+#define JIT_MAX_INSNS  64
 #define JIT_MAX_GROUPS 32
-#define JIT_IBTC_BITS 12
-#define JIT_IBTC_SIZE (1u << JIT_IBTC_BITS)
-#define JIT_IBTC_HASH UINT32_C(0x9e3779b1)
+#define JIT_IBTC_BITS  12
+#define JIT_IBTC_SIZE  (1u << JIT_IBTC_BITS)
+#define JIT_IBTC_HASH  UINT32_C(0x9e3779b1)
 
 /* Bits of a key that are not in the mode word. */
 #define KEY_CAREFUL (1u << 21) /* every access has its own check */
@@ -59,12 +63,12 @@ typedef struct IbtcEntry {
 
 /* Why translated code came back to the loop. */
 typedef enum JitExit {
-    JIT_EXIT_LOOKUP, /* cpu->rip is set */
-    JIT_EXIT_IBTC,   /* the same, and the look-up table had no entry */
+    JIT_EXIT_LOOKUP,   /* cpu->rip is set */
+    JIT_EXIT_IBTC,     /* the same, and the look-up table had no entry */
     JIT_EXIT_INDIRECT, /* an indirect branch, not done: exit_arg is the target, exit_info the rest */
-    JIT_EXIT_LINK,   /* JitArea.exit_arg is the link that was followed */
-    JIT_EXIT_STEP,   /* the instruction at cpu->rip is the interpreter's */
-    JIT_EXIT_POLL,   /* cpu->interrupt_poll was set */
+    JIT_EXIT_LINK,     /* JitArea.exit_arg is the link that was followed */
+    JIT_EXIT_STEP,     /* the instruction at cpu->rip is the interpreter's */
+    JIT_EXIT_POLL,     /* cpu->interrupt_poll was set */
 } JitExit;
 
 typedef enum JitIndirect { JIT_INDIRECT_JMP, JIT_INDIRECT_CALL, JIT_INDIRECT_RET } JitIndirect;
@@ -86,14 +90,15 @@ typedef struct JitArea {
     const uint8_t *target;
     void *exit_arg;
     uint32_t exit_reason;
-    uint32_t exit_info; /* page offset of the branch | JitIndirect << 12 | RET's operand or CALL's length << 14 */
-    uint32_t key; /* of the running code, without KEY_CAREFUL */
+    uint32_t
+        exit_info; /* page offset of the branch | JitIndirect << 12 | RET's operand or CALL's length << 14 */
+    uint32_t key;  /* of the running code, without KEY_CAREFUL */
     uint32_t context, table;
     uint64_t tmp[4];
-    uint64_t t1; /* what T1 held, while a stack probe is refilled */
-    uint64_t save[16]; /* guest registers whose host registers a fast loop uses */
+    uint64_t t1;         /* what T1 held, while a stack probe is refilled */
+    uint64_t save[16];   /* guest registers whose host registers a fast loop uses */
     uint32_t sites_used; /* some of X86Cpu.jit_sites hold something */
-    uint64_t drops; /* X86Mmu.drops, when sites were last right */
+    uint64_t drops;      /* X86Mmu.drops, when sites were last right */
     uint64_t loop_count;
     JitLoop loops[JIT_LOOPS];
     uint64_t loop_delta[JIT_MAX_GROUPS];
@@ -128,7 +133,7 @@ typedef struct JitCallout {
     JitBlock *block;
     uint16_t offset; /* of the instruction in its page */
     uint8_t length;
-    bool ends; /* control goes on where cpu->rip says */
+    bool ends;  /* control goes on where cpu->rip says */
     bool light; /* its handler calls nothing that may use vector registers without x86_fpu_leave */
 } JitCallout;
 
@@ -179,7 +184,8 @@ typedef struct JitThunks {
     /* executable mapping */
     void (*enter)(X86Cpu *cpu, const uint8_t *code);
     /* writable mapping, for the assembler */
-    uint8_t *leave, *lookup, *ibtc_miss, *indirect, *link, *step, *poll, *refill, *callout, *callout_end, *chain, *fpu_load, *stale;
+    uint8_t *leave, *lookup, *ibtc_miss, *indirect, *link, *step, *poll, *refill, *callout, *callout_end,
+        *chain, *fpu_load, *stale;
 } JitThunks;
 
 /* What all vCPUs of a machine share. */
@@ -215,7 +221,7 @@ typedef struct JitVcpu {
     } tables[JIT_TABLES];
     unsigned table_count;
     uint64_t clock;
-    uint64_t epoch_seen;                    /* atomic */
+    uint64_t epoch_seen; /* atomic */
     uint64_t lookups, steps, links, refills, refill_failures, fills;
     uint64_t callouts[X86_MNEMONIC_COUNT];
 } JitVcpu;
@@ -224,9 +230,10 @@ typedef struct JitVcpu {
 bool jit_thunks_make(Jit *jit, Asm *a);
 
 /* ---- translate.c ---- */
-/* Translates the code at page + offset (host addresses of guest code) for key. second: NULL, or the host address of the
- * next page for an instruction that lies in both. Called with the lock held, the page
- * protected. NULL: the first instruction is not to be translated (it goes beyond the page), or no room (*full). */
+/* Translates the code at page + offset (host addresses of guest code) for key. second: NULL, or the host
+ * address of the next page for an instruction that lies in both. Called with the lock held, the page
+ * protected. NULL: the first instruction is not to be translated (it goes beyond the page), or no room
+ * (*full). */
 JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned offset, const uint8_t *second,
                         uint32_t key, bool *full);
 /* Makes the look-up the way of a link whose target must not be linked to. false: no room. */

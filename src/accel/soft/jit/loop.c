@@ -1,16 +1,17 @@
 /*
  * Loops of one block, run a page at a time.
  *
- * Where a block's branch goes back to its own start, and the registers that address its operands stay or move by a
- * constant in each round, the checks of all rounds up to the end of the nearest page can be made at once. The block's
- * normal code runs the first round; its backward branch comes here. The preheader checks every access group's first
- * range against the TLB and computes how many rounds stay within all of the pages. The fast loop then runs the same
- * instructions with [base + delta] for their operands and counts the rounds down. When the count is used up, control
- * goes to the normal code for the round that crosses a page (which also looks for interrupts), and so on.
+ * Where a block's branch goes back to its own start, and the registers that address its operands stay or move
+ * by a constant in each round, the checks of all rounds up to the end of the nearest page can be made at
+ * once. The block's normal code runs the first round; its backward branch comes here. The preheader checks
+ * every access group's first range against the TLB and computes how many rounds stay within all of the pages.
+ * The fast loop then runs the same instructions with [base + delta] for their operands and counts the rounds
+ * down. When the count is used up, control goes to the normal code for the round that crosses a page (which
+ * also looks for interrupts), and so on.
  *
- * Deltas, the counter and the guest registers that otherwise live in memory get host registers of guest registers that
- * the block does not use; these wait in JitArea.save, and every way out puts them back (loop_restore). A host fault in
- * the fast loop finds them through JitBlock.fast_host.
+ * Deltas, the counter and the guest registers that otherwise live in memory get host registers of guest
+ * registers that the block does not use; these wait in JitArea.save, and every way out puts them back
+ * (loop_restore). A host fault in the fast loop finds them through JitBlock.fast_host.
  *
  * The flags are dead at the loop's top (or the block is not taken), so that the counter may use RFLAGS.
  * SPDX-License-Identifier: GPL-2.0-or-later
@@ -23,11 +24,11 @@
 #define SHORT_ROUNDS 12
 #define SHORT_WAIT   100
 
-#define AREA(field)   mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, field))
-#define CPU(field)    mem_gs(offsetof(X86Cpu, field))
-#define REG(n)        mem_gs(offsetof(X86Cpu, regs) + 8u * (unsigned)(n))
-#define STATE(f)      mem_gs(fast->state + offsetof(JitLoop, f))
-#define SAVE(n)       mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, save) + 8u * (unsigned)(n))
+#define AREA(field) mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, field))
+#define CPU(field)  mem_gs(offsetof(X86Cpu, field))
+#define REG(n)      mem_gs(offsetof(X86Cpu, regs) + 8u * (unsigned)(n))
+#define STATE(f)    mem_gs(fast->state + offsetof(JitLoop, f))
+#define SAVE(n)     mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, save) + 8u * (unsigned)(n))
 
 /* How far a group moves in a round; false: not by a constant. */
 static bool group_stride(const T *t, const Group *g, int64_t *stride)
@@ -54,7 +55,7 @@ static int take(uint16_t *pool)
         return -1;
     }
     int reg = __builtin_ctz(*pool);
-    *pool &= (uint16_t)~(1u << reg);
+    *pool &= (uint16_t) ~(1u << reg);
     return reg;
 }
 
@@ -115,7 +116,8 @@ bool loop_plan(T *t, unsigned offset, JitFast *fast)
         const X86Insn *insn = &t->insns[k].insn;
         JitOperands o;
         jit_operands(insn, &o);
-        bool moving = insn->is_memory && insn->base < 16 && insn->index != X86_REG_NONE && (written >> insn->base & 1);
+        bool moving =
+            insn->is_memory && insn->base < 16 && insn->index != X86_REG_NONE && (written >> insn->base & 1);
         if (moving || (insn->is_memory && o.high_byte) || t->insns[k].kind == JIT_LEA) {
             fast->scratch = true;
         }
@@ -141,7 +143,8 @@ bool loop_plan(T *t, unsigned offset, JitFast *fast)
                 return false;
             }
             fast->group[n] = (int8_t)reg;
-            fast->with_base[n] = g->base == X86_REG_NONE || g->base == X86_REG_RIP || !(written >> g->base & 1);
+            fast->with_base[n] =
+                g->base == X86_REG_NONE || g->base == X86_REG_RIP || !(written >> g->base & 1);
         }
     }
     memcpy(t->b->fast_host, t->host, sizeof(t->host));
@@ -185,7 +188,9 @@ bool loop_operand(T *t, const TInsn *i, HostMem *m)
         }
     }
     if (fast->with_base[n]) {
-        *m = (HostMem){ .base = (int8_t)reg, .index = (int8_t)index, .scale = insn->scale, .disp = (int32_t)disp };
+        *m = (HostMem){
+            .base = (int8_t)reg, .index = (int8_t)index, .scale = insn->scale, .disp = (int32_t)disp
+        };
         return true;
     }
     int base = t->host[insn->base];

@@ -1,10 +1,10 @@
 /*
  * The accelerator "tcg": interpreter and translator. SPDX-License-Identifier: GPL-2.0-or-later
  */
+#include "accel/soft/jit/tcg.h"
 #include "accel/accel.h"
 #include "accel/soft/interp/native.h"
 #include "accel/soft/jit/jit.h"
-#include "accel/soft/jit/tcg.h"
 #include "object/property.h"
 
 #define DEFAULT_SIZE_MIB 64u
@@ -102,8 +102,8 @@ static void append_callouts(GString *text, const JitVcpu *v)
             break;
         }
         below = v->callouts[most];
-        g_string_append_printf(text, "%s%s %" G_GUINT64_FORMAT, n ? ", " : "        call-outs: ",
-                               x86_mnemonic_names[most], below);
+        g_string_append_printf(text, "%s%s %" G_GUINT64_FORMAT,
+                               n ? ", " : "        call-outs: ", x86_mnemonic_names[most], below);
     }
     g_string_append_c(text, '\n');
 }
@@ -119,8 +119,8 @@ static char *tcg_info(Accel *accel)
                                "translator: %u blocks; %" G_GUINT64_FORMAT " made of %" G_GUINT64_FORMAT
                                " instructions in %" G_GUINT64_FORMAT " KiB, %" G_GUINT64_FORMAT
                                " made stale, %" G_GUINT64_FORMAT " regions evicted\n",
-                               jit->block_count, jit->translated, jit->insns, jit->code_bytes / 1024, jit->stale_count,
-                               jit->evictions);
+                               jit->block_count, jit->translated, jit->insns, jit->code_bytes / 1024,
+                               jit->stale_count, jit->evictions);
     }
     g_mutex_lock(&tcg->lock);
     for (guint i = 0; i < tcg->vcpus->len; i++) {
@@ -138,8 +138,8 @@ static char *tcg_info(Accel *accel)
         if (v) {
             g_string_append_printf(text,
                                    "        look-ups %" G_GUINT64_FORMAT ", links %" G_GUINT64_FORMAT
-                                   ", entries %" G_GUINT64_FORMAT ", refills %" G_GUINT64_FORMAT " (%" G_GUINT64_FORMAT
-                                   " in vain), steps %" G_GUINT64_FORMAT "\n",
+                                   ", entries %" G_GUINT64_FORMAT ", refills %" G_GUINT64_FORMAT
+                                   " (%" G_GUINT64_FORMAT " in vain), steps %" G_GUINT64_FORMAT "\n",
                                    v->lookups, v->links, v->fills, v->refills, v->refill_failures, v->steps);
             append_callouts(text, v);
         }

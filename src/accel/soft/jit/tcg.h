@@ -1,6 +1,7 @@
 /*
- * The translator as the rest sees it. The accelerator "tcg" (tcg.c) is a type, found by its name; what is here is for
- * tests, which run a vCPU without an accelerator object. SPDX-License-Identifier: GPL-2.0-or-later
+ * The translator as the rest sees it. The accelerator "tcg" (tcg.c) is a type, found by its name; what is
+ * here is for tests, which run a vCPU without an accelerator object. SPDX-License-Identifier:
+ * GPL-2.0-or-later
  */
 #ifndef RHEA_ACCEL_SOFT_JIT_TCG_H
 #define RHEA_ACCEL_SOFT_JIT_TCG_H
@@ -18,8 +19,8 @@ void jit_vcpu_init(Jit *jit, X86Cpu *cpu);
 void jit_vcpu_destroy(X86Cpu *cpu);
 /* In the thread that is to run the vCPU, before interp_vcpu_exec. */
 void jit_thread_enter(X86Cpu *cpu);
-/* For tests: blocks of one instruction without links; one instruction at cpu->rip, as interp_step_one, but translated
- * (64-bit code only). */
+/* For tests: blocks of one instruction without links; one instruction at cpu->rip, as interp_step_one, but
+ * translated (64-bit code only). */
 void jit_single(Jit *jit);
 bool jit_step_one(X86Cpu *cpu);
 

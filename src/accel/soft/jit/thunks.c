@@ -116,8 +116,8 @@ static void make_fpu_load(Asm *a)
 }
 
 /*
- * Behind the call: JitRefill, then a five-byte jump to the probe's retry, then the code for when it does not help.
- * T0: the linear address.
+ * Behind the call: JitRefill, then a five-byte jump to the probe's retry, then the code for when it does not
+ * help. T0: the linear address.
  */
 static void make_refill(Asm *a, JitThunks *t)
 {

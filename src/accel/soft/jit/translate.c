@@ -1,14 +1,16 @@
 /*
- * One block: decode, flags and access groups backwards and forwards, emit. See jit.h for the register convention and
- * the invariants.
+ * One block: decode, flags and access groups backwards and forwards, emit. See jit.h for the register
+ * convention and the invariants.
  *
- * Access groups: accesses of a block whose addresses differ by constants (the same base and index registers, not
- * changed in between but by constants) are checked together, at the first one, for the whole range; the later ones go
- * straight to memory with the delta that the check found. Where the range check fails because the range crosses a
- * page or part of it is not plain memory, control goes on in the block's careful variant, which checks each access.
+ * Access groups: accesses of a block whose addresses differ by constants (the same base and index registers,
+ * not changed in between but by constants) are checked together, at the first one, for the whole range; the
+ * later ones go straight to memory with the delta that the check found. Where the range check fails because
+ * the range crosses a page or part of it is not plain memory, control goes on in the block's careful variant,
+ * which checks each access.
  *
- * Flags: liveness is computed backwards. A probe needs RFLAGS; where the flags are live there they are first saved to
- * cpu->cc, and loaded again where an instruction reads them. SPDX-License-Identifier: GPL-2.0-or-later
+ * Flags: liveness is computed backwards. A probe needs RFLAGS; where the flags are live there they are first
+ * saved to cpu->cc, and loaded again where an instruction reads them. SPDX-License-Identifier:
+ * GPL-2.0-or-later
  */
 #include "accel/soft/jit/block.h"
 
@@ -67,7 +69,8 @@ static void flags_want(T *t)
 
 /* ---- decoding and analysis ---- */
 
-/* second: the host address of the next page, where the first instruction goes on there; it is the only one then. */
+/* second: the host address of the next page, where the first instruction goes on there; it is the only one
+ * then. */
 static void decode(T *t, const uint8_t *page, unsigned offset, const uint8_t *second)
 {
     Interp *d = t->cpu->accel_data;
@@ -157,8 +160,8 @@ static void liveness(T *t)
     t->live_in = (uint16_t)live;
 }
 
-static int find_group(T *t, const RegTrack *r, unsigned base, unsigned index, unsigned scale, bool stack, int32_t offset,
-                      unsigned size)
+static int find_group(T *t, const RegTrack *r, unsigned base, unsigned index, unsigned scale, bool stack,
+                      int32_t offset, unsigned size)
 {
     for (unsigned g = t->group_count; g-- > 0;) {
         Group *group = &t->groups[g];
@@ -270,7 +273,8 @@ static void analyse(T *t)
                 offset += r.adjust[base];
             }
             offset += (int64_t)((uint64_t)(int64_t)r.adjust[index] << insn->scale);
-            add_access(t, &r, &i->memory, base, index, insn->scale, base == R_RSP && index == X86_REG_NONE, offset);
+            add_access(t, &r, &i->memory, base, index, insn->scale, base == R_RSP && index == X86_REG_NONE,
+                       offset);
         }
         /* What the instruction does to registers. */
         int32_t amount;
@@ -299,7 +303,8 @@ static void t1_release(T *t)
         if (g->left && !g->saved) {
             if (t->slots < JIT_SLOTS) {
                 g->slot = (uint8_t)t->slots++;
-                a_mov_store(&t->a, mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, slots) + 8u * g->slot), T1);
+                a_mov_store(&t->a, mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, slots) + 8u * g->slot),
+                            T1);
                 g->saved = true;
             } else {
                 g->checked = false; /* it is probed once more */
@@ -314,8 +319,9 @@ static bool mem_uses(const HostMem *m, int reg)
     return m->base == reg || m->index == reg;
 }
 
-/* The guest address of a memory operand as a host operand over the guest's registers, T0 at most (T1 is used in
- * between where use_t1 allows; returns false where it would be needed). segments: add FS's or GS's base. */
+/* The guest address of a memory operand as a host operand over the guest's registers, T0 at most (T1 is used
+ * in between where use_t1 allows; returns false where it would be needed). segments: add FS's or GS's base.
+ */
 static HostMem guest_address(T *t, const TInsn *i, bool segments)
 {
     const X86Insn *insn = &i->insn;
@@ -352,7 +358,8 @@ static HostMem guest_address(T *t, const TInsn *i, bool segments)
         m = mem_base(T0, 0);
     }
     if (segments && insn->segment >= SEG_FS) {
-        HostMem base = mem_gs(offsetof(X86Cpu, segs) + sizeof(X86Segment) * insn->segment + offsetof(X86Segment, base));
+        HostMem base =
+            mem_gs(offsetof(X86Cpu, segs) + sizeof(X86Segment) * insn->segment + offsetof(X86Segment, base));
         if (m.base < 0 && m.index < 0) {
             a_mov_load(a, T0, base);
             m = mem_base(T0, m.disp);
@@ -389,9 +396,10 @@ static Cold *probe_cold(T *t, const TInsn *i, uint8_t *retry, unsigned span, boo
     return c;
 }
 
-/* Checks [*m + adjust, + span) and leaves host minus guest address in T1. *m may change: it is what the access is to
- * use (with T1 as index or base). */
-static void emit_probe(T *t, const TInsn *i, HostMem *m, int32_t adjust, unsigned span, bool write, uint8_t *retry)
+/* Checks [*m + adjust, + span) and leaves host minus guest address in T1. *m may change: it is what the
+ * access is to use (with T1 as index or base). */
+static void emit_probe(T *t, const TInsn *i, HostMem *m, int32_t adjust, unsigned span, bool write,
+                       uint8_t *retry)
 {
     Asm *a = &t->a;
     bool uses_t0 = mem_uses(m, T0);
@@ -567,7 +575,8 @@ static JitLink *new_link(T *t, int32_t target, FlagState f, bool careful)
     return link;
 }
 
-/* Finds the entry for the guest address in T0: T1. Returns the jump of a miss. The flags are in cpu->cc or dead. */
+/* Finds the entry for the guest address in T0: T1. Returns the jump of a miss. The flags are in cpu->cc or
+ * dead. */
 static uint8_t *emit_ibtc_probe(T *t)
 {
     Asm *a = &t->a;
@@ -599,7 +608,8 @@ static uint8_t *emit_indirect_probe(T *t, const TInsn *i, JitIndirect kind, unsi
     return site;
 }
 
-/* A rel32 that is written while others run it must not lie across a fetch block. prefix: opcode bytes before it. */
+/* A rel32 that is written while others run it must not lie across a fetch block. prefix: opcode bytes before
+ * it. */
 static void align_site(Asm *a, unsigned prefix)
 {
     while ((((uintptr_t)a->p + prefix) & 15) > 12) {
@@ -791,8 +801,8 @@ static void load_t0(T *t, TInsn *i)
     }
 }
 
-/* Checks the stack for what is in T0 meanwhile. There is one stack slot, so this comes behind an explicit operand's
- * check, which may be for another page of the stack. */
+/* Checks the stack for what is in T0 meanwhile. There is one stack slot, so this comes behind an explicit
+ * operand's check, which may be for another page of the stack. */
 static void stack_check_keeping_t0(T *t, TInsn *i)
 {
     const Access *access = &i->stack;
@@ -920,8 +930,9 @@ static void emit_callout(T *t, TInsn *i)
     }
 }
 
-/* How many elements fit between reg and the end of its page: T0; the delta of the page: T1. Returns what is done where
- * the page is not in the TLB, or the first element crosses its end; the caller says where to go in vain. */
+/* How many elements fit between reg and the end of its page: T0; the delta of the page: T1. Returns what is
+ * done where the page is not in the TLB, or the first element crosses its end; the caller says where to go in
+ * vain. */
 static Cold *emit_run_probe(T *t, TInsn *i, unsigned reg, unsigned shift, bool write)
 {
     Asm *a = &t->a;
@@ -962,14 +973,15 @@ static Cold *string_cold(T *t, TInsn *i, uint8_t *const slow[], unsigned n, uint
     return c;
 }
 
-/* STOS and MOVS upwards, in runs that end where a page ends; everything else by the interpreter. Between runs the
- * registers are right, and interrupts are let in. */
+/* STOS and MOVS upwards, in runs that end where a page ends; everything else by the interpreter. Between runs
+ * the registers are right, and interrupts are let in. */
 static void emit_string(T *t, TInsn *i)
 {
     Asm *a = &t->a;
     const X86Insn *insn = &i->insn;
     bool movs = insn->form->mnemonic == X86_MOVS, rep = insn->prefixes & (X86_INSN_REP | X86_INSN_REPNE);
-    unsigned shift = insn->form->operands[0].size == X86_SIZE_B ? 0 : (unsigned)__builtin_ctz(insn->operand_size);
+    unsigned shift =
+        insn->form->operands[0].size == X86_SIZE_B ? 0 : (unsigned)__builtin_ctz(insn->operand_size);
     uint8_t *slow[1], *none = NULL;
     Cold *probes[2] = { NULL, NULL };
 
@@ -1085,7 +1097,7 @@ static void emit_pushf(T *t, TInsn *i)
     a_bytes(a, "\x9c\x41\x5c", 3); /* pushfq; pop T0 */
     a_alu_imm(a, false, 4, T0, FLAGS_ALL);
     a_op_mem(a, true, 0x0b, T0, CPU(rflags));
-    a_alu_imm(a, true, 4, T0, (int32_t)~(uint32_t)(FLAG_RF | FLAG_VM));
+    a_alu_imm(a, true, 4, T0, (int32_t) ~(uint32_t)(FLAG_RF | FLAG_VM));
     t->f.in_reg = false;
     a_mov_store(a, stack_operand(i), T0);
     a_lea(a, GSP, mem_base(GSP, -8));
@@ -1097,7 +1109,8 @@ static void emit_popf(T *t, TInsn *i)
     Asm *a = &t->a;
     bool may_if = t->key & MODE_IOPL_OK;
     uint32_t mine = FLAG_DF | (may_if ? FLAG_IF : 0);
-    uint32_t other = FLAG_TF | FLAG_IOPL | FLAG_NT | FLAG_RF | FLAG_VM | FLAG_AC | FLAG_VIF | FLAG_VIP | FLAG_ID;
+    uint32_t other =
+        FLAG_TF | FLAG_IOPL | FLAG_NT | FLAG_RF | FLAG_VM | FLAG_AC | FLAG_VIF | FLAG_VIP | FLAG_ID;
     uint8_t *slow[2];
 
     stack_check(t, i, &i->stack, mem_base(GSP, 0));
@@ -1179,7 +1192,8 @@ static void emit_system(T *t, TInsn *i)
         break;
     }
     case X86_SWAPGS: {
-        HostMem base = mem_gs(offsetof(X86Cpu, segs) + sizeof(X86Segment) * SEG_GS + offsetof(X86Segment, base));
+        HostMem base =
+            mem_gs(offsetof(X86Cpu, segs) + sizeof(X86Segment) * SEG_GS + offsetof(X86Segment, base));
         t1_release(t);
         a_mov_load(a, T0, base);
         a_mov_load(a, T1, CPU(kernel_gs_base));
@@ -1226,11 +1240,10 @@ void block_emit_insn(T *t, unsigned k)
     Asm *a = &t->a;
     int32_t next = i->offset + insn->length;
 
-    t->pcs[t->pc_count++] =
-        (JitPc){ .host = (uint32_t)(a->p - t->b->code),
-                 .offset = i->offset,
-                 .in_reg = t->f.in_reg,
-                 .fast = t->fast != NULL };
+    t->pcs[t->pc_count++] = (JitPc){ .host = (uint32_t)(a->p - t->b->code),
+                                     .offset = i->offset,
+                                     .in_reg = t->f.in_reg,
+                                     .fast = t->fast != NULL };
     switch (i->kind) {
     case JIT_NOP:
         break;
@@ -1355,8 +1368,9 @@ static bool wants_flags_in_reg(const T *t)
     for (unsigned k = 0; k < t->count; k++) {
         const TInsn *i = &t->insns[k];
         unsigned reads, writes;
-        if (i->kind == JIT_CALLOUT || i->kind == JIT_STEP || i->kind == JIT_STRING || i->kind == JIT_SYSTEM || i->stack.group >= 0 ||
-            (i->insn.is_memory && i->kind != JIT_LEA && i->kind != JIT_NOP) || i->kind == JIT_LEAVE) {
+        if (i->kind == JIT_CALLOUT || i->kind == JIT_STEP || i->kind == JIT_STRING || i->kind == JIT_SYSTEM ||
+            i->stack.group >= 0 || (i->insn.is_memory && i->kind != JIT_LEA && i->kind != JIT_NOP) ||
+            i->kind == JIT_LEAVE) {
             return false;
         }
         flags_of(i, &reads, &writes);
@@ -1382,7 +1396,8 @@ static void emit_entries(T *t, unsigned offset)
     a_u32(a, 0xfffff000);
     a_mov_store(a, AREA(page_va), T0);
     b->mem_poll_entry = jit_rx(jit, a->p);
-    a_op_mem(a, t->fpu, 0x83, 7, CPU(interrupt_poll)); /* with vector code fpu_stale, too, which lies behind it */
+    a_op_mem(a, t->fpu, 0x83, 7,
+             CPU(interrupt_poll)); /* with vector code fpu_stale, too, which lies behind it */
     a_byte(a, 0);
     Cold *c = block_add_cold(t);
     c->type = COLD_POLL;
@@ -1628,7 +1643,8 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
             }
         }
     }
-    if (!jit_ends_block(last->kind) && !(last->kind == JIT_CALLOUT && (last->insn.form->attrs & X86_ATTR_END))) {
+    if (!jit_ends_block(last->kind) &&
+        !(last->kind == JIT_CALLOUT && (last->insn.form->attrs & X86_ATTR_END))) {
         block_emit_exit(t, t->next);
     }
     emit_cold(t);
