@@ -111,6 +111,8 @@ typedef struct T {
     FlagState f;
     int t1_group;   /* whose delta T1 holds; -1 */
     bool fpu;       /* the block uses vector or x87 registers */
+    bool too_many;  /* out-of-line parts: fewer instructions would do */
+    bool check;     /* the block checks itself */
     bool straddles; /* what follows the block lies in two pages */
     uint16_t live_in, live_out;
     int8_t host[16]; /* where the guest's general registers are; -1: in memory */

@@ -14,6 +14,7 @@
 #include <sched.h>
 #include <stddef.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #define HASH_BITS 12
@@ -59,6 +60,7 @@ Jit *jit_new(size_t size, GError **error)
     jit->hash_bits = HASH_BITS;
     jit->hash = g_new0(JitBlock *, (gsize)1 << HASH_BITS);
     jit->pages = g_hash_table_new_full(NULL, NULL, NULL, (GDestroyNotify)g_ptr_array_unref);
+    jit->writes = g_hash_table_new_full(NULL, NULL, NULL, g_free);
     jit->vcpus = g_ptr_array_new();
     return jit;
 fail:
@@ -96,6 +98,7 @@ void jit_free(Jit *jit)
     munmap(jit->rw + jit->rx_delta, jit->size);
     g_free(jit->hash);
     g_hash_table_unref(jit->pages);
+    g_hash_table_unref(jit->writes);
     g_ptr_array_unref(jit->vcpus);
     pthread_mutex_destroy(&jit->lock);
     g_free(jit);
@@ -245,6 +248,55 @@ static void block_make_stale(Jit *jit, JitBlock *b)
     jit->stale_count++;
 }
 
+/* Writes to a page with code: of late, and whether its blocks check themselves since. */
+typedef struct JitWrites {
+    int64_t since_ns;
+    unsigned count;
+    bool often;
+} JitWrites;
+#define OFTEN_COUNT     6
+#define OFTEN_WINDOW_NS (100 * INT64_C(1000000))
+#define OFTEN_KEEP_NS   (2000 * INT64_C(1000000))
+
+static int64_t now_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
+    return ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
+}
+
+static void count_write(Jit *jit, const uint8_t *host_page)
+{
+    JitWrites *w = g_hash_table_lookup(jit->writes, host_page);
+    int64_t now = now_ns();
+    if (!w) {
+        w = g_new0(JitWrites, 1);
+        g_hash_table_insert(jit->writes, (gpointer)host_page, w);
+    }
+    if (now - w->since_ns > OFTEN_WINDOW_NS) {
+        w->since_ns = now;
+        w->count = 0;
+    }
+    if (++w->count >= OFTEN_COUNT) {
+        w->often = true;
+        w->since_ns = now;
+    }
+}
+
+/* Whether blocks of the page are to check themselves. The lock is held. */
+static bool written_often(Jit *jit, const uint8_t *host_page)
+{
+    JitWrites *w = host_page ? g_hash_table_lookup(jit->writes, host_page) : NULL;
+    if (!w || !w->often) {
+        return false;
+    }
+    if (now_ns() - w->since_ns > OFTEN_KEEP_NS) {
+        g_hash_table_remove(jit->writes, host_page);
+        return false;
+    }
+    return true;
+}
+
 static void page_invalidate(Jit *jit, const uint8_t *host_page)
 {
     GPtrArray *blocks = g_hash_table_lookup(jit->pages, host_page);
@@ -255,6 +307,7 @@ static void page_invalidate(Jit *jit, const uint8_t *host_page)
         block_make_stale(jit, blocks->pdata[i]);
     }
     g_hash_table_remove(jit->pages, host_page);
+    count_write(jit, host_page);
 }
 
 static void page_add(Jit *jit, const uint8_t *host_page, JitBlock *b)
@@ -273,6 +326,13 @@ static void page_remove(Jit *jit, const uint8_t *host_page, JitBlock *b)
     if (blocks && g_ptr_array_remove_fast(blocks, b) && blocks->len == 0) {
         g_hash_table_remove(jit->pages, host_page);
     }
+}
+
+void jit_block_changed(Jit *jit, JitBlock *block)
+{
+    pthread_mutex_lock(&jit->lock);
+    block_make_stale(jit, block);
+    pthread_mutex_unlock(&jit->lock);
 }
 
 void jit_page_written(Jit *jit, const uint8_t *host_page)
@@ -413,15 +473,20 @@ static JitBlock *translate(X86Cpu *cpu, JitVcpu *v, const CodePage *page, const 
     bool full;
 
     x86_fpu_leave(cpu);
-    interp_page_protect(cpu, page);
-    if (second) {
-        interp_page_protect(cpu, second);
+    pthread_mutex_lock(&jit->lock);
+    bool check = written_often(jit, page->host) || written_often(jit, second_host);
+    pthread_mutex_unlock(&jit->lock);
+    if (!check) {
+        interp_page_protect(cpu, page);
+        if (second) {
+            interp_page_protect(cpu, second);
+        }
     }
     pthread_mutex_lock(&jit->lock);
     /* Somebody else may have made it meanwhile. */
     b = hash_find(jit, page->host, offset, key, second_host);
     while (!b) {
-        b = jit_translate(jit, cpu, page->host, offset, second_host, key, &full);
+        b = jit_translate(jit, cpu, page->host, offset, second_host, key, check, &full);
         if (!b && full) {
             region_next(jit, v);
             continue;
@@ -432,11 +497,13 @@ static JitBlock *translate(X86Cpu *cpu, JitVcpu *v, const CodePage *page, const 
         g_ptr_array_add(jit->regions[jit->current].blocks, b);
         b->in_hash = true;
         hash_add(jit, b);
-        page_add(jit, b->page, b);
-        if (second) {
-            page_add(jit, b->second, b);
+        if (!check) {
+            page_add(jit, b->page, b);
+            if (second) {
+                page_add(jit, b->second, b);
+            }
         }
-        if (!still_protected(page) || (second && !still_protected(second))) {
+        if (!check && (!still_protected(page) || (second && !still_protected(second)))) {
             /* Written while it was read: whoever wrote did not find it. */
             block_make_stale(jit, b);
             b = NULL;

@@ -315,6 +315,9 @@ static void run_translated(X86Cpu *cpu)
             x86_fpu_leave(cpu);
             interp_run_one(cpu);
             return;
+        case JIT_EXIT_CHANGED:
+            jit_block_changed(jit, area->exit_arg);
+            break;
         case JIT_EXIT_POLL:
             return;
         }

@@ -25,6 +25,9 @@
  * (mode) and the MMU's context; the MMU tells when a page that was looked up there goes.
  *  6. A stale block is never entered: links into it are cut, and its entry for the look-up tables is patched.
  *     Its memory is not used again before every vCPU has dropped its look-up tables.
+ *     A page whose code is written often (code beside data, code that is made as it runs) is not protected against
+ *     writes: its blocks compare the guest's bytes with what they were made of each time they are entered, and end
+ *     behind every instruction that may write memory.
  *  7. C code never runs with the guest's vector or x87 state in the registers unless it is compiled without
  * them.
  *  8. In code where the flags are live they are in RFLAGS or in cpu->cc; probes are emitted only where RFLAGS
@@ -68,6 +71,7 @@ typedef enum JitExit {
     JIT_EXIT_INDIRECT, /* an indirect branch, not done: exit_arg is the target, exit_info the rest */
     JIT_EXIT_LINK,     /* JitArea.exit_arg is the link that was followed */
     JIT_EXIT_STEP,     /* the instruction at cpu->rip is the interpreter's */
+    JIT_EXIT_CHANGED, /* a block that checks itself found other code: exit_arg is the block, cpu->rip is set */
     JIT_EXIT_POLL,     /* cpu->interrupt_poll was set */
 } JitExit;
 
@@ -159,7 +163,7 @@ struct JitBlock {
     uint32_t key;
     uint16_t offset, length; /* in its page, bytes of guest code */
     uint16_t count;          /* guest instructions */
-    bool stale, in_hash;
+    bool stale, in_hash, checks_itself;
     uint8_t *code; /* writable mapping */
     uint32_t code_size;
     const uint8_t *ibtc_entry; /* executable mapping: T0 is the guest address; flags in cpu->cc */
@@ -184,7 +188,7 @@ typedef struct JitThunks {
     /* executable mapping */
     void (*enter)(X86Cpu *cpu, const uint8_t *code);
     /* writable mapping, for the assembler */
-    uint8_t *leave, *lookup, *ibtc_miss, *indirect, *link, *step, *poll, *refill, *callout, *callout_end,
+    uint8_t *leave, *lookup, *ibtc_miss, *indirect, *link, *step, *poll, *changed, *refill, *callout, *callout_end,
         *chain, *fpu_load, *stale;
 } JitThunks;
 
@@ -200,6 +204,7 @@ typedef struct Jit {
     JitBlock **hash;
     unsigned hash_bits, block_count;
     GHashTable *pages; /* host page -> GPtrArray of JitBlock * with code in it */
+    GHashTable *writes; /* host page -> JitWrites: pages with code that were written */
     GPtrArray *vcpus;  /* of JitVcpu * */
     uint64_t epoch;    /* atomic */
     uint64_t code_bytes, translated, insns, stale_count, evictions, translate_ns;
@@ -232,10 +237,10 @@ bool jit_thunks_make(Jit *jit, Asm *a);
 /* ---- translate.c ---- */
 /* Translates the code at page + offset (host addresses of guest code) for key. second: NULL, or the host
  * address of the next page for an instruction that lies in both. Called with the lock held, the page
- * protected. NULL: the first instruction is not to be translated (it goes beyond the page), or no room
+ * protected, unless the block is to check itself. NULL: the first instruction is not to be translated (it goes beyond the page), or no room
  * (*full). */
 JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned offset, const uint8_t *second,
-                        uint32_t key, bool *full);
+                        uint32_t key, bool check, bool *full);
 /* Makes the look-up the way of a link whose target must not be linked to. false: no room. */
 bool jit_emit_far_link(Jit *jit, JitLink *link);
 
@@ -249,6 +254,8 @@ void jit_block_free(JitBlock *block);
 /* Pages of code were written: their blocks are stale. [any thread] */
 void jit_page_written(Jit *jit, const uint8_t *host_page);
 void jit_drop_all(Jit *jit);
+/* A block that checks itself found other code than it was made of. */
+void jit_block_changed(Jit *jit, JitBlock *block);
 /* Forgets what the look-up tables hold; the vCPU is at a boundary. */
 void jit_tables_drop(JitVcpu *v);
 void jit_table_clear(JitVcpu *v, unsigned i);

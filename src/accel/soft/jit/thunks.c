@@ -173,6 +173,11 @@ bool jit_thunks_make(Jit *jit, Asm *a)
     t->poll = a->p;
     a_mov_store(a, CPU(rip), T0);
     leave_with(a, t, JIT_EXIT_POLL);
+    /* The same, and T1: the block. */
+    t->changed = a->p;
+    a_mov_store(a, CPU(rip), T0);
+    a_mov_store(a, AREA(exit_arg), T1);
+    leave_with(a, t, JIT_EXIT_CHANGED);
     t->step = a->p;
     a_mov_store(a, CPU(rip), T0);
     leave_with(a, t, JIT_EXIT_STEP);

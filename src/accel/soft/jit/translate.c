@@ -69,6 +69,23 @@ static void flags_want(T *t)
 
 /* ---- decoding and analysis ---- */
 
+static bool may_write_memory(const TInsn *i)
+{
+    bool write;
+
+    switch (i->kind) {
+    case JIT_PUSH:
+    case JIT_SYSTEM:
+    case JIT_STRING:
+    case JIT_CALLOUT:
+        return true;
+    case JIT_COPY:
+        return jit_memory_size(&i->insn, &write) && write;
+    default:
+        return false;
+    }
+}
+
 /* second: the host address of the next page, where the first instruction goes on there; it is the only one
  * then. */
 static void decode(T *t, const uint8_t *page, unsigned offset, const uint8_t *second)
@@ -103,6 +120,9 @@ static void decode(T *t, const uint8_t *page, unsigned offset, const uint8_t *se
         t->fpu |= i->fpu;
         t->count++;
         offset += i->insn.length;
+        if (t->check && may_write_memory(i)) {
+            break;
+        }
         if (jit_ends_block(i->kind) || (i->kind == JIT_CALLOUT && (i->insn.form->attrs & X86_ATTR_END))) {
             break;
         }
@@ -375,7 +395,7 @@ static HostMem guest_address(T *t, const TInsn *i, bool segments)
 Cold *block_add_cold(T *t)
 {
     if (t->cold_count == MAX_COLD) {
-        t->a.overflow = true;
+        t->a.overflow = t->too_many = true;
         return &t->cold[0];
     }
     Cold *c = &t->cold[t->cold_count++];
@@ -1362,7 +1382,7 @@ void block_emit_insn(T *t, unsigned k)
 /* Whether the block wants the flags in RFLAGS at its start. */
 static bool wants_flags_in_reg(const T *t)
 {
-    if (t->fpu) {
+    if (t->fpu || t->check) {
         return false; /* the check at its start needs them */
     }
     for (unsigned k = 0; k < t->count; k++) {
@@ -1421,6 +1441,38 @@ static void emit_entries(T *t, unsigned offset)
     if (reg) {
         Cold *e = block_add_cold(t);
         e->type = COLD_REG_ENTRY;
+    }
+}
+
+/* Compares the guest's code with what it is now. RFLAGS are free, and T0 and T1. */
+static void emit_check(T *t, const uint8_t *page, const uint8_t *second, const uint8_t *changed)
+{
+    Asm *a = &t->a;
+    unsigned offset = t->b->offset, left = t->b->length;
+    const uint8_t *code = page + offset;
+
+    while (left) {
+        unsigned part = second && offset + left > 4096 ? 4096 - offset : left;
+        a_mov_imm64(a, T0, (uint64_t)(uintptr_t)code);
+        for (unsigned k = 0; k < part;) {
+            unsigned size = part - k >= 4 ? 4 : 1;
+            a_op_mem(a, false, size == 4 ? 0x81 : 0x80, 7, mem_base(T0, k));
+            if (size == 4) {
+                uint32_t v;
+                memcpy(&v, code + k, 4);
+                a_u32(a, v);
+            } else {
+                a_byte(a, code[k]);
+            }
+            k += size;
+            uint8_t *site = a_jcc_forward(a, CC_NE);
+            if (!a->overflow) {
+                a_bind_to(site, changed);
+            }
+        }
+        left -= part;
+        code = second;
+        offset = 0;
     }
 }
 
@@ -1587,7 +1639,7 @@ static void emit_cold(T *t)
 }
 
 JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned offset, const uint8_t *second,
-                        uint32_t key, bool *full)
+                        uint32_t key, bool check, bool *full)
 {
     static GPrivate scratch = G_PRIVATE_INIT(g_free); /* goes with its thread */
     JitRegion *region = &jit->regions[jit->current];
@@ -1603,6 +1655,8 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
     t->f = (FlagState){ 0 };
     t->t1_group = -1;
     t->fpu = t->straddles = false;
+    t->check = check;
+    t->too_many = false;
     t->fast = NULL;
     for (int g = 0; g < 16; g++) {
         t->host[g] = (int8_t)(g == R_RSP ? GSP : g >= 12 ? -1 : g);
@@ -1622,13 +1676,24 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
     JitBlock *b = t->b = g_new0(JitBlock, 1);
     b->page = page;
     b->second = second;
+    b->checks_itself = check;
     b->key = key;
     b->offset = (uint16_t)offset;
     b->length = (uint16_t)((unsigned)t->next - offset);
     b->count = (uint16_t)t->count;
     b->links = g_ptr_array_new();
     b->callouts = g_ptr_array_new();
+    uint8_t *changed = t->a.p;
+    if (check) {
+        a_mov_imm64(&t->a, T1, (uint64_t)(uintptr_t)b);
+        a_mov_load(&t->a, T0, AREA(page_va));
+        a_lea(&t->a, T0, mem_base(T0, offset));
+        a_jmp(&t->a, jit->thunks.changed);
+    }
     emit_entries(t, offset);
+    if (check) {
+        emit_check(t, page, second, changed);
+    }
     for (unsigned k = 0; k < t->count && !t->a.overflow; k++) {
         block_emit_insn(t, k);
     }
@@ -1649,8 +1714,15 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
     }
     emit_cold(t);
     if (t->a.overflow) {
-        *full = true;
         jit_block_free(b);
+        if (t->too_many && t->count > 1) {
+            unsigned limit = jit->max_insns;
+            jit->max_insns = t->count / 2;
+            b = jit_translate(jit, cpu, page, offset, second, key, check, full);
+            jit->max_insns = limit;
+            return b;
+        }
+        *full = true;
         return NULL;
     }
     b->code_size = (uint32_t)(t->a.p - b->code);
