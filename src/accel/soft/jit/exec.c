@@ -208,8 +208,11 @@ int jit_callout_end(X86Cpu *cpu, JitCallout *callout)
 {
     jit_callout(cpu, callout);
     /* The instruction may have made deliverable what was pending. */
-    if (!translatable(cpu) || wants_attention(cpu) ||
-        __atomic_load_n(&cpu->interrupt_request, __ATOMIC_RELAXED)) {
+    if (__atomic_load_n(&cpu->interrupt_request, __ATOMIC_RELAXED)) {
+        jit_vcpu(cpu)->look_at_requests = true;
+        return 1;
+    }
+    if (!translatable(cpu) || wants_attention(cpu)) {
         return 1;
     }
     area_refresh(cpu, jit_vcpu(cpu));
@@ -253,6 +256,8 @@ static void run_translated(X86Cpu *cpu)
     JitLink *link = NULL;
     bool fill = false;
 
+    v->look_at_requests = false;
+
     for (;;) {
         if (!translatable(cpu)) {
             x86_fpu_leave(cpu);
@@ -262,8 +267,7 @@ static void run_translated(X86Cpu *cpu)
             return;
         }
         /* Not on the way to a careful variant: from its start on, the block would come to the same end. */
-        if (!first && !(link && link->careful) &&
-            (wants_attention(cpu) || __atomic_load_n(&cpu->interrupt_request, __ATOMIC_RELAXED))) {
+        if (!first && !(link && link->careful) && (wants_attention(cpu) || v->look_at_requests)) {
             return;
         }
         first = false;
@@ -296,6 +300,7 @@ static void run_translated(X86Cpu *cpu)
         fill = false;
         area->page_va = cpu->rip & PAGE_MASK_4K;
         jit->thunks.enter(cpu, b->mem_entry);
+        v->exits[area->exit_reason]++;
         switch ((JitExit)area->exit_reason) {
         case JIT_EXIT_LOOKUP:
             break;

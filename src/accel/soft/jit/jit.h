@@ -226,8 +226,10 @@ typedef struct JitVcpu {
     } tables[JIT_TABLES];
     unsigned table_count;
     uint64_t clock;
+    bool look_at_requests; /* an instruction may have made deliverable what was pending */
     uint64_t epoch_seen; /* atomic */
     uint64_t lookups, steps, links, refills, refill_failures, fills;
+    uint64_t exits[JIT_EXIT_POLL + 1]; /* by JitExit */
     uint64_t callouts[X86_MNEMONIC_COUNT];
 } JitVcpu;
 
