@@ -269,6 +269,7 @@ static void run_translated(X86Cpu *cpu)
         first = false;
         uint32_t key = current_key(cpu);
         bool careful = link && link->careful;
+        uint64_t seen = v->epoch_seen;
         JitBlock *b = jit_find(cpu, v, key | (careful ? KEY_CAREFUL : 0));
         if (!b) {
             v->steps++;
@@ -277,7 +278,13 @@ static void run_translated(X86Cpu *cpu)
             return;
         }
         area_refresh(cpu, v);
+        if (v->epoch_seen != seen) {
+            link = NULL; /* its block's memory may be somebody else's by now */
+        }
         if (link) {
+            if (b->second) {
+                x86_fpu_leave(cpu); /* what makes the far link is not light */
+            }
             pthread_mutex_lock(&jit->lock);
             if (!link->from->stale && b->page == link->from->page && b->offset == link->target) {
                 jit_link_to(jit, link, b);

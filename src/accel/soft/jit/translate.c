@@ -507,6 +507,12 @@ static HostMem stack_operand(const TInsn *i)
     return mem_index(GSP, SD, 0, i->stack_disp);
 }
 
+/* Base and index both live in memory. */
+static bool is_spilled_pair(const T *t, const TInsn *i)
+{
+    return i->insn.base < 16 && i->insn.index < 16 && is_spilled(t, i->insn.base) && is_spilled(t, i->insn.index);
+}
+
 /* The host operand of an instruction's explicit memory operand, checked. */
 static HostMem checked_operand(T *t, TInsn *i)
 {
@@ -525,6 +531,9 @@ static HostMem checked_operand(T *t, TInsn *i)
         stack_check(t, i, access, m);
         m.index = SD;
         return m;
+    }
+    if (is_spilled_pair(t, i)) {
+        t1_release(t); /* guest_address needs it; where no slot is left the group has to be checked once more */
     }
     bool first = !g || t->careful || !g->checked;
     if (first) {
