@@ -164,7 +164,14 @@ int jit_refill(X86Cpu *cpu, uint64_t linear, const JitRefill *meta)
     const TlbEntry *e = mmu_entry_now(cpu, linear);
 
     v->refills++;
-    if (linear - page + meta->span > 4096 || (e->tag[access] != page && !mmu_refill(cpu, linear, access))) {
+    if (linear - page + meta->span > 4096) {
+        v->refill_failures++;
+        if (!meta->careful) {
+            jit_checked_in_vain(v->jit, cpu, meta);
+        }
+        return 1;
+    }
+    if (e->tag[access] != page && !mmu_refill(cpu, linear, access)) {
         v->refill_failures++;
         return 1;
     }

@@ -1619,7 +1619,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
     t->jit = jit;
     t->cpu = cpu;
     t->key = key;
-    t->careful = (key & KEY_CAREFUL) || !jit->elide;
+    t->careful = (key & KEY_CAREFUL) || !jit->elide || g_hash_table_contains(jit->split, page + offset);
     t->live_out = FLAGS_ALL;
     t->a = (Asm){ .p = region->used, .end = region->end };
     decode(t, page, offset, second);
