@@ -51,6 +51,7 @@ void interp_jump(X86Cpu *cpu)
     }
     Block *b = jump_probe(cpu);
     if (b) {
+        x86_fpu_leave(cpu); /* a call-out that led to code that is not translated */
         TAIL(b->ops);
     }
 }

@@ -18,6 +18,9 @@
 #include <unistd.h>
 
 #define HASH_BITS 12
+/* See jit_checked_in_vain. */
+#define VAIN_MAX  256
+#define SPLIT_MAX 4096
 
 Jit *jit_new(size_t size, GError **error)
 {
@@ -62,6 +65,7 @@ Jit *jit_new(size_t size, GError **error)
     jit->pages = g_hash_table_new_full(NULL, NULL, NULL, (GDestroyNotify)g_ptr_array_unref);
     jit->writes = g_hash_table_new_full(NULL, NULL, NULL, g_free);
     jit->vcpus = g_ptr_array_new();
+    jit->split = g_hash_table_new(NULL, NULL);
     return jit;
 fail:
     if (fd >= 0) {
@@ -100,6 +104,7 @@ void jit_free(Jit *jit)
     g_hash_table_unref(jit->pages);
     g_hash_table_unref(jit->writes);
     g_ptr_array_unref(jit->vcpus);
+    g_hash_table_unref(jit->split);
     pthread_mutex_destroy(&jit->lock);
     g_free(jit);
 }
@@ -453,6 +458,21 @@ JitBlock *jit_block_at(Jit *jit, const uint8_t *executable)
         }
     }
     return NULL;
+}
+
+void jit_checked_in_vain(Jit *jit, X86Cpu *cpu, const void *executable)
+{
+    pthread_mutex_lock(&jit->lock);
+    JitBlock *b = jit_block_at(jit, executable);
+    if (b && !b->stale && ++b->in_vain == VAIN_MAX) {
+        x86_fpu_leave(cpu);
+        if (g_hash_table_size(jit->split) >= SPLIT_MAX) {
+            g_hash_table_remove_all(jit->split);
+        }
+        g_hash_table_add(jit->split, (gpointer)(b->page + b->offset));
+        block_make_stale(jit, b);
+    }
+    pthread_mutex_unlock(&jit->lock);
 }
 
 /* ---- finding and making ---- */

@@ -164,7 +164,14 @@ int jit_refill(X86Cpu *cpu, uint64_t linear, const JitRefill *meta)
     const TlbEntry *e = mmu_entry_now(cpu, linear);
 
     v->refills++;
-    if (linear - page + meta->span > 4096 || (e->tag[access] != page && !mmu_refill(cpu, linear, access))) {
+    if (linear - page + meta->span > 4096) {
+        v->refill_failures++;
+        if (!meta->careful) {
+            jit_checked_in_vain(v->jit, cpu, meta);
+        }
+        return 1;
+    }
+    if (e->tag[access] != page && !mmu_refill(cpu, linear, access)) {
         v->refill_failures++;
         return 1;
     }
@@ -273,6 +280,7 @@ static void run_translated(X86Cpu *cpu)
         first = false;
         uint32_t key = current_key(cpu);
         bool careful = link && link->careful;
+        uint64_t seen = v->epoch_seen;
         JitBlock *b = jit_find(cpu, v, key | (careful ? KEY_CAREFUL : 0));
         if (!b) {
             v->steps++;
@@ -281,7 +289,13 @@ static void run_translated(X86Cpu *cpu)
             return;
         }
         area_refresh(cpu, v);
+        if (v->epoch_seen != seen) {
+            link = NULL; /* its block's memory may be somebody else's by now */
+        }
         if (link) {
+            if (b->second) {
+                x86_fpu_leave(cpu); /* what makes the far link is not light */
+            }
             pthread_mutex_lock(&jit->lock);
             if (!link->from->stale && b->page == link->from->page && b->offset == link->target) {
                 jit_link_to(jit, link, b);

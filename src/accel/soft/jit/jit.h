@@ -164,6 +164,7 @@ struct JitBlock {
     uint16_t offset, length; /* in its page, bytes of guest code */
     uint16_t count;          /* guest instructions */
     bool stale, in_hash, checks_itself;
+    uint16_t in_vain; /* how often a check of several accesses found them in two pages */
     uint8_t *code; /* writable mapping */
     uint32_t code_size;
     const uint8_t *ibtc_entry; /* executable mapping: T0 is the guest address; flags in cpu->cc */
@@ -206,6 +207,8 @@ typedef struct Jit {
     GHashTable *pages; /* host page -> GPtrArray of JitBlock * with code in it */
     GHashTable *writes; /* host page -> JitWrites: pages with code that were written */
     GPtrArray *vcpus;  /* of JitVcpu * */
+    /* Host addresses of guest code whose accesses often lie in two pages: translated with a check for each. */
+    GHashTable *split;
     uint64_t epoch;    /* atomic */
     uint64_t code_bytes, translated, insns, stale_count, evictions, translate_ns;
     bool elide, chain, loops, sites;
@@ -261,6 +264,9 @@ void jit_block_changed(Jit *jit, JitBlock *block);
 /* Forgets what the look-up tables hold; the vCPU is at a boundary. */
 void jit_tables_drop(JitVcpu *v);
 void jit_table_clear(JitVcpu *v, unsigned i);
+/* A check in the block at this (executable) address was in vain because its accesses lie in two pages: where that is
+ * usual, the block is made anew. */
+void jit_checked_in_vain(Jit *jit, X86Cpu *cpu, const void *executable);
 JitBlock *jit_block_at(Jit *jit, const uint8_t *executable);
 
 /* ---- exec.c ---- */

@@ -527,6 +527,12 @@ static HostMem stack_operand(const TInsn *i)
     return mem_index(GSP, SD, 0, i->stack_disp);
 }
 
+/* Base and index both live in memory. */
+static bool is_spilled_pair(const T *t, const TInsn *i)
+{
+    return i->insn.base < 16 && i->insn.index < 16 && is_spilled(t, i->insn.base) && is_spilled(t, i->insn.index);
+}
+
 /* The host operand of an instruction's explicit memory operand, checked. */
 static HostMem checked_operand(T *t, TInsn *i)
 {
@@ -545,6 +551,9 @@ static HostMem checked_operand(T *t, TInsn *i)
         stack_check(t, i, access, m);
         m.index = SD;
         return m;
+    }
+    if (is_spilled_pair(t, i)) {
+        t1_release(t); /* guest_address needs it; where no slot is left the group has to be checked once more */
     }
     bool first = !g || t->careful || !g->checked;
     if (first) {
@@ -1664,7 +1673,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
     t->jit = jit;
     t->cpu = cpu;
     t->key = key;
-    t->careful = (key & KEY_CAREFUL) || !jit->elide;
+    t->careful = (key & KEY_CAREFUL) || !jit->elide || g_hash_table_contains(jit->split, page + offset);
     t->live_out = FLAGS_ALL;
     t->a = (Asm){ .p = region->used, .end = region->end };
     decode(t, page, offset, second);
