@@ -58,6 +58,7 @@ Jit *jit_new(size_t size, GError **error)
         r->start = r->used = a.p + i * part;
         r->end = r->start + part;
         r->blocks = g_ptr_array_new();
+        r->arena.chunks = g_ptr_array_new_with_free_func(g_aligned_free);
     }
     pthread_mutex_init(&jit->lock, NULL);
     jit->hash_bits = HASH_BITS;
@@ -75,28 +76,37 @@ fail:
     return NULL;
 }
 
-void jit_block_free(JitBlock *block)
+#define ARENA_CHUNK (256u * 1024)
+
+void *jit_alloc(Jit *jit, size_t size, bool align64)
 {
-    for (guint i = 0; i < block->links->len; i++) {
-        g_free(block->links->pdata[i]);
+    JitArena *arena = &jit->regions[jit->current].arena;
+    uintptr_t align = align64 ? 63 : 15;
+    uintptr_t p = ((uintptr_t)arena->p + align) & ~align;
+
+    if (!arena->p || p + size > (uintptr_t)arena->end) {
+        void *chunk = g_aligned_alloc(1, ARENA_CHUNK, 64);
+        g_ptr_array_add(arena->chunks, chunk);
+        p = (uintptr_t)chunk;
+        arena->end = (uint8_t *)chunk + ARENA_CHUNK;
     }
-    for (guint i = 0; i < block->callouts->len; i++) {
-        g_aligned_free(block->callouts->pdata[i]);
-    }
-    g_ptr_array_unref(block->links);
-    g_ptr_array_unref(block->callouts);
-    g_free(block->pcs);
-    g_free(block);
+    arena->p = (uint8_t *)p + size;
+    memset((void *)p, 0, size);
+    return (void *)p;
+}
+
+static void arena_empty(JitArena *arena)
+{
+    g_ptr_array_set_size(arena->chunks, 0);
+    arena->p = arena->end = NULL;
 }
 
 void jit_free(Jit *jit)
 {
     jit_range_remove(jit->rw + jit->rx_delta);
     for (unsigned i = 0; i < JIT_REGIONS; i++) {
-        for (guint k = 0; k < jit->regions[i].blocks->len; k++) {
-            jit_block_free(jit->regions[i].blocks->pdata[k]);
-        }
         g_ptr_array_unref(jit->regions[i].blocks);
+        g_ptr_array_unref(jit->regions[i].arena.chunks);
     }
     munmap(jit->rw, jit->size);
     munmap(jit->rw + jit->rx_delta, jit->size);
@@ -210,8 +220,7 @@ static void unlink_incoming(JitBlock *b)
 
 static void unlink_outgoing(JitBlock *b)
 {
-    for (guint i = 0; i < b->links->len; i++) {
-        JitLink *l = b->links->pdata[i];
+    for (JitLink *l = b->links; l; l = l->next_out) {
         if (!l->to) {
             continue;
         }
@@ -426,10 +435,8 @@ static void region_next(Jit *jit, JitVcpu *v)
             mmu_resume(v->cpu, was);
             pthread_mutex_lock(&jit->lock);
         }
-        for (guint i = 0; i < r->blocks->len; i++) {
-            jit_block_free(r->blocks->pdata[i]);
-        }
         g_ptr_array_set_size(r->blocks, 0);
+        arena_empty(&r->arena);
         r->used = r->start;
     }
     jit->current = next;

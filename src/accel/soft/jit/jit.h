@@ -122,7 +122,8 @@ typedef struct JitBlock JitBlock;
 /* A direct exit of a block within its page. */
 typedef struct JitLink {
     JitBlock *from, *to;
-    struct JitLink *next_in; /* of the links to `to` */
+    struct JitLink *next_in;  /* of the links to `to` */
+    struct JitLink *next_out; /* of the links from `from` */
     uint8_t *site;           /* the rel32 (writable mapping) */
     uint8_t *stub;           /* what the rel32 leads to while unlinked (writable mapping) */
     uint16_t target;         /* page offset */
@@ -169,19 +170,25 @@ struct JitBlock {
     uint32_t code_size;
     const uint8_t *ibtc_entry; /* executable mapping: T0 is the guest address; flags in cpu->cc */
     const uint8_t *mem_entry, *mem_poll_entry, *reg_entry, *reg_poll_entry;
-    GPtrArray *links; /* of JitLink *: own exits */
+    JitLink *links; /* own exits */
     JitLink *incoming;
     JitPc *pcs;
     unsigned pc_count;
-    GPtrArray *callouts;
     int8_t fast_host[16];   /* -1: in memory */
     uint16_t fast_borrowed; /* guest registers that are in JitArea.save meanwhile */
 };
 
 #define JIT_REGIONS 8
+/* Memory that is given back as a whole. */
+typedef struct JitArena {
+    GPtrArray *chunks; /* of void * */
+    uint8_t *p, *end;
+} JitArena;
+
 typedef struct JitRegion {
     uint8_t *start, *end, *used; /* writable mapping */
     GPtrArray *blocks;           /* in the order of their addresses */
+    JitArena arena;              /* of its blocks, their links and call-outs */
     uint64_t epoch;              /* of the eviction; every vCPU must have seen it before reuse */
 } JitRegion;
 
@@ -255,7 +262,8 @@ void jit_free(Jit *jit);
 /* The block at cpu->rip, translated if need be; NULL: the interpreter's turn. May raise (fetch faults). */
 JitBlock *jit_find(X86Cpu *cpu, JitVcpu *v, uint32_t key);
 void jit_link_to(Jit *jit, JitLink *link, JitBlock *to);
-void jit_block_free(JitBlock *block);
+/* Zeroed memory that lives as long as the blocks of the current region; 64-byte aligned where align64 says so. */
+void *jit_alloc(Jit *jit, size_t size, bool align64);
 /* Pages of code were written: their blocks are stale. [any thread] */
 void jit_page_written(Jit *jit, const uint8_t *host_page);
 void jit_drop_all(Jit *jit);

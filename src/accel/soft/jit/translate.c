@@ -594,13 +594,14 @@ static HostMem checked_operand(T *t, TInsn *i)
 
 static JitLink *new_link(T *t, int32_t target, FlagState f, bool careful)
 {
-    JitLink *link = g_new0(JitLink, 1);
+    JitLink *link = jit_alloc(t->jit, sizeof(JitLink), false);
     link->from = t->b;
     link->target = (uint16_t)target;
     link->in_reg = f.in_reg;
     link->in_mem = f.in_mem;
     link->careful = careful;
-    g_ptr_array_add(t->b->links, link);
+    link->next_out = t->b->links;
+    t->b->links = link;
     return link;
 }
 
@@ -930,7 +931,7 @@ static void emit_return_address(T *t, TInsn *i, unsigned scratch)
 static JitCallout *new_callout(T *t, const TInsn *i)
 {
     const X86Insn *insn = &i->insn;
-    JitCallout *c = g_aligned_alloc0(1, sizeof(JitCallout), 64);
+    JitCallout *c = jit_alloc(t->jit, sizeof(JitCallout), true);
 
     c->block = t->b;
     c->offset = i->offset;
@@ -940,7 +941,6 @@ static JitCallout *new_callout(T *t, const TInsn *i)
     c->ops[1].offset = insn->length;
     c->ends = insn->form->attrs & X86_ATTR_END;
     c->light = jit_is_light(insn);
-    g_ptr_array_add(t->b->callouts, c);
     return c;
 }
 
@@ -1682,7 +1682,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
     }
     liveness(t);
     analyse(t);
-    JitBlock *b = t->b = g_new0(JitBlock, 1);
+    JitBlock *b = t->b = jit_alloc(jit, sizeof(JitBlock), false);
     b->page = page;
     b->second = second;
     b->checks_itself = check;
@@ -1690,8 +1690,6 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
     b->offset = (uint16_t)offset;
     b->length = (uint16_t)((unsigned)t->next - offset);
     b->count = (uint16_t)t->count;
-    b->links = g_ptr_array_new();
-    b->callouts = g_ptr_array_new();
     uint8_t *changed = t->a.p;
     if (check) {
         a_mov_imm64(&t->a, T1, (uint64_t)(uintptr_t)b);
@@ -1723,7 +1721,6 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
     }
     emit_cold(t);
     if (t->a.overflow) {
-        jit_block_free(b);
         if (t->too_many && t->count > 1) {
             unsigned limit = jit->max_insns;
             jit->max_insns = t->count / 2;
@@ -1735,7 +1732,8 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
         return NULL;
     }
     b->code_size = (uint32_t)(t->a.p - b->code);
-    b->pcs = g_memdup2(t->pcs, t->pc_count * sizeof(JitPc));
+    b->pcs = jit_alloc(jit, t->pc_count * sizeof(JitPc), false);
+    memcpy(b->pcs, t->pcs, t->pc_count * sizeof(JitPc));
     b->pc_count = t->pc_count;
     region->used = t->a.p;
     jit->code_bytes += b->code_size;
