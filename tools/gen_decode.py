@@ -120,7 +120,7 @@ def parse_operand(form, text, where):
         kind, number, size = FIXED[text]
         return (kind, size, access, number)
     if text in ("vmx", "vmy"):
-        form.modrm = True
+        form.modrm, form.mod = True, "MEM"
         return ("VSIBX" if text == "vmx" else "VSIBY", "NONE", access, 0)
     if text[:2] in OPMASKS and text[2:] in ("", "b", "w", "d", "q"):
         form.modrm = True

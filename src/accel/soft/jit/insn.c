@@ -3,7 +3,7 @@
 
 #include "arch/x86/cpu.h"
 
-#define ATTR_VECTOR (X86_ATTR_SSE | X86_ATTR_AVX | X86_ATTR_MMX | X86_ATTR_X87)
+#define ATTR_VECTOR (X86_ATTR_SSE | X86_ATTR_AVX | X86_ATTR_AVX512 | X86_ATTR_MMX | X86_ATTR_X87)
 
 /* The operand that may lie in memory, or NULL. */
 static const X86Operand *memory_operand(const X86Insn *insn)
@@ -126,7 +126,7 @@ static JitKind classify_vector(const X86Insn *insn, uint32_t key)
 {
     const X86Form *form = insn->form;
 
-    if (!mode_allows(form, key)) {
+    if (!mode_allows(form, key) || (form->attrs & X86_ATTR_AVX512)) {
         return JIT_CALLOUT;
     }
     switch (form->mnemonic) {
