@@ -21,7 +21,10 @@ FIXED = {
     "XMM0": ("XMM", 0, "DQ"),
 }
 ATTRS = ["lock", "no64", "only64", "cpl0", "d64", "f64", "rep", "prot", "native", "x87", "mmx", "end", "notvm86",
-         "branch", "string", "sse", "avx", "system", "sae", "novex", "fp", "align", "unal"]
+         "branch", "string", "sse", "avx", "system", "novex", "fp", "align", "unal", "avx512"]
+# Of EVEX forms: see the head of insns_avx512.tab.
+EVEX_ATTRS = ["k", "z", "kk", "one", "er", "sae", "nf", "t1s", "me", "vl"]
+OPMASKS = {"kr": "KR", "kv": "KV", "km": "KM", "ku": "KM"}
 FLAGBITS = {"o": 1 << 11, "s": 1 << 7, "z": 1 << 6, "a": 1 << 4, "p": 1 << 2, "c": 1, "d": 1 << 10, "i": 1 << 9}
 
 
@@ -117,8 +120,13 @@ def parse_operand(form, text, where):
         kind, number, size = FIXED[text]
         return (kind, size, access, number)
     if text in ("vmx", "vmy"):
-        form.modrm = True
+        form.modrm, form.mod = True, "MEM"
         return ("VSIBX" if text == "vmx" else "VSIBY", "NONE", access, 0)
+    if text[:2] in OPMASKS and text[2:] in ("", "b", "w", "d", "q"):
+        form.modrm = True
+        if text[:2] == "ku":
+            form.mod = "REG"
+        return (OPMASKS[text[:2]], SIZES[text[2:]], access, 0)
     kind, size = text[0], text[1:]
     if kind not in KINDS or size not in SIZES:
         fail(where, "operand %s" % text)
@@ -159,6 +167,7 @@ def parse_line(line, where):
         fail(where, "too many operands")
     form.feature = cols[2].replace("-", "NONE").replace(".", "_").upper()
     form.attrs = []
+    form.evex, form.element, form.broadcast = [], 0, 0
     form.fread = form.fwritten = form.fundef = 0
     for word in cols[3].split():
         if word.startswith("r="):
@@ -169,10 +178,24 @@ def parse_line(line, where):
             form.fundef = parse_flags(word[2:], where)
         elif word in ATTRS:
             form.attrs.append(word)
+        elif word == "kz":
+            form.evex += ["k", "z"]
+        elif word in EVEX_ATTRS:
+            form.evex.append(word)
+        elif re.fullmatch(r"e(8|16|32|64)", word):
+            form.element = int(word[1:]) // 8
+        elif re.fullmatch(r"b(16|32|64)", word):
+            form.broadcast = int(word[1:]) // 8
         elif word == "-":
             pass
         else:
             fail(where, "attribute %s" % word)
+    if form.space == "EVEX" and "x" in cols[0].split()[0].split("."):
+        form.evex.append("vl")
+    if form.evex and form.space != "EVEX":
+        fail(where, "EVEX attributes of another form")
+    if set(form.evex) & {"k", "kk"} and not form.element:
+        fail(where, "a mask of which elements?")
     return form
 
 
@@ -207,8 +230,8 @@ def main():
         for opcode in range(form.opcode, form.opcode + (8 if form.plus_r else 1)):
             index.setdefault((spaces.index(form.space), form.map, opcode), []).append(i)
     mnemonics = sorted({f.name for f in forms})
-    features = ["NONE"] + sorted({f.feature for f in forms} - {"NONE"})
-    kinds = KINDS + ["GPR", "CONST", "SEG", "ST", "XMM", "VSIBX", "VSIBY"]
+    features = ["NONE"] + sorted({f.feature for f in forms} - {"NONE"} | {"AVX512VL"})
+    kinds = KINDS + ["GPR", "CONST", "SEG", "ST", "XMM", "VSIBX", "VSIBY", "KR", "KV", "KM"]
     sizes = sorted(set(SIZES.values()))
 
     def enum(out, prefix, names, count):
@@ -221,6 +244,8 @@ def main():
     enum(out, "X86_SIZE_", sizes, "X86_SIZE_COUNT")
     for i, attr in enumerate(ATTRS):
         out.append("#define X86_ATTR_%s (1u << %d)" % (attr.upper(), i))
+    for i, attr in enumerate(EVEX_ATTRS):
+        out.append("#define X86_EVEX_%s (1u << %d)" % (attr.upper(), i))
     out.append("#define X86_FORM_COUNT %d" % len(forms))
     out.append("#endif")
     with open(header, "w", encoding="utf-8") as f:
@@ -237,13 +262,16 @@ def main():
     for form in forms:
         ops = ", ".join("{ X86_OPERAND_%s, X86_SIZE_%s, X86_ACCESS_%s, %d }" % o for o in form.operands)
         attrs = " | ".join("X86_ATTR_%s" % a.upper() for a in form.attrs) or "0"
+        evex = " | ".join("X86_EVEX_%s" % a.upper() for a in form.evex) or "0"
         out.append("    { .mnemonic = X86_%s, .space = X86_SPACE_%s, .map = %d, .opcode = 0x%02x, .prefix = X86_PREFIX_%s, "
                    ".w = X86_BIT_%s, .l = X86_BIT_%s, .digit = %d, .exact_modrm = %d, .mod = X86_MOD_%s, .has_modrm = %d, "
                    ".plus_r = %d, .operand_size = %d, .address_size = %d, .feature = X86_FEATURE_%s, .attrs = %s, "
+                   ".evex = %s, .element = %d, .broadcast = %d, "
                    ".flags_read = 0x%x, .flags_written = 0x%x, .flags_undefined = 0x%x, .operand_count = %d, "
                    ".operands = { %s }, .source = \"%s\" },"
                    % (form.name, form.space, form.map, form.opcode, form.pfx, form.w, form.l, form.digit, form.exact,
-                      form.mod, form.modrm, form.plus_r, form.opsize, form.addrsize, form.feature, attrs, form.fread,
+                      form.mod, form.modrm, form.plus_r, form.opsize, form.addrsize, form.feature, attrs, evex, form.element,
+                      form.broadcast, form.fread,
                       form.fwritten, form.fundef, len(form.operands), ops or "{ 0 }", form.where))
     out.append("};")
     lists = []

@@ -309,6 +309,36 @@ static void random_state(Rng *rng, CaseState *s)
         random_lanes(rng, x + 160 + i * 16, 16);
         random_lanes(rng, x + CASE_XSAVE_AVX + i * 16, 16);
     }
+    if (native_layout()->opmask) {
+        for (unsigned i = 0; i < 32; i++) {
+            for (unsigned at = i < 16 ? 32 : 0; at < 64; at += 16) {
+                random_lanes(rng, case_vector(s, i, at), 16);
+            }
+        }
+        for (unsigned i = 0; i < 8; i++) {
+            uint64_t mask = rng_next(rng);
+            switch (rng_below(rng, 6)) {
+            case 0:
+                mask = 0;
+                break;
+            case 1:
+                mask = UINT64_MAX;
+                break;
+            case 2:
+                mask &= rng_next(rng) & rng_next(rng);
+                break;
+            case 3:
+                mask |= rng_next(rng) | rng_next(rng);
+                break;
+            case 4:
+                mask = UINT64_C(1) << (mask & 63);
+                break;
+            default:
+                break;
+            }
+            memcpy(case_mask(s, i), &mask, 8);
+        }
+    }
 }
 
 void case_fill_memory(Rng *rng, uint8_t *data)
@@ -325,6 +355,60 @@ void case_fill_memory(Rng *rng, uint8_t *data)
 static bool form_is_vex(const X86Form *form)
 {
     return form->space == X86_SPACE_VEX;
+}
+
+static bool form_uses(const X86Form *form, unsigned kind)
+{
+    for (unsigned i = 0; i < form->operand_count; i++) {
+        if (form->operands[i].kind == kind) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The four bytes of an EVEX prefix. */
+static void draw_evex(Rng *rng, const X86Form *form, CaseMode mode, bool memory, unsigned pp, uint8_t out[4])
+{
+    bool vvvv = form_uses(form, X86_OPERAND_H), vsib = x86_form_has_vsib(form),
+         rounds = form->evex & (X86_EVEX_ER | X86_EVEX_SAE);
+    bool b = rng_one_in(rng, 3) && (memory ? form->broadcast != 0 : rounds);
+    uint8_t l = form->l == X86_BIT_ANY ? (uint8_t)rng_below(rng, 3)
+                : form->l == X86_BIT_1 ? 1
+                : form->l == X86_BIT_2 ? 2
+                                       : 0;
+    uint8_t w = form->w == X86_BIT_ANY ? (uint8_t)rng_below(rng, 2) : form->w == X86_BIT_1;
+    uint8_t aaa = 0, p0 = (uint8_t)(rng_next(rng) & 0xf0), v2 = 8;
+    if (mode != CASE_64) {
+        p0 |= 0xc0;
+        if (form->mnemonic == X86_VPEXTRD || form->mnemonic == X86_VPINSRD || form->mnemonic == X86_VMOVD) {
+            w = 0; /* as with VEX */
+        }
+    }
+    if (form_uses(form, X86_OPERAND_KR)) {
+        p0 |= 0x90;
+    }
+    if (form_uses(form, X86_OPERAND_G)) {
+        p0 |= 0x10;
+    }
+    if (mode == CASE_64 && (vvvv || vsib) && rng_one_in(rng, 2)) {
+        v2 = 0;
+    }
+    if (b && !memory) {
+        l = (uint8_t)rng_below(rng, 4);
+    }
+    if (form->evex & (X86_EVEX_K | X86_EVEX_KK)) {
+        aaa = (uint8_t)rng_below(rng, 8);
+        if (rng_one_in(rng, 4) && !(form->evex & X86_EVEX_KK)) {
+            aaa = 0;
+        }
+    }
+    bool z = aaa && (form->evex & X86_EVEX_Z) && rng_one_in(rng, 2) &&
+             !(memory && form->operands[0].kind == X86_OPERAND_W);
+    out[0] = 0x62;
+    out[1] = p0 | form->map;
+    out[2] = (uint8_t)(w << 7 | (vvvv ? rng_below(rng, 16) : 15) << 3 | 4 | pp);
+    out[3] = (uint8_t)(z << 7 | l << 5 | b << 4 | v2 | aaa);
 }
 
 /* Draws the bytes in front of what addressing and immediates need; those are random. */
@@ -354,7 +438,11 @@ static void draw_bytes(Rng *rng, const X86Form *form, CaseMode mode, uint8_t out
         out[n++] = 0x67; /* 16-bit addresses reach the data segments */
     }
     bool force_reg = form->mod == X86_MOD_REG, force_mem = form->mod == X86_MOD_MEM;
-    if (!form_is_vex(form)) {
+    bool memory = force_mem || (!force_reg && rng_one_in(rng, 2));
+    if (form->space == X86_SPACE_EVEX) {
+        draw_evex(rng, form, mode, memory, want_66 ? 1 : rep == 0xf3 ? 2 : rep == 0xf2 ? 3 : 0, out + n);
+        n += 4;
+    } else if (!form_is_vex(form)) {
         if (form->prefix == X86_PREFIX_ANY) {
             switch (form->operand_size) {
             case 2:
@@ -378,7 +466,7 @@ static void draw_bytes(Rng *rng, const X86Form *form, CaseMode mode, uint8_t out
             }
             if ((form->attrs & X86_ATTR_LOCK) && rng_one_in(rng, 4)) {
                 out[n++] = 0xf0;
-                force_mem = true;
+                memory = true;
             }
         } else if (form->w == X86_BIT_ANY && mode == CASE_64) {
             w = rng_one_in(rng, 3);
@@ -401,7 +489,8 @@ static void draw_bytes(Rng *rng, const X86Form *form, CaseMode mode, uint8_t out
     } else {
         bool vvvv = false;
         for (unsigned i = 0; i < form->operand_count; i++) {
-            vvvv |= form->operands[i].kind == X86_OPERAND_H || form->operands[i].kind == X86_OPERAND_B;
+            vvvv |= form->operands[i].kind == X86_OPERAND_H || form->operands[i].kind == X86_OPERAND_B ||
+                    form->operands[i].kind == X86_OPERAND_KV;
         }
         uint8_t rxb = mode != CASE_64 ? 0xe0 : (uint8_t)(rng_next(rng) & 0xe0);
         uint8_t l = form->l == X86_BIT_ANY ? (uint8_t)rng_below(rng, 2) : form->l == X86_BIT_1;
@@ -411,6 +500,10 @@ static void draw_bytes(Rng *rng, const X86Form *form, CaseMode mode, uint8_t out
         }
         uint8_t pp = want_66 ? 1 : rep == 0xf3 ? 2 : rep == 0xf2 ? 3 : 0;
         uint8_t v = vvvv ? (uint8_t)rng_below(rng, 16) : 15;
+        if (form->attrs & X86_ATTR_AVX512) { /* 0 to 7 */
+            v |= mode == CASE_64 ? 8 : 0;
+            rxb |= form_uses(form, X86_OPERAND_KR) ? 0x80 : 0;
+        }
         out[n++] = 0xc4;
         out[n++] = rxb | form->map;
         out[n++] = (uint8_t)(vw << 7 | v << 3 | l << 2 | pp);
@@ -424,7 +517,7 @@ static void draw_bytes(Rng *rng, const X86Form *form, CaseMode mode, uint8_t out
             if (form->digit >= 0) {
                 modrm = (uint8_t)((modrm & 0xc7) | form->digit << 3);
             }
-            if (force_reg || (!force_mem && rng_one_in(rng, 2))) {
+            if (!memory) {
                 modrm |= 0xc0;
             } else {
                 modrm = (uint8_t)((modrm & 0x3f) | rng_below(rng, 3) << 6);
@@ -478,8 +571,9 @@ static unsigned memory_size(const X86Insn *insn)
         case X86_OPERAND_E:
         case X86_OPERAND_M:
         case X86_OPERAND_W:
+        case X86_OPERAND_KM:
         case X86_OPERAND_Q: {
-            unsigned size = x86_operand_bytes(insn, o);
+            unsigned size = x86_memory_bytes(insn, o);
             return size ? size : 64;
         }
         default:
@@ -557,15 +651,13 @@ static bool solve_address(Rng *rng, Case *c, uint64_t target)
     }
     if (vsib) {
         /* Indexes stay near the base; sometimes one goes astray. */
-        uint8_t *x = c->state.xsave;
-        bool wide = insn->form->mnemonic == X86_VPGATHERQD || insn->form->mnemonic == X86_VPGATHERQQ ||
-                    insn->form->mnemonic == X86_VGATHERQPS || insn->form->mnemonic == X86_VGATHERQPD;
-        for (unsigned i = 0; i < 32; i += wide ? 8 : 4) {
+        bool wide = insn->form->opcode & 1;
+        for (unsigned i = 0; i < (insn->form->space == X86_SPACE_EVEX ? 64 : 32); i += wide ? 8 : 4) {
             int64_t v = (int64_t)rng_below(rng, 128) - 64;
             if (rng_one_in(rng, 40)) {
                 v = rng_one_in(rng, 2) ? 4096 : -4096;
             }
-            memcpy((i < 16 ? x + 160 : x + CASE_XSAVE_AVX - 16) + insn->index * 16 + i, &v, wide ? 8 : 4);
+            memcpy(case_vector(&c->state, insn->index, i & ~15u) + i % 16, &v, wide ? 8 : 4);
         }
     }
     bool has_index = insn->index < 16 && !vsib;
@@ -745,6 +837,10 @@ bool case_make(Rng *rng, const X86Form *form, CaseMode mode, Case *c)
                      : rng_one_in(rng, 8) ? target & ~UINT64_C(3)
                                           : target & ~UINT64_C(63);
             uint64_t mask = rng_one_in(rng, 4) ? rng_below(rng, 8) : 7;
+            if ((form->mnemonic == X86_XSAVEC || form->mnemonic == X86_XRSTOR) && native_layout()->opmask) {
+                mask |= rng_next(rng) &
+                        0xe0; /* in the compacted format these lie at the same place in host and guest */
+            }
             c->state.regs[R_RAX] = (c->state.regs[R_RAX] & ~UINT64_C(0xffffffff)) | mask;
             c->state.regs[R_RDX] &= ~UINT64_C(0xffffffff);
             if (insn->base == R_RAX || insn->base == R_RDX || insn->index == R_RAX || insn->index == R_RDX) {
@@ -769,6 +865,10 @@ bool case_make(Rng *rng, const X86Form *form, CaseMode mode, Case *c)
         }
         memset(c->state.xsave + 160 + 128, 0, 128);
         memset(c->state.xsave + CASE_XSAVE_AVX + 128, 0, 128);
+        if (native_layout()->opmask) {
+            memset(case_vector(&c->state, 8, 32), 0, 256);
+            memset(case_vector(&c->state, 16, 0), 0, 1024);
+        }
     }
     /* Decode again: displacement and immediate may have changed. */
     return x86_decode(&modes[mode], c->bytes, 15, insn) == X86_DECODE_OK && insn->form == form;

@@ -33,6 +33,19 @@ typedef struct Case {
 const char *case_form_unfit(const X86Form *form);
 /* Makes a case of the form. false: this draw has no valid encoding in the mode; draw again. */
 bool case_make(Rng *rng, const X86Form *form, CaseMode mode, Case *c);
+/* Byte at (a multiple of 16) of a vector register, and a mask register, in a state. */
+static inline uint8_t *case_vector(CaseState *s, unsigned number, unsigned at)
+{
+    const CaseLayout *l = native_layout();
+    return s->xsave + (number >= 16 ? l->hi16 + (number - 16) * 64 + at
+                       : at < 16    ? 160 + number * 16 + at
+                       : at < 32    ? CASE_XSAVE_AVX + number * 16 + at - 16
+                                    : l->zmm_hi + number * 32 + at - 32);
+}
+static inline uint8_t *case_mask(CaseState *s, unsigned number)
+{
+    return s->xsave + native_layout()->opmask + number * 8;
+}
 /* Random bytes around the data area: what memory holds before the case. */
 void case_fill_memory(Rng *rng, uint8_t *data);
 

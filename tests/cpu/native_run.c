@@ -43,6 +43,8 @@ static ucontext_t run_uc __attribute__((aligned(16)));
 static CaseOutcome *run_out; /* of the case that runs */
 static volatile int running;
 static bool has_segments;
+static CaseLayout layout;
+static const unsigned avx512_size[3] = { 64, 512, 1024 };
 
 /* Used from assembly. */
 uint64_t native_host_fs, native_host_gs, native_case_fs, native_case_gs, native_host_rsp;
@@ -69,6 +71,7 @@ __asm__(".text\n"
         "  ret\n"
         ".type native_handler_entry,@function\n"
         "native_handler_entry:\n"
+        "  pushfq\n andl $~0x40000, (%rsp)\n popfq\n" /* the case's AC */
         "  rdfsbase %rax\n mov %rax, native_case_fs(%rip)\n"
         "  rdgsbase %rax\n mov %rax, native_case_gs(%rip)\n"
         "  mov native_host_fs(%rip), %rax\n wrfsbase %rax\n"
@@ -84,7 +87,7 @@ static int get_template(const ucontext_t *uc)
     FrameSwBytes sw;
     memcpy(&sw, fp + FRAME_SW_OFFSET, sizeof(sw));
     if (sw.magic1 != FRAME_MAGIC1 || sw.extended_size > sizeof(frame_fp) ||
-        sw.xstate_size < CASE_XSAVE_SIZE) {
+        sw.xstate_size < CASE_XSAVE_BASE) {
         return -1;
     }
     fp_size = sw.extended_size;
@@ -121,7 +124,7 @@ void native_handler(int sig, siginfo_t *info, void *context)
         out->vector = -1;
     }
     const uint8_t *fp = (const uint8_t *)uc->uc_mcontext.fpregs;
-    memcpy(out->state.xsave, fp, CASE_XSAVE_SIZE);
+    memcpy(out->state.xsave, fp, CASE_XSAVE_BASE);
     uint64_t bv;
     memcpy(&bv, fp + 512, 8);
     if (!(bv & 1)) {
@@ -135,6 +138,16 @@ void native_handler(int sig, siginfo_t *info, void *context)
     }
     if (!(bv & 4)) {
         memset(out->state.xsave + CASE_XSAVE_AVX, 0, 256);
+    }
+    if (layout.opmask) {
+        const unsigned at[3] = { layout.opmask, layout.zmm_hi, layout.hi16 };
+        for (unsigned i = 0; i < 3; i++) {
+            if (bv >> (5 + i) & 1) {
+                memcpy(out->state.xsave + at[i], fp + at[i], avx512_size[i]);
+            } else {
+                memset(out->state.xsave + at[i], 0, avx512_size[i]);
+            }
+        }
     }
     /* Go on behind native_enter, with the host's own state. */
     memcpy(uc->uc_mcontext.fpregs, host_fp, fp_size);
@@ -193,6 +206,28 @@ static void make_segments(void)
                    syscall(SYS_modify_ldt, 1, &data, sizeof(data)) == 0;
 }
 
+static void find_layout(void)
+{
+    unsigned a, b, c, d, at[3], low, high;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    if ((low & 0xe6) != 0xe6) {
+        return;
+    }
+    for (unsigned i = 0; i < 3; i++) {
+        __cpuid_count(0xd, 5 + i, a, b, c, d);
+        if (a != avx512_size[i] || b < CASE_XSAVE_BASE || b + a > CASE_XSAVE_SIZE) {
+            return;
+        }
+        at[i] = b;
+    }
+    layout = (CaseLayout){ at[0], at[1], at[2] };
+}
+
+const CaseLayout *native_layout(void)
+{
+    return &layout;
+}
+
 bool native_has_segments(void)
 {
     return has_segments;
@@ -208,6 +243,7 @@ const char *native_setup(void)
     if (a != 256 || b != CASE_XSAVE_AVX) {
         return "the host has no AVX state at the usual place";
     }
+    find_layout();
     if (!map_pages()) {
         return "the test's fixed addresses cannot be mapped";
     }
@@ -279,6 +315,13 @@ void native_run(const CaseState *in, CaseMode mode, CaseOutcome *out)
     memcpy(frame_fp + CASE_XSAVE_AVX, in->xsave + CASE_XSAVE_AVX, 256);
     memset(frame_fp + 512, 0, 64);
     frame_fp[512] = 7;
+    if (layout.opmask) {
+        const unsigned at[3] = { layout.opmask, layout.zmm_hi, layout.hi16 };
+        for (unsigned i = 0; i < 3; i++) {
+            memcpy(frame_fp + at[i], in->xsave + at[i], avx512_size[i]);
+        }
+        frame_fp[512] |= 0xe0;
+    }
     run_uc.uc_mcontext.fpregs = (void *)frame_fp;
     native_case_fs = in->fs_base;
     native_case_gs = in->gs_base;

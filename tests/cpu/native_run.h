@@ -16,8 +16,10 @@
 #define CASE_PAGE       4096u
 #define CASE_DATA_PAGES 5
 
-/* The extended state in the XSAVE standard format, as far as a guest has it: legacy area, header, AVX. */
-#define CASE_XSAVE_SIZE 832
+/* The extended state in the host's XSAVE standard format, as far as a guest has it: legacy area, header, AVX,
+ * and where the host has it AVX-512. */
+#define CASE_XSAVE_BASE 832
+#define CASE_XSAVE_SIZE 4096
 #define CASE_XSAVE_AVX  576
 
 /* What code segment the instruction runs in, and whether data go through segments with a base and a limit. */
@@ -50,6 +52,11 @@ typedef struct CaseOutcome {
 /* Maps the pages, installs the handlers, and makes the segments. Returns NULL, or why this host cannot. Once.
  */
 const char *native_setup(void);
+/* Where the state has AVX-512's opmask, ZMM_Hi256 and Hi16_ZMM; 0: the host has none. */
+typedef struct CaseLayout {
+    unsigned opmask, zmm_hi, hi16;
+} CaseLayout;
+const CaseLayout *native_layout(void);
 /* Whether segments of our own could be made: modes CASE_16 and CASE_32_SEGMENTED. */
 bool native_has_segments(void);
 /* Writable aliases of the mapped pages. */

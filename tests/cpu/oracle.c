@@ -12,6 +12,7 @@
 #include "soft_run.h"
 
 #include "arch/x86/cpu.h"
+#include "arch/x86/cpuid.h"
 
 #include <cpuid.h>
 #include <glib.h>
@@ -36,9 +37,10 @@ static uint64_t total, failures, unseen, page_faults;
 static bool host_has(unsigned feature)
 {
     const char *name = x86_feature_names[feature];
-    unsigned a, b, c, d, b7, c7, d7, ecx1, edx1, ae, be, ce, de;
+    unsigned a, b, c, d, b7, c7, d7, a71, ecx1, edx1, ae, be, ce, de;
     __cpuid(1, a, b, ecx1, edx1);
     __cpuid_count(7, 0, a, b7, c7, d7);
+    __cpuid_count(7, 1, a71, b, c, d);
     __cpuid(0x80000001, ae, be, ce, de);
     (void)c;
     (void)d;
@@ -46,17 +48,56 @@ static bool host_has(unsigned feature)
     (void)be;
     static const struct {
         const char *name;
-        int word, bit; /* words: 0 1.ecx, 1 1.edx, 2 7.ebx, 3 7.ecx, 4 8000_0001.ecx, 5 8000_0001.edx */
-    } bits[] = { { "adx", 2, 19 },     { "aes", 0, 25 },      { "avx", 0, 28 },        { "avx2", 2, 5 },
-                 { "bmi1", 2, 3 },     { "bmi2", 2, 8 },      { "clflushopt", 2, 23 }, { "clwb", 2, 24 },
-                 { "cmov", 1, 15 },    { "cx16", 0, 13 },     { "cx8", 1, 8 },         { "f16c", 0, 29 },
-                 { "fma", 0, 12 },     { "fpu", 1, 0 },       { "fxsr", 1, 24 },       { "lzcnt", 4, 5 },
-                 { "mmx", 1, 23 },     { "movbe", 0, 22 },    { "pclmulqdq", 0, 1 },   { "popcnt", 0, 23 },
-                 { "sha", 2, 29 },     { "sse", 1, 25 },      { "sse2", 1, 26 },       { "sse3", 0, 0 },
-                 { "sse4_1", 0, 19 },  { "sse4_2", 0, 20 },   { "ssse3", 0, 9 },       { "xsave", 0, 27 },
-                 { "fsgsbase", 2, 0 }, { "prefetchw", 4, 8 }, { "smap", 2, 20 },       { "clfsh", 1, 19 },
-                 { "lahf", 4, 0 } };
-    unsigned words[6] = { ecx1, edx1, b7, c7, ce, de };
+        int word,
+            bit; /* words: 0 1.ecx, 1 1.edx, 2 7.ebx, 3 7.ecx, 4 8000_0001.ecx, 5 8000_0001.edx, 6 7.1.eax */
+    } bits[] = { { "adx", 2, 19 },
+                 { "aes", 0, 25 },
+                 { "avx", 0, 28 },
+                 { "avx2", 2, 5 },
+                 { "bmi1", 2, 3 },
+                 { "bmi2", 2, 8 },
+                 { "clflushopt", 2, 23 },
+                 { "clwb", 2, 24 },
+                 { "cmov", 1, 15 },
+                 { "cx16", 0, 13 },
+                 { "cx8", 1, 8 },
+                 { "f16c", 0, 29 },
+                 { "fma", 0, 12 },
+                 { "fpu", 1, 0 },
+                 { "fxsr", 1, 24 },
+                 { "lzcnt", 4, 5 },
+                 { "mmx", 1, 23 },
+                 { "movbe", 0, 22 },
+                 { "pclmulqdq", 0, 1 },
+                 { "popcnt", 0, 23 },
+                 { "sha", 2, 29 },
+                 { "sse", 1, 25 },
+                 { "sse2", 1, 26 },
+                 { "sse3", 0, 0 },
+                 { "sse4_1", 0, 19 },
+                 { "sse4_2", 0, 20 },
+                 { "ssse3", 0, 9 },
+                 { "xsave", 0, 27 },
+                 { "fsgsbase", 2, 0 },
+                 { "prefetchw", 4, 8 },
+                 { "smap", 2, 20 },
+                 { "clfsh", 1, 19 },
+                 { "lahf", 4, 0 },
+                 { "gfni", 3, 8 },
+                 { "vaes", 3, 9 },
+                 { "vpclmulqdq", 3, 10 },
+                 { "avx512f", 2, 16 },
+                 { "avx512dq", 2, 17 },
+                 { "avx512_ifma", 2, 21 },
+                 { "avx512cd", 2, 28 },
+                 { "avx512bw", 2, 30 },
+                 { "avx512_vbmi", 3, 1 },
+                 { "avx512_vbmi2", 3, 6 },
+                 { "avx512_vnni", 3, 11 },
+                 { "avx512_bitalg", 3, 12 },
+                 { "avx512_vpopcntdq", 3, 14 },
+                 { "avx512_bf16", 6, 5 } };
+    unsigned words[7] = { ecx1, edx1, b7, c7, ce, de, a71 };
     for (unsigned i = 0; i < G_N_ELEMENTS(bits); i++) {
         if (!strcmp(bits[i].name, name)) {
             return words[bits[i].word] >> bits[i].bit & 1;
@@ -67,6 +108,12 @@ static bool host_has(unsigned feature)
         return a >> (name[5] == 'c') & 1;
     }
     return true;
+}
+
+/* What Rhea asks of a host before it offers AVX-512. */
+static bool cpuid_supported_avx512(void)
+{
+    return cpuid_supported(FEAT_7_0_EBX) & CPUID_7_AVX512F;
 }
 
 /* ---- comparison ---- */
@@ -97,7 +144,7 @@ static void hex(char *out, const uint8_t *p, unsigned n)
 static void compare_bytes(Difference *d, const char *name, int index, const uint8_t *native,
                           const uint8_t *soft, unsigned n)
 {
-    char a[65], b[65];
+    char a[129], b[129];
     if (memcmp(native, soft, n) != 0) {
         hex(a, native, n);
         hex(b, soft, n);
@@ -204,6 +251,17 @@ static void compare(const Case *c, const CaseOutcome *n, const CaseOutcome *s, D
         compare_bytes(d, "xmm", i, a + 160 + i * 16, b + 160 + i * 16, 16);
         compare_bytes(d, "ymm_high", i, a + CASE_XSAVE_AVX + i * 16, b + CASE_XSAVE_AVX + i * 16, 16);
     }
+    if (native_layout()->opmask) {
+        CaseState *x = (CaseState *)&n->state, *y = (CaseState *)&s->state;
+        for (unsigned i = 0; i < (c->mode != CASE_64 ? 8 : 32); i++) {
+            unsigned at = i < 16 ? 32 : 0;
+            compare_bytes(d, i < 16 ? "zmm_high" : "zmm", (int)i, case_vector(x, i, at),
+                          case_vector(y, i, at), 64 - at);
+        }
+        for (unsigned i = 0; i < 8; i++) {
+            compare_bytes(d, "k", (int)i, case_mask(x, i), case_mask(y, i), 8);
+        }
+    }
     uint8_t *nm = native_data(), *sm = soft_data();
     if (stores_state_image(c->insn.form) && n->vector < 0) {
         /* MXCSR_MASK and, in the image, the pointers are the host's own. */
@@ -240,7 +298,7 @@ static void print_case(const Case *c, const CaseOutcome *n, const Difference *d,
            c->insn.reg, c->insn.rm, c->insn.vvvv, c->insn.operand_size, c->state.rip, c->operand, n->vector);
     printf("%s", d->text->str);
     if (opt_verbose) {
-        char text[65];
+        char text[129];
         for (unsigned i = 0; i < 16; i++) {
             printf("    in %s %#" PRIx64 "\n", reg_names[i], c->state.regs[i]);
         }
@@ -256,6 +314,15 @@ static void print_case(const Case *c, const CaseOutcome *n, const Difference *d,
             printf("    in ymm%u %s ", i, text);
             hex(text, c->state.xsave + 160 + i * 16, 16);
             printf("%s\n", text);
+        }
+        for (unsigned i = 0; native_layout()->opmask && i < 8; i++) {
+            hex(text, case_mask((CaseState *)&c->state, i), 8);
+            printf("    in k%u %s\n", i, text);
+        }
+        for (unsigned i = 0; native_layout()->opmask && i < 32; i++) {
+            unsigned at = i < 16 ? 32 : 0;
+            hex(text, case_vector((CaseState *)&c->state, i, at), 64 - at);
+            printf("    in zmm%u%s %s\n", i, at ? " high" : "", text);
         }
     }
 }
@@ -310,6 +377,10 @@ static void prepare_memory(const Case *c, uint64_t seed)
         header[0] = rng_below(&rng, 8) | (rng_one_in(&rng, 16) ? 0x100 : 0);
         if (rng_one_in(&rng, 2)) {
             header[1] = UINT64_C(1) << 63 | (rng_one_in(&rng, 8) ? rng_below(&rng, 8) : 7);
+        }
+        if (c->state.regs[R_RAX] & 0xe0) {
+            header[0] |= rng_next(&rng) & 0xe0;
+            header[1] = UINT64_C(1) << 63 | (rng_one_in(&rng, 8) ? rng_next(&rng) & 0xe7 : 0xe7);
         }
         if (rng_one_in(&rng, 16)) {
             header[1 + rng_below(&rng, 7)] |= UINT64_C(1) << (8 + rng_below(&rng, 3));
@@ -420,7 +491,8 @@ int main(int argc, char **argv)
             continue;
         }
         const char *why = case_form_unfit(form);
-        if (!why && !host_has(form->feature)) {
+        if (!why &&
+            (!host_has(form->feature) || ((form->attrs & X86_ATTR_AVX512) && !cpuid_supported_avx512()))) {
             why = "this host lacks it";
             lacking++;
         }

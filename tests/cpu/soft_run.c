@@ -10,6 +10,7 @@
 #include "accel/soft/interp/native.h"
 #include "arch/x86/apic.h"
 #include "arch/x86/cpu.h"
+#include "arch/x86/cpuid.h"
 #include "arch/x86/mmu.h"
 #include "mem/memory.h"
 
@@ -106,7 +107,7 @@ const char *soft_setup(bool translate)
     cpu->cr3 = 0x1000;
     cpu->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
     cpu->cr4 = CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_FSGSBASE | CR4_UMIP;
-    cpu->xcr0 = 7;
+    cpu->xcr0 = cpuid_xcr0_mask(cpu);
     cpu->efer = EFER_LME | EFER_LMA | EFER_NXE | EFER_SCE;
     cpu->idt.limit = cpu->gdt.limit = 0;
     cpu->segs[SEG_TR].limit = 0; /* no I/O permission bitmap */
@@ -173,6 +174,7 @@ void soft_run(const CaseState *in, CaseMode mode, CaseOutcome *out)
     cpu->exc.vector = -1;
     x86_set_rflags(cpu, in->rflags);
     x86_update_mode(cpu);
+    cpu->fpu_bv = cpu->fpu_mask;
     bool translated = translating && mode == CASE_64;
     if (translated) {
         jit_thread_enter(cpu);

@@ -109,8 +109,9 @@ void x86_update_mode(X86Cpu *cpu)
     }
     if ((cpu->cr4 & CR4_OSXSAVE) && (cpu->xcr0 & 6) == 6 && !(cpu->cr0 & CR0_TS) && (cpu->cr0 & CR0_PE) &&
         !vm86) {
-        mode |= MODE_AVX_OK;
+        mode |= MODE_AVX_OK | ((cpu->xcr0 & XCR0_AVX512) == XCR0_AVX512 ? MODE_AVX512_OK : 0);
     }
+    cpu->fpu_mask = XCR0_BASE | ((cpu->xcr0 & XCR0_AVX512) == XCR0_AVX512 ? XCR0_AVX512 : 0);
     if (cpu->cpl <= ((cpu->rflags & FLAG_IOPL) >> 12)) {
         mode |= MODE_IOPL_OK;
     }
@@ -144,6 +145,7 @@ static void reset_hard(X86Cpu *cpu)
     uint64_t xstate_bv = 7;
 
     memset(cpu->xsave, 0, sizeof(cpu->xsave));
+    cpu->fpu_bv = XCR0_BASE;
     /* The x87 state is what FNINIT leaves, as firmware would hand it over. */
     memcpy(cpu->xsave, &fcw, 2);
     memcpy(cpu->xsave + 24, &mxcsr, 4);
@@ -663,6 +665,8 @@ static void cpu_instance_init(Object *obj)
     cpu->apic_id = UINT32_MAX;
     cpu->socket_id = cpu->die_id = cpu->core_id = cpu->thread_id = -1;
     cpu->fpu_stale = 1;
+    cpu->fpu_mask = cpu->fpu_bv = XCR0_BASE;
+    cpuid_host_xsave(cpu);
     cpu->exc.vector = -1;
 }
 
@@ -870,6 +874,71 @@ static bool cpu_pre_save(void *opaque, GError **error)
     return true;
 }
 
+static bool cpu_pre_load(void *opaque, GError **error)
+{
+    X86Cpu *cpu = opaque;
+
+    cpu->avx512_loaded = false;
+    return true;
+}
+
+/* The components of AVX-512 lie elsewhere on other hosts: they travel by themselves. */
+static bool avx512_needed(const void *opaque)
+{
+    const X86Cpu *cpu = opaque;
+
+    return cpu->xsave_opmask && ((cpu->xcr0 & XCR0_AVX512) || (cpu->fpu_bv & XCR0_AVX512));
+}
+
+static bool avx512_pre_save(void *opaque, GError **error)
+{
+    X86Cpu *cpu = opaque;
+    uint8_t *to = cpu->saved_avx512;
+
+    memcpy(to, cpu->xsave + cpu->xsave_opmask, XSAVE_OPMASK_SIZE);
+    memcpy(to + XSAVE_OPMASK_SIZE, cpu->xsave + cpu->xsave_zmm_hi, XSAVE_ZMM_HI_SIZE);
+    memcpy(to + XSAVE_OPMASK_SIZE + XSAVE_ZMM_HI_SIZE, cpu->xsave + cpu->xsave_hi16, XSAVE_HI16_SIZE);
+    return true;
+}
+
+static bool avx512_post_load(void *opaque, int version, GError **error)
+{
+    X86Cpu *cpu = opaque;
+
+    if (!cpu->xsave_opmask) {
+        return error_set(error, "cpu %u: the state has AVX-512 registers, which this host lacks", cpu->index);
+    }
+    cpu->avx512_loaded = true;
+    return true;
+}
+
+static const VmStateField avx512_fields[] = { VMS_BUFFER(saved_avx512, X86Cpu), VMS_END };
+static const VmState avx512_vmstate = {
+    .name = "cpu/avx512",
+    .version = 1,
+    .minimum_version = 1,
+    .fields = avx512_fields,
+    .needed = avx512_needed,
+    .pre_save = avx512_pre_save,
+    .post_load = avx512_post_load,
+};
+static const VmState *const cpu_subsections[] = { &avx512_vmstate, NULL };
+
+/* Behind fields and subsections: what other hosts have behind AVX means nothing here. */
+static void place_avx512(X86Cpu *cpu)
+{
+    const uint8_t *from = cpu->saved_avx512;
+
+    memset(cpu->xsave + 832, 0, sizeof(cpu->xsave) - 832);
+    cpu->fpu_bv = XCR0_BASE;
+    if (cpu->avx512_loaded) {
+        memcpy(cpu->xsave + cpu->xsave_opmask, from, XSAVE_OPMASK_SIZE);
+        memcpy(cpu->xsave + cpu->xsave_zmm_hi, from + XSAVE_OPMASK_SIZE, XSAVE_ZMM_HI_SIZE);
+        memcpy(cpu->xsave + cpu->xsave_hi16, from + XSAVE_OPMASK_SIZE + XSAVE_ZMM_HI_SIZE, XSAVE_HI16_SIZE);
+        cpu->fpu_bv |= XCR0_AVX512;
+    }
+}
+
 static bool cpu_post_load(void *opaque, int version, GError **error)
 {
     X86Cpu *cpu = opaque;
@@ -877,7 +946,7 @@ static bool cpu_post_load(void *opaque, int version, GError **error)
     uint32_t mxcsr, mxcsr_mask = 0xffff;
     uint64_t xstate_bv = 7;
 
-    if (cpu->cpl > 3 || (cpu->xcr0 & ~xcr0_mask) || !(cpu->xcr0 & 1)) {
+    if (cpu->cpl > 3 || (cpu->xcr0 & ~xcr0_mask) || !cpuid_xcr0_valid(cpu->xcr0)) {
         return error_set(error, "cpu %u: the state has an impossible privilege level or XCR0", cpu->index);
     }
     memcpy(&mxcsr, cpu->xsave + 24, 4);
@@ -886,6 +955,7 @@ static bool cpu_post_load(void *opaque, int version, GError **error)
     memcpy(cpu->xsave + 28, &mxcsr_mask, 4);
     memcpy(cpu->xsave + 512, &xstate_bv, 8);
     memset(cpu->xsave + 520, 0, 56);
+    place_avx512(cpu);
     cpu->rflags = FLAG_ONE;
     x86_set_rflags(cpu, cpu->saved_rflags | FLAG_ONE);
     x86_update_mode(cpu);
@@ -970,6 +1040,8 @@ const VmState x86_cpu_vmstate = {
     .version = 1,
     .minimum_version = 1,
     .fields = cpu_fields,
+    .subsections = cpu_subsections,
     .pre_save = cpu_pre_save,
+    .pre_load = cpu_pre_load,
     .post_load = cpu_post_load,
 };

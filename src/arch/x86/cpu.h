@@ -159,6 +159,18 @@ typedef struct X86Table {
 /* The FPU and SIMD state is one XSAVE area in the standard (non-compacted) format of this host, SDM vol.
  * 1 13.4, so that stubs, FXSAVE and migration use it as it is. 64-byte aligned. */
 #define X86_XSAVE_SIZE 4096
+/* State components, bits of XCR0. */
+#define XCR0_BASE   7u    /* x87, SSE, AVX */
+#define XCR0_AVX512 0xe0u /* opmask, ZMM_Hi256, Hi16_ZMM: all or none */
+/* Their sizes, and where a guest's XSAVE has them in the standard format: the same on every host. */
+#define XSAVE_OPMASK_SIZE      64u
+#define XSAVE_ZMM_HI_SIZE      512u
+#define XSAVE_HI16_SIZE        1024u
+#define XSAVE_AVX512_SIZE      (XSAVE_OPMASK_SIZE + XSAVE_ZMM_HI_SIZE + XSAVE_HI16_SIZE)
+#define XSAVE_GUEST_OPMASK     1088u
+#define XSAVE_GUEST_ZMM_HI     1152u
+#define XSAVE_GUEST_HI16       1664u
+#define XSAVE_GUEST_AVX512_END 2688u
 
 /* What may be pending for a vCPU; bits of X86Cpu.interrupt_request. */
 #define CPU_INTERRUPT_HARD  (1u << 0) /* the APIC or PIC has a vector */
@@ -188,7 +200,7 @@ typedef struct X86Table {
 #define MODE_FPU_OK    (1u << 10) /* neither CR0.EM nor CR0.TS */
 #define MODE_SSE_OK    (1u << 11) /* CR4.OSFXSR and not CR0.EM/TS */
 #define MODE_AVX_OK    (1u << 12) /* CR4.OSXSAVE, XCR0[2:1] = 3, not CR0.TS, protected mode */
-#define MODE_AVX512_OK (1u << 13)
+#define MODE_AVX512_OK (1u << 13) /* MODE_AVX_OK and XCR0[7:5] = 7 */
 #define MODE_IOPL_OK   (1u << 14) /* CPL <= IOPL */
 #define MODE_SMM       (1u << 15)
 #define MODE_BP        (1u << 16) /* DR7 enables something, or the debugger has breakpoints */
@@ -260,6 +272,12 @@ struct X86Cpu {
     int64_t tsc_offset; /* guest TSC = scaled host TSC + offset */
     uint32_t pkru;
     uint8_t xsave[X86_XSAVE_SIZE] __attribute__((aligned(64)));
+    /* Where xsave has the components of AVX-512 on this host (CPUID leaf 0xD); 0: it has none. */
+    uint16_t xsave_opmask, xsave_zmm_hi, xsave_hi16;
+    uint32_t fpu_mask; /* components that go between xsave and the host's registers: what XCR0 enables */
+    uint32_t fpu_bv;   /* of all components; one that is clear here is zero in xsave */
+    bool avx512_loaded;
+    uint8_t saved_avx512[XSAVE_AVX512_SIZE]; /* the three components, for the state table only */
     struct {
         uint64_t tag, delta;
     } jit_sites[2][256]

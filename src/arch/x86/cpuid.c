@@ -152,6 +152,9 @@ static const char *const implemented =
     "osvw invtsc ibpb ibrs amd-stibp amd-ssbd amd-no-ssb "
     "btc-no lfence-always-serializing null-sel-clr-base auto-ibrs srso-no no-nested-data-bp "
     "xsaveopt xsavec xgetbv1 arat "
+    "avx512f avx512dq avx512ifma avx512cd avx512bw avx512vl avx512vbmi avx512vbmi2 gfni vaes vpclmulqdq "
+    "avx512vnni "
+    "avx512bitalg avx512-vpopcntdq avx512-bf16 "
     "kvmclock kvm-nopiodelay kvm-steal-time kvm-pv-eoi kvm-pv-unhalt kvm-pv-tlb-flush kvm-pv-ipi "
     "kvm-poll-control "
     "kvm-pv-sched-yield kvmclock-stable-bit kvm-hint-dedicated "
@@ -162,7 +165,10 @@ static const char *const implemented =
 /* Of these the host must have the bit too: instructions that run on it. The rest is software here. */
 static const char *const host_needed = "fpu cx8 cmov mmx fxsr sse sse2 pni pclmulqdq ssse3 fma cx16 sse4.1 "
                                        "sse4.2 popcnt aes xsave avx f16c rdrand bmi1 avx2 "
-                                       "bmi2 rdseed adx sha-ni lahf-lm abm xsaveopt xsavec xgetbv1";
+                                       "bmi2 rdseed adx sha-ni lahf-lm abm xsaveopt xsavec xgetbv1 "
+                                       "avx512f avx512dq avx512ifma avx512cd avx512bw avx512vl avx512vbmi "
+                                       "avx512vbmi2 gfni vaes vpclmulqdq avx512vnni avx512bitalg "
+                                       "avx512-vpopcntdq avx512-bf16";
 
 /* What "max" leaves out although it could be had: MONITOR/MWAIT is no way to wait here. ("ht" follows the
  * topology.) */
@@ -424,7 +430,43 @@ typedef struct HostCpu {
     char vendor[13];
     char model_id[49];
     uint32_t family, model, stepping, phys_bits;
+    uint16_t opmask, zmm_hi, hi16; /* in its XSAVE image; 0: no AVX-512 */
 } HostCpu;
+
+#define AVX512_EBX                                                                                   \
+    (CPUID_7_AVX512F | CPUID_7_AVX512DQ | CPUID_7_AVX512IFMA | CPUID_7_AVX512CD | CPUID_7_AVX512BW | \
+     CPUID_7_AVX512VL)
+#define AVX512_ECX                                                                              \
+    (CPUID_7C_AVX512VBMI | CPUID_7C_AVX512VBMI2 | CPUID_7C_AVX512VNNI | CPUID_7C_AVX512BITALG | \
+     CPUID_7C_AVX512VPOPCNTDQ)
+
+/* Whether AVX-512 can be used: what Rhea's stubs need of it is there, and the system saves its registers. */
+static bool host_avx512(HostCpu *h)
+{
+    const uint32_t needed = CPUID_7_AVX512F | CPUID_7_AVX512DQ | CPUID_7_AVX512BW | CPUID_7_AVX512VL;
+    static const uint32_t sizes[] = { XSAVE_OPMASK_SIZE, XSAVE_ZMM_HI_SIZE, XSAVE_HI16_SIZE };
+    uint32_t at[3], low, high, c, d;
+
+    if (!(h->words[FEAT_1_ECX] & CPUID_EXT_OSXSAVE) || (h->words[FEAT_7_0_EBX] & needed) != needed ||
+        !(h->words[FEAT_XSAVE] & CPUID_XGETBV1)) {
+        return false;
+    }
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    if ((low & (XCR0_AVX512 | 6)) != (XCR0_AVX512 | 6)) {
+        return false;
+    }
+    for (uint32_t i = 0; i < 3; i++) {
+        uint32_t size;
+        __cpuid_count(0xd, 5 + i, size, at[i], c, d);
+        if (size != sizes[i] || at[i] < 832 || at[i] % 64 != 0 || at[i] + size > X86_XSAVE_SIZE) {
+            return false;
+        }
+    }
+    h->opmask = (uint16_t)at[0];
+    h->zmm_hi = (uint16_t)at[1];
+    h->hi16 = (uint16_t)at[2];
+    return true;
+}
 
 static void host_probe(HostCpu *h)
 {
@@ -446,6 +488,9 @@ static void host_probe(HostCpu *h)
     }
     if (level >= 7) {
         __cpuid_count(7, 0, a, h->words[FEAT_7_0_EBX], h->words[FEAT_7_0_ECX], h->words[FEAT_7_0_EDX]);
+        if (a >= 1) {
+            __cpuid_count(7, 1, h->words[FEAT_7_1_EAX], b, c, d);
+        }
     }
     if (level >= 0xd) {
         __cpuid_count(0xd, 1, h->words[FEAT_XSAVE], b, c, d);
@@ -470,6 +515,12 @@ static void host_probe(HostCpu *h)
     if (!(h->words[FEAT_1_ECX] & CPUID_EXT_OSXSAVE)) {
         h->words[FEAT_1_ECX] &= ~(CPUID_EXT_XSAVE | CPUID_EXT_AVX | CPUID_EXT_FMA | CPUID_EXT_F16C);
         h->words[FEAT_7_0_EBX] &= ~CPUID_7_AVX2;
+        h->words[FEAT_7_0_ECX] &= ~(CPUID_7C_VAES | CPUID_7C_VPCLMULQDQ);
+    }
+    if (!host_avx512(h)) {
+        h->words[FEAT_7_0_EBX] &= ~AVX512_EBX;
+        h->words[FEAT_7_0_ECX] &= ~AVX512_ECX;
+        h->words[FEAT_7_1_EAX] &= ~CPUID_7_1A_AVX512BF16;
     }
     parse_features(implemented, h->supported);
     parse_features(host_needed, needed);
@@ -573,6 +624,11 @@ static const struct {
     { FEAT_1_ECX, CPUID_EXT_AVX, FEAT_1_ECX, CPUID_EXT_XSAVE },
     { FEAT_1_ECX, CPUID_EXT_FMA | CPUID_EXT_F16C, FEAT_1_ECX, CPUID_EXT_AVX },
     { FEAT_7_0_EBX, CPUID_7_AVX2, FEAT_1_ECX, CPUID_EXT_AVX },
+    { FEAT_7_0_ECX, CPUID_7C_VAES | CPUID_7C_VPCLMULQDQ, FEAT_1_ECX, CPUID_EXT_AVX },
+    { FEAT_7_0_EBX, AVX512_EBX, FEAT_7_0_EBX, CPUID_7_AVX2 },
+    { FEAT_7_0_EBX, AVX512_EBX, FEAT_7_0_EBX, CPUID_7_AVX512F },
+    { FEAT_7_0_ECX, AVX512_ECX, FEAT_7_0_EBX, CPUID_7_AVX512F },
+    { FEAT_7_1_EAX, CPUID_7_1A_AVX512BF16, FEAT_7_0_EBX, CPUID_7_AVX512F },
     { FEAT_XSAVE, UINT32_MAX, FEAT_1_ECX, CPUID_EXT_XSAVE },
     { FEAT_7_0_EBX, CPUID_7_INVPCID, FEAT_1_ECX, CPUID_EXT_PCID },
     { FEAT_1_ECX, CPUID_EXT_PCID, FEAT_8000_0001_EDX, CPUID_EXT2_LM },
@@ -604,7 +660,29 @@ uint64_t cpuid_xcr0_mask(const X86Cpu *cpu)
     if (!cpu_has_feature(cpu, FEAT_1_ECX, CPUID_EXT_XSAVE)) {
         return 0;
     }
-    return cpu_has_feature(cpu, FEAT_1_ECX, CPUID_EXT_AVX) ? 7 : 3;
+    if (!cpu_has_feature(cpu, FEAT_1_ECX, CPUID_EXT_AVX)) {
+        return 3;
+    }
+    return XCR0_BASE | (cpu_has_feature(cpu, FEAT_7_0_EBX, CPUID_7_AVX512F) ? XCR0_AVX512 : 0);
+}
+
+bool cpuid_xcr0_valid(uint64_t xcr0)
+{
+    uint64_t avx512 = xcr0 & XCR0_AVX512;
+
+    if (!(xcr0 & 1) || (xcr0 & 6) == 4) {
+        return false;
+    }
+    return avx512 == 0 || (avx512 == XCR0_AVX512 && (xcr0 & 6) == 6);
+}
+
+void cpuid_host_xsave(X86Cpu *cpu)
+{
+    const HostCpu *host = host_cpu();
+
+    cpu->xsave_opmask = host->opmask;
+    cpu->xsave_zmm_hi = host->zmm_hi;
+    cpu->xsave_hi16 = host->hi16;
 }
 
 /* ---- leaves ---- */
@@ -673,8 +751,20 @@ static void leaf_extended_topology(X86Cpu *cpu, uint32_t subleaf, uint32_t out[4
     }
 }
 
+/* Where XSAVE's standard format ends with these components. */
+static uint32_t xsave_size(uint64_t components)
+{
+    return components & XCR0_AVX512 ? XSAVE_GUEST_AVX512_END : components & 4 ? 832 : 576;
+}
+
 static void leaf_xsave(X86Cpu *cpu, uint32_t subleaf, uint32_t out[4])
 {
+    static const struct {
+        uint32_t component, size, offset;
+    } parts[] = { { 2, 256, 576 },
+                  { 5, XSAVE_OPMASK_SIZE, XSAVE_GUEST_OPMASK },
+                  { 6, XSAVE_ZMM_HI_SIZE, XSAVE_GUEST_ZMM_HI },
+                  { 7, XSAVE_HI16_SIZE, XSAVE_GUEST_HI16 } };
     uint64_t mask = cpuid_xcr0_mask(cpu);
 
     if (mask == 0) {
@@ -682,14 +772,19 @@ static void leaf_xsave(X86Cpu *cpu, uint32_t subleaf, uint32_t out[4])
     }
     if (subleaf == 0) {
         out[0] = (uint32_t)mask;
-        out[1] = cpu->xcr0 & 4 ? 832 : 576;
-        out[2] = mask & 4 ? 832 : 576;
+        out[1] = xsave_size(cpu->xcr0);
+        out[2] = xsave_size(mask);
     } else if (subleaf == 1) {
         out[0] = cpu->cpuid_features[FEAT_XSAVE];
-        out[1] = out[0] & (CPUID_XSAVEC | CPUID_XSAVES) ? (cpu->xcr0 & 4 ? 832 : 576) : 0;
-    } else if (subleaf == 2 && (mask & 4)) {
-        out[0] = 256;
-        out[1] = 576;
+        if (out[0] & (CPUID_XSAVEC | CPUID_XSAVES)) {
+            out[1] = (cpu->xcr0 & 4 ? 832 : 576) + (cpu->xcr0 & XCR0_AVX512 ? XSAVE_AVX512_SIZE : 0);
+        }
+    }
+    for (size_t i = 0; i < G_N_ELEMENTS(parts); i++) {
+        if (subleaf == parts[i].component && (mask >> subleaf & 1)) {
+            out[0] = parts[i].size;
+            out[1] = parts[i].offset;
+        }
     }
 }
 

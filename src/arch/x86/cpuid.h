@@ -74,6 +74,21 @@ typedef enum FeatureWord {
 #define CPUID_7_CLFLUSHOPT             (1u << 23)
 #define CPUID_7_CLWB                   (1u << 24)
 #define CPUID_7_SHA                    (1u << 29)
+#define CPUID_7_AVX512F                (1u << 16)
+#define CPUID_7_AVX512DQ               (1u << 17)
+#define CPUID_7_AVX512IFMA             (1u << 21)
+#define CPUID_7_AVX512CD               (1u << 28)
+#define CPUID_7_AVX512BW               (1u << 30)
+#define CPUID_7_AVX512VL               (1u << 31)
+#define CPUID_7C_AVX512VBMI            (1u << 1)
+#define CPUID_7C_AVX512VBMI2           (1u << 6)
+#define CPUID_7C_GFNI                  (1u << 8)
+#define CPUID_7C_VAES                  (1u << 9)
+#define CPUID_7C_VPCLMULQDQ            (1u << 10)
+#define CPUID_7C_AVX512VNNI            (1u << 11)
+#define CPUID_7C_AVX512BITALG          (1u << 12)
+#define CPUID_7C_AVX512VPOPCNTDQ       (1u << 14)
+#define CPUID_7_1A_AVX512BF16          (1u << 5)
 #define CPUID_7C_UMIP                  (1u << 2)
 #define CPUID_7C_PKU                   (1u << 3)
 #define CPUID_7C_RDPID                 (1u << 22)
@@ -163,5 +178,10 @@ bool cpuid_is_intel(const X86Cpu *cpu);
 bool cpuid_is_amd(const X86Cpu *cpu); /* or Hygon */
 /* XCR0 bits that the guest may set, and the area that they need. */
 uint64_t cpuid_xcr0_mask(const X86Cpu *cpu);
+/* Whether the components may be enabled together, SDM vol. 1 13.3: x87 always, AVX with SSE, AVX-512 whole
+ * and with AVX. */
+bool cpuid_xcr0_valid(uint64_t xcr0);
+/* Sets where the host's XSAVE image has what AVX-512 adds. */
+void cpuid_host_xsave(X86Cpu *cpu);
 
 #endif

@@ -59,8 +59,9 @@ static int64_t sign_extend(uint64_t value, unsigned bytes)
 typedef struct Prefixes {
     uint8_t rex; /* the whole byte, or 0; of VEX the same bits, positive */
     bool has_66, has_67, lock;
-    uint8_t rep; /* 0, F2 or F3: the last one */
-    int segment; /* -1: none */
+    uint8_t rep;           /* 0, F2 or F3: the last one */
+    int segment;           /* -1: none */
+    bool evex_r2, evex_v2; /* EVEX.R' and V', positive */
 } Prefixes;
 
 static void read_legacy_prefixes(const X86DecodeMode *mode, Reader *r, Prefixes *p)
@@ -176,6 +177,31 @@ static bool read_vex(const X86DecodeMode *mode, Reader *r, uint8_t first, X86Ins
     return *map >= 1 && *map <= 3;
 }
 
+/* Reads what follows 62, SDM vol. 2 2.7.1. False: a reserved map or bit. */
+static bool read_evex(const X86DecodeMode *mode, Reader *r, X86Insn *insn, Prefixes *p, unsigned *map)
+{
+    static const uint8_t prefix_of_pp[4] = { X86_PREFIX_NP, X86_PREFIX_66, X86_PREFIX_F3, X86_PREFIX_F2 };
+    uint8_t p0 = reader_byte(r), p1 = reader_byte(r), p2 = reader_byte(r);
+    bool b_bit = !(p0 & 0x20);
+    *map = p0 & 7;
+    insn->vex_size = 4;
+    insn->rex_w = p1 >> 7;
+    insn->vvvv = (uint8_t)((~p1 >> 3) & 15);
+    insn->mandatory = prefix_of_pp[p1 & 3];
+    insn->evex_z = p2 >> 7;
+    insn->evex_ll = (p2 >> 5) & 3;
+    insn->vex_l = insn->evex_ll;
+    insn->evex_b = (p2 >> 4) & 1;
+    insn->opmask = p2 & 7;
+    p->evex_r2 = !(p0 & 0x10);
+    p->evex_v2 = !(p2 & 8);
+    if (mode->code_size != 8) {
+        b_bit = p->evex_r2 = false; /* ignored; R and X are 1, or it would be BOUND */
+    }
+    p->rex = (uint8_t)(0x40 | insn->rex_w << 3 | (p0 & 0x80 ? 0 : 4) | (p0 & 0x40 ? 0 : 2) | b_bit);
+    return *map >= 1 && *map <= 3 && !(p0 & 8) && (p1 & 4) && (mode->code_size == 8 || !p->evex_v2);
+}
+
 static bool feature_present(const X86DecodeMode *mode, unsigned feature)
 {
     return feature == X86_FEATURE_NONE || (mode->features[feature / 64] >> (feature % 64) & 1);
@@ -184,11 +210,21 @@ static bool feature_present(const X86DecodeMode *mode, unsigned feature)
 static bool form_uses_vvvv(const X86Form *form)
 {
     for (unsigned i = 0; i < form->operand_count; i++) {
-        if (form->operands[i].kind == X86_OPERAND_B || form->operands[i].kind == X86_OPERAND_H) {
+        switch (form->operands[i].kind) {
+        case X86_OPERAND_B:
+        case X86_OPERAND_H:
+        case X86_OPERAND_KV:
             return true;
         }
     }
     return false;
+}
+
+/* Whether EVEX.b of a form without memory operand asks for a rounding mode or no exceptions: the length is
+ * 512 then. */
+static bool evex_rounds(const X86Form *form, const X86Insn *insn, uint8_t modrm)
+{
+    return insn->evex_b && modrm >= 0xc0 && (form->evex & (X86_EVEX_ER | X86_EVEX_SAE));
 }
 
 static uint8_t form_operand_size(const X86DecodeMode *mode, const X86Form *form, const Prefixes *p,
@@ -231,7 +267,15 @@ static bool form_matches(const X86DecodeMode *mode, const X86Form *form, const P
     if (form->w != X86_BIT_ANY && form->w != insn->rex_w) {
         return false;
     }
-    if (form->l != X86_BIT_ANY && form->l != insn->vex_l) {
+    if (form->space == X86_SPACE_EVEX) {
+        unsigned l = evex_rounds(form, insn, modrm) ? 2 : insn->evex_ll;
+        if (l == 3 || (form->l != X86_BIT_ANY && form->l != l)) {
+            return false;
+        }
+        if ((form->evex & X86_EVEX_VL) && l < 2 && !feature_present(mode, X86_FEATURE_AVX512VL)) {
+            return false;
+        }
+    } else if (form->l != X86_BIT_ANY && form->l != insn->vex_l) {
         return false;
     }
     if (form->has_modrm) {
@@ -255,7 +299,7 @@ static bool form_matches(const X86DecodeMode *mode, const X86Form *form, const P
     return feature_present(mode, form->feature);
 }
 
-static bool form_has_vsib(const X86Form *form)
+bool x86_form_has_vsib(const X86Form *form)
 {
     for (unsigned i = 0; i < form->operand_count; i++) {
         if (form->operands[i].kind == X86_OPERAND_VSIBX || form->operands[i].kind == X86_OPERAND_VSIBY) {
@@ -363,6 +407,103 @@ static void read_immediates(const X86DecodeMode *mode, Reader *r, X86Insn *insn)
     }
 }
 
+/* Adds EVEX.R', X and V' to register numbers, and refuses what no form allows: SDM vol. 2 2.7.11. */
+static bool finish_evex(const Prefixes *p, X86Insn *insn)
+{
+    const X86Form *form = insn->form;
+    bool vsib = x86_form_has_vsib(form), mask_result = false;
+    const X86Operand *memory = NULL;
+    insn->vex_l = evex_rounds(form, insn, insn->modrm) ? 2 : insn->evex_ll;
+    if (vsib) {
+        insn->index |= (uint8_t)(p->evex_v2 << 4);
+        if (!insn->opmask || insn->evex_z || insn->evex_b) {
+            return false;
+        }
+    } else if (form_uses_vvvv(form)) {
+        insn->vvvv |= (uint8_t)(p->evex_v2 << 4);
+    } else if (p->evex_v2) {
+        return false;
+    }
+    for (unsigned i = 0; i < form->operand_count; i++) {
+        const X86Operand *operand = &form->operands[i];
+        switch (operand->kind) {
+        case X86_OPERAND_V:
+            insn->reg |= (uint8_t)(p->evex_r2 << 4);
+            break;
+        case X86_OPERAND_G:
+            if (p->evex_r2) {
+                return false;
+            }
+            break;
+        case X86_OPERAND_KR:
+            if (p->evex_r2 || insn->reg > 7) {
+                return false;
+            }
+            mask_result |= i == 0;
+            break;
+        case X86_OPERAND_KM:
+            insn->rm &= 7;
+            break;
+        case X86_OPERAND_W:
+        case X86_OPERAND_U:
+            if (!insn->is_memory) {
+                insn->rm |= (uint8_t)((p->rex & 2) << 3);
+            }
+            memory = operand;
+            break;
+        case X86_OPERAND_E:
+        case X86_OPERAND_M:
+            memory = operand;
+            break;
+        default:
+            break;
+        }
+    }
+    if (insn->opmask && !(form->evex & (X86_EVEX_K | X86_EVEX_KK))) {
+        return false;
+    }
+    if (insn->evex_z && (!insn->opmask || !(form->evex & X86_EVEX_Z) || mask_result ||
+                         (insn->is_memory && memory && (memory->access & X86_ACCESS_W)))) {
+        return false;
+    }
+    if (insn->evex_b && (insn->is_memory ? form->broadcast == 0 : !evex_rounds(form, insn, insn->modrm))) {
+        return false;
+    }
+    if (insn->is_memory && insn->disp_size == 1) {
+        unsigned scale = form->evex & X86_EVEX_T1S ? form->element
+                         : memory                  ? x86_memory_bytes(insn, memory)
+                                                   : 1;
+        insn->disp *= (int32_t)scale;
+    }
+    return true;
+}
+
+/* The VEX-encoded instructions on mask registers. */
+static bool finish_opmask(const X86DecodeMode *mode, X86Insn *insn)
+{
+    const X86Form *form = insn->form;
+    for (unsigned i = 0; i < form->operand_count; i++) {
+        switch (form->operands[i].kind) {
+        case X86_OPERAND_KR:
+            if (insn->reg > 7) {
+                return false;
+            }
+            break;
+        case X86_OPERAND_KV:
+            if (insn->vvvv > 7 && mode->code_size == 8) {
+                return false;
+            }
+            break;
+        case X86_OPERAND_KM:
+            insn->rm &= 7;
+            break;
+        default:
+            break;
+        }
+    }
+    return true;
+}
+
 static bool lock_allowed(const X86Insn *insn)
 {
     return (insn->form->attrs & X86_ATTR_LOCK) && insn->is_memory;
@@ -394,11 +535,10 @@ X86DecodeStatus x86_decode(const X86DecodeMode *mode, const uint8_t *bytes, size
                                                               : 2;
     insn->length = (uint8_t)r.pos;
     if (opens_vex(mode, &r, opcode)) {
-        if (opcode == 0x62) {
-            return X86_DECODE_UD; /* EVEX: no row of the table uses it yet */
-        }
+        bool evex = opcode == 0x62;
         insn->vex_offset = (uint8_t)(r.pos - 1);
-        bool known_map = read_vex(mode, &r, opcode, insn, &p, &map);
+        bool known_map =
+            evex ? read_evex(mode, &r, insn, &p, &map) : read_vex(mode, &r, opcode, insn, &p, &map);
         opcode = reader_byte(&r);
         if (r.status != X86_DECODE_OK) {
             return r.status;
@@ -406,7 +546,7 @@ X86DecodeStatus x86_decode(const X86DecodeMode *mode, const uint8_t *bytes, size
         if (!known_map || !mode->vex || p.has_66 || p.rep || p.lock || (insn->prefixes & X86_INSN_REX)) {
             return X86_DECODE_UD;
         }
-        space = X86_SPACE_VEX;
+        space = evex ? X86_SPACE_EVEX : X86_SPACE_VEX;
     } else if (opcode == 0x0f) {
         map = 1;
         opcode = reader_byte(&r);
@@ -453,7 +593,7 @@ X86DecodeStatus x86_decode(const X86DecodeMode *mode, const uint8_t *bytes, size
         insn->reg = (uint8_t)(((modrm >> 3) & 7) | (p.rex & 4) << 1);
         insn->rm = (uint8_t)((modrm & 7) | (p.rex & 1) << 3);
         if (insn->mod != 3) {
-            bool vsib = form_has_vsib(form);
+            bool vsib = x86_form_has_vsib(form);
             insn->is_memory = true;
             if (vsib && (insn->address_size == 2 || (modrm & 7) != 4)) {
                 return X86_DECODE_UD;
@@ -482,7 +622,13 @@ X86DecodeStatus x86_decode(const X86DecodeMode *mode, const uint8_t *bytes, size
     if (p.lock && !lock_allowed(insn)) {
         return X86_DECODE_UD;
     }
-    if (space == X86_SPACE_VEX && insn->vvvv && !form_uses_vvvv(form)) {
+    if (space != X86_SPACE_LEGACY && insn->vvvv && !form_uses_vvvv(form)) {
+        return X86_DECODE_UD;
+    }
+    if (space == X86_SPACE_EVEX && !finish_evex(&p, insn)) {
+        return X86_DECODE_UD;
+    }
+    if (space == X86_SPACE_VEX && (form->attrs & X86_ATTR_AVX512) && !finish_opmask(mode, insn)) {
         return X86_DECODE_UD;
     }
     if (mode->code_size != 8) {
@@ -536,4 +682,9 @@ unsigned x86_operand_bytes(const X86Insn *insn, const X86Operand *operand)
     default:
         return 0;
     }
+}
+
+unsigned x86_memory_bytes(const X86Insn *insn, const X86Operand *operand)
+{
+    return insn->evex_b && insn->is_memory ? insn->form->broadcast : x86_operand_bytes(insn, operand);
 }

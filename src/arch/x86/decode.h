@@ -19,7 +19,8 @@ enum { X86_MOD_ANY, X86_MOD_REG, X86_MOD_MEM };
 enum { X86_ACCESS_R = 1, X86_ACCESS_W = 2, X86_ACCESS_RW = 3, X86_ACCESS_N = 0 };
 
 typedef struct X86Operand {
-    uint8_t kind;   /* X86_OPERAND_* : the letter, or GPR, CONST, SEG, ST, XMM (fixed, see number), VSIBX/Y */
+    uint8_t kind;   /* X86_OPERAND_* : the letter, or GPR, CONST, SEG, ST, XMM (fixed, see number), VSIBX/Y,
+                       KR/KV/KM */
     uint8_t size;   /* X86_SIZE_* : the letters behind it */
     uint8_t access; /* X86_ACCESS_*; N: the address only (LEA, INVLPG, PREFETCH) */
     uint8_t number; /* of a fixed register or constant */
@@ -38,6 +39,9 @@ typedef struct X86Form {
     uint16_t feature;                                    /* X86_FEATURE_* */
     uint32_t attrs;                                      /* X86_ATTR_* */
     uint16_t flags_read, flags_written, flags_undefined; /* masks in RFLAGS layout */
+    uint16_t evex;                                       /* X86_EVEX_* */
+    uint8_t element;   /* EVEX: bytes of what one bit of the mask stands for */
+    uint8_t broadcast; /* EVEX: bytes of what a memory operand may be broadcast from; 0: it may not */
     X86Operand operands[5];
     const char *source; /* "insns.tab:123" */
 } X86Form;
@@ -79,20 +83,22 @@ typedef struct X86Insn {
     uint8_t imm_offset, imm_size; /* imm_size in bytes: 0 none; of ENTER 3, of far pointers 4 or 6 */
     uint8_t vex_offset;           /* of the byte C4, C5 or 62; vex_size 0: none */
     uint8_t vex_size;
-    uint8_t prefixes;               /* X86_INSN_* */
-    uint8_t operand_size;           /* 2, 4, 8: of "v" operands */
-    uint8_t address_size;           /* 2, 4, 8 */
-    uint8_t mandatory;              /* X86_PREFIX_NP, _66, _F3, _F2 as present or as VEX.pp says */
-    uint8_t rex_w, vex_l;           /* W of REX, VEX or EVEX; L (0, 1, 2) */
-    uint8_t vvvv;                   /* 0-15 (EVEX: 0-31) */
+    uint8_t prefixes;     /* X86_INSN_* */
+    uint8_t operand_size; /* 2, 4, 8: of "v" operands */
+    uint8_t address_size; /* 2, 4, 8 */
+    uint8_t mandatory;    /* X86_PREFIX_NP, _66, _F3, _F2 as present or as VEX.pp says */
+    uint8_t rex_w, vex_l; /* W of REX, VEX or EVEX; L (0, 1, 2; 2 where EVEX.L'L is a rounding mode) */
+    uint8_t vvvv;         /* 0-15 (EVEX: 0-31) */
     uint8_t opmask, evex_b, evex_z; /* EVEX.aaa, b, z */
+    uint8_t evex_ll; /* EVEX.L'L as it is: a length, or with evex_b and registers the rounding mode */
     uint8_t modrm, mod;
-    uint8_t reg, rm; /* with REX/VEX bits; rm only where mod is 3 (or the opcode's register in a +r form) */
+    uint8_t reg, rm; /* with REX/VEX bits (EVEX: vector registers to 31); rm only where mod is 3 (or the
+                        opcode's register in a +r form) */
     bool is_memory;
     uint8_t segment; /* SEG_*: effective, with overrides and the defaults of BP/SP; overrides ignored in
                         64-bit mode but FS, GS */
     bool segment_override;
-    uint8_t base, index; /* 0-15, X86_REG_RIP, X86_REG_NONE; VSIB: index 0-15 is a vector register */
+    uint8_t base, index; /* 0-15, X86_REG_RIP, X86_REG_NONE; VSIB: index is a vector register, 0-31 */
     uint8_t scale;       /* a shift: 0-3 */
     int32_t disp;
     uint64_t
@@ -123,5 +129,9 @@ void x86_decode_all_features(X86DecodeMode *mode);
 /* The size in bytes of an operand in a decoded instruction; 0 where the size letter does not say ("s", "a",
  * none). */
 unsigned x86_operand_bytes(const X86Insn *insn, const X86Operand *operand);
+/* The same of the memory operand, as far as it is accessed: one element where EVEX.b broadcasts it. */
+unsigned x86_memory_bytes(const X86Insn *insn, const X86Operand *operand);
+/* Whether the form has a VSIB operand. */
+bool x86_form_has_vsib(const X86Form *form);
 
 #endif

@@ -224,8 +224,7 @@ void x86_xsetbv(X86Cpu *cpu)
         x86_raise(cpu, EXC_UD);
     }
     require_cpl0(cpu);
-    if ((uint32_t)cpu->regs[R_RCX] != 0 || !(value & 1) || (value & ~cpuid_xcr0_mask(cpu)) ||
-        (value & 6) == 4) {
+    if ((uint32_t)cpu->regs[R_RCX] != 0 || (value & ~cpuid_xcr0_mask(cpu)) || !cpuid_xcr0_valid(value)) {
         x86_raise_error(cpu, EXC_GP, 0);
     }
     cpu->xcr0 = value;

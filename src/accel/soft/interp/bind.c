@@ -3,7 +3,8 @@
  */
 #include "accel/soft/interp/ops.h"
 
-#define ATTR_ON_HOST (X86_ATTR_NATIVE | X86_ATTR_X87 | X86_ATTR_MMX | X86_ATTR_SSE | X86_ATTR_AVX)
+#define ATTR_ON_HOST \
+    (X86_ATTR_NATIVE | X86_ATTR_X87 | X86_ATTR_MMX | X86_ATTR_SSE | X86_ATTR_AVX | X86_ATTR_AVX512)
 
 InterpHandler *interp_generic[X86_FORM_COUNT];
 

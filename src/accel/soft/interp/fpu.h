@@ -108,11 +108,30 @@ static inline void fpu_check_ac(X86Cpu *cpu, uint64_t linear, unsigned alignment
     }
 }
 
+/* What a stub ended with. */
+G_NORETURN static inline void fpu_raise_native(X86Cpu *cpu, int vector)
+{
+    if (vector == EXC_XM && !(cpu->cr4 & CR4_OSXMMEXCPT)) {
+        vector = EXC_UD;
+    }
+    x86_raise(cpu, vector);
+}
+
+/* An instruction with VEX prefix zeroes a vector register that it writes up to the greatest length there is.
+ */
+static inline void fpu_zero_zmm_high(X86Cpu *cpu, unsigned first, unsigned count)
+{
+    if (G_UNLIKELY(cpu->fpu_mask & XCR0_AVX512)) {
+        memset(cpu->xsave + cpu->xsave_zmm_hi + first * 32u, 0, count * 32u);
+    }
+}
+
 /* The stub and its description of a form marked native; NULL where the host cannot. */
 NativeStub *simd_make_stub(const X86Cpu *cpu, const X86Insn *insn, NativeForm *form);
 
 /* The executor of one form, or NULL. */
 FpuExec *simd_bind(X86Cpu *cpu, InterpNative *native);
+FpuExec *avx512_bind(X86Cpu *cpu, InterpNative *native);
 FpuExec *x87_bind(X86Cpu *cpu, InterpNative *native);
 FpuExec *xsave_bind(X86Cpu *cpu, InterpNative *native);
 

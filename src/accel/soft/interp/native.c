@@ -18,8 +18,9 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-/* Enough for every form of the table with every immediate: about 90,000 stubs of at most 256 bytes. */
-#define REGION_SIZE (24u << 20)
+/* Enough for every form of the table with every immediate: about 90,000 stubs of MMX to AVX, 160,000 of
+ * AVX-512, of at most 256 and mostly less than 100 bytes. Memory is taken as they are made. */
+#define REGION_SIZE (48u << 20)
 #define STUB_MAX    256u
 #define HOST_MXCSR  0x1f80u
 #define HOST_FCW    0x37fu
@@ -376,24 +377,153 @@ static void make_key(const NativeForm *f, uint64_t key[2])
              (uint64_t)f->rm_kind << 48;
 }
 
-NativeStub *native_stub(const NativeForm *form)
+/* The stub of a key, made by emit_form(e, form) at first use. */
+static void *stub_for(const uint64_t key[2], void (*emit_form)(Emit *e, const void *form), const void *form)
 {
-    uint64_t key[2];
-    make_key(form, key);
     pthread_mutex_lock(&region_lock);
     void *stub = g_hash_table_lookup(stubs, key);
     if (!stub) {
         Emit e = { .n = 0 };
-        emit_stub(&e, form);
+        emit_form(&e, form);
         unsigned room = (e.n + 15) & ~15u;
         if (region_used + room <= REGION_SIZE) {
             memcpy(region_rw + region_used, e.code, e.n);
             memset(region_rw + region_used + e.n, 0xcc, room - e.n);
             stub = region_rx + region_used;
             region_used += room;
-            g_hash_table_insert(stubs, g_memdup2(key, sizeof(key)), stub);
+            g_hash_table_insert(stubs, g_memdup2(key, 16), stub);
         }
     }
     pthread_mutex_unlock(&region_lock);
-    return (NativeStub *)stub;
+    return stub;
+}
+
+static void emit_native(Emit *e, const void *form)
+{
+    emit_stub(e, form);
+}
+
+NativeStub *native_stub(const NativeForm *form)
+{
+    uint64_t key[2];
+    make_key(form, key);
+    return (NativeStub *)stub_for(key, emit_native, form);
+}
+
+/* ---- AVX-512 ----
+ * rdi image, rsi NativeEvexArgs; vector operands: reg zmm1, vvvv zmm2, rm zmm3; masks: EVEX.aaa k1, reg k2,
+ * vvvv k3, rm k4; general operand: rax. */
+
+enum { K_EVEX = 1, K_REG, K_VVVV, K_RM };
+
+/* vmovups zmm, [rsi + 64 * slot] or back. */
+static void emit_zmm(Emit *e, bool store, unsigned zmm, unsigned slot)
+{
+    EMIT(e, 0x62, 0xf1, 0x7c, 0x48, (uint8_t)(store ? 0x11 : 0x10), (uint8_t)(0x40 | zmm << 3 | G_SI),
+         (uint8_t)slot);
+}
+
+/* kmovq k, [rsi + offset] or back. */
+static void emit_kmov(Emit *e, bool store, unsigned k, size_t offset)
+{
+    EMIT(e, 0xc4, 0xe1, 0xf8, (uint8_t)(store ? 0x91 : 0x90), (uint8_t)(0x80 | k << 3 | G_SI));
+    emit32(e, (uint32_t)offset);
+}
+
+/* mov rax, [rsi + offset] or back. */
+static void emit_rax(Emit *e, bool store, size_t offset)
+{
+    EMIT(e, 0x48, (uint8_t)(store ? 0x89 : 0x8b), 0x80 | G_SI);
+    emit32(e, (uint32_t)offset);
+}
+
+static unsigned evex_number(uint8_t kind, unsigned vector, unsigned mask)
+{
+    return kind == NATIVE_E_VEC ? vector : kind == NATIVE_E_MASK ? mask : G_AX;
+}
+
+static void emit_evex_insn(Emit *e, const NativeEvexForm *f)
+{
+    unsigned pp = f->prefix == 0x66 ? 1 : f->prefix == 0xf3 ? 2 : f->prefix == 0xf2 ? 3 : 0;
+    unsigned reg = f->reg_kind == NATIVE_E_DIGIT ? f->digit : evex_number(f->reg_kind, X_REG, K_REG);
+    unsigned vvvv = f->vvvv_kind == NATIVE_E_NONE ? 0 : evex_number(f->vvvv_kind, X_VVVV, K_VVVV);
+    if (f->evex) {
+        EMIT(e, 0x62, (uint8_t)(0xf0 | f->map), (uint8_t)(f->w << 7 | (~vvvv & 15) << 3 | 4 | pp),
+             (uint8_t)(f->z << 7 | f->ll << 5 | f->b << 4 | 8 | (f->masked ? K_EVEX : 0)));
+    } else {
+        EMIT(e, 0xc4, (uint8_t)(0xe0 | f->map), (uint8_t)(f->w << 7 | (~vvvv & 15) << 3 | f->ll << 2 | pp));
+    }
+    EMIT(e, f->opcode);
+    if (f->rm_kind == NATIVE_E_MEM) {
+        EMIT(e, (uint8_t)(0x80 | reg << 3 | G_SI));
+        emit32(e, offsetof(NativeEvexArgs, rm));
+    } else {
+        EMIT(e, (uint8_t)(0xc0 | reg << 3 | evex_number(f->rm_kind, X_RM, K_RM)));
+    }
+    if (f->has_imm) {
+        EMIT(e, f->imm);
+    }
+}
+
+static void emit_evex_stub(Emit *e, const void *form)
+{
+    const NativeEvexForm *f = form;
+    const uint8_t kinds[3] = { f->reg_kind, f->vvvv_kind, f->rm_kind };
+    static const size_t masks[3] = { offsetof(NativeEvexArgs, reg_mask), offsetof(NativeEvexArgs, vvvv_mask),
+                                     offsetof(NativeEvexArgs, rm_mask) };
+    bool gpr = f->reg_kind == NATIVE_E_GPR || f->rm_kind == NATIVE_E_GPR;
+    for (unsigned i = 0; i < 3; i++) {
+        if (kinds[i] == NATIVE_E_VEC) {
+            emit_zmm(e, false, X_REG + i, i);
+        } else if (kinds[i] == NATIVE_E_MASK) {
+            emit_kmov(e, false, K_REG + i, masks[i]);
+        }
+    }
+    if (f->masked) {
+        emit_kmov(e, false, K_EVEX, offsetof(NativeEvexArgs, mask));
+    }
+    if (gpr) {
+        emit_rax(e, false, offsetof(NativeEvexArgs, gpr));
+    }
+    if (f->flags & NATIVE_E_FP) {
+        EMIT(e, 0x0f, 0xae, 0x57, XSAVE_MXCSR); /* ldmxcsr [rdi+24] */
+    }
+    emit_evex_insn(e, f);
+    if (f->flags & NATIVE_E_OUT_FLAGS) {
+        EMIT(e, 0x9c, 0x8f, 0x80 | G_SI); /* pushfq; pop [rsi+flags] */
+        emit32(e, offsetof(NativeEvexArgs, flags));
+    }
+    if (f->flags & NATIVE_E_FP) {
+        EMIT(e, 0x0f, 0xae, 0x5f, XSAVE_MXCSR); /* stmxcsr [rdi+24] */
+        /* mov dword [rsp-8], HOST_MXCSR; ldmxcsr [rsp-8] */
+        EMIT(e, 0xc7, 0x44, 0x24, 0xf8);
+        emit32(e, HOST_MXCSR);
+        EMIT(e, 0x0f, 0xae, 0x54, 0x24, 0xf8);
+    }
+    for (unsigned i = 0; i < 3; i++) {
+        if (!(f->flags & 1u << i)) {
+            continue;
+        }
+        if (kinds[i] == NATIVE_E_VEC) {
+            emit_zmm(e, true, X_REG + i, i);
+        } else if (kinds[i] == NATIVE_E_MASK) {
+            emit_kmov(e, true, K_REG + i, masks[i]);
+        } else if (kinds[i] == NATIVE_E_GPR) {
+            emit_rax(e, true, offsetof(NativeEvexArgs, gpr));
+        }
+    }
+    EMIT(e, 0xc5, 0xf8, 0x77, 0x31, 0xc0, 0xc3); /* vzeroupper; xor eax, eax; ret */
+}
+
+NativeEvexStub *native_evex_stub(const NativeEvexForm *f)
+{
+    uint64_t key[2] = { (uint64_t)f->map | (uint64_t)f->opcode << 8 | (uint64_t)f->prefix << 16 |
+                            (uint64_t)f->ll << 24 | (uint64_t)f->w << 26 | (uint64_t)f->b << 27 |
+                            (uint64_t)f->z << 28 | (uint64_t)f->masked << 29 | (uint64_t)f->has_imm << 30 |
+                            (uint64_t)f->evex << 31 | (uint64_t)(f->has_imm ? f->imm : 0) << 32 |
+                            (uint64_t)f->digit << 40,
+                        /* The top bit tells these keys from make_key()'s. */
+                        (uint64_t)f->flags | (uint64_t)f->reg_kind << 8 | (uint64_t)f->vvvv_kind << 16 |
+                            (uint64_t)f->rm_kind << 24 | UINT64_C(1) << 63 };
+    return (NativeEvexStub *)stub_for(key, emit_evex_stub, f);
 }

@@ -84,6 +84,50 @@ typedef struct NativeArgs {
 typedef int NativeStub(uint8_t *xsave, uint64_t reg, uint64_t vvvv, uint64_t rm, void *mem, NativeArgs *args,
                        uint64_t is4);
 
+/* ---- AVX-512: EVEX forms, and VEX forms on mask registers ---- */
+/* Vector operands come in 64-byte buffers, since registers 0 to 15 are in three places of the image and 16 to
+ * 31 in one; so do memory operands. A form that may be masked always is: with all ones where it has no mask.
+ */
+typedef enum NativeEvexOperand {
+    NATIVE_E_NONE,
+    NATIVE_E_VEC,
+    NATIVE_E_MASK,
+    NATIVE_E_GPR,
+    NATIVE_E_MEM,   /* ModRM.rm only: in NativeEvexArgs.rm */
+    NATIVE_E_DIGIT, /* ModRM.reg only: part of the opcode */
+} NativeEvexOperand;
+
+enum {
+    NATIVE_E_OUT_REG = 1 << 0,
+    NATIVE_E_OUT_VVVV = 1 << 1,
+    NATIVE_E_OUT_RM = 1 << 2,
+    NATIVE_E_OUT_FLAGS = 1 << 3,
+    NATIVE_E_FP = 1 << 4, /* reads or writes MXCSR */
+};
+
+typedef struct NativeEvexForm {
+    bool evex; /* else VEX */
+    uint8_t map, opcode, prefix;
+    uint8_t ll, w, digit;
+    bool b, z, masked;
+    bool has_imm;
+    uint8_t imm;
+    uint8_t reg_kind, vvvv_kind, rm_kind; /* NativeEvexOperand */
+    uint8_t flags;
+} NativeEvexForm;
+
+typedef struct NativeEvexArgs {
+    uint8_t reg[64], vvvv[64], rm[64];
+    uint64_t mask;                         /* the one that EVEX.aaa names */
+    uint64_t reg_mask, vvvv_mask, rm_mask; /* operands that are masks */
+    uint64_t gpr, flags;
+} NativeEvexArgs;
+
+/* Returns as NativeStub does. Of xsave only MXCSR takes part. */
+typedef int NativeEvexStub(uint8_t *xsave, NativeEvexArgs *args);
+/* As native_stub(). The host has AVX-512. */
+NativeEvexStub *native_evex_stub(const NativeEvexForm *form);
+
 /* Maps the region and takes SIGFPE (others' SIGFPEs keep their handler). Idempotent. [any thread] */
 bool native_init(GError **error);
 /* The stub of a form, made at first use; it lives for ever. NULL where the host lacks the instruction. [any

@@ -24,6 +24,11 @@
 #define AUX_MMX         (1u << 24)
 #define AUX_L           (1u << 26) /* 256 bits */
 #define AUX_PENDING     (1u << 25) /* a pending x87 exception comes first */
+#define AUX_OUT_REG     (1u << 27) /* a VEX form writes a vector register in ModRM.reg, rm, vvvv, or XMM0 */
+#define AUX_OUT_RM      (1u << 28)
+#define AUX_OUT_VVVV    (1u << 29)
+#define AUX_OUT_XMM0    (1u << 30)
+#define AUX_OUT         (AUX_OUT_REG | AUX_OUT_RM | AUX_OUT_VVVV | AUX_OUT_XMM0)
 #define AUX_FLAGS       (AUX_FLAGS_OUT | AUX_STRING | AUX_CX_OUT | AUX_GPR_IN | AUX_GPR_OUT)
 
 void fpu_unavailable_sse(X86Cpu *cpu)
@@ -206,14 +211,6 @@ NativeStub *simd_make_stub(const X86Cpu *cpu, const X86Insn *insn, NativeForm *f
 
 /* ---- execution through a stub ---- */
 
-G_NORETURN static void raise_native(X86Cpu *cpu, int vector)
-{
-    if (vector == EXC_XM && !(cpu->cr4 & CR4_OSXMMEXCPT)) {
-        vector = EXC_UD;
-    }
-    x86_raise(cpu, vector);
-}
-
 static inline void check_mode(X86Cpu *cpu, uint32_t aux)
 {
     if (aux & AUX_AVX) {
@@ -289,6 +286,9 @@ static inline __attribute__((always_inline)) void move_load(X86Cpu *cpu, const I
     } else if (vex) {
         memset(high, 0, 16);
     }
+    if (vex) {
+        fpu_zero_zmm_high(cpu, n->insn.reg, 1);
+    }
 }
 
 static inline __attribute__((always_inline)) void move_store(X86Cpu *cpu, const InterpNative *n,
@@ -345,6 +345,7 @@ static inline __attribute__((always_inline)) void move_register(X86Cpu *cpu, uns
         } else {
             memset(cpu->xsave + XSAVE_AVX + to * 16, 0, 16);
         }
+        fpu_zero_zmm_high(cpu, to, 1);
     }
 }
 
@@ -365,6 +366,7 @@ static void exec_zero(X86Cpu *cpu, const InterpNative *n)
     memset(cpu->xsave + XSAVE_XMM + n->insn.reg * 16, 0, 16);
     if (n->aux & AUX_AVX) {
         memset(cpu->xsave + XSAVE_AVX + n->insn.reg * 16, 0, 16);
+        fpu_zero_zmm_high(cpu, n->insn.reg, 1);
     }
 }
 
@@ -473,10 +475,18 @@ static void exec_stub(X86Cpu *cpu, const InterpNative *n)
     int vector = ((NativeStub *)n->data)(cpu->xsave, insn->reg * 16u, insn->vvvv * 16u, insn->rm * 16u, mem,
                                          &args, is4 * 16u);
     if (G_UNLIKELY(vector)) {
-        raise_native(cpu, vector);
+        fpu_raise_native(cpu, vector);
     }
     if (G_UNLIKELY(write_back)) {
         x86_write_bytes(cpu, linear, bounce, size);
+    }
+    if (G_UNLIKELY(aux & AUX_OUT) && G_UNLIKELY(cpu->fpu_mask & XCR0_AVX512)) {
+        fpu_zero_zmm_high(cpu,
+                          aux & AUX_OUT_REG    ? insn->reg
+                          : aux & AUX_OUT_RM   ? insn->rm
+                          : aux & AUX_OUT_VVVV ? insn->vvvv
+                                               : 0,
+                          1);
     }
     if (aux & AUX_FLAGS) {
         if (aux & AUX_GPR_OUT) {
@@ -509,6 +519,7 @@ static void vec_put(X86Cpu *cpu, unsigned number, const uint8_t *value, unsigned
     } else {
         memset(cpu->xsave + XSAVE_AVX + number * 16, 0, 16);
     }
+    fpu_zero_zmm_high(cpu, number, 1);
 }
 
 /* aux: the element's size. */
@@ -652,6 +663,8 @@ static void exec_gather(X86Cpu *cpu, const InterpNative *n)
         xsave_put32(vec_element(cpu, insn->reg, i), 0, 0);
         xsave_put32(vec_element(cpu, insn->vvvv, i), 0, 0);
     }
+    fpu_zero_zmm_high(cpu, insn->reg, 1);
+    fpu_zero_zmm_high(cpu, insn->vvvv, 1);
 }
 
 /* ---- the rest ---- */
@@ -662,12 +675,15 @@ static void exec_vzeroall(X86Cpu *cpu, const InterpNative *n)
     unsigned count = cpu->mode & MODE_CS64 ? 16 : 8;
     memset(cpu->xsave + XSAVE_XMM, 0, count * 16);
     memset(cpu->xsave + XSAVE_AVX, 0, count * 16);
+    fpu_zero_zmm_high(cpu, 0, count);
 }
 
 static void exec_vzeroupper(X86Cpu *cpu, const InterpNative *n)
 {
     fpu_check_avx(cpu);
-    memset(cpu->xsave + XSAVE_AVX, 0, (cpu->mode & MODE_CS64 ? 16 : 8) * 16);
+    unsigned count = cpu->mode & MODE_CS64 ? 16 : 8;
+    memset(cpu->xsave + XSAVE_AVX, 0, count * 16);
+    fpu_zero_zmm_high(cpu, 0, count);
 }
 
 static void check_mxcsr_allowed(X86Cpu *cpu, const InterpNative *n)
@@ -704,6 +720,9 @@ FpuExec *simd_bind(X86Cpu *cpu, InterpNative *n)
     const X86Insn *insn = &n->insn;
     const X86Form *form = insn->form;
     unsigned vl = 16u << insn->vex_l;
+    if (form->attrs & X86_ATTR_AVX512) {
+        return avx512_bind(cpu, n);
+    }
     switch (form->mnemonic) {
     case X86_VZEROALL:
         return exec_vzeroall;
@@ -800,6 +819,13 @@ FpuExec *simd_bind(X86Cpu *cpu, InterpNative *n)
     aux |= f.flags & NATIVE_OUT_CX ? AUX_CX_OUT : 0;
     aux |= f.flags & NATIVE_IN_AX_DX ? AUX_STRING : 0;
     aux |= f.l ? AUX_L : 0;
+    if (f.vex) {
+        aux |= f.reg_kind == NATIVE_VEC && (f.flags & NATIVE_OUT_REG)     ? AUX_OUT_REG
+               : f.rm_kind == NATIVE_VEC && (f.flags & NATIVE_OUT_RM)     ? AUX_OUT_RM
+               : f.vvvv_kind == NATIVE_VEC && (f.flags & NATIVE_OUT_VVVV) ? AUX_OUT_VVVV
+               : f.flags & NATIVE_OUT_XMM0                                ? AUX_OUT_XMM0
+                                                                          : 0;
+    }
     n->aux = aux;
     FpuExec *move = bind_move(insn, &f, aux);
     return move ? move : exec_stub;

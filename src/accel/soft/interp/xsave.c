@@ -1,8 +1,10 @@
 /*
  * FXSAVE, FXRSTOR and the XSAVE family, SDM vol. 1 chapters 10.5 and 13, between cpu->xsave and guest memory.
- * Guest state components: x87 (0), SSE (1), AVX (2). XINUSE is computed from the contents: a component is in
- * use when it differs from its initial configuration (13.6 leaves that to the processor). Nothing is changed
- * before every byte has been read, or every page probed. SPDX-License-Identifier: GPL-2.0-or-later
+ * Guest state components: x87 (0), SSE (1), AVX (2), and AVX-512's opmask (5), ZMM_Hi256 (6), Hi16_ZMM (7);
+ * where a guest sees these is the same on every host, where cpu->xsave has them is the host's business.
+ * XINUSE is computed from the contents: a component is in use when it differs from its initial configuration
+ * (13.6 leaves that to the processor). Nothing is changed before every byte has been read, or every page
+ * probed. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "accel/soft/interp/fpu.h"
 #include "arch/x86/system.h"
@@ -10,9 +12,43 @@
 #define COMPONENT_X87 1u
 #define COMPONENT_SSE 2u
 #define COMPONENT_AVX 4u
-#define COMPONENTS    7u
+#define COMPONENTS    (XCR0_BASE | XCR0_AVX512)
 #define XCOMP_COMPACT (UINT64_C(1) << 63)
-#define AVX_SIZE      256
+#define LEGACY_END    576u
+#define EXTENDED_MAX  (256u + XSAVE_AVX512_SIZE)
+
+/* An extended component: in cpu->xsave, and in a guest's area of the standard format. */
+typedef struct Extended {
+    unsigned bit, size, guest;
+    unsigned used; /* bytes that the mode has registers for */
+    uint8_t *image;
+} Extended;
+#define EXTENDED_COUNT 4
+
+static void extended_components(X86Cpu *cpu, Extended e[EXTENDED_COUNT])
+{
+    bool wide = cpu->mode & MODE_CS64;
+    e[0] = (Extended){ COMPONENT_AVX, 256, XSAVE_AVX, wide ? 256 : 128, cpu->xsave + XSAVE_AVX };
+    e[1] = (Extended){ 1u << 5, XSAVE_OPMASK_SIZE, XSAVE_GUEST_OPMASK, XSAVE_OPMASK_SIZE,
+                       cpu->xsave + cpu->xsave_opmask };
+    e[2] = (Extended){ 1u << 6, XSAVE_ZMM_HI_SIZE, XSAVE_GUEST_ZMM_HI,
+                       wide ? XSAVE_ZMM_HI_SIZE : XSAVE_ZMM_HI_SIZE / 2, cpu->xsave + cpu->xsave_zmm_hi };
+    e[3] = (Extended){ 1u << 7, XSAVE_HI16_SIZE, XSAVE_GUEST_HI16, wide ? XSAVE_HI16_SIZE : 0,
+                       cpu->xsave + cpu->xsave_hi16 };
+}
+
+/* Where the area has the component. compact: XCOMP_BV, or 0 for the standard format. */
+static unsigned extended_offset(const Extended e[EXTENDED_COUNT], unsigned which, uint64_t compact)
+{
+    unsigned at = LEGACY_END;
+    if (!compact) {
+        return e[which].guest;
+    }
+    for (unsigned i = 0; i < which; i++) {
+        at += compact & e[i].bit ? e[i].size : 0;
+    }
+    return at;
+}
 
 static bool all_zero(const uint8_t *p, unsigned size)
 {
@@ -31,9 +67,11 @@ static void init_x87(uint8_t *image)
     memset(image + XSAVE_ST, 0, 128);
 }
 
-static unsigned xinuse(const uint8_t *image)
+static unsigned xinuse(X86Cpu *cpu)
 {
+    const uint8_t *image = cpu->xsave;
     unsigned used = 0;
+    Extended e[EXTENDED_COUNT];
     if (xsave_get16(image, XSAVE_FCW) != FCW_INIT || !all_zero(image + XSAVE_FSW, XSAVE_MXCSR - XSAVE_FSW) ||
         !all_zero(image + XSAVE_ST, 128)) {
         used |= COMPONENT_X87;
@@ -41,8 +79,11 @@ static unsigned xinuse(const uint8_t *image)
     if (!all_zero(image + XSAVE_XMM, 256)) {
         used |= COMPONENT_SSE;
     }
-    if (!all_zero(image + XSAVE_AVX, AVX_SIZE)) {
-        used |= COMPONENT_AVX;
+    extended_components(cpu, e);
+    for (unsigned i = 0; i < EXTENDED_COUNT; i++) {
+        if ((cpu->xcr0 & e[i].bit) && !all_zero(e[i].image, e[i].size)) {
+            used |= e[i].bit;
+        }
     }
     return used;
 }
@@ -162,7 +203,7 @@ static void exec_xsave(X86Cpu *cpu, const InterpNative *n)
     uint64_t linear = xsave_begin(cpu, n, true, &rfbm);
     const uint8_t *image = cpu->xsave;
     bool compact = n->aux == VARIANT_XSAVEC;
-    unsigned used = xinuse(image) & rfbm;
+    unsigned used = xinuse(cpu) & rfbm;
     uint32_t mxcsr = xsave_get32(image, XSAVE_MXCSR);
     if (compact && mxcsr != MXCSR_INIT) {
         used |= COMPONENT_SSE & rfbm; /* 13.10: MXCSR counts as part of SSE there */
@@ -170,14 +211,18 @@ static void exec_xsave(X86Cpu *cpu, const InterpNative *n)
     unsigned write = n->aux == VARIANT_XSAVE ? rfbm : used;
     bool write_mxcsr = compact ? (write & COMPONENT_SSE) != 0 : (rfbm & (COMPONENT_SSE | COMPONENT_AVX)) != 0;
     uint8_t legacy[416];
-    uint64_t avx_linear = linear + XSAVE_AVX;
+    uint64_t format = compact ? rfbm | XCOMP_COMPACT : 0;
+    Extended e[EXTENDED_COUNT];
+    extended_components(cpu, e);
     legacy_x87(image, n->insn.rex_w && (cpu->mode & MODE_CS64), legacy);
     xsave_put32(legacy, XSAVE_MXCSR, mxcsr);
     xsave_put32(legacy, XSAVE_MXCSR_MASK, MXCSR_VALID);
 
     x86_probe(cpu, linear, 512 + 64, MMU_WRITE);
-    if (write & COMPONENT_AVX) {
-        x86_probe(cpu, avx_linear, AVX_SIZE, MMU_WRITE);
+    for (unsigned i = 0; i < EXTENDED_COUNT; i++) {
+        if (write & e[i].bit) {
+            x86_probe(cpu, linear + extended_offset(e, i, format), e[i].size, MMU_WRITE);
+        }
     }
     if (write & COMPONENT_X87) {
         x86_write_bytes(cpu, linear, legacy, XSAVE_MXCSR);
@@ -189,13 +234,15 @@ static void exec_xsave(X86Cpu *cpu, const InterpNative *n)
     if (write & COMPONENT_SSE) {
         x86_write_bytes(cpu, linear + XSAVE_XMM, image + XSAVE_XMM, xmm_bytes(cpu));
     }
-    if (write & COMPONENT_AVX) {
-        x86_write_bytes(cpu, avx_linear, image + XSAVE_AVX, xmm_bytes(cpu));
+    for (unsigned i = 0; i < EXTENDED_COUNT; i++) {
+        if ((write & e[i].bit) && e[i].used) {
+            x86_write_bytes(cpu, linear + extended_offset(e, i, format), e[i].image, e[i].used);
+        }
     }
     if (compact) {
         uint8_t header[16];
         xsave_put64(header, 0, used);
-        xsave_put64(header, 8, rfbm | XCOMP_COMPACT);
+        xsave_put64(header, 8, format);
         x86_write_bytes(cpu, linear + XSAVE_HEADER, header, 16);
     } else {
         uint64_t bv = x86_ld64(cpu, linear + XSAVE_HEADER);
@@ -208,7 +255,8 @@ static void exec_xrstor(X86Cpu *cpu, const InterpNative *n)
     unsigned rfbm;
     uint64_t linear = xsave_begin(cpu, n, false, &rfbm);
     uint8_t *image = cpu->xsave;
-    uint8_t header[64], legacy[512], avx[AVX_SIZE];
+    uint8_t header[64], legacy[512], extended[EXTENDED_MAX];
+    Extended e[EXTENDED_COUNT];
     x86_read_bytes(cpu, linear + XSAVE_HEADER, header, 64);
     uint64_t bv = xsave_get64(header, 0), comp = xsave_get64(header, 8);
     bool compact = comp & XCOMP_COMPACT;
@@ -222,13 +270,15 @@ static void exec_xrstor(X86Cpu *cpu, const InterpNative *n)
         x86_raise_error(cpu, EXC_GP, 0);
     }
     unsigned load = (unsigned)bv & rfbm, init = rfbm & ~(unsigned)bv;
-    /* The compacted form keeps AVX at the same place: it is the first of the extended components. */
+    extended_components(cpu, e);
     bool load_mxcsr = compact ? (load & COMPONENT_SSE) != 0 : (rfbm & (COMPONENT_SSE | COMPONENT_AVX)) != 0;
     if ((load & (COMPONENT_X87 | COMPONENT_SSE)) || load_mxcsr) {
         x86_read_bytes(cpu, linear, legacy, 512);
     }
-    if (load & COMPONENT_AVX) {
-        x86_read_bytes(cpu, linear + XSAVE_AVX, avx, AVX_SIZE);
+    for (unsigned i = 0, at = 0; i < EXTENDED_COUNT; at += e[i++].size) {
+        if (load & e[i].bit) {
+            x86_read_bytes(cpu, linear + extended_offset(e, i, compact ? comp : 0), extended + at, e[i].size);
+        }
     }
     if (load_mxcsr && (xsave_get32(legacy, XSAVE_MXCSR) & ~MXCSR_VALID)) {
         x86_raise_error(cpu, EXC_GP, 0);
@@ -249,10 +299,14 @@ static void exec_xrstor(X86Cpu *cpu, const InterpNative *n)
     } else if (init & COMPONENT_SSE) {
         memset(image + XSAVE_XMM, 0, bytes);
     }
-    if (load & COMPONENT_AVX) {
-        memcpy(image + XSAVE_AVX, avx, bytes);
-    } else if (init & COMPONENT_AVX) {
-        memset(image + XSAVE_AVX, 0, bytes);
+    for (unsigned i = 0, at = 0; i < EXTENDED_COUNT; at += e[i++].size) {
+        if (load & e[i].bit) {
+            memcpy(e[i].image, extended + at, e[i].used);
+            cpu->fpu_bv |= e[i].bit;
+        } else if (init & e[i].bit) {
+            memset(e[i].image, 0, e[i].used);
+            cpu->fpu_bv &= (e[i].used == e[i].size ? ~e[i].bit : UINT32_MAX) | XCR0_BASE;
+        }
     }
 }
 

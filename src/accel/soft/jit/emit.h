@@ -94,7 +94,7 @@ static inline unsigned mem_rex(const HostMem *m)
 }
 
 /* ModRM, SIB and displacement of a memory operand; reg: the ModRM.reg field's low three bits. */
-static inline void a_modrm_mem(Asm *a, unsigned reg, const HostMem *m)
+static inline void a_modrm_mem_disp(Asm *a, unsigned reg, const HostMem *m, bool disp8)
 {
     reg = (reg & 7) << 3;
     if (m->base < 0) {
@@ -105,7 +105,9 @@ static inline void a_modrm_mem(Asm *a, unsigned reg, const HostMem *m)
         return;
     }
     bool need_sib = m->index >= 0 || (m->base & 7) == 4;
-    unsigned mod = m->disp == 0 && (m->base & 7) != 5 ? 0 : m->disp >= -128 && m->disp <= 127 ? 1 : 2;
+    unsigned mod = m->disp == 0 && (m->base & 7) != 5           ? 0
+                   : disp8 && m->disp >= -128 && m->disp <= 127 ? 1
+                                                                : 2;
     a_byte(a, mod << 6 | reg | (need_sib ? 4u : (unsigned)m->base & 7));
     if (need_sib) {
         a_byte(a, (unsigned)m->scale << 6 | (m->index < 0 ? 4u : (unsigned)m->index & 7) << 3 |
@@ -116,6 +118,16 @@ static inline void a_modrm_mem(Asm *a, unsigned reg, const HostMem *m)
     } else if (mod == 2) {
         a_u32(a, (uint32_t)m->disp);
     }
+}
+
+static inline void a_modrm_mem(Asm *a, unsigned reg, const HostMem *m)
+{
+    a_modrm_mem_disp(a, reg, m, true);
+}
+/* For EVEX, where disp8 is scaled. */
+static inline void a_modrm_mem32(Asm *a, unsigned reg, const HostMem *m)
+{
+    a_modrm_mem_disp(a, reg, m, false);
 }
 
 /* op reg, mem with an optional REX.W; opcode: up to three bytes, 0x0fXX for two-byte ones. */

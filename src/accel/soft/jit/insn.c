@@ -3,7 +3,7 @@
 
 #include "arch/x86/cpu.h"
 
-#define ATTR_VECTOR (X86_ATTR_SSE | X86_ATTR_AVX | X86_ATTR_MMX | X86_ATTR_X87)
+#define ATTR_VECTOR (X86_ATTR_SSE | X86_ATTR_AVX | X86_ATTR_AVX512 | X86_ATTR_MMX | X86_ATTR_X87)
 
 /* The operand that may lie in memory, or NULL. */
 static const X86Operand *memory_operand(const X86Insn *insn)
@@ -15,6 +15,7 @@ static const X86Operand *memory_operand(const X86Insn *insn)
         case X86_OPERAND_M:
         case X86_OPERAND_W:
         case X86_OPERAND_Q:
+        case X86_OPERAND_KM:
             return o;
         default:
             break;
@@ -32,7 +33,7 @@ unsigned jit_memory_size(const X86Insn *insn, bool *write)
     }
     /* A LOCKed or compared operand is written even where its value stays. */
     *write = (o->access & X86_ACCESS_W) != 0;
-    return x86_operand_bytes(insn, o);
+    return x86_memory_bytes(insn, o);
 }
 
 bool jit_is_fpu(const X86Insn *insn)
@@ -113,6 +114,9 @@ bool jit_flags_conditional(const X86Insn *insn)
 
 static bool mode_allows(const X86Form *form, uint32_t key)
 {
+    if (form->attrs & X86_ATTR_AVX512) {
+        return key & MODE_AVX512_OK;
+    }
     if (form->attrs & X86_ATTR_AVX) {
         return key & MODE_AVX_OK;
     }
@@ -126,7 +130,11 @@ static JitKind classify_vector(const X86Insn *insn, uint32_t key)
 {
     const X86Form *form = insn->form;
 
-    if (!mode_allows(form, key)) {
+    if (!mode_allows(form, key) || (form->attrs & X86_ATTR_AVX512)) {
+        return JIT_CALLOUT;
+    }
+    /* With a mask, or of as many elements as one has bits, not all of a memory operand is accessed. */
+    if (insn->is_memory && (insn->opmask || (form->evex & X86_EVEX_T1S))) {
         return JIT_CALLOUT;
     }
     switch (form->mnemonic) {
@@ -450,13 +458,21 @@ void jit_emit(Asm *a, const X86Insn *insn, const JitOperands *o, const HostMem *
 {
     const X86Form *form = insn->form;
     unsigned reg = (unsigned)o->reg, opcode = insn->bytes[insn->opcode_offset];
-    bool r = reg > 7, x = m && m->index > 7, b = m ? m->base > 7 : o->rm > 7;
+    bool r = reg & 8, x = m && m->index > 7, b = m ? m->base > 7 : o->rm & 8;
+    unsigned pp = insn->mandatory == X86_PREFIX_66   ? 1
+                  : insn->mandatory == X86_PREFIX_F3 ? 2
+                  : insn->mandatory == X86_PREFIX_F2 ? 3
+                                                     : 0;
 
-    if (form->space == X86_SPACE_VEX) {
-        unsigned pp = insn->mandatory == X86_PREFIX_66   ? 1
-                      : insn->mandatory == X86_PREFIX_F3 ? 2
-                      : insn->mandatory == X86_PREFIX_F2 ? 3
-                                                         : 0;
+    if (form->space == X86_SPACE_EVEX) {
+        unsigned vvvv = (unsigned)o->vvvv;
+        x = m ? x : o->rm & 16;
+        a_byte(a, 0x62);
+        a_byte(a, (r ? 0 : 0x80u) | (x ? 0 : 0x40u) | (b ? 0 : 0x20u) | (reg & 16 ? 0 : 0x10u) | form->map);
+        a_byte(a, (unsigned)insn->rex_w << 7 | (~vvvv & 15) << 3 | 4 | pp);
+        a_byte(a, (unsigned)insn->evex_z << 7 | (unsigned)insn->evex_ll << 5 | (unsigned)insn->evex_b << 4 |
+                      (vvvv & 16 ? 0 : 8u) | insn->opmask);
+    } else if (form->space == X86_SPACE_VEX) {
         unsigned last = (~(unsigned)o->vvvv & 15) << 3 | (unsigned)insn->vex_l << 2 | pp;
         if (form->map == 1 && !x && !b && !insn->rex_w) {
             a_byte(a, 0xc5);
@@ -495,7 +511,9 @@ void jit_emit(Asm *a, const X86Insn *insn, const JitOperands *o, const HostMem *
         a_byte(a, opcode);
     }
     if (form->has_modrm) {
-        if (m) {
+        if (m && form->space == X86_SPACE_EVEX) {
+            a_modrm_mem32(a, reg, m);
+        } else if (m) {
             a_modrm_mem(a, reg, m);
         } else {
             a_byte(a, 0xc0 | (reg & 7) << 3 | ((unsigned)o->rm & 7));

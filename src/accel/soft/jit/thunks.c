@@ -103,10 +103,11 @@ static void make_fpu_load(Asm *a)
     a_mov_store(a, AREA(tmp[0]), H_RAX);
     a_mov_store(a, AREA(tmp[1]), H_RDX);
     a_mov_load(a, T0, AREA(self));
-    a_mov_imm32(a, H_RAX, 7);
+    a_op_mem(a, false, 0x8b, H_RAX, mem_base(T0, offsetof(X86Cpu, fpu_bv)));
     a_op_reg(a, false, 0x31, H_RDX, H_RDX);
-    /* The header: XSTATE_BV says that all components are in the image. */
+    /* The header: XSTATE_BV says which components are in the image; others become zero. */
     a_op_mem(a, true, 0x89, H_RAX, mem_base(T0, offsetof(X86Cpu, xsave) + 512));
+    a_op_mem(a, false, 0x8b, H_RAX, mem_base(T0, offsetof(X86Cpu, fpu_mask)));
     a_op_mem(a, true, 0x89, H_RDX, mem_base(T0, offsetof(X86Cpu, xsave) + 520));
     a_op_mem(a, true, 0x0fae, 5, mem_base(T0, offsetof(X86Cpu, xsave))); /* xrstor64 */
     a_mov_mem_imm32(a, CPU(fpu_stale), 0);
