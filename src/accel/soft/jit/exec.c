@@ -569,6 +569,10 @@ bool jit_step_one(X86Cpu *cpu)
                 careful = true;
                 continue;
             }
+            if (area->exit_reason == JIT_EXIT_CHANGED) {
+                jit_block_changed(v->jit, area->exit_arg);
+                continue;
+            }
             if (area->exit_reason == JIT_EXIT_POLL) {
                 __atomic_store_n(&cpu->interrupt_poll, 0, __ATOMIC_SEQ_CST);
                 continue;
