@@ -130,11 +130,13 @@ static JitKind classify_vector(const X86Insn *insn, uint32_t key)
 {
     const X86Form *form = insn->form;
 
-    if (!mode_allows(form, key) || (form->attrs & X86_ATTR_AVX512)) {
+    if (!mode_allows(form, key)) {
         return JIT_CALLOUT;
     }
-    /* With a mask, or of as many elements as one has bits, not all of a memory operand is accessed. */
-    if (insn->is_memory && (insn->opmask || (form->evex & X86_EVEX_T1S))) {
+    /* Of a masked operand not all may be accessed: where all of it lies in one page that may be, the instruction runs as
+     * it is, else the interpreter does it (it is never part of a group that is checked for more than it needs: the
+     * careful variant ends there, too). Compressed elements lie elsewhere than the encoding says. */
+    if (insn->is_memory && (form->evex & X86_EVEX_T1S)) {
         return JIT_CALLOUT;
     }
     switch (form->mnemonic) {
