@@ -130,7 +130,7 @@ static JitKind classify_vector(const X86Insn *insn, uint32_t key)
 {
     const X86Form *form = insn->form;
 
-    if (!mode_allows(form, key) || (form->attrs & X86_ATTR_AVX512)) {
+    if (!mode_allows(form, key)) {
         return JIT_CALLOUT;
     }
     /* With a mask, or of as many elements as one has bits, not all of a memory operand is accessed. */
