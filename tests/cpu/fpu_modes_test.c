@@ -7,6 +7,7 @@
 
 #include "accel/soft/interp/native.h"
 #include "arch/x86/cpu.h"
+#include "arch/x86/cpuid.h"
 
 #include <glib.h>
 #include <string.h>
@@ -63,10 +64,12 @@ static uint8_t *memory(void)
     return soft_data() + CASE_PAGE;
 }
 
-#define X87     0xd9, 0xe8             /* fld1 */
-#define MMX     0x0f, 0xef, 0xc0       /* pxor mm0, mm0 */
-#define SSE     0x0f, 0x57, 0xc0       /* xorps xmm0, xmm0 */
-#define AVX     0xc5, 0xf8, 0x57, 0xc0 /* vxorps xmm0, xmm0, xmm0 */
+#define X87     0xd9, 0xe8                         /* fld1 */
+#define MMX     0x0f, 0xef, 0xc0                   /* pxor mm0, mm0 */
+#define SSE     0x0f, 0x57, 0xc0                   /* xorps xmm0, xmm0 */
+#define AVX     0xc5, 0xf8, 0x57, 0xc0             /* vxorps xmm0, xmm0, xmm0 */
+#define AVX512  0x62, 0xf1, 0x7c, 0x48, 0x10, 0x03 /* vmovups zmm0, [rbx] */
+#define KNOT    0xc5, 0xf8, 0x44, 0xc9             /* knotw k1, k1 */
 #define FWAIT   0x9b
 #define LDMXCSR 0x0f, 0xae, 0x13
 #define FXSAVE  0x0f, 0xae, 0x03
@@ -127,6 +130,122 @@ static void test_os_support(void)
     g_assert_cmpint(RUN(0xc5, 0xf8, 0x77), ==, EXC_UD);
     soft_cpu()->cr0 |= CR0_TS;
     g_assert_cmpint(RUN(AVX), ==, EXC_UD); /* #UD before #NM */
+}
+
+static bool lacks_avx512(void)
+{
+    if (!(cpuid_xcr0_mask(soft_cpu()) & XCR0_AVX512)) {
+        g_test_skip("this host lacks AVX-512");
+        return true;
+    }
+    return false;
+}
+
+static uint64_t opmask(unsigned n)
+{
+    uint64_t v;
+    memcpy(&v, state.xsave + soft_cpu()->xsave_opmask + n * 8, 8);
+    return v;
+}
+
+static void test_avx512(void)
+{
+    if (lacks_avx512()) {
+        return;
+    }
+    fresh();
+    g_assert_cmpint(RUN(AVX512), ==, EXC_UD); /* XCR0 is 7 */
+    g_assert_cmpint(RUN(KNOT), ==, EXC_UD);
+    g_assert_cmpint(RUN(AVX), ==, -1);
+    soft_cpu()->xcr0 = 0xe7;
+    g_assert_cmpint(RUN(AVX512), ==, -1);
+    g_assert_cmpint(RUN(KNOT), ==, -1);
+    g_assert_cmphex(opmask(1), ==, 0xffff);
+    soft_cpu()->cr0 |= CR0_TS;
+    g_assert_cmpint(RUN(AVX512), ==, EXC_NM);
+    g_assert_cmpint(RUN(KNOT), ==, EXC_NM);
+    soft_cpu()->xcr0 = 7;
+    g_assert_cmpint(RUN(AVX512), ==, EXC_UD); /* #UD before #NM */
+    fresh();
+    soft_cpu()->xcr0 = 0xe7;
+    soft_cpu()->cr4 &= ~(uint64_t)CR4_OSXSAVE;
+    g_assert_cmpint(RUN(AVX512), ==, EXC_UD);
+    g_assert_cmpint(RUN(KNOT), ==, EXC_UD);
+    /* A VEX instruction zeroes what is above; a legacy one leaves it. */
+    fresh();
+    soft_cpu()->xcr0 = 0xe7;
+    memset(memory(), 0x77, 64);
+    g_assert_cmpint(RUN(AVX512), ==, -1);
+    g_assert_cmpint(RUN(SSE), ==, -1);
+    g_assert_cmphex(state.xsave[soft_cpu()->xsave_zmm_hi], ==, 0x77);
+    g_assert_cmpint(RUN(AVX), ==, -1);
+    g_assert_cmphex(state.xsave[soft_cpu()->xsave_zmm_hi], ==, 0);
+    g_assert_cmpint(RUN(AVX512), ==, -1);
+    g_assert_cmpint(RUN(0xc5, 0xf8, 0x77), ==, -1); /* vzeroupper */
+    g_assert_cmphex(state.xsave[XSAVE_XMM], ==, 0x77);
+    g_assert_cmphex(state.xsave[soft_cpu()->xsave_zmm_hi], ==, 0);
+    /* An unmasked exception: with {sae} none. divps zmm0, zmm0, zmm1: one through zero */
+    for (int os = 0; os < 2; os++) {
+        fresh();
+        soft_cpu()->xcr0 = 0xe7;
+        soft_cpu()->cr4 &= os ? UINT64_MAX : ~(uint64_t)CR4_OSXMMEXCPT;
+        state.xsave[XSAVE_XMM + 3] = 0x3f;
+        state.xsave[25] = 0x1d; /* ZM clear */
+        g_assert_cmpint(RUN(0x62, 0xf1, 0x7c, 0x48, 0x5e, 0xc1), ==, os ? EXC_XM : EXC_UD);
+        g_assert_cmphex(state.xsave[XSAVE_XMM + 3], ==, 0x3f);
+        g_assert_cmpint(RUN(0x62, 0xf1, 0x7c, 0x18, 0x5e, 0xc1), ==, -1);
+    }
+    soft_cpu()->xcr0 = 7;
+}
+
+/* The standard format of a guest's XSAVE area is the same on every host. */
+static void test_avx512_xsave(void)
+{
+    if (lacks_avx512()) {
+        return;
+    }
+    const X86Cpu *cpu = soft_cpu();
+    fresh();
+    soft_cpu()->xcr0 = 0xe7;
+    memset(state.xsave + cpu->xsave_opmask, 0x11, 64);
+    memset(state.xsave + cpu->xsave_zmm_hi, 0x22, 512);
+    memset(state.xsave + cpu->xsave_hi16, 0x33, 1024);
+    CaseState full = state;
+    state.regs[R_RAX] = 0xe7;
+    memset(memory(), 0xee, CASE_PAGE);
+    memset(memory() + 512, 0, 64);
+    g_assert_cmpint(RUN(XSAVE), ==, -1);
+    g_assert_cmphex(memory()[512], ==, 0xe0);
+    g_assert_cmphex(memory()[1087], ==, 0xee);
+    g_assert_cmpmem(memory() + 1088, 64, full.xsave + cpu->xsave_opmask, 64);
+    g_assert_cmpmem(memory() + 1152, 512, full.xsave + cpu->xsave_zmm_hi, 512);
+    g_assert_cmpmem(memory() + 1664, 1024, full.xsave + cpu->xsave_hi16, 1024);
+    g_assert_cmphex(memory()[2688], ==, 0xee);
+    /* Initial where the header says so, untouched where not asked for. */
+    memory()[512] = 0x80;
+    state.regs[R_RAX] = 0xc0;
+    g_assert_cmpint(RUN(XRSTOR), ==, -1);
+    g_assert_cmpmem(state.xsave + cpu->xsave_opmask, 64, full.xsave + cpu->xsave_opmask, 64);
+    for (unsigned i = 0; i < 512; i++) {
+        g_assert_cmphex(state.xsave[cpu->xsave_zmm_hi + i], ==, 0);
+    }
+    g_assert_cmpmem(state.xsave + cpu->xsave_hi16, 1024, full.xsave + cpu->xsave_hi16, 1024);
+    /* Compacted: one behind the other, without gaps. */
+    state = full;
+    state.regs[R_RAX] = 0xa4;
+    memset(memory(), 0xee, CASE_PAGE);
+    memset(memory() + 512, 0, 64);
+    g_assert_cmpint(RUN(XSAVEC), ==, -1);
+    g_assert_cmphex(memory()[512], ==, 0xa0);
+    g_assert_cmphex(memory()[520], ==, 0xa4);
+    g_assert_cmphex(memory()[831], ==, 0xee); /* AVX's place, not in use */
+    g_assert_cmpmem(memory() + 832, 64, full.xsave + cpu->xsave_opmask, 64);
+    g_assert_cmpmem(memory() + 896, 1024, full.xsave + cpu->xsave_hi16, 1024);
+    g_assert_cmphex(memory()[1920], ==, 0xee);
+    memset(state.xsave + cpu->xsave_hi16, 0x44, 1024);
+    g_assert_cmpint(RUN(XRSTOR), ==, -1);
+    g_assert_cmpmem(state.xsave + cpu->xsave_hi16, 1024, full.xsave + cpu->xsave_hi16, 1024);
+    soft_cpu()->xcr0 = 7;
 }
 
 static void test_simd_exceptions(void)
@@ -314,6 +433,8 @@ int main(int argc, char **argv)
     g_test_add_func("/fpu/task-switched", test_task_switched);
     g_test_add_func("/fpu/emulate", test_emulate);
     g_test_add_func("/fpu/os-support", test_os_support);
+    g_test_add_func("/fpu/avx512", test_avx512);
+    g_test_add_func("/fpu/avx512-xsave", test_avx512_xsave);
     g_test_add_func("/fpu/simd-exceptions", test_simd_exceptions);
     g_test_add_func("/fpu/pending-x87", test_pending_x87);
     g_test_add_func("/fpu/environment", test_environment);

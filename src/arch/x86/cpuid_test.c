@@ -14,6 +14,11 @@ static void test_models(void)
         g_assert_true(json_object_object_get_ex(props, "lm", &value));
         /* Nothing is shown that cannot be had. */
         g_assert_true(json_object_object_get_ex(props, "avx512f", &value));
+        bool host_has = cpuid_supported(FEAT_7_0_EBX) & CPUID_7_AVX512F;
+        bool wanted =
+            g_str_has_prefix(x86_cpu_models[i].name, "Skylake-Server") || !x86_cpu_models[i].features;
+        g_assert_cmpint(json_object_get_boolean(value), ==, host_has && wanted);
+        g_assert_true(json_object_object_get_ex(props, "avx512-fp16", &value));
         g_assert_false(json_object_get_boolean(value));
         json_object_put(props);
     }
@@ -60,6 +65,97 @@ static void test_leaves(CpuFixture *f, gconstpointer data)
     cpuid_leaf(cpu, 1, 0, out);
     g_assert_true(out[2] & CPUID_EXT_OSXSAVE);
     g_assert_cmphex(out[0], ==, cpuid_signature(cpu));
+}
+
+static void xsetbv(X86Cpu *cpu, uint64_t value, int vector)
+{
+    sigjmp_buf jump;
+
+    cpu->fault_return = &jump;
+    cpu->exc.vector = -1;
+    cpu->regs[R_RAX] = value;
+    cpu->regs[R_RCX] = cpu->regs[R_RDX] = 0;
+    if (sigsetjmp(jump, 0) == 0) {
+        x86_xsetbv(cpu);
+    }
+    cpu->fault_return = NULL;
+    g_assert_cmpint(cpu->exc.vector, ==, vector);
+}
+
+static void test_avx512(CpuFixture *f, gconstpointer data)
+{
+    static const uint32_t parts[][3] = {
+        { 2, 256, 576 }, { 5, 64, 1088 }, { 6, 512, 1152 }, { 7, 1024, 1664 }
+    };
+    uint32_t out[4];
+    X86Cpu *cpu = f->cpu;
+    GError *error = NULL;
+
+    if (!cpu_has_feature(cpu, FEAT_7_0_EBX, CPUID_7_AVX512F)) {
+        g_test_skip("this host lacks AVX-512");
+        return;
+    }
+    /* What a guest sees of it is the same on every host. */
+    for (size_t i = 0; i < G_N_ELEMENTS(parts); i++) {
+        cpuid_leaf(cpu, 0xd, parts[i][0], out);
+        g_assert_cmpuint(out[0], ==, parts[i][1]);
+        g_assert_cmpuint(out[1], ==, parts[i][2]);
+    }
+    cpu->cr4 |= CR4_OSXSAVE;
+    cpuid_leaf(cpu, 0xd, 0, out);
+    g_assert_cmphex(out[0], ==, 0xe7);
+    g_assert_cmpuint(out[1], ==, 576);
+    g_assert_cmpuint(out[2], ==, 2688);
+    xsetbv(cpu, 0xe7, -1);
+    cpuid_leaf(cpu, 0xd, 0, out);
+    g_assert_cmpuint(out[1], ==, 2688);
+    cpuid_leaf(cpu, 0xd, 1, out);
+    g_assert_cmpuint(out[1], ==, 576 + 256 + 64 + 512 + 1024);
+    xsetbv(cpu, 0xe3, EXC_GP);
+    xsetbv(cpu, 0x27, EXC_GP);
+    xsetbv(cpu, 0x67, EXC_GP);
+    xsetbv(cpu, 0xc7, EXC_GP);
+    xsetbv(cpu, 0x1e7, EXC_GP);
+    g_assert_cmphex(cpu->xcr0, ==, 0xe7);
+    g_assert_cmphex(cpu->fpu_mask, ==, 0xe7);
+    /* The state travels by name, not by where this host has it. */
+    memset(cpu->xsave + cpu->xsave_opmask, 0x11, XSAVE_OPMASK_SIZE);
+    memset(cpu->xsave + cpu->xsave_zmm_hi, 0x22, XSAVE_ZMM_HI_SIZE);
+    memset(cpu->xsave + cpu->xsave_hi16, 0x33, XSAVE_HI16_SIZE);
+    cpu->fpu_bv = 0xe7;
+    GByteArray *bytes = vmstate_save(&x86_cpu_vmstate, cpu, &error);
+    g_assert_no_error(error);
+    uint8_t before[X86_XSAVE_SIZE];
+    memcpy(before, cpu->xsave, sizeof(before));
+    uint16_t opmask = cpu->xsave_opmask, zmm_hi = cpu->xsave_zmm_hi, hi16 = cpu->xsave_hi16;
+    x86_cpu_reset(cpu, false);
+    g_assert_cmphex(cpu->fpu_bv, ==, 7);
+    g_assert_true(vmstate_load(&x86_cpu_vmstate, cpu, bytes->data, bytes->len, &error));
+    g_assert_no_error(error);
+    g_assert_cmphex(cpu->fpu_bv, ==, 0xe7);
+    g_assert_cmpmem(cpu->xsave + 576, X86_XSAVE_SIZE - 576, before + 576, X86_XSAVE_SIZE - 576);
+    /* ... to a host that has it elsewhere, and to one that does not have it. */
+    cpu->xsave_opmask = 1088;
+    cpu->xsave_zmm_hi = 1152;
+    cpu->xsave_hi16 = 1664;
+    g_assert_true(vmstate_load(&x86_cpu_vmstate, cpu, bytes->data, bytes->len, &error));
+    g_assert_cmpmem(cpu->xsave + 1088, 64, before + opmask, 64);
+    g_assert_cmpmem(cpu->xsave + 1152, 512, before + zmm_hi, 512);
+    g_assert_cmpmem(cpu->xsave + 1664, 1024, before + hi16, 1024);
+    for (unsigned i = 832; i < 1088; i++) {
+        g_assert_cmphex(cpu->xsave[i], ==, 0);
+    }
+    cpu->xsave_opmask = cpu->xsave_zmm_hi = cpu->xsave_hi16 = 0;
+    g_assert_false(vmstate_load(&x86_cpu_vmstate, cpu, bytes->data, bytes->len, &error));
+    g_assert_nonnull(strstr(error->message, "AVX-512"));
+    g_clear_error(&error);
+    cpuid_host_xsave(cpu);
+    g_byte_array_unref(bytes);
+    /* Nothing of it where it is not used. */
+    x86_cpu_reset(cpu, false);
+    bytes = vmstate_save(&x86_cpu_vmstate, cpu, &error);
+    g_assert_null(memmem(bytes->data, bytes->len, "cpu/avx512", 10));
+    g_byte_array_unref(bytes);
 }
 
 static void test_msr(CpuFixture *f, gconstpointer data)
@@ -121,6 +217,7 @@ int main(int argc, char **argv)
     g_test_add_func("/cpuid/models", test_models);
     g_test_add_func("/cpuid/properties", test_properties);
     TEST(leaves);
+    TEST(avx512);
     TEST(msr);
     TEST(state);
     return g_test_run();

@@ -87,8 +87,19 @@ static const Case cases[] = {
       NULL,
       0,
       0 },
-    /* EVEX is not in the table. */
-    { 8, 6, { 0x62, 0xf1, 0x7c, 0x48, 0x58, 0xc1 }, X86_DECODE_UD, NULL, 0, 0 },
+    /* EVEX: plain, a reserved map, L'L of 3 as a length and as a rounding mode, {z} without a mask, a vvvv
+     * that no operand names; BOUND in 32-bit code; a mask register beyond k7. */
+    { 8, 6, { 0x62, 0xf1, 0x7c, 0x48, 0x58, 0xc1 }, X86_DECODE_OK, "vaddps", 6, 4 },
+    { 8, 6, { 0x62, 0xf4, 0x7c, 0x48, 0x58, 0xc1 }, X86_DECODE_UD, NULL, 0, 0 },
+    { 8, 6, { 0x62, 0xf1, 0x7c, 0x68, 0x58, 0xc1 }, X86_DECODE_UD, NULL, 0, 0 },
+    { 8, 6, { 0x62, 0xf1, 0x7c, 0x78, 0x58, 0xc1 }, X86_DECODE_OK, "vaddps", 6, 4 },
+    { 8, 6, { 0x62, 0xf1, 0x7c, 0xc8, 0x58, 0xc1 }, X86_DECODE_UD, NULL, 0, 0 },
+    { 8, 6, { 0x62, 0xf1, 0x7c, 0xc9, 0x58, 0xc1 }, X86_DECODE_OK, "vaddps", 6, 4 },
+    { 8, 6, { 0x62, 0xf1, 0x74, 0x48, 0x51, 0xc1 }, X86_DECODE_UD, NULL, 0, 0 },
+    { 4, 2, { 0x62, 0x00 }, X86_DECODE_OK, "bound", 2, 4 },
+    { 8, 5, { 0xc4, 0xe1, 0x70, 0x41, 0xc2 }, X86_DECODE_UD, NULL, 0, 0 },
+    { 8, 5, { 0xc4, 0xe1, 0x75, 0x41, 0xc2 }, X86_DECODE_OK, "kandb", 5, 4 },
+    { 8, 5, { 0xc4, 0xe1, 0x35, 0x41, 0xc2 }, X86_DECODE_UD, NULL, 0, 0 },
 };
 
 static void test_cases(void)
@@ -133,6 +144,59 @@ static void test_memory_operand(void)
     g_assert_cmpint(insn.form->mnemonic, ==, X86_BSF);
 }
 
+static void test_evex(void)
+{
+    X86DecodeMode mode = { .code_size = 8, .protected_mode = true, .vex = true };
+    X86Insn insn;
+    x86_decode_all_features(&mode);
+    /* vaddps zmm25{k3}{z}, zmm30, zmm21, {rz-sae} */
+    static const uint8_t registers[] = { 0x62, 0x21, 0x0c, 0xf3, 0x58, 0xcd };
+    g_assert_cmpint(x86_decode(&mode, registers, sizeof(registers), &insn), ==, X86_DECODE_OK);
+    g_assert_cmpint(insn.reg, ==, 25);
+    g_assert_cmpint(insn.vvvv, ==, 30);
+    g_assert_cmpint(insn.rm, ==, 21);
+    g_assert_cmpint(insn.opmask, ==, 3);
+    g_assert_true(insn.evex_z && insn.evex_b);
+    g_assert_cmpint(insn.evex_ll, ==, 3);
+    g_assert_cmpint(insn.vex_l, ==, 2);
+    /* disp8 is scaled: by the vector's length, by the element that is broadcast, by half the length. */
+    static const struct {
+        uint8_t bytes[8];
+        int disp;
+        unsigned size;
+    } scaled[] = {
+        { { 0x62, 0xf1, 0x7c, 0x48, 0x58, 0x48, 0xff }, -64, 64 }, /* vaddps zmm1, zmm0, [rax - 64] */
+        { { 0x62, 0xf1, 0x7c, 0x28, 0x58, 0x48, 0x02 }, 64, 32 },
+        { { 0x62, 0xf1, 0x7c, 0x58, 0x58, 0x48, 0xff }, -4, 4 }, /* ... dword [rax - 4]{1to16} */
+        { { 0x62, 0xf1, 0xfd, 0x58, 0x58, 0x48, 0x7f }, 127 * 8, 8 },
+        { { 0x62, 0xf1, 0x7c, 0x48, 0x5a, 0x48, 0x01 }, 32, 32 }, /* vcvtps2pd zmm1, [rax + 32] */
+        { { 0x62, 0xf1, 0x7e, 0x08, 0x58, 0x48, 0x03 }, 12, 4 },  /* vaddss xmm1, xmm0, [rax + 12] */
+        { { 0x62, 0xf2, 0x7d, 0x48, 0x88, 0x48, 0x03 }, 12, 64 }, /* vexpandps zmm1, [rax + 12] */
+        { { 0x62, 0xf2, 0x7d, 0x48, 0x32, 0x48, 0x03 }, 24, 8 },  /* vpmovzxbq zmm1, [rax + 24] */
+    };
+    for (size_t i = 0; i < G_N_ELEMENTS(scaled); i++) {
+        g_assert_cmpint(x86_decode(&mode, scaled[i].bytes, 7, &insn), ==, X86_DECODE_OK);
+        const X86Form *form = insn.form;
+        g_assert_cmpint(insn.disp, ==, scaled[i].disp);
+        g_assert_cmpuint(x86_memory_bytes(&insn, &form->operands[form->operand_count - 1]), ==,
+                         scaled[i].size);
+    }
+    /* vpgatherdd zmm17{k2}, [rbx + zmm28 * 4 + 8]: a mask is a must, and so is another destination. */
+    uint8_t gather[] = { 0x62, 0xa2, 0x7d, 0x42, 0x90, 0x4c, 0xa3, 0x02 };
+    g_assert_cmpint(x86_decode(&mode, gather, sizeof(gather), &insn), ==, X86_DECODE_OK);
+    g_assert_cmpint(insn.reg, ==, 17);
+    g_assert_cmpint(insn.index, ==, 28);
+    g_assert_cmpint(insn.base, ==, R_RBX);
+    g_assert_cmpint(insn.disp, ==, 8);
+    gather[3] = 0x40;
+    g_assert_cmpint(x86_decode(&mode, gather, sizeof(gather), &insn), ==, X86_DECODE_UD);
+    /* Lengths below 512 bits are AVX512VL's. */
+    static const uint8_t narrow[] = { 0x62, 0xf1, 0x7c, 0x28, 0x58, 0xc1 };
+    mode.features[X86_FEATURE_AVX512VL / 64] &= ~(UINT64_C(1) << X86_FEATURE_AVX512VL % 64);
+    g_assert_cmpint(x86_decode(&mode, narrow, sizeof(narrow), &insn), ==, X86_DECODE_UD);
+    g_assert_cmpint(x86_decode(&mode, registers, sizeof(registers), &insn), ==, X86_DECODE_OK);
+}
+
 /* Any bytes: no crash, and never more read than there is. */
 static void test_random(void)
 {
@@ -144,6 +208,11 @@ static void test_random(void)
         x86_decode_all_features(&mode);
         for (size_t k = 0; k < sizeof(bytes); k++) {
             bytes[k] = (uint8_t)g_test_rand_int();
+        }
+        if (i % 4 == 0) {
+            bytes[0] = 0x62;
+            bytes[1] = (uint8_t)((bytes[1] & 0xf0) | (1 + i / 4 % 3));
+            bytes[2] |= 4;
         }
         size_t count = (size_t)g_test_rand_int_range(0, 16);
         X86DecodeStatus status = x86_decode(&mode, bytes, count, &insn);
@@ -162,6 +231,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/decode/cases", test_cases);
     g_test_add_func("/decode/memory-operand", test_memory_operand);
+    g_test_add_func("/decode/evex", test_evex);
     g_test_add_func("/decode/random", test_random);
     return g_test_run();
 }
