@@ -284,6 +284,9 @@ static void translate(X86Cpu *cpu, uint64_t linear, MmuAccess access, MmuIndex i
     target->ram = pp.ram;
     target->ram_offset = pp.ram_offset + (target->gpa & 0xfff);
     target->writable = pp.writable;
+    if (G_UNLIKELY(cpu->mmu->write_watch != NULL) && access == MMU_WRITE && pp.host != NULL && pp.writable) {
+        cpu->mmu->write_watch(cpu, pp.host, NULL, 0);
+    }
     if (pp.host != NULL && index != MMU_USER_ALIGN && access != MMU_EXEC &&
         !mmu_page_watched(cpu, linear & PAGE_MASK_4K)) {
         mmu_install(cpu, linear, index, &tr, pp.host, pp.ram, pp.ram_offset, writable_now && pp.writable);

@@ -82,6 +82,10 @@ struct X86Mmu {
      * supervisors have outlives them where it is global. Called in the vCPU's thread, with no lock held, and
      * not for pages that x86_code_page did not give. */
     void (*code_mapping_changed)(X86Cpu *cpu, unsigned context, uint64_t linear, bool one_page);
+    /* Set by who wants to know which pages of RAM may be written: before the first write, and before the page
+     * gets a write tag (in entry, where it can be replaced by none; NULL: it gets none). The guest's vector
+     * registers may be live. */
+    void (*write_watch)(X86Cpu *cpu, uint8_t *host_page, TlbEntry *entry, uint64_t none);
     /* The rest is mmu.c's. */
     struct MmuPrivate *priv;
 };

@@ -421,6 +421,9 @@ bool mmu_install(X86Cpu *cpu, uint64_t linear, MmuIndex index, const MmuTranslat
 
     e->tag[MMU_READ] = page;
     if (write && ram_page_fully_dirty(ram, ram_offset)) {
+        if (G_UNLIKELY(cpu->mmu->write_watch != NULL)) {
+            cpu->mmu->write_watch(cpu, (uint8_t *)host, e, tag_none(slot));
+        }
         uint64_t *written = &mmu_table_of(cpu->mmu, index)->written[written_bit(host) / 64];
         __atomic_store_n(written, *written | UINT64_C(1) << (written_bit(host) % 64), __ATOMIC_RELEASE);
         /* Invariant 2: whoever clears the bit either sees the tag or is seen here. */

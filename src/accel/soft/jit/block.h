@@ -52,7 +52,7 @@ typedef struct TInsn {
     X86Insn insn;
     JitKind kind;
     uint16_t offset; /* in the page */
-    uint16_t live_after, live_before;
+    uint16_t live_after, live_before, undefined_before; /* flags */
     Access memory, stack; /* the ModRM operand's, and the implied one's */
     int16_t stack_disp;   /* from the guest's rsp at the instruction */
     bool fpu;
@@ -114,7 +114,7 @@ typedef struct T {
     bool too_many;  /* out-of-line parts: fewer instructions would do */
     bool check;     /* the block checks itself */
     bool straddles; /* what follows the block lies in two pages */
-    uint16_t live_in, live_out;
+    uint16_t live_in, live_out, undefined_out;
     int8_t host[16]; /* where the guest's general registers are; -1: in memory */
     RegTrack after;  /* what the block did to them */
     JitFast *fast;   /* while the fast loop is emitted */

@@ -482,6 +482,24 @@ void jit_checked_in_vain(Jit *jit, X86Cpu *cpu, const void *executable)
     pthread_mutex_unlock(&jit->lock);
 }
 
+void jit_evict_one(Jit *jit, X86Cpu *cpu, unsigned random)
+{
+    x86_fpu_leave(cpu);
+    pthread_mutex_lock(&jit->lock);
+    const JitRegion *r = &jit->regions[random % (jit->current + 1)];
+    if (r->blocks->len) {
+        JitBlock *b = r->blocks->pdata[random / JIT_REGIONS % r->blocks->len];
+        if (!b->stale) {
+            block_make_stale(jit, b);
+            page_remove(jit, b->page, b);
+            if (b->second) {
+                page_remove(jit, b->second, b);
+            }
+        }
+    }
+    pthread_mutex_unlock(&jit->lock);
+}
+
 /* ---- finding and making ---- */
 
 static bool still_protected(const CodePage *page)

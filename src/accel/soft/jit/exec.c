@@ -133,7 +133,7 @@ static void stack_slot_check(X86Cpu *cpu)
 }
 
 /* Makes what translated code relies on true again after anything that C did. */
-static void area_refresh(X86Cpu *cpu, JitVcpu *v)
+void jit_area_refresh(X86Cpu *cpu, JitVcpu *v)
 {
     JitArea *area = jit_area(cpu);
     uint32_t key = current_key(cpu);
@@ -191,6 +191,9 @@ int jit_callout(X86Cpu *cpu, JitCallout *callout)
 
     cpu->rip = rip;
     cpu->current_op = NULL;
+    if (G_UNLIKELY(jit_lockstep_callout(cpu))) {
+        return 1;
+    }
     jit_vcpu(cpu)->callouts[x86_forms[callout->ops[0].form].mnemonic]++;
     if (!callout->light) {
         x86_fpu_leave(cpu);
@@ -222,12 +225,12 @@ int jit_callout_end(X86Cpu *cpu, JitCallout *callout)
     if (!translatable(cpu) || wants_attention(cpu)) {
         return 1;
     }
-    area_refresh(cpu, jit_vcpu(cpu));
+    jit_area_refresh(cpu, jit_vcpu(cpu));
     return 0;
 }
 
 /* An indirect branch that found no entry. Raises what it raises. */
-static void indirect_branch(X86Cpu *cpu)
+void jit_indirect_branch(X86Cpu *cpu)
 {
     JitArea *area = jit_area(cpu);
     uint64_t target = (uint64_t)(uintptr_t)area->exit_arg;
@@ -254,6 +257,24 @@ static void indirect_branch(X86Cpu *cpu)
 
 /* ---- the loop ---- */
 
+/* Between blocks: what may happen there at any time happens often. Whether b is not to be entered. */
+static bool stress(X86Cpu *cpu, JitVcpu *v, const JitBlock *b)
+{
+    v->random = v->random * 1664525u + 1013904223u;
+    unsigned random = v->random >> 8;
+    if ((v->jit->stress & JIT_STRESS_POLL) && (random & 1)) {
+        __atomic_store_n(&cpu->interrupt_poll, 1, __ATOMIC_SEQ_CST);
+    }
+    if ((v->jit->stress & JIT_STRESS_FLUSH) && (random >> 1 & 63) == 0) {
+        mmu_flush(cpu, false);
+        jit_area_refresh(cpu, v);
+    }
+    if ((v->jit->stress & JIT_STRESS_EVICT) && (random >> 7 & 255) == 0) {
+        jit_evict_one(v->jit, cpu, random >> 15);
+    }
+    return b->stale;
+}
+
 static void run_translated(X86Cpu *cpu)
 {
     JitVcpu *v = jit_vcpu(cpu);
@@ -279,7 +300,8 @@ static void run_translated(X86Cpu *cpu)
         }
         first = false;
         uint32_t key = current_key(cpu);
-        bool careful = link && link->careful;
+        bool careful = (link && link->careful) || (v->careful_next && v->careful_rip == cpu->rip);
+        v->careful_next = false;
         uint64_t seen = v->epoch_seen;
         JitBlock *b = jit_find(cpu, v, key | (careful ? KEY_CAREFUL : 0));
         if (!b) {
@@ -288,7 +310,7 @@ static void run_translated(X86Cpu *cpu)
             interp_run_one(cpu);
             return;
         }
-        area_refresh(cpu, v);
+        jit_area_refresh(cpu, v);
         if (v->epoch_seen != seen) {
             link = NULL; /* its block's memory may be somebody else's by now */
         }
@@ -310,6 +332,13 @@ static void run_translated(X86Cpu *cpu)
             e->code = b->ibtc_entry;
             v->tables[area->table].empty = false;
         }
+        if (G_UNLIKELY(jit->stress) && stress(cpu, v, b)) {
+            return;
+        }
+        if (G_UNLIKELY(jit->lockstep) && (careful || jit_lockstep_due(v))) {
+            jit_lockstep_run(cpu, v, b);
+            return;
+        }
         link = NULL;
         fill = false;
         area->page_va = cpu->rip & PAGE_MASK_4K;
@@ -319,7 +348,7 @@ static void run_translated(X86Cpu *cpu)
         case JIT_EXIT_LOOKUP:
             break;
         case JIT_EXIT_INDIRECT:
-            indirect_branch(cpu);
+            jit_indirect_branch(cpu);
             fill = true;
             break;
         case JIT_EXIT_IBTC:
@@ -502,6 +531,9 @@ void jit_vcpu_init(Jit *jit, X86Cpu *cpu)
     g_ptr_array_add(jit->vcpus, v);
     pthread_mutex_unlock(&jit->lock);
     d->jit = v;
+    if (jit->lockstep) {
+        jit_lockstep_init(v);
+    }
     d->page_written = page_written;
     d->run_translated = run_translated;
     cpu->mmu->code_mapping_changed = code_mapping_changed;
@@ -520,6 +552,7 @@ void jit_vcpu_destroy(X86Cpu *cpu)
     for (unsigned i = 0; i < v->table_count; i++) {
         g_aligned_free(v->tables[i].entries);
     }
+    jit_lockstep_free(v);
     d->jit = NULL;
     d->run_translated = NULL;
     cpu->mmu->code_mapping_changed = NULL;
@@ -562,7 +595,7 @@ bool jit_step_one(X86Cpu *cpu)
                 interp_run_one(cpu);
                 break;
             }
-            area_refresh(cpu, v);
+            jit_area_refresh(cpu, v);
             area->page_va = rip & PAGE_MASK_4K;
             v->jit->thunks.enter(cpu, b->mem_entry);
             if (area->exit_reason == JIT_EXIT_LINK && !careful) {
@@ -585,7 +618,7 @@ bool jit_step_one(X86Cpu *cpu)
                 x86_fpu_leave(cpu);
                 interp_run_one(cpu);
             } else if (area->exit_reason == JIT_EXIT_INDIRECT) {
-                indirect_branch(cpu);
+                jit_indirect_branch(cpu);
             }
             break;
         }

@@ -155,6 +155,8 @@ typedef struct JitPc {
     uint16_t offset; /* page offset of the instruction */
     bool in_reg;     /* the flags are in RFLAGS, else in cpu->cc (or dead) */
     bool fast;       /* in the fast loop: registers are where JitBlock.fast_host says */
+    /* Flags: that it or what follows may look at; that the manual leaves undefined there (lockstep). */
+    uint16_t live, undefined;
 } JitPc;
 
 struct JitBlock {
@@ -176,6 +178,7 @@ struct JitBlock {
     unsigned pc_count;
     int8_t fast_host[16];   /* -1: in memory */
     uint16_t fast_borrowed; /* guest registers that are in JitArea.save meanwhile */
+    uint16_t undefined;     /* flags, behind the last instruction */
 };
 
 #define JIT_REGIONS 8
@@ -221,7 +224,16 @@ typedef struct Jit {
     bool elide, chain, loops, sites;
     unsigned next_site, next_loop;
     unsigned max_insns; /* of a block */
+    bool lockstep;
+    unsigned lockstep_every; /* one block of so many is compared */
+    unsigned stress;         /* JIT_STRESS_* */
 } Jit;
+
+#define JIT_STRESS_EVICT 1u /* blocks become stale at random */
+#define JIT_STRESS_FLUSH 2u /* the TLB is flushed at random */
+#define JIT_STRESS_POLL  4u /* interrupts seem to be wanted all the time */
+
+typedef struct JitLockstep JitLockstep;
 
 #define JIT_TABLES 24
 typedef struct JitVcpu {
@@ -241,6 +253,11 @@ typedef struct JitVcpu {
     uint64_t lookups, steps, links, refills, refill_failures, fills;
     uint64_t exits[JIT_EXIT_POLL + 1]; /* by JitExit */
     uint64_t callouts[X86_MNEMONIC_COUNT];
+    JitLockstep *lockstep;
+    /* The block at careful_rip is to be the careful variant: the other one was left on the way to it. */
+    uint64_t careful_rip;
+    bool careful_next;
+    uint32_t random; /* for stress */
 } JitVcpu;
 
 /* ---- thunks.c ---- */
@@ -277,7 +294,27 @@ void jit_table_clear(JitVcpu *v, unsigned i);
 void jit_checked_in_vain(Jit *jit, X86Cpu *cpu, const void *executable);
 JitBlock *jit_block_at(Jit *jit, const uint8_t *executable);
 
+/* Makes some block stale. The vCPU is at a boundary. */
+void jit_evict_one(Jit *jit, X86Cpu *cpu, unsigned random);
+
+/* ---- lockstep.c ---- */
+/* How many rounds of a fast loop are compared at most. */
+#define JIT_LOCKSTEP_ROUNDS 24
+void jit_lockstep_init(JitVcpu *v);
+void jit_lockstep_free(JitVcpu *v);
+/* Whether the next block is to be compared. */
+bool jit_lockstep_due(JitVcpu *v);
+/* Runs the block at cpu->rip, compares and goes on as the interpreter did. */
+void jit_lockstep_run(X86Cpu *cpu, JitVcpu *v, JitBlock *b);
+/* Whether a call-out is to leave the block, undone. */
+bool jit_lockstep_callout(X86Cpu *cpu);
+uint64_t jit_lockstep_checked(const JitVcpu *v);
+
 /* ---- exec.c ---- */
+/* Makes what translated code relies on true again after anything that C did. */
+void jit_area_refresh(X86Cpu *cpu, JitVcpu *v);
+/* An indirect branch that found no entry. Raises what it raises. */
+void jit_indirect_branch(X86Cpu *cpu);
 /* Host faults in this (executable) range are the guest's. false: too many ranges. */
 bool jit_range_add(const void *start, size_t size);
 void jit_range_remove(const void *start);

@@ -65,7 +65,7 @@ bool loop_plan(T *t, unsigned offset, JitFast *fast)
     uint16_t read = 0, written = 0, own = 0;
     bool groups_used[MAX_GROUPS] = { false };
 
-    if (!t->jit->loops || t->careful || !t->jit->chain || t->live_in || last->kind != JIT_JCC ||
+    if (!t->jit->loops || t->careful || !(t->jit->chain || t->jit->lockstep) || t->live_in || last->kind != JIT_JCC ||
         last->offset + last->insn.length + (int64_t)last->insn.imm != offset) {
         return false;
     }
@@ -290,21 +290,23 @@ uint8_t *loop_emit(T *t, JitFast *fast, uint8_t *normal)
     /* Not before its time; not where the last run was short. */
     fast->state = (uint32_t)(offsetof(X86Cpu, jit) + offsetof(JitArea, loops) +
                              sizeof(((JitArea *)0)->loops[0]) * (t->jit->next_loop++ % JIT_LOOPS));
-    a_op_mem(a, false, 0x83, 5, STATE(wait));
-    a_byte(a, 1);
-    jump_to(a, CC_NS, normal);
-    a_op_mem(a, false, 0x8b, T0, STATE(planned));
-    a_op_mem(a, false, 0x2b, T0, STATE(left));
-    a_alu_imm(a, false, 7, T0, SHORT_ROUNDS);
-    uint8_t *worth = a_jcc_forward(a, CC_AE);
-    a_mov_mem_imm32(a, STATE(wait), SHORT_WAIT);
-    a_mov_mem_imm32(a, STATE(planned), INT32_MAX);
-    a_mov_mem_imm32(a, STATE(left), 0);
-    a_jmp(a, normal);
-    a_bind(a, worth);
-    a_mov_mem_imm32(a, STATE(wait), 0);
+    if (!t->jit->lockstep) {
+        a_op_mem(a, false, 0x83, 5, STATE(wait));
+        a_byte(a, 1);
+        jump_to(a, CC_NS, normal);
+        a_op_mem(a, false, 0x8b, T0, STATE(planned));
+        a_op_mem(a, false, 0x2b, T0, STATE(left));
+        a_alu_imm(a, false, 7, T0, SHORT_ROUNDS);
+        uint8_t *worth = a_jcc_forward(a, CC_AE);
+        a_mov_mem_imm32(a, STATE(wait), SHORT_WAIT);
+        a_mov_mem_imm32(a, STATE(planned), INT32_MAX);
+        a_mov_mem_imm32(a, STATE(left), 0);
+        a_jmp(a, normal);
+        a_bind(a, worth);
+        a_mov_mem_imm32(a, STATE(wait), 0);
+    }
     a_op_mem(a, true, 0xc7, 0, AREA(loop_count)); /* mov qword, imm32 */
-    a_u32(a, MAX_ROUNDS);
+    a_u32(a, t->jit->lockstep ? JIT_LOCKSTEP_ROUNDS : MAX_ROUNDS);
     for (unsigned n = 0; n < t->group_count; n++) {
         const Group *g = &t->groups[n];
         int64_t stride;

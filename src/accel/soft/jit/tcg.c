@@ -5,6 +5,7 @@
 #include "accel/accel.h"
 #include "accel/soft/interp/native.h"
 #include "accel/soft/jit/jit.h"
+#include "base/error.h"
 #include "object/property.h"
 
 #define DEFAULT_SIZE_MIB 64u
@@ -14,8 +15,9 @@ typedef struct TcgAccel {
     GMutex lock;
     GPtrArray *vcpus; /* of X86Cpu * */
     Jit *jit;
-    bool use_jit, elide, chain, loops, sites;
-    uint32_t size_mib;
+    bool use_jit, elide, chain, loops, sites, lockstep;
+    uint32_t size_mib, max_insns, lockstep_every;
+    char *stress;
 } TcgAccel;
 
 static void tcg_instance_init(Object *obj)
@@ -25,6 +27,8 @@ static void tcg_instance_init(Object *obj)
     tcg->vcpus = g_ptr_array_new();
     tcg->use_jit = tcg->elide = tcg->chain = tcg->loops = tcg->sites = true;
     tcg->size_mib = DEFAULT_SIZE_MIB;
+    tcg->max_insns = JIT_MAX_INSNS;
+    tcg->lockstep_every = 1;
 }
 
 static void tcg_instance_finalize(Object *obj)
@@ -33,14 +37,50 @@ static void tcg_instance_finalize(Object *obj)
     if (tcg->jit) {
         jit_free(tcg->jit);
     }
+    g_free(tcg->stress);
     g_ptr_array_unref(tcg->vcpus);
     g_mutex_clear(&tcg->lock);
+}
+
+/* evict, flush, poll, joined by '+'. */
+static bool parse_stress(const char *text, unsigned *stress, GError **error)
+{
+    char **words = g_strsplit(text ? text : "", "+", -1);
+    bool ok = true;
+    *stress = 0;
+    for (unsigned i = 0; words[i] && ok; i++) {
+        if (strcmp(words[i], "evict") == 0) {
+            *stress |= JIT_STRESS_EVICT;
+        } else if (strcmp(words[i], "flush") == 0) {
+            *stress |= JIT_STRESS_FLUSH;
+        } else if (strcmp(words[i], "poll") == 0) {
+            *stress |= JIT_STRESS_POLL;
+        } else {
+            ok = false;
+            error_set(error, "-accel tcg: stress=%s: '%s' is not one of evict, flush and poll (joined by '+')", text,
+                      words[i]);
+        }
+    }
+    g_strfreev(words);
+    return ok;
 }
 
 static bool tcg_setup(Accel *accel, AddressSpace *memory, GError **error)
 {
     TcgAccel *tcg = (TcgAccel *)accel;
     if (!native_init(error)) {
+        return false;
+    }
+    unsigned stress;
+    if (tcg->max_insns < 1 || tcg->max_insns > JIT_MAX_INSNS) {
+        error_set(error, "-accel tcg: max-insns=%u: a block has 1 to %u instructions", tcg->max_insns, JIT_MAX_INSNS);
+        return false;
+    }
+    if (tcg->lockstep && !tcg->use_jit) {
+        error_set(error, "-accel tcg: lockstep=on compares translated code, which jit=off does not make");
+        return false;
+    }
+    if (!parse_stress(tcg->stress, &stress, error)) {
         return false;
     }
     if (tcg->use_jit) {
@@ -52,6 +92,13 @@ static bool tcg_setup(Accel *accel, AddressSpace *memory, GError **error)
         tcg->jit->chain = tcg->chain;
         tcg->jit->loops = tcg->loops;
         tcg->jit->sites = tcg->sites;
+        tcg->jit->max_insns = tcg->max_insns;
+        tcg->jit->lockstep = tcg->lockstep;
+        tcg->jit->lockstep_every = tcg->lockstep_every;
+        tcg->jit->stress = stress;
+        if (tcg->lockstep) {
+            tcg->jit->chain = false; /* each block comes back */
+        }
     }
     return true;
 }
@@ -147,6 +194,9 @@ static char *tcg_info(Accel *accel)
                 g_string_append_printf(text, " %s %" G_GUINT64_FORMAT, names[k], v->exits[k]);
             }
             g_string_append_c(text, '\n');
+            if (v->lockstep) {
+                g_string_append_printf(text, "        compared blocks: %" G_GUINT64_FORMAT "\n", jit_lockstep_checked(v));
+            }
             append_callouts(text, v);
         }
     }
@@ -166,6 +216,10 @@ static const Property tcg_properties[] = {
     PROP_BOOL("sites", TcgAccel, sites, true, "keep the last page of each access beside the TLB"),
     PROP_BOOL("chain", TcgAccel, chain, true, "go from block to block without a look-up in C"),
     PROP_UINT32("tb-size", TcgAccel, size_mib, DEFAULT_SIZE_MIB, "memory for translated code, in MiB"),
+    PROP_UINT32("max-insns", TcgAccel, max_insns, JIT_MAX_INSNS, "instructions of a block, at most"),
+    PROP_BOOL("lockstep", TcgAccel, lockstep, false, "compare each block with the interpreter (one vCPU)"),
+    PROP_UINT32("lockstep-every", TcgAccel, lockstep_every, 1, "compare one block of so many"),
+    PROP_STR("stress", TcgAccel, stress, NULL, "evict, flush, poll (joined by '+'): do that at random"),
     PROP_END,
 };
 

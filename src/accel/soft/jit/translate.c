@@ -178,6 +178,16 @@ static void liveness(T *t)
         i->live_before = (uint16_t)live;
     }
     t->live_in = (uint16_t)live;
+    unsigned undefined = 0;
+    for (unsigned k = 0; k < t->count; k++) {
+        TInsn *i = &t->insns[k];
+        i->undefined_before = (uint16_t)undefined;
+        if (i->kind == JIT_COPY) {
+            unsigned defined = jit_flags_conditional(&i->insn) ? 0 : i->insn.form->flags_written;
+            undefined = (undefined & ~defined) | (i->insn.form->flags_undefined & FLAGS_ALL);
+        }
+    }
+    t->undefined_out = (uint16_t)undefined;
 }
 
 static int find_group(T *t, const RegTrack *r, unsigned base, unsigned index, unsigned scale, bool stack,
@@ -1272,7 +1282,9 @@ void block_emit_insn(T *t, unsigned k)
     t->pcs[t->pc_count++] = (JitPc){ .host = (uint32_t)(a->p - t->b->code),
                                      .offset = i->offset,
                                      .in_reg = t->f.in_reg,
-                                     .fast = t->fast != NULL };
+                                     .fast = t->fast != NULL,
+                                     .live = i->live_before,
+                                     .undefined = i->undefined_before };
     switch (i->kind) {
     case JIT_NOP:
         break;
@@ -1647,6 +1659,20 @@ static void emit_cold(T *t)
     }
 }
 
+/* Where a round of a loop goes on outside the fast loop. */
+static uint8_t *loop_way_on(T *t, unsigned offset)
+{
+    Asm *a = &t->a;
+    if (!t->jit->lockstep) {
+        return jit_rw(t->jit, t->b->mem_poll_entry);
+    }
+    uint8_t *way = a->p;
+    a_mov_load(a, T0, AREA(page_va));
+    a_lea(a, T0, mem_base(T0, offset));
+    a_jmp(a, t->jit->thunks.ibtc_miss);
+    return way;
+}
+
 JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned offset, const uint8_t *second,
                         uint32_t key, bool check, bool *full)
 {
@@ -1707,7 +1733,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
     const TInsn *last = &t->insns[t->count - 1];
     JitFast fast;
     if (!t->a.overflow && loop_plan(t, offset, &fast)) {
-        uint8_t *back = loop_emit(t, &fast, jit_rw(jit, b->mem_poll_entry));
+        uint8_t *back = loop_emit(t, &fast, loop_way_on(t, offset));
         for (unsigned k = 0; k < t->cold_count; k++) {
             if (t->cold[k].type == COLD_TAKEN && t->cold[k].target == (int32_t)offset && !t->a.overflow) {
                 a_bind_to(t->cold[k].site, back);
@@ -1735,6 +1761,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
     b->pcs = jit_alloc(jit, t->pc_count * sizeof(JitPc), false);
     memcpy(b->pcs, t->pcs, t->pc_count * sizeof(JitPc));
     b->pc_count = t->pc_count;
+    b->undefined = t->undefined_out;
     region->used = t->a.p;
     jit->code_bytes += b->code_size;
     jit->translated++;
