@@ -82,6 +82,7 @@ typedef struct Cold {
     bool add_tag;          /* PROBE: T0 is restored by adding the tag behind T1 */
     int32_t site_slot;     /* PROBE: where the place's own translation lies, from gs; 0: none */
     bool user;             /* PROBE: by user code */
+    int32_t budget;     /* PROBE: where its X86Cpu.jit_budget lies, from gs */
     uint8_t *back;         /* PROBE: behind the check */
     bool keep_t1;          /* PROBE: T1 holds a delta that is needed afterwards */
     JitRefill meta;        /* PROBE */

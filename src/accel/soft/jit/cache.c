@@ -67,6 +67,7 @@ Jit *jit_new(size_t size, GError **error)
     jit->writes = g_hash_table_new_full(NULL, NULL, NULL, g_free);
     jit->vcpus = g_ptr_array_new();
     jit->split = g_hash_table_new(NULL, NULL);
+    jit->scattered = g_hash_table_new(NULL, NULL);
     return jit;
 fail:
     if (fd >= 0) {
@@ -76,6 +77,7 @@ fail:
     return NULL;
 }
 
+#define SCATTERED_MAX 4096u
 #define ARENA_CHUNK (256u * 1024)
 
 void *jit_alloc(Jit *jit, size_t size, bool align64)
@@ -115,6 +117,7 @@ void jit_free(Jit *jit)
     g_hash_table_unref(jit->writes);
     g_ptr_array_unref(jit->vcpus);
     g_hash_table_unref(jit->split);
+    g_hash_table_unref(jit->scattered);
     pthread_mutex_destroy(&jit->lock);
     g_free(jit);
 }
@@ -345,6 +348,17 @@ static void page_remove(Jit *jit, const uint8_t *host_page, JitBlock *b)
 void jit_block_changed(Jit *jit, JitBlock *block)
 {
     pthread_mutex_lock(&jit->lock);
+    block_make_stale(jit, block);
+    pthread_mutex_unlock(&jit->lock);
+}
+
+void jit_block_scattered(Jit *jit, JitBlock *block, unsigned offset)
+{
+    pthread_mutex_lock(&jit->lock);
+    if (g_hash_table_size(jit->scattered) > SCATTERED_MAX) {
+        g_hash_table_remove_all(jit->scattered); /* what is still so is found again */
+    }
+    g_hash_table_add(jit->scattered, (gpointer)(block->page + offset));
     block_make_stale(jit, block);
     pthread_mutex_unlock(&jit->lock);
 }

@@ -275,6 +275,32 @@ static bool stress(X86Cpu *cpu, JitVcpu *v, const JitBlock *b)
     return b->stale;
 }
 
+static void block_left(Jit *jit, const JitArea *area)
+{
+    if (area->exit_info) {
+        jit_block_scattered(jit, area->exit_arg, area->exit_info - 1);
+    } else {
+        jit_block_changed(jit, area->exit_arg);
+    }
+}
+
+/* A place that misses so often within so many cycles (some milliseconds) is scattered. */
+#define SITE_BUDGET 20000u
+#define SITE_CYCLES (UINT64_C(1) << 24)
+
+static void fill_budgets(X86Cpu *cpu, JitVcpu *v)
+{
+    uint64_t now = __builtin_ia32_rdtsc();
+    if (now - v->budget_tsc > SITE_CYCLES) {
+        v->budget_tsc = now;
+        for (unsigned k = 0; k < 2; k++) {
+            for (unsigned n = 0; n < G_N_ELEMENTS(cpu->jit_budget[k]); n++) {
+                cpu->jit_budget[k][n] = SITE_BUDGET;
+            }
+        }
+    }
+}
+
 static void run_translated(X86Cpu *cpu)
 {
     JitVcpu *v = jit_vcpu(cpu);
@@ -285,6 +311,7 @@ static void run_translated(X86Cpu *cpu)
     bool fill = false;
 
     v->look_at_requests = false;
+    fill_budgets(cpu, v);
 
     for (;;) {
         if (!translatable(cpu)) {
@@ -364,7 +391,7 @@ static void run_translated(X86Cpu *cpu)
             interp_run_one(cpu);
             return;
         case JIT_EXIT_CHANGED:
-            jit_block_changed(jit, area->exit_arg);
+            block_left(jit, area);
             break;
         case JIT_EXIT_POLL:
             return;
@@ -603,7 +630,7 @@ bool jit_step_one(X86Cpu *cpu)
                 continue;
             }
             if (area->exit_reason == JIT_EXIT_CHANGED) {
-                jit_block_changed(v->jit, area->exit_arg);
+                block_left(v->jit, area);
                 continue;
             }
             if (area->exit_reason == JIT_EXIT_POLL) {

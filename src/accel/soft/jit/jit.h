@@ -71,7 +71,7 @@ typedef enum JitExit {
     JIT_EXIT_INDIRECT, /* an indirect branch, not done: exit_arg is the target, exit_info the rest */
     JIT_EXIT_LINK,     /* JitArea.exit_arg is the link that was followed */
     JIT_EXIT_STEP,     /* the instruction at cpu->rip is the interpreter's */
-    JIT_EXIT_CHANGED, /* a block that checks itself found other code: exit_arg is the block, cpu->rip is set */
+    JIT_EXIT_CHANGED, /* exit_info is not 0: see jit_block_scattered; else: a block that checks itself found other code: exit_arg is the block, cpu->rip is set */
     JIT_EXIT_POLL,     /* cpu->interrupt_poll was set */
 } JitExit;
 
@@ -219,6 +219,7 @@ typedef struct Jit {
     GPtrArray *vcpus;  /* of JitVcpu * */
     /* Host addresses of guest code whose accesses often lie in two pages: translated with a check for each. */
     GHashTable *split;
+    GHashTable *scattered; /* host addresses of guest instructions whose accesses change pages all the time */
     uint64_t epoch;    /* atomic */
     uint64_t code_bytes, translated, insns, stale_count, evictions, translate_ns;
     bool elide, chain, loops, sites;
@@ -248,6 +249,7 @@ typedef struct JitVcpu {
     } tables[JIT_TABLES];
     unsigned table_count;
     uint64_t clock;
+    uint64_t budget_tsc; /* when jit_budget was filled last */
     bool look_at_requests; /* an instruction may have made deliverable what was pending */
     uint64_t epoch_seen; /* atomic */
     uint64_t lookups, steps, links, refills, refill_failures, fills;
@@ -286,6 +288,8 @@ void jit_page_written(Jit *jit, const uint8_t *host_page);
 void jit_drop_all(Jit *jit);
 /* A block that checks itself found other code than it was made of. */
 void jit_block_changed(Jit *jit, JitBlock *block);
+/* The access of the instruction at the page offset is scattered: the block is to be made anew. */
+void jit_block_scattered(Jit *jit, JitBlock *block, unsigned offset);
 /* Forgets what the look-up tables hold; the vCPU is at a boundary. */
 void jit_tables_drop(JitVcpu *v);
 void jit_table_clear(JitVcpu *v, unsigned i);

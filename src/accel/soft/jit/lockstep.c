@@ -416,7 +416,11 @@ void jit_lockstep_run(X86Cpu *cpu, JitVcpu *v, JitBlock *b)
         pages_undo(l);
         image_put(cpu, &l->start);
         tags_drop(cpu, l);
-        jit_block_changed(v->jit, area->exit_arg);
+        if (area->exit_info) {
+            jit_block_scattered(v->jit, area->exit_arg, area->exit_info - 1);
+        } else {
+            jit_block_changed(v->jit, area->exit_arg);
+        }
         return;
     case JIT_EXIT_LOOKUP:
     case JIT_EXIT_IBTC:

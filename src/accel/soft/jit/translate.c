@@ -439,13 +439,14 @@ static void emit_probe(T *t, const TInsn *i, HostMem *m, int32_t adjust, unsigne
     start.disp += adjust;
     c->m = start;
     c->meta.pad = (uint8_t)TAG_OFFSET(write);
-    if (t->jit->sites) {
+    if (t->jit->sites && !g_hash_table_contains(t->jit->scattered, t->b->page + i->offset)) {
         /* The page that this place saw last; behind it the TLB. */
         unsigned user = (t->key >> MODE_CPL_SHIFT & 3) == 3;
         unsigned n = t->jit->next_site++ % G_N_ELEMENTS(t->cpu->jit_sites[0]);
         c->site_slot = (int32_t)(offsetof(X86Cpu, jit_sites) + sizeof(t->cpu->jit_sites[0]) * user +
                                  sizeof(t->cpu->jit_sites[0][0]) * n);
         c->user = user;
+        c->budget = (int32_t)(offsetof(X86Cpu, jit_budget) + sizeof(t->cpu->jit_budget[0]) * user + sizeof(uint32_t) * n);
         if (uses_t0) {
             a_lea(a, T0, c->m);
             a_mov_reg(a, T1, T0);
@@ -1532,6 +1533,10 @@ static void emit_cold(T *t)
                 a_mov_load(a, T0, mem_base(T1, c->meta.pad));
                 a_mov_load(a, T1, mem_base(T1, offsetof(TlbEntry, addend)));
                 uint8_t *user_half = NULL;
+                /* A place that goes from page to page all the time does better without. */
+                a_op_mem(a, false, 0x83, 5, mem_gs((uint64_t)c->budget));
+                a_byte(a, 1);
+                uint8_t *spent = c->fast ? NULL : a_jcc_forward(a, CC_E);
                 if (!c->user) {
                     /* What SMAP lets through now it may not later. */
                     a_op_reg(a, true, 0x85, T0, T0);
@@ -1552,6 +1557,14 @@ static void emit_cold(T *t)
                     a_mov_load(a, T0, AREA(tmp[3]));
                 }
                 a_jmp(a, c->back);
+                if (spent) {
+                    a_bind(a, spent);
+                    a_mov_mem_imm32(a, AREA(exit_info), c->meta.offset + 1u);
+                    a_mov_imm64(a, T1, (uint64_t)(uintptr_t)t->b);
+                    a_mov_load(a, T0, AREA(page_va));
+                    a_lea(a, T0, mem_base(T0, c->meta.offset));
+                    a_jmp(a, jit->thunks.changed);
+                }
                 a_bind(a, miss);
                 c->add_tag = true;
             }
@@ -1718,6 +1731,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
     b->count = (uint16_t)t->count;
     uint8_t *changed = t->a.p;
     if (check) {
+        a_mov_mem_imm32(&t->a, AREA(exit_info), 0);
         a_mov_imm64(&t->a, T1, (uint64_t)(uintptr_t)b);
         a_mov_load(&t->a, T0, AREA(page_va));
         a_lea(&t->a, T0, mem_base(T0, offset));
