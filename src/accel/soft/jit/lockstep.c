@@ -20,7 +20,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define PAGES_MAX 320
+#define PAGES_MAX    320
+#define PAGES_ENOUGH 100
 #define TAGS_MAX  64
 #define XSAVE_USED (XSAVE_AVX + 256)
 
@@ -91,6 +92,9 @@ static void write_watch(X86Cpu *cpu, uint8_t *host, TlbEntry *entry, uint64_t no
     if (l->page_count == PAGES_MAX) {
         l->overflow = true;
         return;
+    }
+    if (l->page_count == PAGES_ENOUGH) {
+        __atomic_store_n(&cpu->interrupt_poll, 1, __ATOMIC_SEQ_CST); /* long string instructions stop for that */
     }
     Page *page = &l->pages[l->page_count++];
     page->host = host;

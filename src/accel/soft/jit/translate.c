@@ -69,6 +69,13 @@ static void flags_want(T *t)
 
 /* ---- decoding and analysis ---- */
 
+/* Whether an instruction makes of flags something else than flags. */
+static bool looks_at(const X86Insn *insn, unsigned flags)
+{
+    unsigned mnemonic = insn->form->mnemonic;
+    return flags && (mnemonic == X86_PUSHF || mnemonic == X86_LAHF || (insn->form->flags_read & flags));
+}
+
 /* second: the host address of the next page, where the first instruction goes on there; it is the only one
  * then. */
 static void decode(T *t, const uint8_t *page, unsigned offset, const uint8_t *second)
@@ -99,6 +106,14 @@ static void decode(T *t, const uint8_t *page, unsigned offset, const uint8_t *se
         if (i->kind >= JIT_CALL && i->kind <= JIT_LOOP && (int64_t)i->insn.imm > INT32_MAX - 8192) {
             i->kind = JIT_STEP; /* targets are 32-bit displacements from the page */
         }
+        i->undefined_before = t->undefined_out;
+        if (t->jit->lockstep && t->count && status == X86_DECODE_OK && looks_at(&i->insn, t->undefined_out)) {
+            break; /* it begins with the flags that the interpreter made */
+        }
+        if (i->kind == JIT_COPY) {
+            unsigned defined = jit_flags_conditional(&i->insn) ? 0 : i->insn.form->flags_written;
+            t->undefined_out = (uint16_t)((t->undefined_out & ~defined) | (i->insn.form->flags_undefined & FLAGS_ALL));
+        }
         i->fpu = i->kind == JIT_COPY && jit_is_fpu(&i->insn);
         t->fpu |= i->fpu;
         t->count++;
@@ -108,6 +123,11 @@ static void decode(T *t, const uint8_t *page, unsigned offset, const uint8_t *se
         }
     }
     t->next = (int32_t)offset;
+    /* No interrupt comes between STI and what follows (HLT, often), which the next block's poll would let in. */
+    TInsn *last = t->count ? &t->insns[t->count - 1] : NULL;
+    if (last && last->kind == JIT_SYSTEM && last->insn.form->mnemonic == X86_STI) {
+        last->kind = JIT_CALLOUT;
+    }
 }
 
 static void flags_of(const TInsn *i, unsigned *reads, unsigned *writes)
@@ -158,16 +178,6 @@ static void liveness(T *t)
         i->live_before = (uint16_t)live;
     }
     t->live_in = (uint16_t)live;
-    unsigned undefined = 0;
-    for (unsigned k = 0; k < t->count; k++) {
-        TInsn *i = &t->insns[k];
-        i->undefined_before = (uint16_t)undefined;
-        if (i->kind == JIT_COPY) {
-            unsigned defined = jit_flags_conditional(&i->insn) ? 0 : i->insn.form->flags_written;
-            undefined = (undefined & ~defined) | (i->insn.form->flags_undefined & FLAGS_ALL);
-        }
-    }
-    t->undefined_out = (uint16_t)undefined;
 }
 
 static int find_group(T *t, const RegTrack *r, unsigned base, unsigned index, unsigned scale, bool stack,
@@ -1638,6 +1648,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
     t->f = (FlagState){ 0 };
     t->t1_group = -1;
     t->fpu = t->straddles = false;
+    t->undefined_out = 0;
     t->fast = NULL;
     for (int g = 0; g < 16; g++) {
         t->host[g] = (int8_t)(g == R_RSP ? GSP : g >= 12 ? -1 : g);
