@@ -282,7 +282,7 @@ struct X86Cpu {
         uint64_t tag, delta;
     } jit_sites[2][256]
         __attribute__((aligned(64))); /* translations by place in translated code: supervisor, user */
-    uint32_t jit_budget[2][256]; /* how many more misses make a place use the TLB alone */
+    uint32_t jit_budget[2][256];      /* how many more misses make a place use the TLB alone */
     uint64_t jit[256] __attribute__((aligned(64))); /* what generated code keeps (accel/soft/jit/jit.h) */
 
     /* ---- the exception in flight: x86_raise() fills it ---- */

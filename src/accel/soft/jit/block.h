@@ -51,10 +51,10 @@ typedef struct RegTrack {
 typedef struct TInsn {
     X86Insn insn;
     JitKind kind;
-    uint16_t offset; /* in the page */
+    uint16_t offset;                                    /* in the page */
     uint16_t live_after, live_before, undefined_before; /* flags */
-    Access memory, stack; /* the ModRM operand's, and the implied one's */
-    int16_t stack_disp;   /* from the guest's rsp at the instruction */
+    Access memory, stack;                               /* the ModRM operand's, and the implied one's */
+    int16_t stack_disp;                                 /* from the guest's rsp at the instruction */
     bool fpu;
 } TInsn;
 
@@ -82,7 +82,7 @@ typedef struct Cold {
     bool add_tag;          /* PROBE: T0 is restored by adding the tag behind T1 */
     int32_t site_slot;     /* PROBE: where the place's own translation lies, from gs; 0: none */
     bool user;             /* PROBE: by user code */
-    int32_t budget;     /* PROBE: where its X86Cpu.jit_budget lies, from gs */
+    int32_t budget;        /* PROBE: where its X86Cpu.jit_budget lies, from gs */
     uint8_t *back;         /* PROBE: behind the check */
     bool keep_t1;          /* PROBE: T1 holds a delta that is needed afterwards */
     JitRefill meta;        /* PROBE */

@@ -78,7 +78,7 @@ fail:
 }
 
 #define SCATTERED_MAX 4096u
-#define ARENA_CHUNK (256u * 1024)
+#define ARENA_CHUNK   (256u * 1024)
 
 void *jit_alloc(Jit *jit, size_t size, bool align64)
 {

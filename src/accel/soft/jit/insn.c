@@ -133,9 +133,10 @@ static JitKind classify_vector(const X86Insn *insn, uint32_t key)
     if (!mode_allows(form, key)) {
         return JIT_CALLOUT;
     }
-    /* Of a masked operand not all may be accessed: where all of it lies in one page that may be, the instruction runs as
-     * it is, else the interpreter does it (it is never part of a group that is checked for more than it needs: the
-     * careful variant ends there, too). Compressed elements lie elsewhere than the encoding says. */
+    /* Of a masked operand not all may be accessed: where all of it lies in one page that may be, the
+     * instruction runs as it is, else the interpreter does it (it is never part of a group that is checked
+     * for more than it needs: the careful variant ends there, too). Compressed elements lie elsewhere than
+     * the encoding says. */
     if (insn->is_memory && (form->evex & X86_EVEX_T1S)) {
         return JIT_CALLOUT;
     }

@@ -25,9 +25,9 @@
  * (mode) and the MMU's context; the MMU tells when a page that was looked up there goes.
  *  6. A stale block is never entered: links into it are cut, and its entry for the look-up tables is patched.
  *     Its memory is not used again before every vCPU has dropped its look-up tables.
- *     A page whose code is written often (code beside data, code that is made as it runs) is not protected against
- *     writes: its blocks compare the guest's bytes with what they were made of each time they are entered, and end
- *     behind every instruction that may write memory.
+ *     A page whose code is written often (code beside data, code that is made as it runs) is not protected
+ * against writes: its blocks compare the guest's bytes with what they were made of each time they are
+ * entered, and end behind every instruction that may write memory.
  *  7. C code never runs with the guest's vector or x87 state in the registers unless it is compiled without
  * them.
  *  8. In code where the flags are live they are in RFLAGS or in cpu->cc; probes are emitted only where RFLAGS
@@ -71,7 +71,8 @@ typedef enum JitExit {
     JIT_EXIT_INDIRECT, /* an indirect branch, not done: exit_arg is the target, exit_info the rest */
     JIT_EXIT_LINK,     /* JitArea.exit_arg is the link that was followed */
     JIT_EXIT_STEP,     /* the instruction at cpu->rip is the interpreter's */
-    JIT_EXIT_CHANGED, /* exit_info is not 0: see jit_block_scattered; else: a block that checks itself found other code: exit_arg is the block, cpu->rip is set */
+    JIT_EXIT_CHANGED,  /* exit_info is not 0: see jit_block_scattered; else: a block that checks itself found
+                          other code: exit_arg is the block, cpu->rip is set */
     JIT_EXIT_POLL,     /* cpu->interrupt_poll was set */
 } JitExit;
 
@@ -124,11 +125,11 @@ typedef struct JitLink {
     JitBlock *from, *to;
     struct JitLink *next_in;  /* of the links to `to` */
     struct JitLink *next_out; /* of the links from `from` */
-    uint8_t *site;           /* the rel32 (writable mapping) */
-    uint8_t *stub;           /* what the rel32 leads to while unlinked (writable mapping) */
-    uint16_t target;         /* page offset */
-    bool in_reg, in_mem;     /* where the flags are */
-    bool careful;            /* the target is the careful variant */
+    uint8_t *site;            /* the rel32 (writable mapping) */
+    uint8_t *stub;            /* what the rel32 leads to while unlinked (writable mapping) */
+    uint16_t target;          /* page offset */
+    bool in_reg, in_mem;      /* where the flags are */
+    bool careful;             /* the target is the careful variant */
 } JitLink;
 
 /* A call-out: one instruction for the interpreter. */
@@ -168,7 +169,7 @@ struct JitBlock {
     uint16_t count;          /* guest instructions */
     bool stale, in_hash, checks_itself;
     uint16_t in_vain; /* how often a check of several accesses found them in two pages */
-    uint8_t *code; /* writable mapping */
+    uint8_t *code;    /* writable mapping */
     uint32_t code_size;
     const uint8_t *ibtc_entry; /* executable mapping: T0 is the guest address; flags in cpu->cc */
     const uint8_t *mem_entry, *mem_poll_entry, *reg_entry, *reg_poll_entry;
@@ -199,8 +200,8 @@ typedef struct JitThunks {
     /* executable mapping */
     void (*enter)(X86Cpu *cpu, const uint8_t *code);
     /* writable mapping, for the assembler */
-    uint8_t *leave, *lookup, *ibtc_miss, *indirect, *link, *step, *poll, *changed, *refill, *callout, *callout_end,
-        *chain, *fpu_load, *stale;
+    uint8_t *leave, *lookup, *ibtc_miss, *indirect, *link, *step, *poll, *changed, *refill, *callout,
+        *callout_end, *chain, *fpu_load, *stale;
 } JitThunks;
 
 /* What all vCPUs of a machine share. */
@@ -214,13 +215,14 @@ typedef struct Jit {
     unsigned current;
     JitBlock **hash;
     unsigned hash_bits, block_count;
-    GHashTable *pages; /* host page -> GPtrArray of JitBlock * with code in it */
+    GHashTable *pages;  /* host page -> GPtrArray of JitBlock * with code in it */
     GHashTable *writes; /* host page -> JitWrites: pages with code that were written */
-    GPtrArray *vcpus;  /* of JitVcpu * */
-    /* Host addresses of guest code whose accesses often lie in two pages: translated with a check for each. */
+    GPtrArray *vcpus;   /* of JitVcpu * */
+    /* Host addresses of guest code whose accesses often lie in two pages: translated with a check for each.
+     */
     GHashTable *split;
     GHashTable *scattered; /* host addresses of guest instructions whose accesses change pages all the time */
-    uint64_t epoch;    /* atomic */
+    uint64_t epoch;        /* atomic */
     uint64_t code_bytes, translated, insns, stale_count, evictions, translate_ns;
     bool elide, chain, loops, sites;
     unsigned next_site, next_loop;
@@ -249,9 +251,9 @@ typedef struct JitVcpu {
     } tables[JIT_TABLES];
     unsigned table_count;
     uint64_t clock;
-    uint64_t budget_tsc; /* when jit_budget was filled last */
+    uint64_t budget_tsc;   /* when jit_budget was filled last */
     bool look_at_requests; /* an instruction may have made deliverable what was pending */
-    uint64_t epoch_seen; /* atomic */
+    uint64_t epoch_seen;   /* atomic */
     uint64_t lookups, steps, links, refills, refill_failures, fills;
     uint64_t exits[JIT_EXIT_POLL + 1]; /* by JitExit */
     uint64_t callouts[X86_MNEMONIC_COUNT];
@@ -268,7 +270,8 @@ bool jit_thunks_make(Jit *jit, Asm *a);
 /* ---- translate.c ---- */
 /* Translates the code at page + offset (host addresses of guest code) for key. second: NULL, or the host
  * address of the next page for an instruction that lies in both. Called with the lock held, the page
- * protected, unless the block is to check itself. NULL: the first instruction is not to be translated (it goes beyond the page), or no room
+ * protected, unless the block is to check itself. NULL: the first instruction is not to be translated (it
+ * goes beyond the page), or no room
  * (*full). */
 JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned offset, const uint8_t *second,
                         uint32_t key, bool check, bool *full);
@@ -281,7 +284,8 @@ void jit_free(Jit *jit);
 /* The block at cpu->rip, translated if need be; NULL: the interpreter's turn. May raise (fetch faults). */
 JitBlock *jit_find(X86Cpu *cpu, JitVcpu *v, uint32_t key);
 void jit_link_to(Jit *jit, JitLink *link, JitBlock *to);
-/* Zeroed memory that lives as long as the blocks of the current region; 64-byte aligned where align64 says so. */
+/* Zeroed memory that lives as long as the blocks of the current region; 64-byte aligned where align64 says
+ * so. */
 void *jit_alloc(Jit *jit, size_t size, bool align64);
 /* Pages of code were written: their blocks are stale. [any thread] */
 void jit_page_written(Jit *jit, const uint8_t *host_page);
@@ -293,8 +297,8 @@ void jit_block_scattered(Jit *jit, JitBlock *block, unsigned offset);
 /* Forgets what the look-up tables hold; the vCPU is at a boundary. */
 void jit_tables_drop(JitVcpu *v);
 void jit_table_clear(JitVcpu *v, unsigned i);
-/* A check in the block at this (executable) address was in vain because its accesses lie in two pages: where that is
- * usual, the block is made anew. */
+/* A check in the block at this (executable) address was in vain because its accesses lie in two pages: where
+ * that is usual, the block is made anew. */
 void jit_checked_in_vain(Jit *jit, X86Cpu *cpu, const void *executable);
 JitBlock *jit_block_at(Jit *jit, const uint8_t *executable);
 

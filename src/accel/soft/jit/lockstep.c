@@ -1,16 +1,18 @@
 /*
  * Lockstep (-accel tcg,lockstep=on): every translated block is compared with the interpreter.
  *
- * A block runs translated; what it wrote is noted and taken back, the registers too; then the interpreter executes
- * instructions one by one until registers, flags that are live, vector registers and memory are what the block left.
- * Where they never become so, guest code, host code and both states are printed, and the process ends. What has
- * effects outside RAM (call-outs, exceptions) ends the compared part and is executed once, by the interpreter.
+ * A block runs translated; what it wrote is noted and taken back, the registers too; then the interpreter
+ * executes instructions one by one until registers, flags that are live, vector registers and memory are what
+ * the block left. Where they never become so, guest code, host code and both states are printed, and the
+ * process ends. What has effects outside RAM (call-outs, exceptions) ends the compared part and is executed
+ * once, by the interpreter.
  *
- * Writes are found by page: no write tag is in the TLB when either of the two begins, so that the first write to a page
- * passes mmu_install or the slow path, which tell (X86Mmu.write_watch), and the page is copied. Chaining is off, and
- * a fast loop (loop.c) leaves the block after some rounds.
+ * Writes are found by page: no write tag is in the TLB when either of the two begins, so that the first write
+ * to a page passes mmu_install or the slow path, which tell (X86Mmu.write_watch), and the page is copied.
+ * Chaining is off, and a fast loop (loop.c) leaves the block after some rounds.
  *
- * For one vCPU; devices that write to RAM just then may be taken for the block. SPDX-License-Identifier: GPL-2.0-or-later
+ * For one vCPU; devices that write to RAM just then may be taken for the block. SPDX-License-Identifier:
+ * GPL-2.0-or-later
  */
 #include "accel/soft/interp/native.h"
 #include "accel/soft/jit/jit.h"
@@ -20,9 +22,10 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define PAGES_MAX 320
-#define TAGS_MAX  64
-#define XSAVE_USED (XSAVE_AVX + 256)
+#define PAGES_MAX    320
+#define PAGES_ENOUGH 100
+#define TAGS_MAX     64
+#define XSAVE_USED   (XSAVE_AVX + 256)
 
 typedef enum Phase { PHASE_NONE, PHASE_TRANSLATED, PHASE_INTERPRETED } Phase;
 
@@ -92,6 +95,10 @@ static void write_watch(X86Cpu *cpu, uint8_t *host, TlbEntry *entry, uint64_t no
         l->overflow = true;
         return;
     }
+    if (l->page_count == PAGES_ENOUGH) {
+        __atomic_store_n(&cpu->interrupt_poll, 1,
+                         __ATOMIC_SEQ_CST); /* long string instructions stop for that */
+    }
     Page *page = &l->pages[l->page_count++];
     page->host = host;
     page->full = false;
@@ -130,8 +137,8 @@ static void pages_undo(JitLockstep *l)
     }
 }
 
-/* The first offset at which the interpreter's page differs; -1: none. Accessed and dirty bits of page-table entries
- * come from walks, of which there are fewer the second time. */
+/* The first offset at which the interpreter's page differs; -1: none. Accessed and dirty bits of page-table
+ * entries come from walks, of which there are fewer the second time. */
 static int page_differs(const Page *page)
 {
     const uint8_t *expected = page->full ? page->after : page->before;
@@ -257,11 +264,11 @@ static void print_image(const char *what, const Image *m, const Image *other)
 {
     static const char names[16][4] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                                        "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15" };
-    fprintf(stderr, "%s: rip %016lx flags %03x rflags %lx index %d\n ", what, (unsigned long)m->rip, flags_of(m->cc),
-            (unsigned long)m->rflags, m->index);
+    fprintf(stderr, "%s: rip %016lx flags %03x rflags %lx index %d\n ", what, (unsigned long)m->rip,
+            flags_of(m->cc), (unsigned long)m->rflags, m->index);
     for (unsigned i = 0; i < 16; i++) {
-        fprintf(stderr, " %s%s %016lx%s", m->regs[i] != other->regs[i] ? "*" : "", names[i], (unsigned long)m->regs[i],
-                i % 4 == 3 ? "\n " : "");
+        fprintf(stderr, " %s%s %016lx%s", m->regs[i] != other->regs[i] ? "*" : "", names[i],
+                (unsigned long)m->regs[i], i % 4 == 3 ? "\n " : "");
     }
     for (unsigned i = 0; i < 16; i++) {
         uint64_t v[4];
@@ -270,8 +277,8 @@ static void print_image(const char *what, const Image *m, const Image *other)
         bool differs = memcmp(v, other->xsave + XSAVE_XMM + i * 16, 16) != 0 ||
                        memcmp(v + 2, other->xsave + XSAVE_AVX + i * 16, 16) != 0;
         if (differs) {
-            fprintf(stderr, " *ymm%u %016lx%016lx%016lx%016lx\n ", i, (unsigned long)v[3], (unsigned long)v[2],
-                    (unsigned long)v[1], (unsigned long)v[0]);
+            fprintf(stderr, " *ymm%u %016lx%016lx%016lx%016lx\n ", i, (unsigned long)v[3],
+                    (unsigned long)v[2], (unsigned long)v[1], (unsigned long)v[0]);
         }
     }
     fprintf(stderr, " mxcsr %08x x87", *(const uint32_t *)(const void *)(m->xsave + XSAVE_MXCSR));
@@ -281,16 +288,19 @@ static void print_image(const char *what, const Image *m, const Image *other)
     fputc('\n', stderr);
 }
 
-static G_NORETURN void report(X86Cpu *cpu, JitLockstep *l, const JitBlock *b, const char *what, unsigned steps)
+static G_NORETURN void report(X86Cpu *cpu, JitLockstep *l, const JitBlock *b, const char *what,
+                              unsigned steps)
 {
     const JitArea *area = jit_area(cpu);
     Image *now = g_new0(Image, 1);
 
     image_take(cpu, now);
     fprintf(stderr, "lockstep: translated code does not do what the interpreter does: %s\n", what);
-    fprintf(stderr, "block at %016lx (%u instructions, key %x%s), left by exit %u; %u interpreted; %lu blocks before\n",
-            (unsigned long)l->start.rip, b->count, b->key & ~KEY_CAREFUL, b->key & KEY_CAREFUL ? ", careful" : "",
-            area->exit_reason, steps, (unsigned long)l->checked);
+    fprintf(
+        stderr,
+        "block at %016lx (%u instructions, key %x%s), left by exit %u; %u interpreted; %lu blocks before\n",
+        (unsigned long)l->start.rip, b->count, b->key & ~KEY_CAREFUL, b->key & KEY_CAREFUL ? ", careful" : "",
+        area->exit_reason, steps, (unsigned long)l->checked);
     uint8_t code[4096 + X86_INSN_MAX];
     unsigned first = MIN(b->length, 4096u - b->offset);
     memcpy(code, b->page + b->offset, first);

@@ -65,8 +65,8 @@ bool loop_plan(T *t, unsigned offset, JitFast *fast)
     uint16_t read = 0, written = 0, own = 0;
     bool groups_used[MAX_GROUPS] = { false };
 
-    if (!t->jit->loops || t->careful || !(t->jit->chain || t->jit->lockstep) || t->live_in || last->kind != JIT_JCC ||
-        last->offset + last->insn.length + (int64_t)last->insn.imm != offset) {
+    if (!t->jit->loops || t->careful || !(t->jit->chain || t->jit->lockstep) || t->live_in ||
+        last->kind != JIT_JCC || last->offset + last->insn.length + (int64_t)last->insn.imm != offset) {
         return false;
     }
     memset(fast, 0, sizeof(*fast));

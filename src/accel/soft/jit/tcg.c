@@ -57,7 +57,8 @@ static bool parse_stress(const char *text, unsigned *stress, GError **error)
             *stress |= JIT_STRESS_POLL;
         } else {
             ok = false;
-            error_set(error, "-accel tcg: stress=%s: '%s' is not one of evict, flush and poll (joined by '+')", text,
+            error_set(error,
+                      "-accel tcg: stress=%s: '%s' is not one of evict, flush and poll (joined by '+')", text,
                       words[i]);
         }
     }
@@ -73,7 +74,8 @@ static bool tcg_setup(Accel *accel, AddressSpace *memory, GError **error)
     }
     unsigned stress;
     if (tcg->max_insns < 1 || tcg->max_insns > JIT_MAX_INSNS) {
-        error_set(error, "-accel tcg: max-insns=%u: a block has 1 to %u instructions", tcg->max_insns, JIT_MAX_INSNS);
+        error_set(error, "-accel tcg: max-insns=%u: a block has 1 to %u instructions", tcg->max_insns,
+                  JIT_MAX_INSNS);
         return false;
     }
     if (tcg->lockstep && !tcg->use_jit) {
@@ -188,14 +190,16 @@ static char *tcg_info(Accel *accel)
                                    ", entries %" G_GUINT64_FORMAT ", refills %" G_GUINT64_FORMAT
                                    " (%" G_GUINT64_FORMAT " in vain), steps %" G_GUINT64_FORMAT "\n",
                                    v->lookups, v->links, v->fills, v->refills, v->refill_failures, v->steps);
-            static const char *const names[] = { "look-up", "table", "indirect", "link", "step", "changed", "poll" };
+            static const char *const names[] = { "look-up", "table",   "indirect", "link",
+                                                 "step",    "changed", "poll" };
             g_string_append(text, "        exits:");
             for (unsigned k = 0; k < G_N_ELEMENTS(names); k++) {
                 g_string_append_printf(text, " %s %" G_GUINT64_FORMAT, names[k], v->exits[k]);
             }
             g_string_append_c(text, '\n');
             if (v->lockstep) {
-                g_string_append_printf(text, "        compared blocks: %" G_GUINT64_FORMAT "\n", jit_lockstep_checked(v));
+                g_string_append_printf(text, "        compared blocks: %" G_GUINT64_FORMAT "\n",
+                                       jit_lockstep_checked(v));
             }
             append_callouts(text, v);
         }

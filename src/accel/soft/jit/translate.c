@@ -69,6 +69,7 @@ static void flags_want(T *t)
 
 /* ---- decoding and analysis ---- */
 
+<<<<<<< HEAD
 static bool may_write_memory(const TInsn *i)
 {
     bool write;
@@ -84,6 +85,13 @@ static bool may_write_memory(const TInsn *i)
     default:
         return false;
     }
+=======
+/* Whether an instruction makes of flags something else than flags. */
+static bool looks_at(const X86Insn *insn, unsigned flags)
+{
+    unsigned mnemonic = insn->form->mnemonic;
+    return flags && (mnemonic == X86_PUSHF || mnemonic == X86_LAHF || (insn->form->flags_read & flags));
+>>>>>>> jit-right
 }
 
 /* second: the host address of the next page, where the first instruction goes on there; it is the only one
@@ -116,6 +124,15 @@ static void decode(T *t, const uint8_t *page, unsigned offset, const uint8_t *se
         if (i->kind >= JIT_CALL && i->kind <= JIT_LOOP && (int64_t)i->insn.imm > INT32_MAX - 8192) {
             i->kind = JIT_STEP; /* targets are 32-bit displacements from the page */
         }
+        i->undefined_before = t->undefined_out;
+        if (t->jit->lockstep && t->count && status == X86_DECODE_OK && looks_at(&i->insn, t->undefined_out)) {
+            break; /* it begins with the flags that the interpreter made */
+        }
+        if (i->kind == JIT_COPY) {
+            unsigned defined = jit_flags_conditional(&i->insn) ? 0 : i->insn.form->flags_written;
+            t->undefined_out =
+                (uint16_t)((t->undefined_out & ~defined) | (i->insn.form->flags_undefined & FLAGS_ALL));
+        }
         i->fpu = i->kind == JIT_COPY && jit_is_fpu(&i->insn);
         t->fpu |= i->fpu;
         t->count++;
@@ -128,6 +145,12 @@ static void decode(T *t, const uint8_t *page, unsigned offset, const uint8_t *se
         }
     }
     t->next = (int32_t)offset;
+    /* No interrupt comes between STI and what follows (HLT, often), which the next block's poll would let in.
+     */
+    TInsn *last = t->count ? &t->insns[t->count - 1] : NULL;
+    if (last && last->kind == JIT_SYSTEM && last->insn.form->mnemonic == X86_STI) {
+        last->kind = JIT_CALLOUT;
+    }
 }
 
 static void flags_of(const TInsn *i, unsigned *reads, unsigned *writes)
@@ -178,16 +201,6 @@ static void liveness(T *t)
         i->live_before = (uint16_t)live;
     }
     t->live_in = (uint16_t)live;
-    unsigned undefined = 0;
-    for (unsigned k = 0; k < t->count; k++) {
-        TInsn *i = &t->insns[k];
-        i->undefined_before = (uint16_t)undefined;
-        if (i->kind == JIT_COPY) {
-            unsigned defined = jit_flags_conditional(&i->insn) ? 0 : i->insn.form->flags_written;
-            undefined = (undefined & ~defined) | (i->insn.form->flags_undefined & FLAGS_ALL);
-        }
-    }
-    t->undefined_out = (uint16_t)undefined;
 }
 
 static int find_group(T *t, const RegTrack *r, unsigned base, unsigned index, unsigned scale, bool stack,
@@ -446,7 +459,8 @@ static void emit_probe(T *t, const TInsn *i, HostMem *m, int32_t adjust, unsigne
         c->site_slot = (int32_t)(offsetof(X86Cpu, jit_sites) + sizeof(t->cpu->jit_sites[0]) * user +
                                  sizeof(t->cpu->jit_sites[0][0]) * n);
         c->user = user;
-        c->budget = (int32_t)(offsetof(X86Cpu, jit_budget) + sizeof(t->cpu->jit_budget[0]) * user + sizeof(uint32_t) * n);
+        c->budget = (int32_t)(offsetof(X86Cpu, jit_budget) + sizeof(t->cpu->jit_budget[0]) * user +
+                              sizeof(uint32_t) * n);
         if (uses_t0) {
             a_lea(a, T0, c->m);
             a_mov_reg(a, T1, T0);
@@ -541,7 +555,8 @@ static HostMem stack_operand(const TInsn *i)
 /* Base and index both live in memory. */
 static bool is_spilled_pair(const T *t, const TInsn *i)
 {
-    return i->insn.base < 16 && i->insn.index < 16 && is_spilled(t, i->insn.base) && is_spilled(t, i->insn.index);
+    return i->insn.base < 16 && i->insn.index < 16 && is_spilled(t, i->insn.base) &&
+           is_spilled(t, i->insn.index);
 }
 
 /* The host operand of an instruction's explicit memory operand, checked. */
@@ -564,7 +579,8 @@ static HostMem checked_operand(T *t, TInsn *i)
         return m;
     }
     if (is_spilled_pair(t, i)) {
-        t1_release(t); /* guest_address needs it; where no slot is left the group has to be checked once more */
+        t1_release(
+            t); /* guest_address needs it; where no slot is left the group has to be checked once more */
     }
     bool first = !g || t->careful || !g->checked;
     if (first) {
@@ -1703,8 +1719,12 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
     t->f = (FlagState){ 0 };
     t->t1_group = -1;
     t->fpu = t->straddles = false;
+<<<<<<< HEAD
     t->check = check;
     t->too_many = false;
+=======
+    t->undefined_out = 0;
+>>>>>>> jit-right
     t->fast = NULL;
     for (int g = 0; g < 16; g++) {
         t->host[g] = (int8_t)(g == R_RSP ? GSP : g >= 12 ? -1 : g);
