@@ -69,7 +69,6 @@ static void flags_want(T *t)
 
 /* ---- decoding and analysis ---- */
 
-<<<<<<< HEAD
 static bool may_write_memory(const TInsn *i)
 {
     bool write;
@@ -85,13 +84,13 @@ static bool may_write_memory(const TInsn *i)
     default:
         return false;
     }
-=======
+}
+
 /* Whether an instruction makes of flags something else than flags. */
 static bool looks_at(const X86Insn *insn, unsigned flags)
 {
     unsigned mnemonic = insn->form->mnemonic;
     return flags && (mnemonic == X86_PUSHF || mnemonic == X86_LAHF || (insn->form->flags_read & flags));
->>>>>>> jit-right
 }
 
 /* second: the host address of the next page, where the first instruction goes on there; it is the only one
@@ -1719,12 +1718,9 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
     t->f = (FlagState){ 0 };
     t->t1_group = -1;
     t->fpu = t->straddles = false;
-<<<<<<< HEAD
     t->check = check;
     t->too_many = false;
-=======
     t->undefined_out = 0;
->>>>>>> jit-right
     t->fast = NULL;
     for (int g = 0; g < 16; g++) {
         t->host[g] = (int8_t)(g == R_RSP ? GSP : g >= 12 ? -1 : g);
