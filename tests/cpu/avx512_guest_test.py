@@ -70,6 +70,11 @@ def main():
             got = boot(accel, cpu, smp)
             expect(len(host) >= 7 and got == host, f"host: {host}\nguest: {got}")
 
+        def first_sets(cpu):
+            want = [line for line in host if "later-sets" not in line]
+            got = boot("tcg", cpu)
+            expect(got == want, f"host: {want}\nguest: {got}")
+
         def hidden(cpu):
             got = boot("tcg", cpu)
             expect(got == ["avx512: none", "avx512: done"], f"guest: {got}")
@@ -77,6 +82,7 @@ def main():
         tap.test("translated", same, "tcg", "max")
         tap.test("translated, -cpu host, two CPUs", same, "tcg", "host", 2)
         tap.test("interpreted", same, "tcg,jit=off", "max")
+        tap.test("-cpu Skylake-Server: what that has", first_sets, "Skylake-Server")
         tap.test("-cpu max,-avx512f: not there", hidden, "max,-avx512f")
     tap.finish()
 

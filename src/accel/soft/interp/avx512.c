@@ -495,7 +495,9 @@ FpuExec *avx512_bind(X86Cpu *cpu, InterpNative *n)
     f.masked = f.evex && (form->evex & X86_EVEX_K);
     f.z = insn->evex_z;
     f.b = insn->evex_b && !insn->is_memory;
-    f.ll = f.evex ? (f.b ? insn->evex_ll : insn->vex_l) : insn->vex_l;
+    /* One stub for all encodings that mean the same: L'L does not matter to scalars and behind {sae}. */
+    bool sized = form->l != X86_BIT_ANY || (form->evex & X86_EVEX_VL);
+    f.ll = f.b ? (form->evex & X86_EVEX_ER ? insn->evex_ll : 2) : sized ? insn->vex_l : 0;
     if (form->digit >= 0) {
         f.reg_kind = NATIVE_E_DIGIT;
         f.digit = (uint8_t)form->digit;

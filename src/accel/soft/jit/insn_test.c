@@ -79,7 +79,6 @@ static void test_round_trip(void)
             g_assert_cmpint(again.disp, ==, m.disp);
             g_assert_cmpuint(jit_memory_size(&insn, &write), ==, jit_memory_size(&again, &write));
             g_assert_cmpuint(jit_memory_size(&insn, &write), >, 0);
-            g_assert_cmpint(insn.opmask, ==, 0);
             memory++;
         } else if (insn.form->has_modrm) {
             g_assert_cmpint(again.rm, ==, o.rm);
@@ -88,7 +87,7 @@ static void test_round_trip(void)
     }
     g_assert_cmpuint(copied, >, 10000);
     g_assert_cmpuint(memory, >, 1000);
-    g_assert_cmpuint(called, >, 1000);
+    g_assert_cmpuint(called, >, 100);
 }
 
 int main(int argc, char **argv)
