@@ -275,8 +275,9 @@ static bool stress(X86Cpu *cpu, JitVcpu *v, const JitBlock *b)
     return b->stale;
 }
 
-static void block_left(Jit *jit, const JitArea *area)
+static void block_left(X86Cpu *cpu, Jit *jit, const JitArea *area)
 {
+    x86_fpu_leave(cpu);
     if (area->exit_info) {
         jit_block_scattered(jit, area->exit_arg, area->exit_info - 1);
     } else {
@@ -391,7 +392,7 @@ static void run_translated(X86Cpu *cpu)
             interp_run_one(cpu);
             return;
         case JIT_EXIT_CHANGED:
-            block_left(jit, area);
+            block_left(cpu, jit, area);
             break;
         case JIT_EXIT_POLL:
             return;
@@ -630,7 +631,7 @@ bool jit_step_one(X86Cpu *cpu)
                 continue;
             }
             if (area->exit_reason == JIT_EXIT_CHANGED) {
-                block_left(v->jit, area);
+                block_left(cpu, v->jit, area);
                 continue;
             }
             if (area->exit_reason == JIT_EXIT_POLL) {
