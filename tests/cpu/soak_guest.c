@@ -1,0 +1,543 @@
+/*
+ * The first process of a guest, for cpu_guest_test.py. What it does, by "soak=" on the kernel's command line:
+ *  work: programs of many kinds whose results are known (compared with the same program on the host)
+ *  smp:  two threads: x86-TSO litmus tests, self- and cross-modifying code, TLB shootdowns
+ * Prints "soak: NAME RESULT" lines and "soak: done". On the host: soak_guest work. SPDX-License-Identifier:
+ * GPL-2.0-or-later
+ */
+#define _GNU_SOURCE
+#include <math.h>
+#include <pthread.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void say(const char *name, unsigned long long result)
+{
+    printf("soak: %s %llx\n", name, result);
+    fflush(stdout);
+}
+
+/* ---- work ---- */
+
+static uint64_t mix(uint64_t h, uint64_t v)
+{
+    h ^= v + 0x9e3779b97f4a7c15u + (h << 6) + (h >> 2);
+    return h * 0xff51afd7ed558ccdu;
+}
+
+static uint32_t state = 12345;
+static uint32_t next(void)
+{
+    return state = state * 1664525u + 1013904223u;
+}
+
+static int compare(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+static uint64_t sorting(void)
+{
+    static uint32_t values[3000];
+    uint64_t h = 0;
+    for (unsigned i = 0; i < 3000; i++) {
+        values[i] = next();
+    }
+    qsort(values, 3000, sizeof(values[0]), compare);
+    for (unsigned i = 0; i < 3000; i++) {
+        h = mix(h, values[i]);
+    }
+    return h;
+}
+
+/* Moves and fills of all sizes and alignments, also over page ends. */
+static uint64_t moving(void)
+{
+    static uint8_t a[3 * 4096], b[3 * 4096];
+    uint64_t h = 0;
+    for (unsigned i = 0; i < sizeof(a); i++) {
+        a[i] = (uint8_t)next();
+    }
+    for (unsigned i = 0; i < 400; i++) {
+        unsigned n = next() >> 20, from = next() >> 20, to = next() >> 20;
+        memcpy(b + to, a + from, n);
+        memmove(a + to, a + from, n);
+        memset(b + from, (int)i, n / 2);
+        uint8_t *destination = b + from, *source = a + to;
+        size_t count = n / 3;
+        __asm__ volatile("rep movsb" : "+D"(destination), "+S"(source), "+c"(count) : : "memory");
+    }
+    for (unsigned i = 0; i < sizeof(a); i++) {
+        h = mix(h, (uint64_t)a[i] << 8 | b[i]);
+    }
+    return h;
+}
+
+static uint64_t floating(void)
+{
+    double sum = 0;
+    long double wide = 1;
+    for (unsigned i = 1; i < 2000; i++) {
+        sum += sqrt(i) / (1 + (double)i * i);
+        wide = wide * (1 + 1.0L / i) - (long double)i / 7;
+    }
+    double d = (double)wide;
+    uint64_t h, k;
+    memcpy(&h, &sum, 8);
+    memcpy(&k, &d, 8);
+    return mix(h, k);
+}
+
+/* Arguments on the stack, pushed through memory; the stack's page ends lie anywhere. */
+struct large {
+    uint64_t v[9];
+};
+static __attribute__((noinline)) uint64_t passed(struct large l, unsigned depth)
+{
+    uint64_t pad[depth % 7 + 1];
+    for (unsigned i = 0; i < depth % 7 + 1; i++) {
+        pad[i] = l.v[i];
+    }
+    l.v[depth % 9] += pad[depth % (depth % 7 + 1)];
+    return depth ? mix(passed(l, depth - 1), l.v[depth % 9]) : l.v[0];
+}
+
+/* push [rsp + d] and call [rsp + d] at every place of two pages. */
+static uint64_t pushing(void)
+{
+    uint8_t *stack = mmap(NULL, 4 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint64_t h = 0;
+    for (unsigned i = 0; i < 4 * 4096; i++) {
+        stack[i] = (uint8_t)next();
+    }
+    for (unsigned at = 4096 - 64; at < 4096 + 64; at += 8) {
+        uint64_t *top = (uint64_t *)(void *)(stack + 4096 + at), out, out2;
+        __asm__ volatile("mov %%rsp, %%r12\n\t"
+                         "mov %2, %%rsp\n\t"
+                         "push 16(%%rsp)\n\t"
+                         "push 0x808(%%rsp)\n\t"
+                         "lea 1f(%%rip), %%rax\n\t"
+                         "mov %%rax, 40(%%rsp)\n\t"
+                         "call *40(%%rsp)\n"
+                         "1:\tpop %%rax\n\t" /* the return address, or (behind RET) what was pushed */
+                         "pop %0\n\t"
+                         "pop %1\n\t"
+                         "mov %%r12, %%rsp"
+                         : "=&r"(out), "=&r"(out2)
+                         : "r"(top)
+                         : "rax", "r12", "memory");
+        h = mix(mix(h, out), out2);
+    }
+    for (unsigned i = 0; i < 4 * 4096; i++) {
+        if (i % 8 == 0 && *(uint64_t *)(void *)(stack + i) >> 40) {
+            h = mix(h, stack[i]); /* not the addresses of code */
+        }
+    }
+    munmap(stack, 4 * 4096);
+    return h;
+}
+
+static uint64_t carrying(void)
+{
+    uint64_t a[40], b[40], h = 0;
+    for (unsigned i = 0; i < 40; i++) {
+        a[i] = mix(i, next());
+        b[i] = mix(next(), i);
+    }
+    for (unsigned round = 0; round < 200; round++) {
+        unsigned char carry = 0;
+        for (unsigned i = 0; i < 40; i++) {
+            unsigned long long sum;
+            carry = __builtin_ia32_addcarryx_u64(carry, a[i], b[(i + round) % 40], &sum);
+            a[i] = sum;
+            unsigned __int128 wide = (unsigned __int128)sum * b[i] + round;
+            h = mix(h, (uint64_t)(wide >> 64) ^ (uint64_t)wide % (b[i] | 1));
+        }
+    }
+    return h;
+}
+
+static uint64_t processes(void)
+{
+    uint64_t h = 0;
+    for (int i = 0; i < 3; i++) {
+        pid_t child = fork();
+        if (child == 0) {
+            uint8_t *p = malloc(300000);
+            memset(p, i, 300000);
+            _exit(p[299999] + 3);
+        }
+        int status = 0;
+        waitpid(child, &status, 0);
+        h = mix(h, (uint64_t)WEXITSTATUS(status));
+    }
+    return h;
+}
+
+static void work(void)
+{
+    struct large l = { { 1, 2, 3, 4, 5, 6, 7, 8, 9 } };
+    say("sorting", sorting());
+    say("moving", moving());
+    say("floating", floating());
+    say("passed", passed(l, 300));
+    say("pushing", pushing());
+    say("carrying", carrying());
+    say("processes", processes());
+}
+
+/* ---- two threads ---- */
+
+static _Alignas(64) atomic_uint arrived;
+static _Alignas(64) volatile uint32_t x;
+static _Alignas(64) volatile uint32_t y;
+static uint32_t seen[2][2];
+static atomic_int stop;
+
+static void meet(unsigned n)
+{
+    atomic_fetch_add(&arrived, 1);
+    for (unsigned spins = 0; atomic_load(&arrived) < 2 * n;) {
+        if (++spins % 4096 == 0) {
+            sched_yield();
+        }
+    }
+}
+
+static void pin(int cpu)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(cpu, &set);
+    sched_setaffinity(0, sizeof(set), &set);
+}
+
+typedef struct Litmus {
+    const char *name;
+    void (*run[2])(uint32_t r[2]);
+    bool (*forbidden)(void);
+} Litmus;
+
+#define LOAD(to, from)   __asm__ volatile("mov %1, %0" : "=r"(to) : "m"(from) : "memory")
+#define STORE(to, value) __asm__ volatile("movl %1, %0" : "=m"(to) : "r"((uint32_t)(value)) : "memory")
+#define FENCE()          __asm__ volatile("mfence" : : : "memory")
+#define EXCHANGE(to, v)                                                     \
+    do {                                                                    \
+        uint32_t old = (v);                                                 \
+        __asm__ volatile("xchg %0, %1" : "+r"(old), "+m"(to) : : "memory"); \
+    } while (0)
+
+static void sb_fence_0(uint32_t r[2])
+{
+    STORE(x, 1);
+    FENCE();
+    LOAD(r[0], y);
+}
+static void sb_fence_1(uint32_t r[2])
+{
+    STORE(y, 1);
+    FENCE();
+    LOAD(r[0], x);
+}
+static void sb_xchg_0(uint32_t r[2])
+{
+    EXCHANGE(x, 1);
+    LOAD(r[0], y);
+}
+static void sb_xchg_1(uint32_t r[2])
+{
+    EXCHANGE(y, 1);
+    LOAD(r[0], x);
+}
+static bool both_zero(void)
+{
+    return seen[0][0] == 0 && seen[1][0] == 0;
+}
+static void mp_0(uint32_t r[2])
+{
+    STORE(x, 1);
+    STORE(y, 1);
+    r[0] = 0;
+}
+static void mp_1(uint32_t r[2])
+{
+    LOAD(r[0], y);
+    LOAD(r[1], x);
+}
+static bool mp_bad(void)
+{
+    return seen[1][0] == 1 && seen[1][1] == 0;
+}
+static void lb_0(uint32_t r[2])
+{
+    LOAD(r[0], x);
+    STORE(y, 1);
+}
+static void lb_1(uint32_t r[2])
+{
+    LOAD(r[0], y);
+    STORE(x, 1);
+}
+static bool both_one(void)
+{
+    return seen[0][0] == 1 && seen[1][0] == 1;
+}
+static void corr_0(uint32_t r[2])
+{
+    STORE(x, 1);
+    STORE(x, 2);
+    r[0] = 0;
+}
+static void corr_1(uint32_t r[2])
+{
+    LOAD(r[0], x);
+    LOAD(r[1], x);
+}
+static bool backwards(void)
+{
+    return seen[1][1] < seen[1][0];
+}
+static void s_0(uint32_t r[2])
+{
+    STORE(x, 2);
+    STORE(y, 1);
+    r[0] = 0;
+}
+static void s_1(uint32_t r[2])
+{
+    LOAD(r[0], y);
+    STORE(x, 1);
+}
+static bool s_bad(void)
+{
+    return seen[1][0] == 1 && x == 2;
+}
+
+static const Litmus litmus[] = {
+    { "SB+mfences", { sb_fence_0, sb_fence_1 }, both_zero },
+    { "SB+xchgs", { sb_xchg_0, sb_xchg_1 }, both_zero },
+    { "MP", { mp_0, mp_1 }, mp_bad },
+    { "LB", { lb_0, lb_1 }, both_one },
+    { "CoRR", { corr_0, corr_1 }, backwards },
+    { "S", { s_0, s_1 }, s_bad },
+};
+#define LITMUS_ROUNDS 20000
+
+static const Litmus *current;
+
+static void *litmus_other(void *unused)
+{
+    pin(1);
+    for (unsigned n = 0; n < LITMUS_ROUNDS; n++) {
+        meet(3 * n + 1);
+        current->run[1](seen[1]);
+        meet(3 * n + 2);
+        meet(3 * n + 3);
+    }
+    return unused;
+}
+
+static void litmus_all(void)
+{
+    for (unsigned i = 0; i < sizeof(litmus) / sizeof(litmus[0]); i++) {
+        pthread_t other;
+        unsigned long long bad = 0;
+        current = &litmus[i];
+        atomic_store(&arrived, 0);
+        pthread_create(&other, NULL, litmus_other, NULL);
+        for (unsigned n = 0; n < LITMUS_ROUNDS; n++) {
+            x = y = 0;
+            meet(3 * n + 1);
+            current->run[0](seen[0]);
+            meet(3 * n + 2);
+            bad += current->forbidden();
+            meet(3 * n + 3);
+        }
+        pthread_join(other, NULL);
+        say(litmus[i].name, bad);
+    }
+}
+
+static void serialize(void)
+{
+    uint32_t a = 0, b, c = 0, d;
+    __asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d) : : "memory");
+}
+
+/* mov eax, imm32; ret, with the constant aligned. */
+static uint8_t *code;
+static atomic_uint published;
+typedef uint32_t Function(void);
+
+static void code_make(void)
+{
+    code = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    memset(code, 0x90, 4096);
+    code[3] = 0xb8;
+    memset(code + 4, 0, 4);
+    code[8] = 0xc3;
+}
+
+static unsigned long long self_modifying(void)
+{
+    unsigned long long bad = 0;
+    Function *function = (Function *)(uintptr_t)code;
+    for (uint32_t n = 1; n < 3000; n++) {
+        *(volatile uint32_t *)(void *)(code + 4) = n;
+        bad += function() != n;
+    }
+    /* mov [rdi], esi; mov eax, imm32; ret: the store changes what follows it */
+    static const uint8_t ahead[] = { 0x89, 0x37, 0xb8, 0, 0, 0, 0, 0xc3 };
+    memcpy(code + 64, ahead, sizeof(ahead));
+    uint32_t (*ahead_function)(void *, uint32_t) = (uint32_t(*)(void *, uint32_t))(uintptr_t)(code + 64);
+    for (uint32_t n = 1; n < 3000; n++) {
+        bad += ahead_function(code + 67, n) != n;
+    }
+    return bad;
+}
+
+static void *patcher(void *unused)
+{
+    pin(1);
+    for (uint32_t n = 1; n <= 4000; n++) {
+        *(volatile uint32_t *)(void *)(code + 4) = n;
+        atomic_store(&published, n);
+        for (volatile unsigned spin = 0; spin < 200; spin++) {}
+    }
+    atomic_store(&stop, 1);
+    return unused;
+}
+
+static unsigned long long cross_modifying(void)
+{
+    Function *function = (Function *)(uintptr_t)code;
+    unsigned long long bad = 0;
+    uint32_t last = 0;
+    pthread_t other;
+    *(volatile uint32_t *)(void *)(code + 4) = 0;
+    atomic_store(&stop, 0);
+    atomic_store(&published, 0);
+    pthread_create(&other, NULL, patcher, NULL);
+    while (!atomic_load(&stop)) {
+        uint32_t at_least = atomic_load(&published);
+        serialize();
+        uint32_t got = function();
+        bad += got < at_least || got < last || got > 4000;
+        last = got;
+    }
+    pthread_join(other, NULL);
+    serialize();
+    bad += function() != 4000;
+    return bad;
+}
+
+/* One thread writes to a page as fast as it can; the other makes it read-only, or takes it away. Once that is
+ * done nothing may be written any more. */
+static uint8_t *page;
+static __thread sigjmp_buf fault;
+
+static void on_fault(int sig)
+{
+    siglongjmp(fault, sig);
+}
+
+static void *writer(void *unused)
+{
+    volatile uint64_t count = 0;
+    pin(1);
+    while (!atomic_load(&stop)) {
+        if (sigsetjmp(fault, 1) == 0) {
+            for (unsigned i = 0; i < 100; i++) {
+                *(volatile uint64_t *)(void *)page = ++count;
+            }
+        }
+    }
+    return unused;
+}
+
+static unsigned long long shootdown(void)
+{
+    unsigned long long bad = 0;
+    pthread_t other;
+    int fd = memfd_create("page", 0);
+    if (fd < 0 || ftruncate(fd, 4096) < 0) {
+        return 0xbad;
+    }
+    volatile uint64_t *view = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0);
+    page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    signal(SIGSEGV, on_fault);
+    atomic_store(&stop, 0);
+    pthread_create(&other, NULL, writer, NULL);
+    for (unsigned n = 0; n < 300; n++) {
+        if (n & 1) {
+            mprotect(page, 4096, PROT_READ);
+        } else {
+            mmap(page, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+        }
+        uint64_t then = *view;
+        for (volatile unsigned spin = 0; spin < 3000; spin++) {}
+        bad += *view != then;
+        mmap(page, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+        for (unsigned spin = 0; *view == then && spin < 2000; spin++) {
+            sched_yield(); /* until it writes again */
+        }
+    }
+    atomic_store(&stop, 1);
+    pthread_join(other, NULL);
+    return bad;
+}
+
+static void smp(void)
+{
+    pin(0);
+    say("cpus", (unsigned long long)sysconf(_SC_NPROCESSORS_ONLN));
+    litmus_all();
+    code_make();
+    say("self-modifying", self_modifying());
+    say("cross-modifying", cross_modifying());
+    say("shootdown", shootdown());
+}
+
+int main(int argc, char **argv)
+{
+    char line[1024] = "";
+    if (getpid() == 1) {
+        mkdir("/proc", 0755);
+        mkdir("/sys", 0755);
+        mount("proc", "/proc", "proc", 0, NULL);
+        mount("sysfs", "/sys", "sysfs", 0, NULL);
+        FILE *f = fopen("/proc/cmdline", "r");
+        if (f) {
+            (void)!fgets(line, sizeof(line), f);
+            fclose(f);
+        }
+    } else if (argc > 1) {
+        snprintf(line, sizeof(line), "soak=%s", argv[1]);
+    }
+    if (strstr(line, "soak=smp")) {
+        smp();
+    } else {
+        work();
+    }
+    printf("soak: done\n");
+    fflush(stdout);
+    if (getpid() == 1) {
+        sync();
+        reboot(RB_POWER_OFF);
+    }
+    return 0;
+}
