@@ -184,6 +184,9 @@ void interp_vcpu_exec(X86Cpu *cpu)
     __atomic_store_n(&cpu->executing, true, __ATOMIC_SEQ_CST);
     cpu->fault_return = &fault;
     if (sigsetjmp(fault, 0)) {
+        if (((Interp *)cpu->accel_data)->translated_left) {
+            ((Interp *)cpu->accel_data)->translated_left(cpu);
+        }
         interp_recover(cpu);
         ((Interp *)cpu->accel_data)->link_slot =
             NULL; /* a branch whose target's fetch faulted leads to no handler */

@@ -73,6 +73,7 @@ struct Interp {
      * (NULL: of many) [any thread]. */
     void *jit;
     void (*run_translated)(X86Cpu *cpu);
+    void (*translated_left)(X86Cpu *cpu); /* an exception ended run_translated */
     void (*page_written)(Interp *d, const uint8_t *host_page);
 #ifdef INTERP_TRAMPOLINE
     const InterpOp *resume;

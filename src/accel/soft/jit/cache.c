@@ -409,7 +409,7 @@ static bool region_is_free(Jit *jit, const JitRegion *r, const JitVcpu *own)
     for (guint i = 0; i < jit->vcpus->len; i++) {
         JitVcpu *v = jit->vcpus->pdata[i];
         if (v != own && __atomic_load_n(&v->epoch_seen, __ATOMIC_SEQ_CST) < r->epoch &&
-            __atomic_load_n(&v->cpu->executing, __ATOMIC_SEQ_CST)) {
+            __atomic_load_n(&v->in_code, __ATOMIC_SEQ_CST)) {
             return false;
         }
     }

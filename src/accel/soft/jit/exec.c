@@ -302,7 +302,7 @@ static void fill_budgets(X86Cpu *cpu, JitVcpu *v)
     }
 }
 
-static void run_translated(X86Cpu *cpu)
+static void run_loop(X86Cpu *cpu)
 {
     JitVcpu *v = jit_vcpu(cpu);
     Jit *jit = v->jit;
@@ -398,6 +398,20 @@ static void run_translated(X86Cpu *cpu)
             return;
         }
     }
+}
+
+static void run_translated(X86Cpu *cpu)
+{
+    JitVcpu *v = jit_vcpu(cpu);
+
+    __atomic_store_n(&v->in_code, true, __ATOMIC_SEQ_CST);
+    run_loop(cpu);
+    __atomic_store_n(&v->in_code, false, __ATOMIC_RELEASE);
+}
+
+static void translated_left(X86Cpu *cpu)
+{
+    __atomic_store_n(&jit_vcpu(cpu)->in_code, false, __ATOMIC_RELEASE);
 }
 
 /* ---- host faults ---- */
@@ -564,6 +578,7 @@ void jit_vcpu_init(Jit *jit, X86Cpu *cpu)
     }
     d->page_written = page_written;
     d->run_translated = run_translated;
+    d->translated_left = translated_left;
     cpu->mmu->code_mapping_changed = code_mapping_changed;
 }
 
@@ -583,6 +598,7 @@ void jit_vcpu_destroy(X86Cpu *cpu)
     jit_lockstep_free(v);
     d->jit = NULL;
     d->run_translated = NULL;
+    d->translated_left = NULL;
     cpu->mmu->code_mapping_changed = NULL;
     d->page_written = NULL;
     g_free(v);
