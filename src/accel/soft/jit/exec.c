@@ -118,7 +118,6 @@ static void sites_check(X86Cpu *cpu)
             }
         }
         area->sites_used = 0;
-        __atomic_store_n(&cpu->mmu->copies, false, __ATOMIC_SEQ_CST);
     }
 }
 
@@ -580,6 +579,7 @@ void jit_vcpu_init(Jit *jit, X86Cpu *cpu)
     d->run_translated = run_translated;
     d->translated_left = translated_left;
     cpu->mmu->code_mapping_changed = code_mapping_changed;
+    __atomic_store_n(&cpu->mmu->copies, true, __ATOMIC_SEQ_CST);
 }
 
 void jit_vcpu_destroy(X86Cpu *cpu)

@@ -253,7 +253,7 @@ typedef struct JitVcpu {
     uint64_t clock;
     uint64_t budget_tsc;   /* when jit_budget was filled last */
     bool look_at_requests; /* an instruction may have made deliverable what was pending */
-    bool in_code;                           /* atomic: it runs, or is about to run, translated code */
+    bool in_code;          /* atomic: it runs, or is about to run, translated code */
     uint64_t epoch_seen;   /* atomic */
     uint64_t lookups, steps, links, refills, refill_failures, fills;
     uint64_t exits[JIT_EXIT_POLL + 1]; /* by JitExit */

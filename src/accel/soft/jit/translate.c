@@ -1560,11 +1560,6 @@ static void emit_cold(T *t)
                 a_mov_store(a, mem_gs((uint64_t)c->site_slot), T0);
                 a_mov_store(a, mem_gs((uint64_t)c->site_slot + 8), T1);
                 a_mov_mem_imm32(a, AREA(sites_used), 1);
-                if (c->meta.write) {
-                    a_mov_load(a, T0, CPU(mmu));
-                    a_op_mem(a, false, 0xc6, 0, mem_base(T0, offsetof(X86Mmu, copies)));
-                    a_byte(a, 1);
-                }
                 if (user_half) {
                     a_bind(a, user_half);
                 }
