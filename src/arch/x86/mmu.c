@@ -1266,7 +1266,10 @@ static bool may_have_write_tag(const X86Mmu *mmu, const uint8_t *low, const uint
             }
         }
     }
-    return false;
+    /* Behind the tables: who replaces an entry or copies it tells before the entry goes. */
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    return __atomic_load_n(&mmu->replaced, __ATOMIC_SEQ_CST) ||
+           __atomic_load_n(&mmu->copies, __ATOMIC_SEQ_CST);
 }
 
 static void dirty_cleared(RamListener *l, RamBlock *block, uint64_t offset, uint64_t length)

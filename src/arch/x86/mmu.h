@@ -72,7 +72,10 @@ struct X86Mmu {
     /* Counts what has been dropped from the TLBs other than by replacement: whoever holds copies of entries
      * drops them when it changes. */
     uint64_t drops;
-    bool copies;      /* atomic: such copies may hold write translations that no TLB has any more */
+    bool copies; /* atomic: such copies may hold write translations that no TLB has any more */
+    /* Atomic: an entry with a write tag was replaced by another page's. Translated code may go on with what
+     * it read there, until its next boundary, where it clears this. */
+    bool replaced;
     unsigned context; /* the current address space: 0 to MMU_CONTEXTS - 1 */
     /* Where to look: contexts that have the same user pages do not evict each other. 0 for supervisors. */
     unsigned itlb_mix[2];

@@ -199,6 +199,9 @@ void interp_vcpu_exec(X86Cpu *cpu)
         if (__atomic_load_n(&cpu->interrupt_poll, __ATOMIC_RELAXED)) {
             __atomic_store_n(&cpu->interrupt_poll, 0, __ATOMIC_SEQ_CST);
         }
+        if (G_UNLIKELY(cpu->mmu->replaced)) {
+            __atomic_store_n(&cpu->mmu->replaced, false, __ATOMIC_SEQ_CST);
+        }
         uint32_t request = __atomic_load_n(&cpu->interrupt_request, __ATOMIC_SEQ_CST);
         if (G_UNLIKELY(request)) {
             x86_fpu_leave(cpu);

@@ -149,6 +149,9 @@ void jit_area_refresh(X86Cpu *cpu, JitVcpu *v)
         area->ibtc = v->tables[area->table].entries;
     }
     stack_slot_check(cpu);
+    if (G_UNLIKELY(cpu->mmu->replaced)) {
+        __atomic_store_n(&cpu->mmu->replaced, false, __ATOMIC_SEQ_CST); /* no block holds anything now */
+    }
 }
 
 /* ---- what translated code calls ---- */
