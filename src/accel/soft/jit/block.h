@@ -116,10 +116,11 @@ typedef struct T {
     bool check;     /* the block checks itself */
     bool straddles; /* what follows the block lies in two pages */
     uint16_t live_in, live_out, undefined_out;
-    int8_t host[16]; /* where the guest's general registers are; -1: in memory */
-    RegTrack after;  /* what the block did to them */
-    JitFast *fast;   /* while the fast loop is emitted */
-    int32_t next;    /* page offset behind the last instruction */
+    uint8_t snapshot[MAX_INSNS * 16]; /* of a block that checks itself: the code it is made of */
+    int8_t host[16];                  /* where the guest's general registers are; -1: in memory */
+    RegTrack after;                   /* what the block did to them */
+    JitFast *fast;                    /* while the fast loop is emitted */
+    int32_t next;                     /* page offset behind the last instruction */
     JitPc pcs[2 * MAX_INSNS];
     unsigned pc_count;
 } T;

@@ -99,20 +99,28 @@ static void decode(T *t, const uint8_t *page, unsigned offset, const uint8_t *se
 {
     Interp *d = t->cpu->accel_data;
     uint8_t across[X86_INSN_MAX];
-    unsigned max_insns = second ? 1 : t->jit->max_insns;
+    unsigned max_insns = second ? 1 : t->jit->max_insns, start = offset;
+    const uint8_t *code = page + offset;
 
     if (second) {
         unsigned first = 4096 - offset;
         memcpy(across, page + offset, first);
         memcpy(across + first, second, X86_INSN_MAX - first);
+        code = across;
+    }
+    if (t->check) {
+        /* The code may be written meanwhile: what is translated and what is compared must be the same bytes.
+         */
+        memcpy(t->snapshot, code, second ? X86_INSN_MAX : MIN(4096 - offset, sizeof(t->snapshot)));
+        code = t->snapshot;
     }
 
     d->decode_mode.code_size = 8;
     d->decode_mode.protected_mode = d->decode_mode.vex = true;
     while (t->count < max_insns && offset < 4096) {
         TInsn *i = &t->insns[t->count];
-        X86DecodeStatus status = second ? x86_decode(&d->decode_mode, across, X86_INSN_MAX, &i->insn)
-                                        : x86_decode(&d->decode_mode, page + offset, 4096 - offset, &i->insn);
+        size_t available = second ? X86_INSN_MAX : 4096 - offset;
+        X86DecodeStatus status = x86_decode(&d->decode_mode, code + (offset - start), available, &i->insn);
         if (status == X86_DECODE_MORE) {
             t->straddles = true;
             break;
@@ -1486,7 +1494,7 @@ static void emit_check(T *t, const uint8_t *page, const uint8_t *second, const u
 {
     Asm *a = &t->a;
     unsigned offset = t->b->offset, left = t->b->length;
-    const uint8_t *code = page + offset;
+    const uint8_t *code = page + offset, *expected = t->snapshot;
 
     while (left) {
         unsigned part = second && offset + left > 4096 ? 4096 - offset : left;
@@ -1496,10 +1504,10 @@ static void emit_check(T *t, const uint8_t *page, const uint8_t *second, const u
             a_op_mem(a, false, size == 4 ? 0x81 : 0x80, 7, mem_base(T0, k));
             if (size == 4) {
                 uint32_t v;
-                memcpy(&v, code + k, 4);
+                memcpy(&v, expected + k, 4);
                 a_u32(a, v);
             } else {
-                a_byte(a, code[k]);
+                a_byte(a, expected[k]);
             }
             k += size;
             uint8_t *site = a_jcc_forward(a, CC_NE);
@@ -1508,6 +1516,7 @@ static void emit_check(T *t, const uint8_t *page, const uint8_t *second, const u
             }
         }
         left -= part;
+        expected += part;
         code = second;
         offset = 0;
     }
