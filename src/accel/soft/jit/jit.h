@@ -200,7 +200,7 @@ typedef struct JitThunks {
     /* executable mapping */
     void (*enter)(X86Cpu *cpu, const uint8_t *code);
     /* writable mapping, for the assembler */
-    uint8_t *leave, *lookup, *ibtc_miss, *indirect, *link, *step, *poll, *changed, *refill, *callout,
+    uint8_t *leave, *ibtc_miss, *indirect, *link, *step, *poll, *changed, *refill, *callout,
         *callout_end, *chain, *fpu_load, *stale;
 } JitThunks;
 
@@ -223,7 +223,7 @@ typedef struct Jit {
     GHashTable *split;
     GHashTable *scattered; /* host addresses of guest instructions whose accesses change pages all the time */
     uint64_t epoch;        /* atomic */
-    uint64_t code_bytes, translated, insns, stale_count, evictions, translate_ns;
+    uint64_t code_bytes, translated, insns, stale_count, evictions;
     bool elide, chain, loops, sites;
     unsigned next_site, next_loop;
     unsigned max_insns; /* of a block */

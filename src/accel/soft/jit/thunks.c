@@ -161,9 +161,6 @@ bool jit_thunks_make(Jit *jit, Asm *a)
     make_leave(a);
 
     /* T0: the guest address. */
-    t->lookup = a->p;
-    a_mov_store(a, CPU(rip), T0);
-    leave_with(a, t, JIT_EXIT_LOOKUP);
     t->ibtc_miss = a->p;
     a_mov_store(a, CPU(rip), T0);
     leave_with(a, t, JIT_EXIT_IBTC);
