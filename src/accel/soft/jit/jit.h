@@ -200,8 +200,8 @@ typedef struct JitThunks {
     /* executable mapping */
     void (*enter)(X86Cpu *cpu, const uint8_t *code);
     /* writable mapping, for the assembler */
-    uint8_t *leave, *ibtc_miss, *indirect, *link, *step, *poll, *changed, *refill, *callout,
-        *callout_end, *chain, *fpu_load, *stale;
+    uint8_t *leave, *ibtc_miss, *indirect, *link, *step, *poll, *changed, *refill, *callout, *callout_end,
+        *chain, *fpu_load, *stale;
 } JitThunks;
 
 /* What all vCPUs of a machine share. */
