@@ -281,7 +281,8 @@ struct X86Cpu {
     struct {
         uint64_t tag, delta;
     } jit_sites[2][256]
-        __attribute__((aligned(64))); /* translations by place in translated code: supervisor, user */
+        __attribute__((aligned(64))); /* translations by place in translated code: supervisor, user; those of
+                                         readers have even numbers, those of writers odd ones */
     uint32_t jit_budget[2][256];      /* how many more misses make a place use the TLB alone */
     uint64_t jit[256] __attribute__((aligned(64))); /* what generated code keeps (accel/soft/jit/jit.h) */
 

@@ -224,8 +224,10 @@ HANDLER(g_cmps)
 {
     String s = string_begin(cpu, op);
     while (s.count) {
-        uint64_t a = load(cpu, source_linear(cpu, op, &s), s.size);
+        /* Where both operands' pages fault, processors report the second one's. */
+        uint64_t source = source_linear(cpu, op, &s);
         uint64_t b = load(cpu, dest_linear(cpu, &s, false), s.size);
+        uint64_t a = load(cpu, source, s.size);
         compare(a, b, s.size, &cpu->cc);
         advance(cpu, R_RSI, &s, 1);
         advance(cpu, R_RDI, &s, 1);

@@ -462,7 +462,8 @@ static void emit_probe(T *t, const TInsn *i, HostMem *m, int32_t adjust, unsigne
     if (t->jit->sites && !g_hash_table_contains(t->jit->scattered, t->b->page + i->offset)) {
         /* The page that this place saw last; behind it the TLB. */
         unsigned user = (t->key >> MODE_CPL_SHIFT & 3) == 3;
-        unsigned n = t->jit->next_site++ % G_N_ELEMENTS(t->cpu->jit_sites[0]);
+        /* Places share slots, but readers' and writers' never: what may be read only is not to be written. */
+        unsigned n = (t->jit->next_site++ * 2 + write) % G_N_ELEMENTS(t->cpu->jit_sites[0]);
         c->site_slot = (int32_t)(offsetof(X86Cpu, jit_sites) + sizeof(t->cpu->jit_sites[0]) * user +
                                  sizeof(t->cpu->jit_sites[0][0]) * n);
         c->user = user;
