@@ -1,5 +1,6 @@
 /*
- * The translator's working state, for one block at a time. Private to this folder: translate.c, loop.c.
+ * The translator's working state, for one block at a time. Private to this folder: translate.c,
+ * analyse.c, access.c, system.c, loop.c.
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #ifndef RHEA_ACCEL_SOFT_JIT_BLOCK_H
@@ -128,9 +129,56 @@ typedef struct T {
 /* ---- translate.c ---- */
 void block_emit_insn(T *t, unsigned k);
 void block_emit_exit(T *t, int32_t target);
+Cold *block_add_cold(T *t);
+
+static inline bool is_spilled(const T *t, unsigned guest)
+{
+    return t->host[guest] < 0;
+}
+static inline int host_reg(const T *t, unsigned guest)
+{
+    return t->host[guest];
+}
+static inline bool mem_uses(const HostMem *m, int reg)
+{
+    return m->base == reg || m->index == reg;
+}
+
+/* ---- analyse.c ---- */
+/* Fills insns. second: the host address of the next page, where the first instruction goes on there; it is
+ * the only one then. */
+void block_decode(T *t, const uint8_t *page, unsigned offset, const uint8_t *second);
+/* Which of FLAGS_ALL an instruction reads, and which it defines or leaves undefined. */
+void block_flags_of(const TInsn *i, unsigned *reads, unsigned *writes);
+/* Backwards from live_out: live_before and live_after of each instruction, live_in. */
+void block_liveness(T *t);
+/* Finds the access groups. */
+void block_analyse(T *t);
+
+/* ---- access.c ---- */
+/* From RFLAGS to cpu->cc, which changes T0; and back. */
+void block_flags_save(Asm *a);
+void block_flags_load(Asm *a);
 /* RFLAGS are wanted for something else; live: which flags are needed afterwards. T0 must be free. */
 void block_flags_release(T *t, unsigned live);
-Cold *block_add_cold(T *t);
+/* The flags are wanted in RFLAGS. */
+void block_flags_want(T *t);
+/* T1 is wanted for something else. */
+void block_t1_release(T *t);
+HostMem block_guest_address(T *t, const TInsn *i, bool segments);
+Cold *block_probe_cold(T *t, const TInsn *i, uint8_t *retry, unsigned span, bool write, bool stack);
+/* Makes m, an address made of the guest's stack pointer or frame pointer, one that SD may be added to. */
+void block_stack_check(T *t, const TInsn *i, Access *access, HostMem m);
+HostMem block_stack_operand(const TInsn *i);
+/* The host operand of an instruction's explicit memory operand, checked. */
+HostMem block_checked_operand(T *t, TInsn *i);
+
+/* ---- system.c ---- */
+void block_emit_callout(T *t, TInsn *i);
+void block_emit_string(T *t, TInsn *i);
+void block_emit_system(T *t, TInsn *i);
+/* Behind something that may have put the vector registers into cpu->xsave. */
+void block_emit_fpu_check(T *t);
 
 /* ---- loop.c ---- */
 /* How a loop of one block runs fast: see there. */

@@ -1,0 +1,321 @@
+/*
+ * Operands in guest memory: their addresses, checks against the TLB, and where the flags are meanwhile.
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "accel/soft/jit/block.h"
+
+/* ---- flags ---- */
+
+/* From RFLAGS to cpu->cc. Clobbers T0. RFLAGS stay as they are. */
+void block_flags_save(Asm *a)
+{
+    a_mov_reg(a, T0, H_RAX);
+    a_bytes(a, "\x9f\x0f\x90\xc0\x66", 5); /* lahf; seto al; the prefix of a 16-bit mov */
+    a_op_mem(a, false, 0x89, H_RAX, CPU(cc));
+    a_mov_reg(a, H_RAX, T0);
+}
+
+/* From cpu->cc to RFLAGS. Clobbers nothing but tmp[3]. */
+void block_flags_load(Asm *a)
+{
+    a_mov_store(a, AREA(tmp[3]), H_RAX);
+    a_op_mem(a, false, 0x0fb7, H_RAX, CPU(cc));
+    a_bytes(a, "\x04\x7f\x9e", 3); /* add al, 127; sahf */
+    a_mov_load(a, H_RAX, AREA(tmp[3]));
+}
+
+void block_flags_release(T *t, unsigned live)
+{
+    if (live && !t->f.in_mem && t->f.in_reg) {
+        block_flags_save(&t->a);
+        t->f.in_mem = true;
+    }
+    t->f.in_reg = false;
+    if (!live) {
+        t->f.in_mem = false;
+    }
+}
+
+void block_flags_want(T *t)
+{
+    if (!t->f.in_reg && t->f.in_mem) {
+        block_flags_load(&t->a);
+        t->f.in_reg = true;
+    }
+}
+
+/* ---- addresses ---- */
+
+void block_t1_release(T *t)
+{
+    if (t->t1_group >= 0) {
+        Group *g = &t->groups[t->t1_group];
+        if (g->left && !g->saved) {
+            if (t->slots < JIT_SLOTS) {
+                g->slot = (uint8_t)t->slots++;
+                a_mov_store(&t->a, mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, slots) + 8u * g->slot),
+                            T1);
+                g->saved = true;
+            } else {
+                g->checked = false; /* it is probed once more */
+            }
+        }
+    }
+    t->t1_group = -1;
+}
+
+/* The guest address of a memory operand as a host operand over the guest's registers, T0 at most (T1 is used
+ * in between where use_t1 allows; returns false where it would be needed). segments: add FS's or GS's base.
+ */
+HostMem block_guest_address(T *t, const TInsn *i, bool segments)
+{
+    const X86Insn *insn = &i->insn;
+    Asm *a = &t->a;
+    HostMem m = { .base = -1, .index = -1, .scale = insn->scale, .disp = insn->disp };
+
+    if (insn->base == X86_REG_RIP) {
+        a_mov_load(a, T0, AREA(page_va));
+        m.base = T0;
+        m.disp += i->offset + insn->length;
+    } else if (insn->base != X86_REG_NONE) {
+        if (is_spilled(t, insn->base)) {
+            a_mov_load(a, T0, REG(insn->base));
+            m.base = T0;
+        } else {
+            m.base = (int8_t)host_reg(t, insn->base);
+        }
+    }
+    if (insn->index != X86_REG_NONE) {
+        if (!is_spilled(t, insn->index)) {
+            m.index = (int8_t)host_reg(t, insn->index);
+        } else if (m.base != T0) {
+            a_mov_load(a, T0, REG(insn->index));
+            m.index = T0;
+        } else {
+            block_t1_release(t);
+            a_mov_load(a, T1, REG(insn->index));
+            a_lea(a, T0, mem_index(T0, T1, insn->scale, insn->disp));
+            m = mem_base(T0, 0);
+        }
+    }
+    if (insn->address_size == 4) {
+        a_op_mem(a, false, 0x8d, T0, m); /* lea T0d: cut to 32 bits */
+        m = mem_base(T0, 0);
+    }
+    if (segments && insn->segment >= SEG_FS) {
+        HostMem base =
+            mem_gs(offsetof(X86Cpu, segs) + sizeof(X86Segment) * insn->segment + offsetof(X86Segment, base));
+        if (m.base < 0 && m.index < 0) {
+            a_mov_load(a, T0, base);
+            m = mem_base(T0, m.disp);
+        } else {
+            a_lea(a, T0, m);
+            a_op_mem(a, true, 0x03, T0, base); /* add: RFLAGS are free here */
+            m = mem_base(T0, 0);
+        }
+    }
+    return m;
+}
+
+Cold *block_add_cold(T *t)
+{
+    if (t->cold_count == MAX_COLD) {
+        t->a.overflow = t->too_many = true;
+        return &t->cold[0];
+    }
+    Cold *c = &t->cold[t->cold_count++];
+    memset(c, 0, sizeof(*c));
+    return c;
+}
+
+Cold *block_probe_cold(T *t, const TInsn *i, uint8_t *retry, unsigned span, bool write, bool stack)
+{
+    Cold *c = block_add_cold(t);
+    c->type = COLD_PROBE;
+    c->retry = retry;
+    c->flags = t->f;
+    c->fast = t->fast;
+    c->meta = (JitRefill){
+        .offset = i->offset, .span = (uint16_t)span, .write = write, .careful = t->careful, .stack = stack
+    };
+    return c;
+}
+
+/* Checks [*m + adjust, + span) and leaves host minus guest address in T1. *m may change: it is what the
+ * access is to use (with T1 as index or base). */
+static void emit_probe(T *t, const TInsn *i, HostMem *m, int32_t adjust, unsigned span, bool write,
+                       uint8_t *retry)
+{
+    Asm *a = &t->a;
+    bool uses_t0 = mem_uses(m, T0);
+    HostMem start = *m;
+    Cold *c = block_probe_cold(t, i, retry, span, write, false);
+
+    start.disp += adjust;
+    c->m = start;
+    c->meta.pad = (uint8_t)TAG_OFFSET(write);
+    if (t->jit->sites && !g_hash_table_contains(t->jit->scattered, t->b->page + i->offset)) {
+        /* The page that this place saw last; behind it the TLB. */
+        unsigned user = (t->key >> MODE_CPL_SHIFT & 3) == 3;
+        /* Places share slots, but readers' and writers' never: what may be read only is not to be written. */
+        unsigned n = (t->jit->next_site++ * 2 + write) % G_N_ELEMENTS(t->cpu->jit_sites[0]);
+        c->site_slot = (int32_t)(offsetof(X86Cpu, jit_sites) + sizeof(t->cpu->jit_sites[0]) * user +
+                                 sizeof(t->cpu->jit_sites[0][0]) * n);
+        c->user = user;
+        c->budget = (int32_t)(offsetof(X86Cpu, jit_budget) + sizeof(t->cpu->jit_budget[0]) * user +
+                              sizeof(uint32_t) * n);
+        if (uses_t0) {
+            a_lea(a, T0, c->m);
+            a_mov_reg(a, T1, T0);
+            c->m = mem_base(T0, 0);
+            *m = mem_base(T0, -(int64_t)adjust);
+        } else {
+            a_lea(a, T1, c->m);
+        }
+        a_op_mem(a, true, 0x2b, T1, mem_gs((uint64_t)c->site_slot));
+        a_alu_imm(a, true, 7, T1, (int32_t)(4096 - span));
+        c->site = a_jcc_forward(a, CC_A);
+        a_mov_load(a, T1, mem_gs((uint64_t)c->site_slot + 8));
+        c->back = a->p;
+        return;
+    }
+    if (uses_t0) {
+        a_lea(a, T0, start);
+        a_mov_reg(a, T1, T0);
+        c->add_tag = true;
+    } else {
+        a_lea(a, T1, start);
+        a_mov_reg(a, T0, T1);
+    }
+    a_shr_imm(a, true, T1, 7);
+    a_alu_imm(a, false, 4, T1, (TLB_SIZE - 1) << 5);
+    a_op_mem(a, true, 0x03, T1, CPU(tlb));
+    a_op_mem(a, true, 0x2b, T0, mem_base(T1, TAG_OFFSET(write)));
+    a_alu_imm(a, true, 7, T0, (int32_t)(4096 - span));
+    c->site = a_jcc_forward(a, CC_A);
+    if (uses_t0) {
+        a_op_mem(a, true, 0x03, T0, mem_base(T1, TAG_OFFSET(write)));
+        *m = mem_base(T0, -(int64_t)adjust);
+    }
+    a_mov_load(a, T1, mem_base(T1, offsetof(TlbEntry, addend)));
+}
+
+/* [m] with the delta in T1. */
+static HostMem with_delta(T *t, HostMem m)
+{
+    if (m.index < 0 && m.base >= 0) {
+        m.index = T1;
+        m.scale = 0;
+        return m;
+    }
+    if (m.base < 0) {
+        m.base = T1;
+        return m;
+    }
+    a_lea(&t->a, T0, m);
+    return mem_index(T0, T1, 0, 0);
+}
+
+void block_stack_check(T *t, const TInsn *i, Access *access, HostMem m)
+{
+    Group *g = access->group >= 0 ? &t->groups[access->group] : NULL;
+    int32_t adjust = 0;
+    unsigned span = access->size;
+    Asm *a = &t->a;
+
+    if (g && !t->careful) {
+        g->left--;
+        if (g->checked) {
+            return;
+        }
+        adjust = g->min - access->offset;
+        span = (unsigned)(g->max - g->min);
+    }
+    /* There is one stack slot: what is checked now may move it. */
+    for (unsigned n = 0; n < t->group_count; n++) {
+        t->groups[n].checked &= !t->groups[n].stack;
+    }
+    if (g && !t->careful) {
+        g->checked = true;
+    }
+    block_flags_release(t, i->live_before);
+    uint8_t *retry = a->p;
+    m.disp += adjust;
+    a_lea(a, T0, m);
+    a_op_mem(a, true, 0x2b, T0, AREA(stack_lo));
+    a_alu_imm(a, true, 7, T0, (int32_t)(4096 - span));
+    Cold *c = block_probe_cold(t, i, retry, span, true, true);
+    c->m = m;
+    c->keep_t1 = t->t1_group >= 0;
+    c->site = a_jcc_forward(a, CC_A);
+}
+
+HostMem block_stack_operand(const TInsn *i)
+{
+    return mem_index(GSP, SD, 0, i->stack_disp);
+}
+
+/* Base and index both live in memory. */
+static bool is_spilled_pair(const T *t, const TInsn *i)
+{
+    return i->insn.base < 16 && i->insn.index < 16 && is_spilled(t, i->insn.base) &&
+           is_spilled(t, i->insn.index);
+}
+
+/* The host operand of an instruction's explicit memory operand, checked. */
+HostMem block_checked_operand(T *t, TInsn *i)
+{
+    Access *access = &i->memory;
+    Group *g = access->group >= 0 ? &t->groups[access->group] : NULL;
+    HostMem fast;
+
+    if (t->fast) {
+        if (loop_operand(t, i, &fast)) {
+            return fast;
+        }
+        g = NULL;
+    }
+    if (g && g->stack) {
+        HostMem m = mem_base(GSP, i->insn.disp);
+        block_stack_check(t, i, access, m);
+        m.index = SD;
+        return m;
+    }
+    if (is_spilled_pair(t, i)) {
+        block_t1_release(
+            t); /* guest_address needs it; where no slot is left the group has to be checked once more */
+    }
+    bool first = !g || t->careful || !g->checked;
+    if (first) {
+        block_flags_release(t, i->live_before);
+        block_t1_release(t);
+    }
+    uint8_t *retry = t->a.p;
+    HostMem m = block_guest_address(t, i, true);
+    if (first) {
+        int32_t adjust = 0;
+        unsigned span = access->size;
+        bool write = access->write;
+        if (g && !t->careful && g->count > 1) {
+            adjust = g->min - access->offset;
+            span = (unsigned)(g->max - g->min);
+            write = g->write;
+            g->checked = true;
+        }
+        emit_probe(t, i, &m, adjust, span, write, retry);
+        t->t1_group = -1;
+        if (g && g->checked) {
+            g->left--;
+            g->saved = false;
+            t->t1_group = access->group;
+        }
+        return with_delta(t, m);
+    }
+    g->left--;
+    if (t->t1_group != access->group) {
+        block_t1_release(t);
+        a_mov_load(&t->a, T1, mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, slots) + 8u * g->slot));
+        t->t1_group = access->group;
+    }
+    return with_delta(t, m);
+}

@@ -1,0 +1,280 @@
+/*
+ * What a block is made of: decoding, which flags are needed where, which accesses are checked together.
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "accel/soft/jit/block.h"
+
+static bool may_write_memory(const TInsn *i)
+{
+    bool write;
+
+    switch (i->kind) {
+    case JIT_PUSH:
+    case JIT_SYSTEM:
+    case JIT_STRING:
+    case JIT_CALLOUT:
+        return true;
+    case JIT_COPY:
+        return jit_memory_size(&i->insn, &write) && write;
+    default:
+        return false;
+    }
+}
+
+/* Whether an instruction makes of flags something else than flags. */
+static bool looks_at(const X86Insn *insn, unsigned flags)
+{
+    unsigned mnemonic = insn->form->mnemonic;
+    return flags && (mnemonic == X86_PUSHF || mnemonic == X86_LAHF || (insn->form->flags_read & flags));
+}
+
+/* second: the host address of the next page, where the first instruction goes on there; it is the only one
+ * then. */
+void block_decode(T *t, const uint8_t *page, unsigned offset, const uint8_t *second)
+{
+    Interp *d = t->cpu->accel_data;
+    uint8_t across[X86_INSN_MAX];
+    unsigned max_insns = second ? 1 : t->jit->max_insns, start = offset;
+    const uint8_t *code = page + offset;
+
+    if (second) {
+        unsigned first = 4096 - offset;
+        memcpy(across, page + offset, first);
+        memcpy(across + first, second, X86_INSN_MAX - first);
+        code = across;
+    }
+    if (t->check) {
+        /* The code may be written meanwhile: what is translated and what is compared must be the same bytes.
+         */
+        memcpy(t->snapshot, code, second ? X86_INSN_MAX : MIN(4096 - offset, sizeof(t->snapshot)));
+        code = t->snapshot;
+    }
+
+    d->decode_mode.code_size = 8;
+    d->decode_mode.protected_mode = d->decode_mode.vex = true;
+    while (t->count < max_insns && offset < 4096) {
+        TInsn *i = &t->insns[t->count];
+        size_t available = second ? X86_INSN_MAX : 4096 - offset;
+        X86DecodeStatus status = x86_decode(&d->decode_mode, code + (offset - start), available, &i->insn);
+        if (status == X86_DECODE_MORE) {
+            t->straddles = true;
+            break;
+        }
+        i->offset = (uint16_t)offset;
+        i->memory.group = i->stack.group = -1;
+        i->kind = status == X86_DECODE_OK ? jit_classify(&i->insn, t->key) : JIT_STEP;
+        if (i->kind >= JIT_CALL && i->kind <= JIT_LOOP && (int64_t)i->insn.imm > INT32_MAX - 8192) {
+            i->kind = JIT_STEP; /* targets are 32-bit displacements from the page */
+        }
+        i->undefined_before = t->undefined_out;
+        if (t->jit->lockstep && t->count && status == X86_DECODE_OK && looks_at(&i->insn, t->undefined_out)) {
+            break; /* it begins with the flags that the interpreter made */
+        }
+        if (i->kind == JIT_COPY) {
+            unsigned defined = jit_flags_conditional(&i->insn) ? 0 : i->insn.form->flags_written;
+            t->undefined_out =
+                (uint16_t)((t->undefined_out & ~defined) | (i->insn.form->flags_undefined & FLAGS_ALL));
+        }
+        i->fpu = i->kind == JIT_COPY && jit_is_fpu(&i->insn);
+        t->fpu |= i->fpu;
+        t->count++;
+        offset += i->insn.length;
+        if (t->check && may_write_memory(i)) {
+            break;
+        }
+        if (jit_ends_block(i->kind) || (i->kind == JIT_CALLOUT && (i->insn.form->attrs & X86_ATTR_END))) {
+            break;
+        }
+    }
+    t->next = (int32_t)offset;
+    /* No interrupt comes between STI and what follows (HLT, often), which the next block's poll would let in.
+     */
+    TInsn *last = t->count ? &t->insns[t->count - 1] : NULL;
+    if (last && last->kind == JIT_SYSTEM && last->insn.form->mnemonic == X86_STI) {
+        last->kind = JIT_CALLOUT;
+    }
+}
+
+void block_flags_of(const TInsn *i, unsigned *reads, unsigned *writes)
+{
+    const X86Form *form = i->insn.form;
+
+    *reads = *writes = 0;
+    switch (i->kind) {
+    case JIT_STRING:
+    case JIT_CALLOUT:
+    case JIT_STEP:
+        *reads = FLAGS_ALL;
+        return;
+    case JIT_SYSTEM:
+        if (form->mnemonic == X86_POPF) {
+            *writes = FLAGS_ALL;
+        } else if (form->mnemonic != X86_MOV_FROM_SEG && form->mnemonic != X86_SWAPGS &&
+                   form->mnemonic != X86_PAUSE) {
+            *reads = form->mnemonic == X86_PUSHF || form->mnemonic == X86_STI ? FLAGS_ALL : 0;
+        }
+        return;
+    case JIT_COPY:
+    case JIT_JCC:
+    case JIT_LOOP:
+        *reads = form->flags_read & FLAGS_ALL;
+        /* What the manual leaves undefined may be lost, too. */
+        *writes = (form->flags_written | form->flags_undefined) & FLAGS_ALL;
+        if (jit_flags_conditional(&i->insn)) {
+            *reads |= FLAGS_ALL;
+            *writes = 0;
+        }
+        return;
+    default:
+        return;
+    }
+}
+
+void block_liveness(T *t)
+{
+    unsigned live = t->live_out;
+
+    for (unsigned k = t->count; k-- > 0;) {
+        TInsn *i = &t->insns[k];
+        unsigned reads, writes;
+        block_flags_of(i, &reads, &writes);
+        i->live_after = (uint16_t)live;
+        live = (live & ~writes) | reads;
+        i->live_before = (uint16_t)live;
+    }
+    t->live_in = (uint16_t)live;
+}
+
+static int find_group(T *t, const RegTrack *r, unsigned base, unsigned index, unsigned scale, bool stack,
+                      int32_t offset, unsigned size)
+{
+    for (unsigned g = t->group_count; g-- > 0;) {
+        Group *group = &t->groups[g];
+        if (group->base == base && group->index == index && group->scale == scale && group->stack == stack &&
+            group->base_version == r->version[base] && group->index_version == r->version[index]) {
+            int32_t min = MIN(group->min, offset), max = MAX(group->max, offset + (int32_t)size);
+            if (max - min <= GROUP_SPAN) {
+                group->min = min;
+                group->max = max;
+                return (int)g;
+            }
+        }
+    }
+    if (t->group_count == MAX_GROUPS) {
+        return -1;
+    }
+    t->groups[t->group_count] = (Group){
+        .base = (uint8_t)base,
+        .index = (uint8_t)index,
+        .scale = (uint8_t)scale,
+        .stack = stack,
+        .base_version = r->version[base],
+        .index_version = r->version[index],
+        .min = offset,
+        .max = offset + (int32_t)size,
+        .write = stack,
+    };
+    return (int)t->group_count++;
+}
+
+static void add_access(T *t, const RegTrack *r, Access *access, unsigned base, unsigned index, unsigned scale,
+                       bool stack, int64_t offset)
+{
+    if (offset < -(1 << 30) || offset > 1 << 30) {
+        return; /* so that displacements cannot overflow */
+    }
+    int g = find_group(t, r, base, index, scale, stack, (int32_t)offset, access->size);
+    if (g < 0) {
+        return;
+    }
+    access->group = (int8_t)g;
+    access->offset = (int32_t)offset;
+    t->groups[g].count++;
+    t->groups[g].left++;
+    t->groups[g].write |= access->write;
+}
+
+static void reg_changed(RegTrack *r, unsigned reg)
+{
+    r->version[reg] = ++r->next_version;
+    r->adjust[reg] = 0;
+}
+
+void block_analyse(T *t)
+{
+    RegTrack r = { .next_version = 1 };
+
+    for (unsigned k = 0; k < t->count; k++) {
+        TInsn *i = &t->insns[k];
+        const X86Insn *insn = &i->insn;
+        bool memory = false;
+        if (i->kind == JIT_STEP || i->kind == JIT_CALLOUT || i->kind == JIT_STRING) {
+            for (unsigned n = 0; n < 18; n++) {
+                reg_changed(&r, n);
+            }
+            continue;
+        }
+        int disp = 0, size = 0;
+        switch (i->kind) {
+        case JIT_SYSTEM:
+            if (insn->form->mnemonic == X86_PUSHF) {
+                disp = -8, size = 8;
+            } else if (insn->form->mnemonic == X86_POPF) {
+                size = 8;
+            }
+            break;
+        case JIT_PUSH:
+        case JIT_CALL:
+        case JIT_CALL_IND:
+            disp = -8, size = 8;
+            break;
+        case JIT_POP:
+        case JIT_RET:
+            size = 8;
+            break;
+        default:
+            break;
+        }
+        if (size) {
+            i->stack = (Access){ .group = -1, .size = (uint16_t)size, .write = true };
+            i->stack_disp = (int16_t)disp;
+            add_access(t, &r, &i->stack, R_RSP, X86_REG_NONE, 0, true, (int64_t)r.adjust[R_RSP] + disp);
+        }
+        if (i->kind == JIT_LEAVE) {
+            i->memory = (Access){ .group = -1, .size = 8, .write = false };
+            add_access(t, &r, &i->memory, R_RBP, X86_REG_NONE, 0, true, r.adjust[R_RBP]);
+        } else if (i->kind != JIT_LEA && i->kind != JIT_NOP && insn->is_memory) {
+            memory = true;
+            bool write;
+            i->memory.size = (uint16_t)jit_memory_size(insn, &write);
+            i->memory.write = write;
+        }
+        if (memory && insn->address_size == 8 && insn->segment < SEG_FS) {
+            int64_t offset = insn->disp;
+            unsigned base = insn->base, index = insn->index;
+            if (base == X86_REG_RIP) {
+                offset += i->offset + insn->length;
+            } else {
+                offset += r.adjust[base];
+            }
+            offset += (int64_t)((uint64_t)(int64_t)r.adjust[index] << insn->scale);
+            add_access(t, &r, &i->memory, base, index, insn->scale, base == R_RSP && index == X86_REG_NONE,
+                       offset);
+        }
+        /* What the instruction does to registers. */
+        int32_t amount;
+        int moved = jit_constant_move(insn, i->kind, &amount);
+        uint32_t changed = jit_written_gprs(insn, i->kind);
+        for (unsigned n = 0; n < 16; n++) {
+            if (changed >> n & 1) {
+                if ((int)n == moved && r.adjust[n] + (int64_t)amount < 1 << 28 &&
+                    r.adjust[n] + (int64_t)amount > -(1 << 28)) {
+                    r.adjust[n] += amount;
+                } else {
+                    reg_changed(&r, n);
+                }
+            }
+        }
+    }
+    t->after = r;
+}
