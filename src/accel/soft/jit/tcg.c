@@ -25,7 +25,7 @@ static void tcg_instance_init(Object *obj)
     TcgAccel *tcg = (TcgAccel *)obj;
     g_mutex_init(&tcg->lock);
     tcg->vcpus = g_ptr_array_new();
-    tcg->elide = tcg->chain = tcg->loops = tcg->sites = true;
+    tcg->use_jit = tcg->elide = tcg->chain = tcg->loops = tcg->sites = true;
     tcg->size_mib = DEFAULT_SIZE_MIB;
     tcg->max_insns = JIT_MAX_INSNS;
     tcg->lockstep_every = 1;
@@ -214,8 +214,7 @@ static void tcg_vcpu_kick(Accel *accel, X86Cpu *cpu)
 }
 
 static const Property tcg_properties[] = {
-    PROP_BOOL("jit", TcgAccel, use_jit, false,
-              "translate 64-bit code (see docs/internals/translator.md); off: interpret all of it"),
+    PROP_BOOL("jit", TcgAccel, use_jit, true, "translate code; off: interpret all of it"),
     PROP_BOOL("elide", TcgAccel, elide, true, "check accesses of a block together"),
     PROP_BOOL("loops", TcgAccel, loops, true, "check the accesses of loops a page at a time"),
     PROP_BOOL("sites", TcgAccel, sites, true, "keep the last page of each access beside the TLB"),
