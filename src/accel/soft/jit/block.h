@@ -124,6 +124,7 @@ typedef struct T {
     int32_t next;                     /* page offset behind the last instruction */
     JitPc pcs[2 * MAX_INSNS];
     unsigned pc_count;
+    uint32_t body_end; /* where the out-of-line parts begin */
 } T;
 
 /* ---- translate.c ---- */
@@ -179,6 +180,10 @@ void block_emit_string(T *t, TInsn *i);
 void block_emit_system(T *t, TInsn *i);
 /* Behind something that may have put the vector registers into cpu->xsave. */
 void block_emit_fpu_check(T *t);
+
+/* ---- dump.c ---- */
+/* Writes the block that was just made to the log (-d in_asm, out_asm). */
+void jit_dump_block(const T *t);
 
 /* ---- loop.c ---- */
 /* How a loop of one block runs fast: see there. */

@@ -7,6 +7,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "accel/soft/jit/jit.h"
+#include "base/log.h"
 
 #include "base/error.h"
 
@@ -106,6 +107,9 @@ static void arena_empty(JitArena *arena)
 void jit_free(Jit *jit)
 {
     jit_range_remove(jit->rw + jit->rx_delta);
+    if (log_mask & LOG_OUT_ASM) {
+        jit_dump_hot(jit);
+    }
     for (unsigned i = 0; i < JIT_REGIONS; i++) {
         g_ptr_array_unref(jit->regions[i].blocks);
         g_ptr_array_unref(jit->regions[i].arena.chunks);

@@ -180,6 +180,7 @@ struct JitBlock {
     int8_t fast_host[16];   /* -1: in memory */
     uint16_t fast_borrowed; /* guest registers that are in JitArea.save meanwhile */
     uint16_t undefined;     /* flags, behind the last instruction */
+    uint64_t va, runs;      /* -d out_asm: where it was when it was made, how often it was entered */
 };
 
 #define JIT_REGIONS 8
@@ -278,6 +279,10 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
                         uint32_t key, bool check, bool *full);
 /* Makes the look-up the way of a link whose target must not be linked to. false: no room. */
 bool jit_emit_far_link(Jit *jit, JitLink *link);
+
+/* ---- dump.c ---- */
+/* Which blocks ran most, to the log. No vCPU runs. */
+void jit_dump_hot(const Jit *jit);
 
 /* ---- cache.c ---- */
 Jit *jit_new(size_t size, GError **error);

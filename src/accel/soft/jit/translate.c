@@ -13,6 +13,7 @@
  * GPL-2.0-or-later
  */
 #include "accel/soft/jit/block.h"
+#include "base/log.h"
 
 #include <stdlib.h>
 
@@ -547,6 +548,16 @@ static void emit_entries(T *t, unsigned offset)
     }
 }
 
+/* Counts the entry; leaves RFLAGS alone. */
+static void emit_count(T *t)
+{
+    Asm *a = &t->a;
+    a_mov_imm64(a, T1, (uint64_t)(uintptr_t)&t->b->runs);
+    a_mov_load(a, T0, mem_base(T1, 0));
+    a_lea(a, T0, mem_base(T0, 1));
+    a_mov_store(a, mem_base(T1, 0), T0);
+}
+
 /* Compares the guest's code with what it is now. RFLAGS are free, and T0 and T1. */
 static void emit_check(T *t, const uint8_t *page, const uint8_t *second, const uint8_t *changed)
 {
@@ -816,6 +827,10 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
         a_jmp(&t->a, jit->thunks.changed);
     }
     emit_entries(t, offset);
+    if (G_UNLIKELY(log_mask & LOG_OUT_ASM)) {
+        b->va = cpu->rip;
+        emit_count(t);
+    }
     if (check) {
         emit_check(t, page, second, changed);
     }
@@ -837,6 +852,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
         !(last->kind == JIT_CALLOUT && (last->insn.form->attrs & X86_ATTR_END))) {
         block_emit_exit(t, t->next);
     }
+    t->body_end = (uint32_t)(t->a.p - b->code);
     emit_cold(t);
     if (t->a.overflow) {
         if (t->too_many && t->count > 1) {
@@ -858,6 +874,9 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
     jit->code_bytes += b->code_size;
     jit->translated++;
     jit->insns += t->count;
+    if (G_UNLIKELY(log_mask & (LOG_IN_ASM | LOG_OUT_ASM))) {
+        jit_dump_block(t);
+    }
     return b;
 }
 
