@@ -197,21 +197,27 @@ static bool info_chardev(HmpContext *ctx, const char *args, GError **error)
     return true;
 }
 
-static bool info_jit(HmpContext *ctx, const char *args, GError **error)
+char *monitor_info_jit(Vm *vm)
 {
-    Accel *accel = vm_accel(ctx->vm);
+    Accel *accel = vm_accel(vm);
     if (!accel || !ACCEL_GET_CLASS(accel)->info) {
-        hmp_print(ctx, "no information\n");
-        return true;
+        return NULL;
     }
-    VcpuSet *vcpus = vm_vcpus(ctx->vm);
+    VcpuSet *vcpus = vm_vcpus(vm);
     if (vcpus) {
         vcpu_set_pause(vcpus);
     }
-    print_owned(ctx, ACCEL_GET_CLASS(accel)->info(accel));
+    char *text = ACCEL_GET_CLASS(accel)->info(accel);
     if (vcpus) {
         vcpu_set_resume(vcpus);
     }
+    return text;
+}
+
+static bool info_jit(HmpContext *ctx, const char *args, GError **error)
+{
+    char *text = monitor_info_jit(ctx->vm);
+    print_owned(ctx, text ? text : g_strdup("no information\n"));
     return true;
 }
 

@@ -55,6 +55,17 @@ bool qmp_human_monitor_command(QmpContext *ctx, const char *command_line, bool h
     return true;
 }
 
+bool qmp_x_query_jit(QmpContext *ctx, QapiHumanReadableText **ret, GError **error)
+{
+    char *text = monitor_info_jit(ctx->set->vm);
+    if (!text) {
+        return error_set(error, "This accelerator keeps no statistics; -accel tcg does");
+    }
+    *ret = g_new0(QapiHumanReadableText, 1);
+    (*ret)->human_readable_text = text;
+    return true;
+}
+
 bool qmp_query_command_line_options(QmpContext *ctx, const char *option, json_object **ret, GError **error)
 {
     json_object *all = ctx->set->command_line_options;

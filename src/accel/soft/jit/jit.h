@@ -225,6 +225,7 @@ typedef struct Jit {
     GHashTable *scattered; /* host addresses of guest instructions whose accesses change pages all the time */
     uint64_t epoch;        /* atomic */
     uint64_t code_bytes, translated, insns, stale_count, evictions;
+    uint64_t cycles; /* of the host's TSC, that translation took */
     bool elide, chain, loops, sites;
     unsigned next_site, next_loop;
     unsigned max_insns; /* of a block */

@@ -167,9 +167,11 @@ static char *tcg_info(Accel *accel)
         g_string_append_printf(text,
                                "translator: %u blocks; %" G_GUINT64_FORMAT " made of %" G_GUINT64_FORMAT
                                " instructions in %" G_GUINT64_FORMAT " KiB, %" G_GUINT64_FORMAT
-                               " made stale, %" G_GUINT64_FORMAT " regions evicted\n",
+                               " made stale, %" G_GUINT64_FORMAT " regions evicted; %" G_GUINT64_FORMAT
+                               " million cycles, %" G_GUINT64_FORMAT " cycles for each instruction\n",
                                jit->block_count, jit->translated, jit->insns, jit->code_bytes / 1024,
-                               jit->stale_count, jit->evictions);
+                               jit->stale_count, jit->evictions, jit->cycles / 1000000,
+                               jit->cycles / MAX(jit->insns, 1u));
     }
     g_mutex_lock(&tcg->lock);
     for (guint i = 0; i < tcg->vcpus->len; i++) {

@@ -780,6 +780,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
     static GPrivate scratch = G_PRIVATE_INIT(g_free); /* goes with its thread */
     JitRegion *region = &jit->regions[jit->current];
     T *t = g_private_get(&scratch);
+    uint64_t start = __builtin_ia32_rdtsc();
 
     *full = false;
     if (!t) {
@@ -874,6 +875,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
     jit->code_bytes += b->code_size;
     jit->translated++;
     jit->insns += t->count;
+    jit->cycles += __builtin_ia32_rdtsc() - start;
     if (G_UNLIKELY(log_mask & (LOG_IN_ASM | LOG_OUT_ASM))) {
         jit_dump_block(t);
     }
