@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Makes a guest from Debian's packages: kernel, its virtio modules, busybox, in a small initramfs.
-#   tools/guest.sh [-k cloud|generic] [-o DIRECTORY]
+#   tools/guest.sh [-k cloud|generic|rt] [-o DIRECTORY]
 # Leaves DIRECTORY/vmlinuz, DIRECTORY/initrd.gz and DIRECTORY/kernel-release. The packages are unpacked below
 # DIRECTORY and not installed. Nothing is done where the result is already there and newer than this script.
 set -eu
@@ -13,13 +13,14 @@ while getopts k:o: option; do
     case $option in
     k) flavour=$OPTARG ;;
     o) out=$OPTARG ;;
-    *) echo "usage: $0 [-k cloud|generic] [-o DIRECTORY]" >&2; exit 2 ;;
+    *) echo "usage: $0 [-k cloud|generic|rt] [-o DIRECTORY]" >&2; exit 2 ;;
     esac
 done
 case $flavour in
 cloud) meta=linux-image-cloud-amd64 ;;
 generic) meta=linux-image-amd64 ;;
-*) echo "$0: unknown kernel flavour '$flavour': cloud or generic" >&2; exit 2 ;;
+rt) meta=linux-image-rt-amd64 ;;
+*) echo "$0: unknown kernel flavour '$flavour': cloud, generic or rt" >&2; exit 2 ;;
 esac
 
 if [ -e "$out/initrd.gz" ] && [ "$out/initrd.gz" -nt "$0" ] && [ "$out/initrd.gz" -nt "$here/guest-init" ]; then
