@@ -53,7 +53,7 @@ void block_t1_release(T *t)
         if (g->left && !g->saved) {
             if (t->slots < JIT_SLOTS) {
                 g->slot = (uint8_t)t->slots++;
-                a_mov_store(&t->a, mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, slots) + 8u * g->slot),
+                a_mov_store(&t->a, mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, slots) + 8u * g->slot),
                             T1);
                 g->saved = true;
             } else {
@@ -104,7 +104,7 @@ HostMem block_guest_address(T *t, const TInsn *i, bool segments)
     }
     if (segments && insn->segment >= SEG_FS) {
         HostMem base =
-            mem_gs(offsetof(X86Cpu, segs) + sizeof(X86Segment) * insn->segment + offsetof(X86Segment, base));
+            mem_cpu(offsetof(X86Cpu, segs) + sizeof(X86Segment) * insn->segment + offsetof(X86Segment, base));
         if (m.base < 0 && m.index < 0) {
             a_mov_load(a, T0, base);
             m = mem_base(T0, m.disp);
@@ -172,10 +172,10 @@ static void emit_probe(T *t, const TInsn *i, HostMem *m, int32_t adjust, unsigne
         } else {
             a_lea(a, T1, c->m);
         }
-        a_op_mem(a, true, 0x2b, T1, mem_gs((uint64_t)c->site_slot));
+        a_op_mem(a, true, 0x2b, T1, mem_cpu((uint64_t)c->site_slot));
         a_alu_imm(a, true, 7, T1, (int32_t)(4096 - span));
         c->site = a_jcc_forward(a, CC_A);
-        a_mov_load(a, T1, mem_gs((uint64_t)c->site_slot + 8));
+        a_mov_load(a, T1, mem_cpu((uint64_t)c->site_slot + 8));
         c->back = a->p;
         return;
     }
@@ -314,7 +314,7 @@ HostMem block_checked_operand(T *t, TInsn *i)
     g->left--;
     if (t->t1_group != access->group) {
         block_t1_release(t);
-        a_mov_load(&t->a, T1, mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, slots) + 8u * g->slot));
+        a_mov_load(&t->a, T1, mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, slots) + 8u * g->slot));
         t->t1_group = access->group;
     }
     return with_delta(t, m);

@@ -18,9 +18,9 @@
 #define FLAGS_ALL         FLAGS_ARITH
 #define TAG_OFFSET(write) ((write) ? 8 : 0)
 
-#define CPU(field)  mem_gs(offsetof(X86Cpu, field))
-#define AREA(field) mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, field))
-#define REG(n)      mem_gs(offsetof(X86Cpu, regs) + 8u * (unsigned)(n))
+#define CPU(field)  mem_cpu(offsetof(X86Cpu, field))
+#define AREA(field) mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, field))
+#define REG(n)      mem_cpu(offsetof(X86Cpu, regs) + 8u * (unsigned)(n))
 
 G_STATIC_ASSERT(offsetof(TlbEntry, tag) == 0 && offsetof(TlbEntry, addend) == 24 && sizeof(TlbEntry) == 32);
 
@@ -81,9 +81,9 @@ typedef struct Cold {
     uint8_t *retry;
     HostMem m;             /* PROBE: what T0 is made of */
     bool add_tag;          /* PROBE: T0 is restored by adding the tag behind T1 */
-    int32_t site_slot;     /* PROBE: where the place's own translation lies, from gs; 0: none */
+    int32_t site_slot;     /* PROBE: where the place's own translation lies in X86Cpu; 0: none */
     bool user;             /* PROBE: by user code */
-    int32_t budget;        /* PROBE: where its X86Cpu.jit_budget lies, from gs */
+    int32_t budget;        /* PROBE: where its X86Cpu.jit_budget lies */
     uint8_t *back;         /* PROBE: behind the check */
     bool keep_t1;          /* PROBE: T1 holds a delta that is needed afterwards */
     JitRefill meta;        /* PROBE */
@@ -190,7 +190,7 @@ struct JitFast {
     uint16_t written;  /* guest registers that the block writes */
     bool scratch;      /* T0 and T1 are free for probes */
     uint8_t *top;
-    uint32_t state; /* where its JitLoop lies, from gs */
+    uint32_t state; /* where its JitLoop lies in X86Cpu */
 };
 /* Whether the block is a loop that can run fast; fills fast. */
 bool loop_plan(T *t, unsigned offset, JitFast *fast);

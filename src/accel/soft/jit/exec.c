@@ -12,28 +12,11 @@
 #include "accel/soft/jit/jit.h"
 #include "base/error.h"
 
-#include <asm/prctl.h>
 #include <errno.h>
 #include <signal.h>
 #include <stddef.h>
-#include <sys/auxv.h>
-#include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
-
-/* ---- the GS base ---- */
-
-static void set_gs_base(void *base)
-{
-#ifndef HWCAP2_FSGSBASE
-#define HWCAP2_FSGSBASE (1 << 1)
-#endif
-    if (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) {
-        __asm__ volatile("wrgsbase %0" : : "r"(base) : "memory");
-    } else {
-        syscall(SYS_arch_prctl, ARCH_SET_GS, base);
-    }
-}
 
 /* ---- keys and tables ---- */
 
@@ -450,14 +433,14 @@ static bool recover(ucontext_t *uc)
                                                           : cpu->regs[r];
         }
         for (unsigned r = 0; r < 16; r++) {
-            if (r >= 12) {
+            if (r >= FIRST_SPILLED) {
                 cpu->regs[r] = value[r];
             } else if (r != R_RSP) {
                 g[host_gregs[r]] = (greg_t)value[r];
             }
         }
         g[REG_R15] = (greg_t)value[R_RSP];
-        g[REG_R14] = (greg_t)area->stack_delta;
+        g[REG_R11] = (greg_t)area->stack_delta;
     }
     if (b->pcs[n].in_reg) {
         x86_set_arith(cpu, (uint32_t)g[REG_EFL] & FLAGS_ARITH);
@@ -564,7 +547,7 @@ void jit_vcpu_init(Jit *jit, X86Cpu *cpu)
     install_handlers();
     v->cpu = cpu;
     v->jit = jit;
-    *area = (JitArea){ .self = cpu, .stack_lo = JIT_NO_STACK };
+    *area = (JitArea){ .stack_lo = JIT_NO_STACK };
     for (unsigned k = 0; k < 2; k++) {
         for (unsigned n = 0; n < G_N_ELEMENTS(cpu->jit_sites[k]); n++) {
             cpu->jit_sites[k][n].tag = JIT_NO_STACK;
@@ -685,5 +668,4 @@ void jit_single(Jit *jit)
 void jit_thread_enter(X86Cpu *cpu)
 {
     running_cpu = cpu;
-    set_gs_base(cpu);
 }

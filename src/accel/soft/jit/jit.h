@@ -4,14 +4,18 @@
  * The guest speaks the host's instruction set, so that translated code is mostly the guest's own instructions
  * with their memory operands rewritten. While translated code runs:
  *
- *   rax rcx rdx rbx rbp rsi rdi r8 r9 r10 r11   the guest's registers of the same name
- *   r15                                         the guest's rsp
- *   r12 (T0), r13 (T1)                          scratch
- *   r14 (SD)                                    host minus guest address of the stack page, see
- * JitArea.stack_lo rsp                                         the host's stack gs base: the X86Cpu; the
- * guest's r12 to r15 live there RFLAGS                                      the guest's arithmetic flags, or
- * nothing, or they are in cpu->cc xmm/ymm, x87, MXCSR                         the guest's, where
- * cpu->fpu_stale is 0; else they are in cpu->xsave
+ *   rax rcx rdx rbx rbp rsi rdi r8 r9 r10   the guest's registers of the same name
+ *   r15                                     the guest's rsp
+ *   r12 (T0), r13 (T1)                      scratch
+ *   r11 (SD)                                host minus guest address of the stack page: JitArea.stack_lo
+ *   r14 (BASE)                              the X86Cpu plus CPU_BIAS; the guest's r11 to r15 live there.
+ *                                           Processors rename memory behind a register and a constant, so
+ *                                           that what goes through there has no latency; they do not behind
+ *                                           a segment base
+ *   rsp                                     the host's stack
+ *   RFLAGS                                  the guest's arithmetic flags, or nothing, or they are in cpu->cc
+ *   xmm/ymm, x87, MXCSR                     the guest's, where cpu->fpu_stale is 0; else they are in
+ *                                           cpu->xsave
  *
  * Invariants:
  *  1. Only instructions that insn.c allows by name are emitted; everything else is a call-out to the
@@ -40,12 +44,20 @@
 
 #include "accel/soft/interp/ops.h"
 #include "accel/soft/jit/emit.h"
+#include "accel/soft/jit/insn.h"
 #include "arch/x86/decode.h"
 
-#define T0  H_R12
-#define T1  H_R13
-#define SD  H_R14
-#define GSP H_R15
+#define T0   H_R12
+#define T1   H_R13
+#define SD   H_R11
+#define BASE H_R14
+#define GSP  H_R15
+/* So that what is used most lies within a byte's displacement. */
+#define CPU_BIAS 0x118
+static inline HostMem mem_cpu(uint64_t offset)
+{
+    return mem_base(BASE, (int64_t)offset - CPU_BIAS);
+}
 
 #define JIT_SLOTS      16
 #define JIT_MAX_INSNS  64
@@ -84,14 +96,15 @@ typedef struct JitLoop {
     uint32_t wait, planned, left;
 } JitLoop;
 
-/* Per vCPU, in X86Cpu.jit, reached through gs. */
+/* Per vCPU, in X86Cpu.jit; what is used most comes first, see CPU_BIAS. */
 typedef struct JitArea {
-    X86Cpu *self;
     uint64_t page_va;     /* guest address of the page whose code runs */
-    uint64_t c_rsp;       /* the C stack at the entry */
     uint64_t stack_lo;    /* a page that may be read and written with SD; JIT_NO_STACK: none */
     uint64_t stack_delta; /* what SD is, while C runs */
     IbtcEntry *ibtc;      /* of the current key */
+    uint64_t tmp[4];
+    uint64_t t1;    /* what T1 held, while a stack probe is refilled */
+    uint64_t c_rsp; /* the C stack at the entry */
     const uint8_t *target;
     void *exit_arg;
     uint32_t exit_reason;
@@ -99,8 +112,6 @@ typedef struct JitArea {
         exit_info; /* page offset of the branch | JitIndirect << 12 | RET's operand or CALL's length << 14 */
     uint32_t key;  /* of the running code, without KEY_CAREFUL */
     uint32_t context, table;
-    uint64_t tmp[4];
-    uint64_t t1;         /* what T1 held, while a stack probe is refilled */
     uint64_t save[16];   /* guest registers whose host registers a fast loop uses */
     uint32_t sites_used; /* some of X86Cpu.jit_sites hold something */
     uint64_t drops;      /* X86Mmu.drops, when sites were last right */

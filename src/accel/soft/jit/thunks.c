@@ -6,12 +6,12 @@
 
 #include <stddef.h>
 
-#define CPU(field)  mem_gs(offsetof(X86Cpu, field))
-#define AREA(field) mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, field))
-#define REG(n)      mem_gs(offsetof(X86Cpu, regs) + 8u * (n))
+#define CPU(field)  mem_cpu(offsetof(X86Cpu, field))
+#define AREA(field) mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, field))
+#define REG(n)      mem_cpu(offsetof(X86Cpu, regs) + 8u * (n))
 
 /* Guest registers that live in host registers of the same number. */
-static const uint8_t pinned[] = { H_RAX, H_RCX, H_RDX, H_RBX, H_RBP, H_RSI, H_RDI, H_R8, H_R9, H_R10, H_R11 };
+static const uint8_t pinned[] = { H_RAX, H_RCX, H_RDX, H_RBX, H_RBP, H_RSI, H_RDI, H_R8, H_R9, H_R10 };
 
 static void save_registers(Asm *a)
 {
@@ -60,7 +60,7 @@ static void call_c(Asm *a, const void *function)
     a_op_reg(a, false, 0xff, 2, H_RAX);
 }
 
-/* mov dword gs:[exit_reason], reason; jmp leave */
+/* mov dword [exit_reason], reason; jmp leave */
 static void leave_with(Asm *a, const JitThunks *t, JitExit reason)
 {
     a_mov_mem_imm32(a, AREA(exit_reason), reason);
@@ -73,6 +73,7 @@ static void make_enter(Asm *a)
         a_push(a, callee_saved[i]);
     }
     a_alu_imm(a, true, 5, H_RSP, 8);
+    a_lea(a, BASE, mem_base(H_RDI, CPU_BIAS));
     a_mov_store(a, AREA(c_rsp), H_RSP);
     a_mov_store(a, AREA(target), H_RSI);
     load_registers(a);
@@ -94,7 +95,7 @@ static void make_leave(Asm *a)
 static void enter_c(Asm *a)
 {
     save_registers(a);
-    a_mov_load(a, H_RDI, AREA(self));
+    a_lea(a, H_RDI, mem_cpu(0));
 }
 
 static void make_fpu_load(Asm *a)
@@ -102,7 +103,7 @@ static void make_fpu_load(Asm *a)
     /* Called where T0 holds nothing and the flags are not in RFLAGS. */
     a_mov_store(a, AREA(tmp[0]), H_RAX);
     a_mov_store(a, AREA(tmp[1]), H_RDX);
-    a_mov_load(a, T0, AREA(self));
+    a_lea(a, T0, mem_cpu(0));
     a_op_mem(a, false, 0x8b, H_RAX, mem_base(T0, offsetof(X86Cpu, fpu_bv)));
     a_op_reg(a, false, 0x31, H_RDX, H_RDX);
     /* The header: XSTATE_BV says which components are in the image; others become zero. */

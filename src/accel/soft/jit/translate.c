@@ -141,6 +141,74 @@ static void emit_step(T *t, unsigned offset)
 
 /* ---- instructions ---- */
 
+static void swap_reg_and_rm(JitOperands *o)
+{
+    JitOperands was = *o;
+    o->reg = was.rm;
+    o->rm = was.reg;
+    o->reg_gpr = was.rm_gpr;
+    o->rm_gpr = was.reg_gpr;
+    for (unsigned k = 0; k < 2; k++) {
+        o->byte[k] = was.byte[1 - k];
+        o->reads[k] = was.reads[1 - k];
+        o->writes[k] = was.writes[1 - k];
+    }
+}
+
+/* Whether the instruction does with a memory operand what it does with a register in its place. */
+static bool takes_memory(unsigned map, unsigned opcode)
+{
+    if (map == 1) {
+        return (opcode & 0xf0) == 0x40 || opcode == 0xaf || opcode == 0xb6 || opcode == 0xb7 ||
+               opcode == 0xb8 || (opcode >= 0xbc && opcode <= 0xbf);
+    }
+    if (map != 0) {
+        return false;
+    }
+    return (opcode < 0x40 && (opcode & 7) < 4) || opcode == 0x63 || opcode == 0x69 || opcode == 0x6b ||
+           (opcode >= 0x80 && opcode <= 0x85 && opcode != 0x82) || (opcode >= 0x88 && opcode <= 0x8b) ||
+           opcode == 0xc0 || opcode == 0xc1 || opcode == 0xc6 || opcode == 0xc7 ||
+           (opcode >= 0xd0 && opcode <= 0xd3) || opcode == 0xf6 || opcode == 0xf7 || opcode == 0xfe ||
+           opcode == 0xff;
+}
+
+/* Register operands that live in memory are used there, where the instruction can. *insn and *o become those
+ * of the instruction with a memory operand. What writes less than eight bytes of a register is not done so:
+ * four bytes clear the others, and fewer would hold up whoever reads all eight. */
+static bool use_in_memory(const T *t, X86Insn *insn, JitOperands *o)
+{
+    unsigned map = insn->form->map;
+    uint8_t *opcode = &insn->bytes[insn->opcode_offset];
+
+    if (insn->form->space != X86_SPACE_LEGACY || !insn->form->has_modrm || o->high_byte ||
+        !takes_memory(map, *opcode) || !o->rm_gpr) {
+        return false;
+    }
+    bool reg_spilled = o->reg_gpr && is_spilled(t, (unsigned)o->reg);
+    bool rm_spilled = is_spilled(t, (unsigned)o->rm);
+    if (reg_spilled && !rm_spilled && map == 0) {
+        if (*opcode < 0x40 || (*opcode >= 0x88 && *opcode <= 0x8b)) {
+            if (o->writes[0] && (o->byte[0] || insn->operand_size != 8)) {
+                return false;
+            }
+            *opcode ^= 2; /* the direction */
+        } else if ((*opcode & ~1u) != 0x84) {
+            return false;
+        }
+        swap_reg_and_rm(o);
+        return true;
+    }
+    return rm_spilled && !(o->writes[1] && (o->byte[1] || insn->operand_size != 8));
+}
+
+/* XOR or SUB of a register with itself. */
+static bool is_zero_idiom(const X86Insn *insn)
+{
+    unsigned opcode = insn->bytes[insn->opcode_offset];
+    return insn->form->space == X86_SPACE_LEGACY && insn->form->map == 0 && insn->reg == insn->rm &&
+           insn->operand_size >= 4 && (opcode == 0x29 || opcode == 0x2b || opcode == 0x31 || opcode == 0x33);
+}
+
 static void emit_copy(T *t, TInsn *i)
 {
     Asm *a = &t->a;
@@ -151,8 +219,19 @@ static void emit_copy(T *t, TInsn *i)
 
     jit_operands(insn, &o);
     block_flags_of(i, &reads, &writes);
+    X86Insn other;
+    bool in_memory = false;
     if (insn->is_memory) {
         m = block_checked_operand(t, i);
+    } else if (o.spilled) {
+        other = *insn;
+        in_memory = use_in_memory(t, &other, &o);
+        if (in_memory) {
+            m = REG(o.rm);
+            insn = &other;
+        } else if (is_zero_idiom(insn)) {
+            o.reads[0] = o.reads[1] = false;
+        }
     }
     /* Guest registers that live in memory get a scratch register each. */
     int scratch[2] = { T0, T1 }, guest[2] = { -1, -1 };
@@ -160,7 +239,7 @@ static void emit_copy(T *t, TInsn *i)
     unsigned spilled = 0;
     for (unsigned k = 0; k < 3; k++) {
         int number = k == 0 ? o.reg : k == 1 ? o.rm : o.vvvv;
-        bool gpr = k == 0 ? o.reg_gpr : k == 1 ? o.rm_gpr : o.vvvv_gpr;
+        bool gpr = k == 0 ? o.reg_gpr : k == 1 ? o.rm_gpr && !in_memory : o.vvvv_gpr;
         bool high = o.byte[k] && o.legacy_byte && number >= 4;
         spilled += gpr && !high && is_spilled(t, (unsigned)number);
     }
@@ -184,7 +263,7 @@ static void emit_copy(T *t, TInsn *i)
         m = mem_base(T0, 0);
     }
     int *roles[3] = { &o.reg, &o.rm, &o.vvvv };
-    bool is_gpr[3] = { o.reg_gpr, o.rm_gpr, o.vvvv_gpr };
+    bool is_gpr[3] = { o.reg_gpr, o.rm_gpr && !in_memory, o.vvvv_gpr };
     bool reads_gpr[2] = { false, false }, writes_gpr[2] = { false, false };
     for (unsigned k = 0; k < 3; k++) {
         if (!is_gpr[k]) {
@@ -231,7 +310,7 @@ static void emit_copy(T *t, TInsn *i)
         if (t->pc_count && !a->overflow) {
             t->pcs[t->pc_count - 1].in_reg = t->f.in_reg;
         }
-        jit_emit(a, insn, &o, insn->is_memory ? &m : NULL);
+        jit_emit(a, insn, &o, insn->is_memory || in_memory ? &m : NULL);
     }
     for (unsigned s = 0; s < used; s++) {
         if (writes_gpr[s]) {
@@ -616,7 +695,7 @@ static void emit_cold(T *t)
                 a_mov_load(a, T1, mem_base(T1, offsetof(TlbEntry, addend)));
                 uint8_t *user_half = NULL;
                 /* A place that goes from page to page all the time does better without. */
-                a_op_mem(a, false, 0x83, 5, mem_gs((uint64_t)c->budget));
+                a_op_mem(a, false, 0x83, 5, mem_cpu((uint64_t)c->budget));
                 a_byte(a, 1);
                 uint8_t *spent = c->fast ? NULL : a_jcc_forward(a, CC_E);
                 if (!c->user) {
@@ -624,8 +703,8 @@ static void emit_cold(T *t)
                     a_op_reg(a, true, 0x85, T0, T0);
                     user_half = a_jcc_forward(a, CC_NS);
                 }
-                a_mov_store(a, mem_gs((uint64_t)c->site_slot), T0);
-                a_mov_store(a, mem_gs((uint64_t)c->site_slot + 8), T1);
+                a_mov_store(a, mem_cpu((uint64_t)c->site_slot), T0);
+                a_mov_store(a, mem_cpu((uint64_t)c->site_slot + 8), T1);
                 a_mov_mem_imm32(a, AREA(sites_used), 1);
                 if (user_half) {
                     a_bind(a, user_half);
@@ -785,7 +864,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
     t->undefined_out = 0;
     t->fast = NULL;
     for (int g = 0; g < 16; g++) {
-        t->host[g] = (int8_t)(g == R_RSP ? GSP : g >= 12 ? -1 : g);
+        t->host[g] = (int8_t)(g == R_RSP ? GSP : g >= FIRST_SPILLED ? -1 : g);
     }
     t->jit = jit;
     t->cpu = cpu;
