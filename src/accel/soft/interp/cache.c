@@ -346,6 +346,12 @@ void interp_cache_free(Interp *d)
 /* Pages whose bit is cleared, but whose write translations other vCPUs may still have. */
 static int protecting; /* atomic */
 
+bool interp_protect_pending(const X86Cpu *cpu)
+{
+    return __atomic_load_n(&protecting, __ATOMIC_SEQ_CST) != 0 ||
+           (__atomic_load_n(&cpu->interrupt_request, __ATOMIC_SEQ_CST) & CPU_INTERRUPT_TLB);
+}
+
 /* Invariant 2. */
 void interp_page_protect(X86Cpu *cpu, const CodePage *page)
 {

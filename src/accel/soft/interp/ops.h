@@ -84,6 +84,9 @@ struct Interp {
 Block *interp_find_block(X86Cpu *cpu, bool single); /* may raise */
 /* Before the page's bytes are decoded: every later write to it is reported. Waits for other vCPUs. */
 void interp_page_protect(X86Cpu *cpu, const CodePage *page);
+/* Whether a page whose DIRTY_CODE bit is clear may still be written unnoticed, or this vCPU may still hold a
+ * write translation of it, so that interp_page_protect is not to be left out. */
+bool interp_protect_pending(const X86Cpu *cpu);
 void interp_cache_init(X86Cpu *cpu, Interp *d);
 void interp_cache_free(Interp *d);
 void interp_cache_process(Interp *d); /* CPU_INTERRUPT_CODE */

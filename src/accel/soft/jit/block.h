@@ -115,6 +115,7 @@ typedef struct T {
     bool fpu;       /* the block uses vector or x87 registers */
     bool too_many;  /* out-of-line parts: fewer instructions would do */
     bool check;     /* the block checks itself */
+    bool scattered; /* some instruction of the page is in Jit.scattered */
     bool straddles; /* what follows the block lies in two pages */
     uint16_t live_in, live_out, undefined_out;
     uint8_t snapshot[MAX_INSNS * 16]; /* of a block that checks itself: the code it is made of */

@@ -17,10 +17,18 @@
 #include <time.h>
 #include <unistd.h>
 
-#define HASH_BITS 12
+#define HASH_BITS   16
+#define PAGES_LIMIT 65536u
 /* See jit_checked_in_vain. */
 #define VAIN_MAX  256
 #define SPLIT_MAX 4096
+
+static JitHash *hash_new(unsigned bits)
+{
+    JitHash *hash = g_malloc0(sizeof(JitHash) + (sizeof(JitBlock *) << bits));
+    hash->bits = bits;
+    return hash;
+}
 
 Jit *jit_new(size_t size, GError **error)
 {
@@ -61,10 +69,9 @@ Jit *jit_new(size_t size, GError **error)
         r->arena.chunks = g_ptr_array_new_with_free_func(g_aligned_free);
     }
     pthread_mutex_init(&jit->lock, NULL);
-    jit->hash_bits = HASH_BITS;
-    jit->hash = g_new0(JitBlock *, (gsize)1 << HASH_BITS);
-    jit->pages = g_hash_table_new_full(NULL, NULL, NULL, (GDestroyNotify)g_ptr_array_unref);
-    jit->writes = g_hash_table_new_full(NULL, NULL, NULL, g_free);
+    jit->hash = hash_new(HASH_BITS);
+    jit->pages = g_hash_table_new_full(NULL, NULL, NULL, g_free);
+    jit->pages_limit = PAGES_LIMIT;
     jit->vcpus = g_ptr_array_new();
     jit->split = g_hash_table_new(NULL, NULL);
     jit->scattered = g_hash_table_new(NULL, NULL);
@@ -112,9 +119,12 @@ void jit_free(Jit *jit)
     }
     munmap(jit->rw, jit->size);
     munmap(jit->rw + jit->rx_delta, jit->size);
-    g_free(jit->hash);
+    JitHash *older;
+    for (JitHash *h = jit->hash; h; h = older) {
+        older = h->older;
+        g_free(h);
+    }
     g_hash_table_unref(jit->pages);
-    g_hash_table_unref(jit->writes);
     g_ptr_array_unref(jit->vcpus);
     g_hash_table_unref(jit->split);
     g_hash_table_unref(jit->scattered);
@@ -124,54 +134,58 @@ void jit_free(Jit *jit)
 
 /* ---- the hash ---- */
 
-static unsigned hash_of(const Jit *jit, const uint8_t *page, unsigned offset, uint32_t key)
+static unsigned hash_of(const JitHash *hash, const uint8_t *page, unsigned offset, uint32_t key)
 {
     uint64_t h = ((uint64_t)(uintptr_t)page + offset) ^ (uint64_t)key << 40;
-    return (unsigned)(h * UINT64_C(0x9e3779b97f4a7c15) >> (64 - jit->hash_bits));
+    return (unsigned)(h * UINT64_C(0x9e3779b97f4a7c15) >> (64 - hash->bits));
 }
 
-/* second: where the next page is, if anybody knows. */
+/* second: where the next page is, if anybody knows. Without the lock it may not find what is there, while
+ * somebody else makes the table larger. */
 static JitBlock *hash_find(const Jit *jit, const uint8_t *page, unsigned offset, uint32_t key,
                            const uint8_t *second)
 {
-    JitBlock *b = jit->hash[hash_of(jit, page, offset, key)];
+    const JitHash *hash = __atomic_load_n(&jit->hash, __ATOMIC_ACQUIRE);
+    JitBlock *b = __atomic_load_n(&hash->buckets[hash_of(hash, page, offset, key)], __ATOMIC_ACQUIRE);
     while (b &&
            (b->page != page || b->offset != offset || b->key != key || (b->second && b->second != second))) {
-        b = b->hash_next;
+        b = __atomic_load_n(&b->hash_next, __ATOMIC_ACQUIRE);
     }
     return b;
 }
 
+static void hash_insert(JitHash *hash, JitBlock *b)
+{
+    JitBlock **bucket = &hash->buckets[hash_of(hash, b->page, b->offset, b->key)];
+    __atomic_store_n(&b->hash_next, *bucket, __ATOMIC_RELAXED);
+    __atomic_store_n(bucket, b, __ATOMIC_RELEASE);
+}
+
 static void hash_add(Jit *jit, JitBlock *b)
 {
-    if (++jit->block_count > 1u << jit->hash_bits) {
-        JitBlock **old = jit->hash;
-        unsigned old_size = 1u << jit->hash_bits;
-        jit->hash_bits++;
-        jit->hash = g_new0(JitBlock *, (gsize)1 << jit->hash_bits);
-        for (unsigned i = 0; i < old_size; i++) {
+    if (++jit->block_count > 1u << jit->hash->bits) {
+        JitHash *old = jit->hash, *hash = hash_new(old->bits + 1);
+        for (unsigned i = 0; i < 1u << old->bits; i++) {
             JitBlock *next;
-            for (JitBlock *e = old[i]; e; e = next) {
+            for (JitBlock *e = old->buckets[i]; e; e = next) {
                 next = e->hash_next;
-                unsigned h = hash_of(jit, e->page, e->offset, e->key);
-                e->hash_next = jit->hash[h];
-                jit->hash[h] = e;
+                hash_insert(hash, e);
             }
         }
-        g_free(old);
+        hash->older = old;
+        __atomic_store_n(&jit->hash, hash, __ATOMIC_RELEASE);
     }
-    unsigned h = hash_of(jit, b->page, b->offset, b->key);
-    b->hash_next = jit->hash[h];
-    jit->hash[h] = b;
+    hash_insert(jit->hash, b);
+    b->in_hash = true;
 }
 
 static void hash_remove(Jit *jit, JitBlock *b)
 {
-    JitBlock **p = &jit->hash[hash_of(jit, b->page, b->offset, b->key)];
+    JitBlock **p = &jit->hash->buckets[hash_of(jit->hash, b->page, b->offset, b->key)];
     while (*p != b) {
         p = &(*p)->hash_next;
     }
-    *p = b->hash_next;
+    __atomic_store_n(p, b->hash_next, __ATOMIC_RELEASE);
     jit->block_count--;
 }
 
@@ -251,26 +265,8 @@ static void patch_entry(Jit *jit, JitBlock *b)
     __atomic_store_n((uint64_t *)(void *)b->code, word, __ATOMIC_RELEASE);
 }
 
-/* Invariant 6. */
-static void block_make_stale(Jit *jit, JitBlock *b)
-{
-    if (b->stale) {
-        return;
-    }
-    b->stale = true;
-    hash_remove(jit, b);
-    unlink_incoming(b);
-    unlink_outgoing(b);
-    patch_entry(jit, b);
-    jit->stale_count++;
-}
+/* ---- pages ---- */
 
-/* Writes to a page with code: of late, and whether its blocks check themselves since. */
-typedef struct JitWrites {
-    int64_t since_ns;
-    unsigned count;
-    bool often;
-} JitWrites;
 #define OFTEN_COUNT     6
 #define OFTEN_WINDOW_NS (100 * INT64_C(1000000))
 #define OFTEN_KEEP_NS   (2000 * INT64_C(1000000))
@@ -282,67 +278,120 @@ static int64_t now_ns(void)
     return ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
 }
 
-static void count_write(Jit *jit, const uint8_t *host_page)
+static gboolean page_is_idle(gpointer key, gpointer value, gpointer user_data)
 {
-    JitWrites *w = g_hash_table_lookup(jit->writes, host_page);
+    const JitPage *page = value;
+    (void)key;
+    return !page->blocks && !page->has_split && !page->has_scattered &&
+           *(int64_t *)user_data - page->since_ns > OFTEN_KEEP_NS;
+}
+
+/* Forgets pages of which nothing is known, where there are many. */
+static void pages_trim(Jit *jit)
+{
+    if (g_hash_table_size(jit->pages) >= jit->pages_limit) {
+        int64_t now = now_ns();
+        g_hash_table_foreach_remove(jit->pages, page_is_idle, &now);
+        jit->pages_limit = MAX(PAGES_LIMIT, g_hash_table_size(jit->pages) * 2);
+    }
+}
+
+/* What is known of a page, from now on. */
+static JitPage *page_get(Jit *jit, const uint8_t *host)
+{
+    JitPage *page = g_hash_table_lookup(jit->pages, host);
+    if (!page) {
+        page = g_new0(JitPage, 1);
+        page->host = host;
+        g_hash_table_insert(jit->pages, (gpointer)host, page);
+    }
+    return page;
+}
+
+static void page_add(JitPage *page, JitBlock *b, unsigned which)
+{
+    JitBlock *first = page->blocks;
+    b->of_page[which].page = page;
+    b->of_page[which].next = first;
+    b->of_page[which].previous = NULL;
+    if (first) {
+        first->of_page[first->page != page->host].previous = b;
+    }
+    page->blocks = b;
+}
+
+static void page_remove(JitBlock *b)
+{
+    for (unsigned which = 0; which < 2; which++) {
+        JitPage *page = b->of_page[which].page;
+        if (!page) {
+            continue;
+        }
+        JitBlock *next = b->of_page[which].next, *previous = b->of_page[which].previous;
+        if (next) {
+            next->of_page[next->page != page->host].previous = previous;
+        }
+        if (previous) {
+            previous->of_page[previous->page != page->host].next = next;
+        } else {
+            page->blocks = next;
+        }
+        b->of_page[which].page = NULL;
+    }
+}
+
+static void count_write(JitPage *page)
+{
     int64_t now = now_ns();
-    if (!w) {
-        w = g_new0(JitWrites, 1);
-        g_hash_table_insert(jit->writes, (gpointer)host_page, w);
+    if (now - page->since_ns > OFTEN_WINDOW_NS) {
+        page->since_ns = now;
+        page->writes = 0;
     }
-    if (now - w->since_ns > OFTEN_WINDOW_NS) {
-        w->since_ns = now;
-        w->count = 0;
-    }
-    if (++w->count >= OFTEN_COUNT) {
-        w->often = true;
-        w->since_ns = now;
+    if (++page->writes >= OFTEN_COUNT) {
+        page->often = true;
+        page->since_ns = now;
     }
 }
 
 /* Whether blocks of the page are to check themselves. The lock is held. */
-static bool written_often(Jit *jit, const uint8_t *host_page)
+static bool written_often(JitPage *page)
 {
-    JitWrites *w = host_page ? g_hash_table_lookup(jit->writes, host_page) : NULL;
-    if (!w || !w->often) {
+    if (!page->often) {
         return false;
     }
-    if (now_ns() - w->since_ns > OFTEN_KEEP_NS) {
-        g_hash_table_remove(jit->writes, host_page);
+    if (now_ns() - page->since_ns > OFTEN_KEEP_NS) {
+        page->often = false;
+        page->writes = 0;
         return false;
     }
     return true;
 }
 
-static void page_invalidate(Jit *jit, const uint8_t *host_page)
+/* Invariant 6. */
+static void block_make_stale(Jit *jit, JitBlock *b)
 {
-    GPtrArray *blocks = g_hash_table_lookup(jit->pages, host_page);
-    if (!blocks) {
+    if (b->stale) {
         return;
     }
-    for (guint i = 0; i < blocks->len; i++) {
-        block_make_stale(jit, blocks->pdata[i]);
-    }
-    g_hash_table_remove(jit->pages, host_page);
-    count_write(jit, host_page);
+    b->stale = true;
+    hash_remove(jit, b);
+    page_remove(b);
+    unlink_incoming(b);
+    unlink_outgoing(b);
+    patch_entry(jit, b);
+    jit->stale_count++;
 }
 
-static void page_add(Jit *jit, const uint8_t *host_page, JitBlock *b)
+static void page_invalidate(Jit *jit, const uint8_t *host_page)
 {
-    GPtrArray *blocks = g_hash_table_lookup(jit->pages, host_page);
-    if (!blocks) {
-        blocks = g_ptr_array_new();
-        g_hash_table_insert(jit->pages, (gpointer)host_page, blocks);
+    JitPage *page = g_hash_table_lookup(jit->pages, host_page);
+    if (!page || !page->blocks) {
+        return;
     }
-    g_ptr_array_add(blocks, b);
-}
-
-static void page_remove(Jit *jit, const uint8_t *host_page, JitBlock *b)
-{
-    GPtrArray *blocks = g_hash_table_lookup(jit->pages, host_page);
-    if (blocks && g_ptr_array_remove_fast(blocks, b) && blocks->len == 0) {
-        g_hash_table_remove(jit->pages, host_page);
+    while (page->blocks) {
+        block_make_stale(jit, page->blocks);
     }
+    count_write(page);
 }
 
 void jit_block_changed(Jit *jit, JitBlock *block)
@@ -359,6 +408,7 @@ void jit_block_scattered(Jit *jit, JitBlock *block, unsigned offset)
         g_hash_table_remove_all(jit->scattered); /* what is still so is found again */
     }
     g_hash_table_add(jit->scattered, (gpointer)(block->page + offset));
+    page_get(jit, block->page)->has_scattered = true;
     block_make_stale(jit, block);
     pthread_mutex_unlock(&jit->lock);
 }
@@ -378,7 +428,6 @@ void jit_drop_all(Jit *jit)
             block_make_stale(jit, jit->regions[i].blocks->pdata[k]);
         }
     }
-    g_hash_table_remove_all(jit->pages);
     pthread_mutex_unlock(&jit->lock);
 }
 
@@ -388,12 +437,7 @@ void jit_drop_all(Jit *jit)
 static void region_evict(Jit *jit, JitRegion *r)
 {
     for (guint i = 0; i < r->blocks->len; i++) {
-        JitBlock *b = r->blocks->pdata[i];
-        block_make_stale(jit, b);
-        page_remove(jit, b->page, b);
-        if (b->second) {
-            page_remove(jit, b->second, b);
-        }
+        block_make_stale(jit, r->blocks->pdata[i]);
     }
     r->epoch = __atomic_add_fetch(&jit->epoch, 1, __ATOMIC_SEQ_CST);
     for (guint i = 0; i < jit->vcpus->len; i++) {
@@ -491,6 +535,7 @@ void jit_checked_in_vain(Jit *jit, X86Cpu *cpu, const void *executable)
             g_hash_table_remove_all(jit->split);
         }
         g_hash_table_add(jit->split, (gpointer)(b->page + b->offset));
+        page_get(jit, b->page)->has_split = true;
         block_make_stale(jit, b);
     }
     pthread_mutex_unlock(&jit->lock);
@@ -503,13 +548,7 @@ void jit_evict_one(Jit *jit, X86Cpu *cpu, unsigned random)
     const JitRegion *r = &jit->regions[random % (jit->current + 1)];
     if (r->blocks->len) {
         JitBlock *b = r->blocks->pdata[random / JIT_REGIONS % r->blocks->len];
-        if (!b->stale) {
-            block_make_stale(jit, b);
-            page_remove(jit, b->page, b);
-            if (b->second) {
-                page_remove(jit, b->second, b);
-            }
-        }
+        block_make_stale(jit, b);
     }
     pthread_mutex_unlock(&jit->lock);
 }
@@ -527,66 +566,107 @@ static JitBlock *translate(X86Cpu *cpu, JitVcpu *v, const CodePage *page, const 
 {
     Jit *jit = v->jit;
     unsigned offset = (unsigned)(cpu->rip & 4095);
-    const uint8_t *second_host = second ? second->host : NULL;
-    JitBlock *b = NULL;
-    bool full;
+    JitBlock *b;
+    bool full, check = false, protected = false;
 
     x86_fpu_leave(cpu);
     pthread_mutex_lock(&jit->lock);
-    bool check = written_often(jit, page->host) || written_often(jit, second_host);
-    pthread_mutex_unlock(&jit->lock);
-    if (!check) {
-        interp_page_protect(cpu, page);
-        if (second) {
-            interp_page_protect(cpu, second);
-        }
-    }
-    pthread_mutex_lock(&jit->lock);
-    /* Somebody else may have made it meanwhile. */
-    b = hash_find(jit, page->host, offset, key, second_host);
-    while (!b) {
-        b = jit_translate(jit, cpu, page->host, offset, second_host, key, check, &full);
-        if (!b && full) {
-            region_next(jit, v);
-            continue;
-        }
-        break;
-    }
-    if (b && !b->in_hash) {
-        g_ptr_array_add(jit->regions[jit->current].blocks, b);
-        b->in_hash = true;
-        hash_add(jit, b);
-        if (!check) {
-            page_add(jit, b->page, b);
-            if (second) {
-                page_add(jit, b->second, b);
+    for (;;) {
+        pages_trim(jit);
+        JitPage *first_page = page_get(jit, page->host);
+        JitPage *second_page = second ? page_get(jit, second->host) : NULL;
+        check = written_often(first_page) || (second && written_often(second_page));
+        if (!check && !protected) {
+            /* Where that is not so already the lock must not be held: it waits for others. */
+            protected = true;
+            if (!still_protected(page) || (second && !still_protected(second)) ||
+                interp_protect_pending(cpu)) {
+                pthread_mutex_unlock(&jit->lock);
+                interp_page_protect(cpu, page);
+                if (second) {
+                    interp_page_protect(cpu, second);
+                }
+                pthread_mutex_lock(&jit->lock);
+                continue;
             }
         }
-        if (!check && (!still_protected(page) || (second && !still_protected(second)))) {
-            /* Written while it was read: whoever wrote did not find it. */
-            block_make_stale(jit, b);
-            b = NULL;
+        /* Somebody else may have made it meanwhile. */
+        b = hash_find(jit, page->host, offset, key, second ? second->host : NULL);
+        if (b) {
+            break;
         }
+        b = jit_translate(jit, cpu, first_page, offset, second_page, key, check, &full);
+        if (!b && full) {
+            region_next(jit, v);
+            continue; /* the lock was let go of */
+        }
+        if (!b) {
+            break;
+        }
+        g_ptr_array_add(jit->regions[jit->current].blocks, b);
+        hash_add(jit, b);
+        if (!check) {
+            page_add(first_page, b, 0);
+            if (second && second_page != first_page) {
+                page_add(second_page, b, 1);
+            }
+            if (!still_protected(page) || (second && !still_protected(second))) {
+                /* Written while it was read: whoever wrote did not find it. */
+                block_make_stale(jit, b);
+                b = NULL;
+            }
+        }
+        break;
     }
     pthread_mutex_unlock(&jit->lock);
     return b;
 }
 
+/* Whether the instruction TLB has the page of linear, and it is RAM. */
+static bool code_page_now(const X86Cpu *cpu, uint64_t linear, const uint8_t **host)
+{
+    const ItlbEntry *e = mmu_itlb_entry(cpu, linear);
+    const X86Mmu *mmu = cpu->mmu;
+
+    if (e->page != (linear & PAGE_MASK_4K) ||
+        e->generation != (e->global ? mmu->global_generation : mmu->generation) || !e->code.ram) {
+        return false;
+    }
+    *host = e->code.host;
+    return *host != NULL;
+}
+
+JitBlock *jit_find_now(X86Cpu *cpu, const Jit *jit, uint32_t key)
+{
+    unsigned offset = (unsigned)(cpu->rip & 4095);
+    const uint8_t *page, *second = NULL;
+
+    if (!code_page_now(cpu, cpu->rip, &page)) {
+        return NULL;
+    }
+    if (offset + X86_INSN_MAX > 4096 &&
+        !code_page_now(cpu, (cpu->rip & PAGE_MASK_4K) + 4096, &second)) {
+        second = NULL;
+    }
+    return hash_find(jit, page, offset, key, second);
+}
+
 JitBlock *jit_find(X86Cpu *cpu, JitVcpu *v, uint32_t key)
 {
-    Jit *jit = v->jit;
     unsigned offset = (unsigned)(cpu->rip & 4095);
     CodePage page, next;
 
     cpu->current_op = NULL;
+    v->lookups++;
+    JitBlock *b = jit_find_now(cpu, v->jit, key);
+    if (b) {
+        return b;
+    }
     x86_code_page(cpu, cpu->rip, &page);
     if (!page.host || !page.ram) {
         return NULL;
     }
-    v->lookups++;
-    pthread_mutex_lock(&jit->lock);
-    JitBlock *b = hash_find(jit, page.host, offset, key, NULL);
-    pthread_mutex_unlock(&jit->lock);
+    b = hash_find(v->jit, page.host, offset, key, NULL);
     if (b) {
         return b;
     }

@@ -85,6 +85,15 @@ static void code_mapping_changed(X86Cpu *cpu, unsigned context, uint64_t linear,
     area->key = 0;
 }
 
+static void table_fill(JitVcpu *v, JitArea *area, uint64_t rip, const JitBlock *b)
+{
+    IbtcEntry *e = &area->ibtc[jit_ibtc_slot(rip)];
+    e->va = rip;
+    e->code = b->ibtc_entry;
+    v->tables[area->table].empty = false;
+    v->fills++;
+}
+
 /* Copies of TLB entries are good until the MMU drops something. */
 static void sites_check(X86Cpu *cpu)
 {
@@ -114,17 +123,20 @@ static void stack_slot_check(X86Cpu *cpu)
     }
 }
 
-/* Makes what translated code relies on true again after anything that C did. */
+void jit_epoch_check(X86Cpu *cpu, JitVcpu *v)
+{
+    if (G_UNLIKELY(v->epoch_seen != __atomic_load_n(&v->jit->epoch, __ATOMIC_SEQ_CST))) {
+        x86_fpu_leave(cpu);
+        jit_tables_drop(v);
+    }
+}
+
 void jit_area_refresh(X86Cpu *cpu, JitVcpu *v)
 {
     JitArea *area = jit_area(cpu);
     uint32_t key = current_key(cpu);
     unsigned context = key_context(cpu);
 
-    if (G_UNLIKELY(v->epoch_seen != __atomic_load_n(&v->jit->epoch, __ATOMIC_RELAXED))) {
-        x86_fpu_leave(cpu);
-        jit_tables_drop(v);
-    }
     if (area->key != key || area->context != context) {
         area->key = key;
         area->context = context;
@@ -210,8 +222,40 @@ int jit_callout_end(X86Cpu *cpu, JitCallout *callout)
     if (!translatable(cpu) || wants_attention(cpu)) {
         return 1;
     }
+    jit_epoch_check(cpu, jit_vcpu(cpu));
     jit_area_refresh(cpu, jit_vcpu(cpu));
     return 0;
+}
+
+/* The code to go on with at cpu->rip, put into the look-up table; NULL: back to the loop. */
+const uint8_t *jit_lookup(X86Cpu *cpu)
+{
+    JitVcpu *v = jit_vcpu(cpu);
+    JitArea *area = jit_area(cpu);
+
+    area->exit_reason = JIT_EXIT_IBTC;
+    if (!v->jit->chain || v->jit->stress || area->key != current_key(cpu) ||
+        area->context != key_context(cpu)) {
+        return NULL;
+    }
+    const JitBlock *b = jit_find_now(cpu, v->jit, area->key);
+    if (!b) {
+        return NULL;
+    }
+    v->lookups++;
+    table_fill(v, area, cpu->rip, b);
+    return b->ibtc_entry;
+}
+
+/* The same behind an indirect branch that is yet to be done. May raise. */
+const uint8_t *jit_lookup_indirect(X86Cpu *cpu)
+{
+    if (!jit_vcpu(cpu)->jit->chain) {
+        jit_area(cpu)->exit_reason = JIT_EXIT_INDIRECT;
+        return NULL;
+    }
+    jit_indirect_branch(cpu);
+    return jit_lookup(cpu);
 }
 
 /* An indirect branch that found no entry. Raises what it raises. */
@@ -316,6 +360,7 @@ static void run_loop(X86Cpu *cpu)
         bool careful = (link && link->careful) || (v->careful_next && v->careful_rip == cpu->rip);
         v->careful_next = false;
         uint64_t seen = v->epoch_seen;
+        jit_epoch_check(cpu, v);
         JitBlock *b = jit_find(cpu, v, key | (careful ? KEY_CAREFUL : 0));
         if (!b) {
             v->steps++;
@@ -339,11 +384,7 @@ static void run_loop(X86Cpu *cpu)
             pthread_mutex_unlock(&jit->lock);
         }
         if (fill && !careful) {
-            IbtcEntry *e = &area->ibtc[jit_ibtc_slot(cpu->rip)];
-            e->va = cpu->rip;
-            v->fills++;
-            e->code = b->ibtc_entry;
-            v->tables[area->table].empty = false;
+            table_fill(v, area, cpu->rip, b);
         }
         if (G_UNLIKELY(jit->stress) && stress(cpu, v, b)) {
             return;
@@ -619,6 +660,7 @@ bool jit_step_one(X86Cpu *cpu)
                 interp_run_one(cpu);
                 break;
             }
+            jit_epoch_check(cpu, v);
             JitBlock *b = jit_find(cpu, v, current_key(cpu) | (careful ? KEY_CAREFUL : 0));
             if (!b) {
                 x86_fpu_leave(cpu);

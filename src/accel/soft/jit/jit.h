@@ -62,7 +62,7 @@ static inline HostMem mem_cpu(uint64_t offset)
 #define JIT_SLOTS      16
 #define JIT_MAX_INSNS  64
 #define JIT_MAX_GROUPS 32
-#define JIT_IBTC_BITS  12
+#define JIT_IBTC_BITS  14
 #define JIT_IBTC_SIZE  (1u << JIT_IBTC_BITS)
 #define JIT_IBTC_HASH  UINT32_C(0x9e3779b1)
 
@@ -171,19 +171,37 @@ typedef struct JitPc {
     uint16_t live, undefined;
 } JitPc;
 
+/* A page of guest code, and what has happened to it. */
+typedef struct JitPage {
+    const uint8_t *host;
+    JitBlock *blocks;  /* with code in it, through JitBlock.of_page */
+    int64_t since_ns;  /* of the writes that are counted */
+    unsigned writes;   /* of late */
+    bool often;        /* its blocks check themselves since since_ns */
+    bool has_split;    /* something in it is in Jit.split */
+    bool has_scattered; /* something in it is in Jit.scattered */
+} JitPage;
+
 struct JitBlock {
-    JitBlock *hash_next;
+    /* What a look-up wants lies in one cache line. */
+    JitBlock *hash_next;   /* atomic */
     const uint8_t *page;   /* host address of the guest's page */
     const uint8_t *second; /* of the next one, where the block's only instruction goes on there; else NULL */
     uint32_t key;
-    uint16_t offset, length; /* in its page, bytes of guest code */
-    uint16_t count;          /* guest instructions */
+    uint16_t offset, length;   /* in its page, bytes of guest code */
+    const uint8_t *ibtc_entry; /* executable mapping: T0 is the guest address; flags in cpu->cc */
+    const uint8_t *mem_entry, *mem_poll_entry;
+    uint16_t count; /* guest instructions */
     bool stale, in_hash, checks_itself;
     uint16_t in_vain; /* how often a check of several accesses found them in two pages */
-    uint8_t *code;    /* writable mapping */
+    const uint8_t *reg_entry, *reg_poll_entry;
+    uint8_t *code; /* writable mapping */
     uint32_t code_size;
-    const uint8_t *ibtc_entry; /* executable mapping: T0 is the guest address; flags in cpu->cc */
-    const uint8_t *mem_entry, *mem_poll_entry, *reg_entry, *reg_poll_entry;
+    /* The lists of its pages; where it checks itself it is in none. */
+    struct {
+        JitPage *page;
+        JitBlock *next, *previous;
+    } of_page[2];
     JitLink *links; /* own exits */
     JitLink *incoming;
     JitPc *pcs;
@@ -215,6 +233,14 @@ typedef struct JitThunks {
         *chain, *fpu_load, *stale;
 } JitThunks;
 
+/* Blocks by page, offset and key. Looked up without the lock, between two looks at Jit.epoch: what is found
+ * is there until the vCPU has seen the next one. Changed with the lock held. */
+typedef struct JitHash {
+    unsigned bits;
+    struct JitHash *older; /* smaller ones, in which somebody may still look */
+    JitBlock *buckets[];   /* atomic */
+} JitHash;
+
 /* What all vCPUs of a machine share. */
 typedef struct Jit {
     pthread_mutex_t lock;
@@ -224,11 +250,11 @@ typedef struct Jit {
     JitThunks thunks;
     JitRegion regions[JIT_REGIONS];
     unsigned current;
-    JitBlock **hash;
-    unsigned hash_bits, block_count;
-    GHashTable *pages;  /* host page -> GPtrArray of JitBlock * with code in it */
-    GHashTable *writes; /* host page -> JitWrites: pages with code that were written */
-    GPtrArray *vcpus;   /* of JitVcpu * */
+    JitHash *hash; /* atomic */
+    unsigned block_count;
+    GHashTable *pages; /* host page -> JitPage */
+    guint pages_limit; /* when to look for some that hold nothing */
+    GPtrArray *vcpus;  /* of JitVcpu * */
     /* Host addresses of guest code whose accesses often lie in two pages: translated with a check for each.
      */
     GHashTable *split;
@@ -280,12 +306,12 @@ typedef struct JitVcpu {
 bool jit_thunks_make(Jit *jit, Asm *a);
 
 /* ---- translate.c ---- */
-/* Translates the code at page + offset (host addresses of guest code) for key. second: NULL, or the host
- * address of the next page for an instruction that lies in both. Called with the lock held, the page
+/* Translates the code at the page's offset for key. second: NULL, or the
+ * next page for an instruction that lies in both. Called with the lock held, the page
  * protected, unless the block is to check itself. NULL: the first instruction is not to be translated (it
  * goes beyond the page), or no room
  * (*full). */
-JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned offset, const uint8_t *second,
+JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *page, unsigned offset, const JitPage *second,
                         uint32_t key, bool check, bool *full);
 /* Makes the look-up the way of a link whose target must not be linked to. false: no room. */
 bool jit_emit_far_link(Jit *jit, JitLink *link);
@@ -295,6 +321,9 @@ Jit *jit_new(size_t size, GError **error);
 void jit_free(Jit *jit);
 /* The block at cpu->rip, translated if need be; NULL: the interpreter's turn. May raise (fetch faults). */
 JitBlock *jit_find(X86Cpu *cpu, JitVcpu *v, uint32_t key);
+/* The same where it is there and its pages are in the instruction TLB; else NULL. Raises nothing, uses no
+ * vector registers. */
+JitBlock *jit_find_now(X86Cpu *cpu, const Jit *jit, uint32_t key);
 void jit_link_to(Jit *jit, JitLink *link, JitBlock *to);
 /* Zeroed memory that lives as long as the blocks of the current region; 64-byte aligned where align64 says
  * so. */
@@ -335,6 +364,8 @@ uint64_t jit_lockstep_checked(const JitVcpu *v);
 void jit_area_refresh(X86Cpu *cpu, JitVcpu *v);
 /* An indirect branch that found no entry. Raises what it raises. */
 void jit_indirect_branch(X86Cpu *cpu);
+/* Before a look-up: forgets what is about to go, and says so. */
+void jit_epoch_check(X86Cpu *cpu, JitVcpu *v);
 /* Host faults in this (executable) range are the guest's. false: too many ranges. */
 bool jit_range_add(const void *start, size_t size);
 void jit_range_remove(const void *start);
@@ -342,6 +373,8 @@ void jit_range_remove(const void *start);
 int jit_refill(X86Cpu *cpu, uint64_t linear, const JitRefill *meta);
 int jit_callout(X86Cpu *cpu, JitCallout *callout);
 int jit_callout_end(X86Cpu *cpu, JitCallout *callout);
+const uint8_t *jit_lookup(X86Cpu *cpu);
+const uint8_t *jit_lookup_indirect(X86Cpu *cpu);
 
 static inline JitVcpu *jit_vcpu(X86Cpu *cpu)
 {

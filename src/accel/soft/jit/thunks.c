@@ -138,16 +138,48 @@ static void make_refill(Asm *a, JitThunks *t)
     jump_reg(a, T1);
 }
 
-/* Back to C, with cpu->rip and the registers right as they are. */
-static void make_return(Asm *a)
+/* Back to C, with cpu->rip, the registers and exit_reason right as they are. */
+static void make_unwind(Asm *a)
 {
-    a_mov_mem_imm32(a, AREA(exit_reason), JIT_EXIT_LOOKUP);
     a_mov_load(a, H_RSP, AREA(c_rsp));
     a_alu_imm(a, true, 0, H_RSP, 8);
     for (unsigned i = sizeof(callee_saved); i-- > 0;) {
         a_pop(a, callee_saved[i]);
     }
     a_byte(a, 0xc3);
+}
+
+static void make_return(Asm *a)
+{
+    a_mov_mem_imm32(a, AREA(exit_reason), JIT_EXIT_LOOKUP);
+    make_unwind(a);
+}
+
+/* A look-up in C, whose exit_reason counts where it finds nothing. */
+static void make_lookup(Asm *a, JitThunks *t)
+{
+    /* T0: the target, exit_info: the branch. */
+    a_align(a, 16);
+    t->indirect = a->p;
+    a_mov_store(a, AREA(exit_arg), T0);
+    enter_c(a);
+    call_c(a, (const void *)jit_lookup_indirect);
+    uint8_t *on = a_jmp_forward(a);
+    /* T0: the guest address. */
+    a_align(a, 16);
+    t->ibtc_miss = t->stale = a->p;
+    a_mov_store(a, CPU(rip), T0);
+    enter_c(a);
+    call_c(a, (const void *)jit_lookup);
+    a_bind(a, on);
+    a_op_reg(a, true, 0x85, H_RAX, H_RAX);
+    uint8_t *none = a_jcc_forward(a, CC_E);
+    a_mov_reg(a, T1, H_RAX);
+    load_registers(a);
+    a_mov_load(a, T0, CPU(rip));
+    jump_reg(a, T1);
+    a_bind(a, none);
+    make_unwind(a);
 }
 
 bool jit_thunks_make(Jit *jit, Asm *a)
@@ -161,14 +193,7 @@ bool jit_thunks_make(Jit *jit, Asm *a)
     t->leave = a->p;
     make_leave(a);
 
-    /* T0: the guest address. */
-    t->ibtc_miss = a->p;
-    a_mov_store(a, CPU(rip), T0);
-    leave_with(a, t, JIT_EXIT_IBTC);
-    t->stale = t->ibtc_miss;
-    t->indirect = a->p;
-    a_mov_store(a, AREA(exit_arg), T0);
-    leave_with(a, t, JIT_EXIT_INDIRECT);
+    make_lookup(a, t);
     t->poll = a->p;
     a_mov_store(a, CPU(rip), T0);
     leave_with(a, t, JIT_EXIT_POLL);

@@ -842,9 +842,10 @@ static uint8_t *loop_way_on(T *t, unsigned offset)
     return way;
 }
 
-JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned offset, const uint8_t *second,
-                        uint32_t key, bool check, bool *full)
+JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsigned offset,
+                        const JitPage *second_page, uint32_t key, bool check, bool *full)
 {
+    const uint8_t *page = first_page->host, *second = second_page ? second_page->host : NULL;
     static GPrivate scratch = G_PRIVATE_INIT(g_free); /* goes with its thread */
     JitRegion *region = &jit->regions[jit->current];
     T *t = g_private_get(&scratch);
@@ -869,7 +870,9 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
     t->jit = jit;
     t->cpu = cpu;
     t->key = key;
-    t->careful = (key & KEY_CAREFUL) || !jit->elide || g_hash_table_contains(jit->split, page + offset);
+    t->careful = (key & KEY_CAREFUL) || !jit->elide ||
+                 (first_page->has_split && g_hash_table_contains(jit->split, page + offset));
+    t->scattered = first_page->has_scattered;
     t->live_out = FLAGS_ALL;
     t->a = (Asm){ .p = region->used, .end = region->end };
     block_decode(t, page, offset, second);
@@ -878,7 +881,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
     }
     block_liveness(t);
     block_analyse(t);
-    JitBlock *b = t->b = jit_alloc(jit, sizeof(JitBlock), false);
+    JitBlock *b = t->b = jit_alloc(jit, sizeof(JitBlock), true);
     b->page = page;
     b->second = second;
     b->checks_itself = check;
@@ -921,7 +924,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
         if (t->too_many && t->count > 1) {
             unsigned limit = jit->max_insns;
             jit->max_insns = t->count / 2;
-            b = jit_translate(jit, cpu, page, offset, second, key, check, full);
+            b = jit_translate(jit, cpu, first_page, offset, second_page, key, check, full);
             jit->max_insns = limit;
             return b;
         }
