@@ -81,10 +81,8 @@ typedef struct Cold {
     uint8_t *retry;
     HostMem m;             /* PROBE: what T0 is made of */
     bool add_tag;          /* PROBE: T0 is restored by adding the tag behind T1 */
-    int32_t site_slot;     /* PROBE: where the place's own translation lies in X86Cpu; 0: none */
-    bool user;             /* PROBE: by user code */
-    int32_t budget;        /* PROBE: where its X86Cpu.jit_budget lies */
-    uint8_t *back;         /* PROBE: behind the check */
+    unsigned tag;          /* PROBE: of which tag (its offset in a TlbEntry) */
+    const uint8_t *thunk;  /* PROBE: of a place that has a translation of its own; NULL: the refill thunk */
     bool keep_t1;          /* PROBE: T1 holds a delta that is needed afterwards */
     JitRefill meta;        /* PROBE */
     struct Cold *slow_way; /* PROBE: or a way that lies behind it */
@@ -98,7 +96,7 @@ typedef struct Cold {
 } Cold;
 
 typedef struct T {
-    Asm a;
+    Asm a, cold_asm; /* where code goes, and what of it is seldom run */
     Jit *jit;
     X86Cpu *cpu;
     JitBlock *b;

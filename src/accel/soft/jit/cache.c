@@ -17,6 +17,8 @@
 #include <time.h>
 #include <unistd.h>
 
+/* The part of a region that is for hot code: its COLD_SHAREth. */
+#define COLD_SHARE  2
 #define HASH_BITS   16
 #define PAGES_LIMIT 65536u
 /* See jit_checked_in_vain. */
@@ -64,7 +66,8 @@ Jit *jit_new(size_t size, GError **error)
     for (unsigned i = 0; i < JIT_REGIONS; i++) {
         JitRegion *r = &jit->regions[i];
         r->start = r->used = a.p + i * part;
-        r->end = r->start + part;
+        r->end = r->cold_start = r->cold_used = r->start + part / COLD_SHARE;
+        r->cold_end = r->start + part;
         r->blocks = g_ptr_array_new();
         r->arena.chunks = g_ptr_array_new_with_free_func(g_aligned_free);
     }
@@ -221,6 +224,28 @@ void jit_link_to(Jit *jit, JitLink *link, JitBlock *to)
     link->next_in = to->incoming;
     to->incoming = link;
     site_write(link->site, jit_rw(jit, entry));
+}
+
+JitLink *jit_careful_link(Jit *jit, X86Cpu *cpu, const JitCareful *way, const JitBlock *to)
+{
+    JitLink *link = NULL;
+
+    x86_fpu_leave(cpu);
+    pthread_mutex_lock(&jit->lock);
+    JitBlock *from = jit_block_at(jit, (const uint8_t *)way);
+    if (from && !from->stale && !to->stale && to->page == from->page && to->offset == (*way & 4095)) {
+        link = jit_alloc(jit, sizeof(JitLink), false);
+        link->from = from;
+        link->target = to->offset;
+        link->in_mem = *way & JIT_CAREFUL_IN_MEM;
+        link->careful = true;
+        link->site = jit_rw(jit, (const uint8_t *)way) - JIT_CAREFUL_SITE;
+        link->stub = jit_rw(jit, (const uint8_t *)way) - JIT_CAREFUL_STUB;
+        link->next_out = from->links;
+        from->links = link;
+    }
+    pthread_mutex_unlock(&jit->lock);
+    return link;
 }
 
 static void unlink_incoming(JitBlock *b)
@@ -401,15 +426,18 @@ void jit_block_changed(Jit *jit, JitBlock *block)
     pthread_mutex_unlock(&jit->lock);
 }
 
-void jit_block_scattered(Jit *jit, JitBlock *block, unsigned offset)
+void jit_block_scattered(Jit *jit, const void *executable, unsigned offset)
 {
     pthread_mutex_lock(&jit->lock);
-    if (g_hash_table_size(jit->scattered) > SCATTERED_MAX) {
-        g_hash_table_remove_all(jit->scattered); /* what is still so is found again */
+    JitBlock *b = jit_block_at(jit, executable);
+    if (b) {
+        if (g_hash_table_size(jit->scattered) > SCATTERED_MAX) {
+            g_hash_table_remove_all(jit->scattered); /* what is still so is found again */
+        }
+        g_hash_table_add(jit->scattered, (gpointer)(b->page + offset));
+        page_get(jit, b->page)->has_scattered = true;
+        block_make_stale(jit, b);
     }
-    g_hash_table_add(jit->scattered, (gpointer)(block->page + offset));
-    page_get(jit, block->page)->has_scattered = true;
-    block_make_stale(jit, block);
     pthread_mutex_unlock(&jit->lock);
 }
 
@@ -496,6 +524,7 @@ static void region_next(Jit *jit, JitVcpu *v)
         g_ptr_array_set_size(r->blocks, 0);
         arena_empty(&r->arena);
         r->used = r->start;
+        r->cold_used = r->cold_start;
     }
     jit->current = next;
 }
@@ -505,21 +534,25 @@ JitBlock *jit_block_at(Jit *jit, const uint8_t *executable)
     const uint8_t *p = jit_rw(jit, executable);
     for (unsigned i = 0; i < JIT_REGIONS; i++) {
         JitRegion *r = &jit->regions[i];
-        if (p < r->start || p >= r->used) {
+        bool cold = p >= r->cold_start && p < r->cold_used;
+        if (!cold && (p < r->start || p >= r->used)) {
             continue;
         }
         guint low = 0, high = r->blocks->len;
         while (low < high) {
             guint mid = (low + high) / 2;
-            JitBlock *b = r->blocks->pdata[mid];
-            if (p >= b->code + b->code_size) {
+            const JitBlock *b = r->blocks->pdata[mid];
+            if (p >= (cold ? b->cold + b->cold_size : b->code + b->code_size)) {
                 low = mid + 1;
             } else {
                 high = mid;
             }
         }
-        if (low < r->blocks->len && p >= ((JitBlock *)r->blocks->pdata[low])->code) {
-            return r->blocks->pdata[low];
+        if (low < r->blocks->len) {
+            JitBlock *b = r->blocks->pdata[low];
+            if (p >= (cold ? b->cold : b->code)) {
+                return b;
+            }
         }
     }
     return NULL;

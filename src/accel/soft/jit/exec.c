@@ -161,9 +161,9 @@ int jit_refill(X86Cpu *cpu, uint64_t linear, const JitRefill *meta)
     const TlbEntry *e = mmu_entry_now(cpu, linear);
 
     v->refills++;
-    if (linear - page + meta->span > 4096) {
+    if (linear - page > meta->limit) {
         v->refill_failures++;
-        if (!meta->careful) {
+        if (!(meta->flags & JIT_REFILL_CAREFUL)) {
             jit_checked_in_vain(v->jit, cpu, meta);
         }
         return 1;
@@ -172,7 +172,7 @@ int jit_refill(X86Cpu *cpu, uint64_t linear, const JitRefill *meta)
         v->refill_failures++;
         return 1;
     }
-    if (meta->stack) {
+    if (meta->flags & JIT_REFILL_STACK) {
         area->stack_lo = page;
         area->stack_delta = (uint64_t)e->addend;
     } else {
@@ -338,6 +338,7 @@ static void run_loop(X86Cpu *cpu)
     JitArea *area = jit_area(cpu);
     bool first = true;
     JitLink *link = NULL;
+    const JitCareful *way = NULL; /* to a careful variant */
     bool fill = false;
 
     v->look_at_requests = false;
@@ -352,12 +353,12 @@ static void run_loop(X86Cpu *cpu)
             return;
         }
         /* Not on the way to a careful variant: from its start on, the block would come to the same end. */
-        if (!first && !(link && link->careful) && (wants_attention(cpu) || v->look_at_requests)) {
+        if (!first && !way && !(link && link->careful) && (wants_attention(cpu) || v->look_at_requests)) {
             return;
         }
         first = false;
         uint32_t key = current_key(cpu);
-        bool careful = (link && link->careful) || (v->careful_next && v->careful_rip == cpu->rip);
+        bool careful = way || (link && link->careful) || (v->careful_next && v->careful_rip == cpu->rip);
         v->careful_next = false;
         uint64_t seen = v->epoch_seen;
         jit_epoch_check(cpu, v);
@@ -371,6 +372,11 @@ static void run_loop(X86Cpu *cpu)
         jit_area_refresh(cpu, v);
         if (v->epoch_seen != seen) {
             link = NULL; /* its block's memory may be somebody else's by now */
+            way = NULL;
+        }
+        if (way) {
+            link = jit_careful_link(jit, cpu, way, b);
+            way = NULL;
         }
         if (link) {
             if (b->second) {
@@ -417,6 +423,10 @@ static void run_loop(X86Cpu *cpu)
             x86_fpu_leave(cpu);
             interp_run_one(cpu);
             return;
+        case JIT_EXIT_CAREFUL:
+            way = area->exit_arg;
+            cpu->rip = area->page_va + (*way & 4095);
+            break;
         case JIT_EXIT_CHANGED:
             block_left(cpu, jit, area);
             break;
@@ -452,7 +462,10 @@ static bool recover(ucontext_t *uc)
     Jit *jit = v->jit;
     greg_t *g = uc->uc_mcontext.gregs;
     const uint8_t *pc = (const uint8_t *)(uintptr_t)g[REG_RIP];
-    JitBlock *b = jit_block_at(jit, pc);
+    /* This thread was in translated code, so that it does not hold the lock. */
+    pthread_mutex_lock(&jit->lock);
+    const JitBlock *b = jit_block_at(jit, pc);
+    pthread_mutex_unlock(&jit->lock);
     if (!b) {
         return false;
     }
@@ -670,7 +683,7 @@ bool jit_step_one(X86Cpu *cpu)
             jit_area_refresh(cpu, v);
             area->page_va = rip & PAGE_MASK_4K;
             v->jit->thunks.enter(cpu, b->mem_entry);
-            if (area->exit_reason == JIT_EXIT_LINK && !careful) {
+            if (area->exit_reason == JIT_EXIT_CAREFUL && !careful) {
                 careful = true;
                 continue;
             }

@@ -82,8 +82,9 @@ typedef enum JitExit {
     JIT_EXIT_IBTC,     /* the same, and the look-up table had no entry */
     JIT_EXIT_INDIRECT, /* an indirect branch, not done: exit_arg is the target, exit_info the rest */
     JIT_EXIT_LINK,     /* JitArea.exit_arg is the link that was followed */
+    JIT_EXIT_CAREFUL,  /* the block's careful variant is wanted: exit_arg is the JitCareful */
     JIT_EXIT_STEP,     /* the instruction at cpu->rip is the interpreter's */
-    JIT_EXIT_CHANGED,  /* exit_info is not 0: see jit_block_scattered; else: a block that checks itself found
+    JIT_EXIT_CHANGED,  /* exit_info is not 0: see jit_block_scattered, exit_arg is some address in its code; else: a block that checks itself found
                           other code: exit_arg is the block, cpu->rip is set */
     JIT_EXIT_POLL,     /* cpu->interrupt_poll was set */
 } JitExit;
@@ -103,6 +104,7 @@ typedef struct JitArea {
     uint64_t stack_delta; /* what SD is, while C runs */
     IbtcEntry *ibtc;      /* of the current key */
     uint64_t tmp[4];
+    uint64_t site_save[3]; /* T0, rax and rcx, in a site thunk */
     uint64_t t1;    /* what T1 held, while a stack probe is refilled */
     uint64_t c_rsp; /* the C stack at the entry */
     const uint8_t *target;
@@ -154,12 +156,26 @@ typedef struct JitCallout {
     bool light; /* its handler calls nothing that may use vector registers without x86_fpu_leave */
 } JitCallout;
 
-/* Behind a call of the refill thunk, wherever that ends. */
+/* Behind a call of the refill or a site thunk and a five-byte jump to where to go on once it has helped; behind
+ * it lies the code for when it does not. */
 typedef struct __attribute__((packed)) JitRefill {
     uint16_t offset; /* of the instruction in its page */
-    uint16_t span;   /* bytes checked */
-    uint8_t write, careful, stack, pad;
+    uint16_t limit;  /* the last place in a page where the bytes checked may begin */
+    uint16_t site;   /* in X86Cpu.jit_sites */
+    uint8_t write, flags;
 } JitRefill;
+enum {
+    JIT_REFILL_CAREFUL = 1,
+    JIT_REFILL_STACK = 2,
+    JIT_REFILL_LOOP = 4, /* in a fast loop */
+};
+
+/* Behind a call of the careful thunk. */
+typedef uint16_t JitCareful;
+#define JIT_CAREFUL_IN_MEM 0x8000u /* the flags are in cpu->cc; else they are dead */
+/* The code from the jump to the call to it: where the link lies, once there is one. */
+#define JIT_CAREFUL_SITE 9 /* bytes before the JitCareful: the jump's rel32 */
+#define JIT_CAREFUL_STUB 5
 
 /* Where a guest instruction's code begins, for faults. */
 typedef struct JitPc {
@@ -196,7 +212,8 @@ struct JitBlock {
     uint16_t in_vain; /* how often a check of several accesses found them in two pages */
     const uint8_t *reg_entry, *reg_poll_entry;
     uint8_t *code; /* writable mapping */
-    uint32_t code_size;
+    uint32_t code_size, cold_size;
+    uint8_t *cold; /* the same of what is seldom run */
     /* The lists of its pages; where it checks itself it is in none. */
     struct {
         JitPage *page;
@@ -220,6 +237,7 @@ typedef struct JitArena {
 
 typedef struct JitRegion {
     uint8_t *start, *end, *used; /* writable mapping */
+    uint8_t *cold_start, *cold_end, *cold_used; /* of what is seldom run */
     GPtrArray *blocks;           /* in the order of their addresses */
     JitArena arena;              /* of its blocks, their links and call-outs */
     uint64_t epoch;              /* of the eviction; every vCPU must have seen it before reuse */
@@ -230,7 +248,8 @@ typedef struct JitThunks {
     void (*enter)(X86Cpu *cpu, const uint8_t *code);
     /* writable mapping, for the assembler */
     uint8_t *leave, *ibtc_miss, *indirect, *link, *step, *poll, *changed, *refill, *callout, *callout_end,
-        *chain, *fpu_load, *stale;
+        *chain, *fpu_load, *stale, *careful;
+    uint8_t *site[2][2]; /* by user, by write */
 } JitThunks;
 
 /* Blocks by page, offset and key. Looked up without the lock, between two looks at Jit.epoch: what is found
@@ -260,7 +279,7 @@ typedef struct Jit {
     GHashTable *split;
     GHashTable *scattered; /* host addresses of guest instructions whose accesses change pages all the time */
     uint64_t epoch;        /* atomic */
-    uint64_t code_bytes, translated, insns, stale_count, evictions;
+    uint64_t code_bytes, cold_bytes, translated, insns, stale_count, evictions;
     bool elide, chain, loops, sites;
     unsigned next_site, next_loop;
     unsigned max_insns; /* of a block */
@@ -325,6 +344,8 @@ JitBlock *jit_find(X86Cpu *cpu, JitVcpu *v, uint32_t key);
  * vector registers. */
 JitBlock *jit_find_now(X86Cpu *cpu, const Jit *jit, uint32_t key);
 void jit_link_to(Jit *jit, JitLink *link, JitBlock *to);
+/* The link of a way to a careful variant (to), made where it is followed for the first time; NULL: none. */
+JitLink *jit_careful_link(Jit *jit, X86Cpu *cpu, const JitCareful *way, const JitBlock *to);
 /* Zeroed memory that lives as long as the blocks of the current region; 64-byte aligned where align64 says
  * so. */
 void *jit_alloc(Jit *jit, size_t size, bool align64);
@@ -333,14 +354,16 @@ void jit_page_written(Jit *jit, const uint8_t *host_page);
 void jit_drop_all(Jit *jit);
 /* A block that checks itself found other code than it was made of. */
 void jit_block_changed(Jit *jit, JitBlock *block);
-/* The access of the instruction at the page offset is scattered: the block is to be made anew. */
-void jit_block_scattered(Jit *jit, JitBlock *block, unsigned offset);
+/* The access of the instruction at the page offset is scattered: the block whose code lies at this (executable)
+ * address is to be made anew. */
+void jit_block_scattered(Jit *jit, const void *executable, unsigned offset);
 /* Forgets what the look-up tables hold; the vCPU is at a boundary. */
 void jit_tables_drop(JitVcpu *v);
 void jit_table_clear(JitVcpu *v, unsigned i);
 /* A check in the block at this (executable) address was in vain because its accesses lie in two pages: where
  * that is usual, the block is made anew. */
 void jit_checked_in_vain(Jit *jit, X86Cpu *cpu, const void *executable);
+/* The block whose code is there. The lock is held. */
 JitBlock *jit_block_at(Jit *jit, const uint8_t *executable);
 
 /* Makes some block stale. The vCPU is at a boundary. */

@@ -405,12 +405,13 @@ void jit_lockstep_run(X86Cpu *cpu, JitVcpu *v, JitBlock *b)
     v->jit->thunks.enter(cpu, b->mem_entry);
     x86_fpu_leave(cpu);
     switch ((JitExit)area->exit_reason) {
-    case JIT_EXIT_LINK: {
-        const JitLink *link = area->exit_arg;
-        cpu->rip = page_va + link->target;
-        careful = link->careful;
+    case JIT_EXIT_LINK:
+        cpu->rip = page_va + ((const JitLink *)area->exit_arg)->target;
         break;
-    }
+    case JIT_EXIT_CAREFUL:
+        cpu->rip = page_va + (*(const JitCareful *)area->exit_arg & 4095);
+        careful = true;
+        break;
     case JIT_EXIT_INDIRECT:
         if (x86_is_canonical((uint64_t)(uintptr_t)area->exit_arg)) {
             jit_indirect_branch(cpu);

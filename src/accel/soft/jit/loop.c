@@ -327,7 +327,8 @@ uint8_t *loop_emit(T *t, JitFast *fast, uint8_t *normal)
         c->retry = retry;
         c->add_tag = true;
         c->otherwise = normal;
-        c->meta = (JitRefill){ .span = (uint16_t)span, .write = g->write, .pad = (uint8_t)tag };
+        c->tag = tag;
+        c->meta = (JitRefill){ .limit = (uint16_t)(4096 - span), .write = g->write };
         if (stride) {
             /* Bytes left in the direction, over the stride, and this round. */
             uint64_t step = (uint64_t)(stride > 0 ? stride : -stride);

@@ -166,9 +166,10 @@ static char *tcg_info(Accel *accel)
         const Jit *jit = tcg->jit;
         g_string_append_printf(text,
                                "translator: %u blocks; %" G_GUINT64_FORMAT " made of %" G_GUINT64_FORMAT
-                               " instructions in %" G_GUINT64_FORMAT " KiB, %" G_GUINT64_FORMAT
+                               " instructions in %" G_GUINT64_FORMAT " + %" G_GUINT64_FORMAT
+                               " KiB, %" G_GUINT64_FORMAT
                                " made stale, %" G_GUINT64_FORMAT " regions evicted\n",
-                               jit->block_count, jit->translated, jit->insns, jit->code_bytes / 1024,
+                               jit->block_count, jit->translated, jit->insns, jit->code_bytes / 1024, jit->cold_bytes / 1024,
                                jit->stale_count, jit->evictions);
     }
     g_mutex_lock(&tcg->lock);
@@ -191,7 +192,7 @@ static char *tcg_info(Accel *accel)
                                    " (%" G_GUINT64_FORMAT " in vain), steps %" G_GUINT64_FORMAT "\n",
                                    v->lookups, v->links, v->fills, v->refills, v->refill_failures, v->steps);
             static const char *const names[] = { "look-up", "table",   "indirect", "link",
-                                                 "step",    "changed", "poll" };
+                                                 "careful", "step",    "changed", "poll" };
             g_string_append(text, "        exits:");
             for (unsigned k = 0; k < G_N_ELEMENTS(names); k++) {
                 g_string_append_printf(text, " %s %" G_GUINT64_FORMAT, names[k], v->exits[k]);

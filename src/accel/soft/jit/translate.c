@@ -659,7 +659,21 @@ static void emit_check(T *t, const uint8_t *page, const uint8_t *second, const u
     }
 }
 
-static void emit_cold(T *t)
+/* Whether an out-of-line part is run often. */
+static bool is_warm(const T *t, const Cold *c)
+{
+    switch (c->type) {
+    case COLD_TAKEN:
+        return !is_near(t, c->target);
+    case COLD_LOOP_OUT:
+    case COLD_REG_ENTRY:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static void emit_cold(T *t, bool warm)
 {
     Asm *a = &t->a;
     Jit *jit = t->jit;
@@ -669,75 +683,32 @@ static void emit_cold(T *t)
         if (a->overflow) {
             return;
         }
+        if (is_warm(t, c) != warm) {
+            continue;
+        }
         switch (c->type) {
         case COLD_DONE:
             break;
         case COLD_PROBE:
             a_bind(a, c->site);
-            if (c->site_slot) {
-                /* The TLB; T0 stays the address where the access needs it. */
-                bool keep_t0 = c->m.base == T0 && c->m.index < 0 && c->m.disp == 0;
-                a_lea(a, T1, c->m);
-                if (!keep_t0) {
-                    a_mov_reg(a, T0, T1);
+            if (c->thunk) {
+                if (c->m.base != T0 || c->m.index >= 0 || c->m.disp) {
+                    a_lea(a, T0, c->m);
                 }
-                a_shr_imm(a, true, T1, 7);
-                a_alu_imm(a, false, 4, T1, (TLB_SIZE - 1) << 5);
-                a_op_mem(a, true, 0x03, T1, CPU(tlb));
-                a_op_mem(a, true, 0x2b, T0, mem_base(T1, c->meta.pad));
-                a_alu_imm(a, true, 7, T0, (int32_t)(4096 - c->meta.span));
-                uint8_t *miss = a_jcc_forward(a, CC_A);
-                if (keep_t0) {
-                    a_op_mem(a, true, 0x03, T0, mem_base(T1, c->meta.pad));
-                    a_mov_store(a, AREA(tmp[3]), T0);
-                }
-                a_mov_load(a, T0, mem_base(T1, c->meta.pad));
-                a_mov_load(a, T1, mem_base(T1, offsetof(TlbEntry, addend)));
-                uint8_t *user_half = NULL;
-                /* A place that goes from page to page all the time does better without. */
-                a_op_mem(a, false, 0x83, 5, mem_cpu((uint64_t)c->budget));
-                a_byte(a, 1);
-                uint8_t *spent = c->fast ? NULL : a_jcc_forward(a, CC_E);
-                if (!c->user) {
-                    /* What SMAP lets through now it may not later. */
-                    a_op_reg(a, true, 0x85, T0, T0);
-                    user_half = a_jcc_forward(a, CC_NS);
-                }
-                a_mov_store(a, mem_cpu((uint64_t)c->site_slot), T0);
-                a_mov_store(a, mem_cpu((uint64_t)c->site_slot + 8), T1);
-                a_mov_mem_imm32(a, AREA(sites_used), 1);
-                if (user_half) {
-                    a_bind(a, user_half);
-                }
-                if (keep_t0) {
-                    a_mov_load(a, T0, AREA(tmp[3]));
-                }
-                a_jmp(a, c->back);
-                if (spent) {
-                    a_bind(a, spent);
-                    a_mov_mem_imm32(a, AREA(exit_info), c->meta.offset + 1u);
-                    a_mov_imm64(a, T1, (uint64_t)(uintptr_t)t->b);
-                    a_mov_load(a, T0, AREA(page_va));
-                    a_lea(a, T0, mem_base(T0, c->meta.offset));
-                    a_jmp(a, jit->thunks.changed);
-                }
-                a_bind(a, miss);
-                c->add_tag = true;
-            }
-            if (c->add_tag) {
-                a_op_mem(a, true, 0x03, T0, mem_base(T1, c->meta.pad));
+            } else if (c->add_tag) {
+                a_op_mem(a, true, 0x03, T0, mem_base(T1, c->tag));
             } else {
                 a_lea(a, T0, c->m);
             }
             if (c->keep_t1) {
                 a_mov_store(a, AREA(t1), T1);
             }
-            a_call(a, jit->thunks.refill);
-            a_bytes(a, &c->meta, sizeof(c->meta));
+            a_call(a, c->thunk ? c->thunk : jit->thunks.refill);
             uint8_t *again = a_jmp_forward(a);
             if (!c->keep_t1 && !a->overflow) {
                 a_bind_to(again, c->retry);
             }
+            a_bytes(a, &c->meta, sizeof(c->meta));
             if (c->fast) {
                 loop_restore(t, c->fast, false);
             }
@@ -751,10 +722,11 @@ static void emit_cold(T *t)
             } else if (t->careful) {
                 emit_step(t, c->meta.offset);
             } else {
-                JitLink *link = new_link(t, c->meta.offset, (FlagState){ .in_mem = c->flags.in_mem }, true);
                 align_site(a, 1);
-                link->site = a_jmp_forward(a);
-                emit_link_stub(t, link);
+                a_jmp(a, a->p + 5); /* see JitCareful */
+                a_call(a, jit->thunks.careful);
+                JitCareful way = (JitCareful)(c->meta.offset | (c->flags.in_mem ? JIT_CAREFUL_IN_MEM : 0));
+                a_bytes(a, &way, sizeof(way));
             }
             if (c->keep_t1) {
                 a_bind(a, again);
@@ -875,6 +847,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     t->scattered = first_page->has_scattered;
     t->live_out = FLAGS_ALL;
     t->a = (Asm){ .p = region->used, .end = region->end };
+    t->cold_asm = (Asm){ .p = region->cold_used, .end = region->cold_end };
     block_decode(t, page, offset, second);
     if (t->count == 0) {
         return NULL;
@@ -919,7 +892,11 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
         !(last->kind == JIT_CALLOUT && (last->insn.form->attrs & X86_ATTR_END))) {
         block_emit_exit(t, t->next);
     }
-    emit_cold(t);
+    emit_cold(t, true);
+    uint8_t *hot_end = t->a.p;
+    t->cold_asm.overflow = t->a.overflow;
+    t->a = t->cold_asm;
+    emit_cold(t, false);
     if (t->a.overflow) {
         if (t->too_many && t->count > 1) {
             unsigned limit = jit->max_insns;
@@ -931,13 +908,17 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
         *full = true;
         return NULL;
     }
-    b->code_size = (uint32_t)(t->a.p - b->code);
+    b->code_size = (uint32_t)(hot_end - b->code);
+    b->cold = region->cold_used;
+    b->cold_size = (uint32_t)(t->a.p - b->cold);
     b->pcs = jit_alloc(jit, t->pc_count * sizeof(JitPc), false);
     memcpy(b->pcs, t->pcs, t->pc_count * sizeof(JitPc));
     b->pc_count = t->pc_count;
     b->undefined = t->undefined_out;
-    region->used = t->a.p;
+    region->used = hot_end;
+    region->cold_used = t->a.p;
     jit->code_bytes += b->code_size;
+    jit->cold_bytes += b->cold_size;
     jit->translated++;
     jit->insns += t->count;
     return b;
