@@ -158,8 +158,7 @@ static void emit_probe(T *t, const TInsn *i, HostMem *m, int32_t adjust, unsigne
 
     start.disp += adjust;
     c->m = start;
-    if (t->jit->sites &&
-        !(t->scattered && g_hash_table_contains(t->jit->scattered, t->b->page + i->offset))) {
+    if (t->sites && !(t->scattered && g_hash_table_contains(t->jit->scattered, t->b->page + i->offset))) {
         /* The page that this place saw last; behind it the TLB. */
         unsigned user = (t->key >> MODE_CPL_SHIFT & 3) == 3;
         /* Places share slots, but readers' and writers' never: what may be read only is not to be written. */

@@ -113,6 +113,7 @@ typedef struct T {
     bool fpu;       /* the block uses vector or x87 registers */
     bool too_many;  /* out-of-line parts: fewer instructions would do */
     bool check;     /* the block checks itself */
+    bool sites;     /* accesses get places in X86Cpu.jit_sites */
     bool scattered; /* some instruction of the page is in Jit.scattered */
     bool straddles; /* what follows the block lies in two pages */
     uint16_t live_in, live_out, undefined_out;

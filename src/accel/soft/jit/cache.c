@@ -292,6 +292,20 @@ static void patch_entry(Jit *jit, JitBlock *b)
 
 /* ---- pages ---- */
 
+/* Whether the instruction TLB has the page of linear, and it is RAM. */
+static bool code_page_now(const X86Cpu *cpu, uint64_t linear, const uint8_t **host)
+{
+    const ItlbEntry *e = mmu_itlb_entry(cpu, linear);
+    const X86Mmu *mmu = cpu->mmu;
+
+    if (e->page != (linear & PAGE_MASK_4K) ||
+        e->generation != (e->global ? mmu->global_generation : mmu->generation) || !e->code.ram) {
+        return false;
+    }
+    *host = e->code.host;
+    return *host != NULL;
+}
+
 #define OFTEN_COUNT     6
 #define OFTEN_WINDOW_NS (100 * INT64_C(1000000))
 #define OFTEN_KEEP_NS   (2000 * INT64_C(1000000))
@@ -437,6 +451,36 @@ void jit_block_scattered(Jit *jit, const void *executable, unsigned offset)
         g_hash_table_add(jit->scattered, (gpointer)(b->page + offset));
         page_get(jit, b->page)->has_scattered = true;
         block_make_stale(jit, b);
+    }
+    pthread_mutex_unlock(&jit->lock);
+}
+
+/* A page is hot that is found HEAT times with less than HEAT_GAP other samples in between, and for so long. */
+#define HEAT     3
+#define HEAT_GAP 24u
+
+void jit_sample(Jit *jit, X86Cpu *cpu)
+{
+    const uint8_t *host;
+
+    if (!jit->sites || !code_page_now(cpu, cpu->rip, &host)) {
+        return;
+    }
+    x86_fpu_leave(cpu);
+    pthread_mutex_lock(&jit->lock);
+    JitPage *page = g_hash_table_lookup(jit->pages, host);
+    uint32_t passed = jit->samples++ - (page ? page->sampled : 0);
+    if (page) {
+        page->sampled = jit->samples;
+        page->heat = (uint8_t)(passed < HEAT_GAP ? MIN(page->heat + 1, HEAT) : 1);
+        if (page->heat == HEAT && !page->hot) {
+            page->hot = true;
+            while (page->blocks) {
+                block_make_stale(jit, page->blocks);
+            }
+        } else if (page->heat == 1) {
+            page->hot = false; /* for what is made from now on */
+        }
     }
     pthread_mutex_unlock(&jit->lock);
 }
@@ -653,20 +697,6 @@ static JitBlock *translate(X86Cpu *cpu, JitVcpu *v, const CodePage *page, const 
     }
     pthread_mutex_unlock(&jit->lock);
     return b;
-}
-
-/* Whether the instruction TLB has the page of linear, and it is RAM. */
-static bool code_page_now(const X86Cpu *cpu, uint64_t linear, const uint8_t **host)
-{
-    const ItlbEntry *e = mmu_itlb_entry(cpu, linear);
-    const X86Mmu *mmu = cpu->mmu;
-
-    if (e->page != (linear & PAGE_MASK_4K) ||
-        e->generation != (e->global ? mmu->global_generation : mmu->generation) || !e->code.ram) {
-        return false;
-    }
-    *host = e->code.host;
-    return *host != NULL;
 }
 
 JitBlock *jit_find_now(X86Cpu *cpu, const Jit *jit, uint32_t key)

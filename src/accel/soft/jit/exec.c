@@ -431,6 +431,7 @@ static void run_loop(X86Cpu *cpu)
             block_left(cpu, jit, area);
             break;
         case JIT_EXIT_POLL:
+            jit_sample(jit, cpu);
             return;
         }
     }

@@ -196,6 +196,9 @@ typedef struct JitPage {
     bool often;        /* its blocks check themselves since since_ns */
     bool has_split;    /* something in it is in Jit.split */
     bool has_scattered; /* something in it is in Jit.scattered */
+    bool hot;           /* its code is run much: its accesses get places in X86Cpu.jit_sites */
+    uint8_t heat;
+    uint32_t sampled; /* Jit.samples, when its code was found running last */
 } JitPage;
 
 struct JitBlock {
@@ -273,6 +276,7 @@ typedef struct Jit {
     unsigned block_count;
     GHashTable *pages; /* host page -> JitPage */
     guint pages_limit; /* when to look for some that hold nothing */
+    uint32_t samples;  /* how often it was looked what code runs */
     GPtrArray *vcpus;  /* of JitVcpu * */
     /* Host addresses of guest code whose accesses often lie in two pages: translated with a check for each.
      */
@@ -349,6 +353,8 @@ JitLink *jit_careful_link(Jit *jit, X86Cpu *cpu, const JitCareful *way, const Ji
 /* Zeroed memory that lives as long as the blocks of the current region; 64-byte aligned where align64 says
  * so. */
 void *jit_alloc(Jit *jit, size_t size, bool align64);
+/* Code at cpu->rip runs just now: pages where that is often so are hot, and made anew. */
+void jit_sample(Jit *jit, X86Cpu *cpu);
 /* Pages of code were written: their blocks are stale. [any thread] */
 void jit_page_written(Jit *jit, const uint8_t *host_page);
 void jit_drop_all(Jit *jit);

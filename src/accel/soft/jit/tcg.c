@@ -8,7 +8,9 @@
 #include "base/error.h"
 #include "object/property.h"
 
-#define DEFAULT_SIZE_MIB 64u
+#define DEFAULT_SIZE_MIB 256u
+#define MIN_SIZE_MIB     8u
+#define MAX_SIZE_MIB     2000u /* jumps reach 2 GiB */
 
 typedef struct TcgAccel {
     Accel parent_obj;
@@ -76,6 +78,14 @@ static bool tcg_setup(Accel *accel, AddressSpace *memory, GError **error)
     if (tcg->max_insns < 1 || tcg->max_insns > JIT_MAX_INSNS) {
         error_set(error, "-accel tcg: max-insns=%u: a block has 1 to %u instructions", tcg->max_insns,
                   JIT_MAX_INSNS);
+        return false;
+    }
+    if (tcg->size_mib == 0) {
+        tcg->size_mib = DEFAULT_SIZE_MIB; /* as QEMU takes it */
+    }
+    if (tcg->size_mib < MIN_SIZE_MIB || tcg->size_mib > MAX_SIZE_MIB) {
+        error_set(error, "-accel tcg: tb-size=%u: code memory has %u to %u MiB; 0 is the default of %u",
+                  tcg->size_mib, MIN_SIZE_MIB, MAX_SIZE_MIB, DEFAULT_SIZE_MIB);
         return false;
     }
     if (tcg->lockstep && !tcg->use_jit) {
@@ -221,7 +231,7 @@ static const Property tcg_properties[] = {
     PROP_BOOL("loops", TcgAccel, loops, true, "check the accesses of loops a page at a time"),
     PROP_BOOL("sites", TcgAccel, sites, true, "keep the last page of each access beside the TLB"),
     PROP_BOOL("chain", TcgAccel, chain, true, "go from block to block without a look-up in C"),
-    PROP_UINT32("tb-size", TcgAccel, size_mib, DEFAULT_SIZE_MIB, "memory for translated code, in MiB"),
+    PROP_UINT32("tb-size", TcgAccel, size_mib, DEFAULT_SIZE_MIB, "memory for translated code, in MiB (touched as it is used); 0: the default"),
     PROP_UINT32("max-insns", TcgAccel, max_insns, JIT_MAX_INSNS, "instructions of a block, at most"),
     PROP_BOOL("lockstep", TcgAccel, lockstep, false, "compare each block with the interpreter (one vCPU)"),
     PROP_UINT32("lockstep-every", TcgAccel, lockstep_every, 1, "compare one block of so many"),

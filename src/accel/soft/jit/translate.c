@@ -845,6 +845,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     t->careful = (key & KEY_CAREFUL) || !jit->elide ||
                  (first_page->has_split && g_hash_table_contains(jit->split, page + offset));
     t->scattered = first_page->has_scattered;
+    t->sites = jit->sites && (first_page->hot || !jit->chain);
     t->live_out = FLAGS_ALL;
     t->a = (Asm){ .p = region->used, .end = region->end };
     t->cold_asm = (Asm){ .p = region->cold_used, .end = region->cold_end };
