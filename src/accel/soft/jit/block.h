@@ -123,6 +123,7 @@ typedef struct T {
     JitFast *fast;                    /* while the fast loop is emitted */
     int32_t next;                     /* page offset behind the last instruction */
     JitPc pcs[2 * MAX_INSNS];
+    JitPcFlags pc_flags[2 * MAX_INSNS]; /* of lockstep */
     unsigned pc_count;
 } T;
 

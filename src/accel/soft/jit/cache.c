@@ -17,19 +17,54 @@
 #include <time.h>
 #include <unistd.h>
 
-/* The part of a region that is for hot code: its COLD_SHAREth. */
-#define COLD_SHARE  2
+/* The part of a region that is for hot code. */
+#define HOT_SHARE(size) ((size) / 3 * 2 & ~(size_t)4095)
 #define HASH_BITS   16
 #define PAGES_LIMIT 65536u
+#define HUGE_PAGE   ((size_t)2 << 20)
+#define ARENA_CHUNK HUGE_PAGE
+/* How much code memory the host makes at a time. */
+#define READY_STEP  ((size_t)256 << 10)
 /* See jit_checked_in_vain. */
 #define VAIN_MAX  256
 #define SPLIT_MAX 4096
 
+/* Memory of zeros, in large pages where the host has them; never fails. */
+static void *map_zeros(size_t size)
+{
+    size_t align = size >= HUGE_PAGE ? HUGE_PAGE : 4096;
+    uint8_t *p = mmap(NULL, size + align, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) {
+        g_error("out of memory for what belongs to translated code");
+    }
+    uint8_t *start = (uint8_t *)(((uintptr_t)p + align - 1) & ~(uintptr_t)(align - 1));
+    if (start > p) {
+        munmap(p, (size_t)(start - p));
+    }
+    munmap(start + size, (size_t)(p + align - start));
+    if (size >= HUGE_PAGE) {
+        madvise(start, size, MADV_HUGEPAGE);
+    }
+    return start;
+}
+
 static JitHash *hash_new(unsigned bits)
 {
-    JitHash *hash = g_malloc0(sizeof(JitHash) + (sizeof(JitBlock *) << bits));
+    JitHash *hash = g_new0(JitHash, 1);
     hash->bits = bits;
+    hash->entries = map_zeros(sizeof(JitHashEntry) << bits);
     return hash;
+}
+
+static void hash_free(JitHash *hash)
+{
+    munmap(hash->entries, sizeof(JitHashEntry) << hash->bits);
+    g_free(hash);
+}
+
+static void chunk_free(void *chunk)
+{
+    munmap(chunk, ARENA_CHUNK);
 }
 
 Jit *jit_new(size_t size, GError **error)
@@ -66,10 +101,12 @@ Jit *jit_new(size_t size, GError **error)
     for (unsigned i = 0; i < JIT_REGIONS; i++) {
         JitRegion *r = &jit->regions[i];
         r->start = r->used = a.p + i * part;
-        r->end = r->cold_start = r->cold_used = r->start + part / COLD_SHARE;
+        r->end = r->cold_start = r->cold_used = r->start + HOT_SHARE(part);
         r->cold_end = r->start + part;
+        r->ready = r->start;
+        r->cold_ready = r->cold_start;
         r->blocks = g_ptr_array_new();
-        r->arena.chunks = g_ptr_array_new_with_free_func(g_aligned_free);
+        r->arena.chunks = g_ptr_array_new_with_free_func(chunk_free);
     }
     pthread_mutex_init(&jit->lock, NULL);
     jit->hash = hash_new(HASH_BITS);
@@ -88,7 +125,6 @@ fail:
 }
 
 #define SCATTERED_MAX 4096u
-#define ARENA_CHUNK   (256u * 1024)
 
 void *jit_alloc(Jit *jit, size_t size, bool align64)
 {
@@ -97,19 +133,24 @@ void *jit_alloc(Jit *jit, size_t size, bool align64)
     uintptr_t p = ((uintptr_t)arena->p + align) & ~align;
 
     if (!arena->p || p + size > (uintptr_t)arena->end) {
-        void *chunk = g_aligned_alloc(1, ARENA_CHUNK, 64);
-        g_ptr_array_add(arena->chunks, chunk);
+        if (arena->next == arena->chunks->len) {
+            g_ptr_array_add(arena->chunks, map_zeros(ARENA_CHUNK));
+        }
+        uint8_t *chunk = arena->chunks->pdata[arena->next++];
         p = (uintptr_t)chunk;
-        arena->end = (uint8_t *)chunk + ARENA_CHUNK;
+        arena->end = chunk + ARENA_CHUNK;
     }
     arena->p = (uint8_t *)p + size;
-    memset((void *)p, 0, size);
+    if (arena->next <= arena->fresh) {
+        memset((void *)p, 0, size);
+    }
     return (void *)p;
 }
 
 static void arena_empty(JitArena *arena)
 {
-    g_ptr_array_set_size(arena->chunks, 0);
+    arena->fresh = MAX(arena->fresh, arena->next);
+    arena->next = 0;
     arena->p = arena->end = NULL;
 }
 
@@ -125,7 +166,7 @@ void jit_free(Jit *jit)
     JitHash *older;
     for (JitHash *h = jit->hash; h; h = older) {
         older = h->older;
-        g_free(h);
+        hash_free(h);
     }
     g_hash_table_unref(jit->pages);
     g_ptr_array_unref(jit->vcpus);
@@ -137,58 +178,105 @@ void jit_free(Jit *jit)
 
 /* ---- the hash ---- */
 
-static unsigned hash_of(const JitHash *hash, const uint8_t *page, unsigned offset, uint32_t key)
+enum { TAG_FREE, TAG_WAS_USED, TAG_FIRST };
+
+static uint64_t tag_of(const uint8_t *page, unsigned offset, uint32_t key)
 {
     uint64_t h = ((uint64_t)(uintptr_t)page + offset) ^ (uint64_t)key << 40;
-    return (unsigned)(h * UINT64_C(0x9e3779b97f4a7c15) >> (64 - hash->bits));
+    h *= UINT64_C(0x9e3779b97f4a7c15);
+    return h < TAG_FIRST ? TAG_FIRST : h;
 }
 
 /* second: where the next page is, if anybody knows. Without the lock it may not find what is there, while
- * somebody else makes the table larger. */
+ * others change the table. */
 static JitBlock *hash_find(const Jit *jit, const uint8_t *page, unsigned offset, uint32_t key,
                            const uint8_t *second)
 {
     const JitHash *hash = __atomic_load_n(&jit->hash, __ATOMIC_ACQUIRE);
-    JitBlock *b = __atomic_load_n(&hash->buckets[hash_of(hash, page, offset, key)], __ATOMIC_ACQUIRE);
-    while (b &&
-           (b->page != page || b->offset != offset || b->key != key || (b->second && b->second != second))) {
-        b = __atomic_load_n(&b->hash_next, __ATOMIC_ACQUIRE);
+    uint64_t tag = tag_of(page, offset, key);
+    size_t mask = ((size_t)1 << hash->bits) - 1;
+
+    for (size_t n = tag >> (64 - hash->bits);; n = (n + 1) & mask) {
+        const JitHashEntry *e = &hash->entries[n];
+        uint64_t found = __atomic_load_n(&e->tag, __ATOMIC_ACQUIRE);
+        if (found == TAG_FREE) {
+            return NULL;
+        }
+        if (found == tag) {
+            JitBlock *b = __atomic_load_n(&e->block, __ATOMIC_ACQUIRE);
+            if (b->page == page && b->offset == offset && b->key == key && !b->stale &&
+                (!b->second || b->second == second)) {
+                return b;
+            }
+        }
     }
-    return b;
 }
 
 static void hash_insert(JitHash *hash, JitBlock *b)
 {
-    JitBlock **bucket = &hash->buckets[hash_of(hash, b->page, b->offset, b->key)];
-    __atomic_store_n(&b->hash_next, *bucket, __ATOMIC_RELAXED);
-    __atomic_store_n(bucket, b, __ATOMIC_RELEASE);
+    uint64_t tag = tag_of(b->page, b->offset, b->key);
+    size_t mask = ((size_t)1 << hash->bits) - 1, n = tag >> (64 - hash->bits);
+
+    while (hash->entries[n].tag >= TAG_FIRST) {
+        n = (n + 1) & mask;
+    }
+    hash->used += hash->entries[n].tag == TAG_FREE;
+    __atomic_store_n(&hash->entries[n].block, b, __ATOMIC_RELEASE);
+    __atomic_store_n(&hash->entries[n].tag, tag, __ATOMIC_RELEASE);
+}
+
+/* Another one, with room for twice the blocks that there are at least. */
+static void hash_renew(Jit *jit)
+{
+    JitHash *old = jit->hash, *hash;
+    unsigned bits = HASH_BITS;
+
+    while (jit->block_count > 1u << (bits - 2)) {
+        bits++;
+    }
+    hash = hash_new(bits);
+    for (size_t n = 0; n < (size_t)1 << old->bits; n++) {
+        if (old->entries[n].tag >= TAG_FIRST) {
+            hash_insert(hash, old->entries[n].block);
+        }
+    }
+    hash->older = old;
+    __atomic_store_n(&jit->hash, hash, __ATOMIC_RELEASE);
+}
+
+/* Those in which nobody looks any more: every vCPU was seen since. The lock is held. */
+static void hash_free_older(JitHash *hash)
+{
+    JitHash *next;
+    for (JitHash *h = hash->older; h; h = next) {
+        next = h->older;
+        hash_free(h);
+    }
+    hash->older = NULL;
 }
 
 static void hash_add(Jit *jit, JitBlock *b)
 {
-    if (++jit->block_count > 1u << jit->hash->bits) {
-        JitHash *old = jit->hash, *hash = hash_new(old->bits + 1);
-        for (unsigned i = 0; i < 1u << old->bits; i++) {
-            JitBlock *next;
-            for (JitBlock *e = old->buckets[i]; e; e = next) {
-                next = e->hash_next;
-                hash_insert(hash, e);
-            }
-        }
-        hash->older = old;
-        __atomic_store_n(&jit->hash, hash, __ATOMIC_RELEASE);
+    if (jit->hash->used >= 1u << (jit->hash->bits - 1)) {
+        hash_renew(jit);
     }
+    jit->block_count++;
     hash_insert(jit->hash, b);
     b->in_hash = true;
 }
 
-static void hash_remove(Jit *jit, JitBlock *b)
+static void hash_remove(Jit *jit, const JitBlock *b)
 {
-    JitBlock **p = &jit->hash->buckets[hash_of(jit->hash, b->page, b->offset, b->key)];
-    while (*p != b) {
-        p = &(*p)->hash_next;
+    JitHash *hash = jit->hash;
+    uint64_t tag = tag_of(b->page, b->offset, b->key);
+    size_t mask = ((size_t)1 << hash->bits) - 1, n = tag >> (64 - hash->bits);
+
+    while (hash->entries[n].tag != tag || hash->entries[n].block != b) {
+        n = (n + 1) & mask;
     }
-    __atomic_store_n(p, b->hash_next, __ATOMIC_RELEASE);
+    bool last = hash->entries[(n + 1) & mask].tag == TAG_FREE;
+    __atomic_store_n(&hash->entries[n].tag, last ? TAG_FREE : TAG_WAS_USED, __ATOMIC_RELEASE);
+    hash->used -= last;
     jit->block_count--;
 }
 
@@ -549,6 +637,21 @@ void jit_tables_drop(JitVcpu *v)
     __atomic_store_n(&v->epoch_seen, __atomic_load_n(&v->jit->epoch, __ATOMIC_SEQ_CST), __ATOMIC_SEQ_CST);
 }
 
+/* Has the host make the pages that the next block goes to, some at a time: that costs less than faults. */
+static void make_ready(const Jit *jit, const uint8_t *used, uint8_t **ready, const uint8_t *end)
+{
+    if (used + READY_STEP / 2 <= *ready || *ready >= end) {
+        return;
+    }
+    uintptr_t from = (uintptr_t)*ready & ~(uintptr_t)4095, to = from + READY_STEP;
+    size_t size = MIN(to, (uintptr_t)end) - from;
+#ifdef MADV_POPULATE_WRITE
+    madvise((void *)from, size, MADV_POPULATE_WRITE);
+    madvise((uint8_t *)from + jit->rx_delta, size, MADV_POPULATE_READ);
+#endif
+    *ready = (uint8_t *)from + size;
+}
+
 /* Goes on with the next region. The lock is held; let go of while waiting. */
 static void region_next(Jit *jit, JitVcpu *v)
 {
@@ -569,6 +672,7 @@ static void region_next(Jit *jit, JitVcpu *v)
         arena_empty(&r->arena);
         r->used = r->start;
         r->cold_used = r->cold_start;
+        hash_free_older(jit->hash);
     }
     jit->current = next;
 }
@@ -672,6 +776,9 @@ static JitBlock *translate(X86Cpu *cpu, JitVcpu *v, const CodePage *page, const 
         if (b) {
             break;
         }
+        JitRegion *region = &jit->regions[jit->current];
+        make_ready(jit, region->used, &region->ready, region->end);
+        make_ready(jit, region->cold_used, &region->cold_ready, region->cold_end);
         b = jit_translate(jit, cpu, first_page, offset, second_page, key, check, &full);
         if (!b && full) {
             region_next(jit, v);

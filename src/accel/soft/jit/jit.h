@@ -179,13 +179,15 @@ typedef uint16_t JitCareful;
 
 /* Where a guest instruction's code begins, for faults. */
 typedef struct JitPc {
-    uint32_t host;   /* from the block's code */
-    uint16_t offset; /* page offset of the instruction */
-    bool in_reg;     /* the flags are in RFLAGS, else in cpu->cc (or dead) */
-    bool fast;       /* in the fast loop: registers are where JitBlock.fast_host says */
-    /* Flags: that it or what follows may look at; that the manual leaves undefined there (lockstep). */
-    uint16_t live, undefined;
+    uint16_t host;        /* from the block's code */
+    uint16_t offset : 12; /* page offset of the instruction */
+    uint16_t in_reg : 1;  /* the flags are in RFLAGS, else in cpu->cc (or dead) */
+    uint16_t fast : 1;    /* in the fast loop: registers are where JitBlock.fast_host says */
 } JitPc;
+/* For lockstep. Flags: that it or what follows may look at; that the manual leaves undefined there. */
+typedef struct JitPcFlags {
+    uint16_t live, undefined;
+} JitPcFlags;
 
 /* A page of guest code, and what has happened to it. */
 typedef struct JitPage {
@@ -203,7 +205,6 @@ typedef struct JitPage {
 
 struct JitBlock {
     /* What a look-up wants lies in one cache line. */
-    JitBlock *hash_next;   /* atomic */
     const uint8_t *page;   /* host address of the guest's page */
     const uint8_t *second; /* of the next one, where the block's only instruction goes on there; else NULL */
     uint32_t key;
@@ -225,6 +226,7 @@ struct JitBlock {
     JitLink *links; /* own exits */
     JitLink *incoming;
     JitPc *pcs;
+    JitPcFlags *pc_flags; /* NULL without lockstep */
     unsigned pc_count;
     int8_t fast_host[16];   /* -1: in memory */
     uint16_t fast_borrowed; /* guest registers that are in JitArea.save meanwhile */
@@ -232,15 +234,18 @@ struct JitBlock {
 };
 
 #define JIT_REGIONS 8
-/* Memory that is given back as a whole. */
+/* Memory that is given back as a whole, to be used again. */
 typedef struct JitArena {
-    GPtrArray *chunks; /* of void * */
+    GPtrArray *chunks; /* of void *, ARENA_CHUNK bytes each */
+    unsigned next;     /* which of them comes next */
+    unsigned fresh;    /* from this one on they are zero */
     uint8_t *p, *end;
 } JitArena;
 
 typedef struct JitRegion {
     uint8_t *start, *end, *used; /* writable mapping */
     uint8_t *cold_start, *cold_end, *cold_used; /* of what is seldom run */
+    uint8_t *ready, *cold_ready;                /* up to here the host has made its pages */
     GPtrArray *blocks;           /* in the order of their addresses */
     JitArena arena;              /* of its blocks, their links and call-outs */
     uint64_t epoch;              /* of the eviction; every vCPU must have seen it before reuse */
@@ -257,10 +262,15 @@ typedef struct JitThunks {
 
 /* Blocks by page, offset and key. Looked up without the lock, between two looks at Jit.epoch: what is found
  * is there until the vCPU has seen the next one. Changed with the lock held. */
+typedef struct JitHashEntry {
+    uint64_t tag;    /* atomic: of page, offset and key; 0: free, 1: was in use */
+    JitBlock *block; /* atomic */
+} JitHashEntry;
 typedef struct JitHash {
     unsigned bits;
-    struct JitHash *older; /* smaller ones, in which somebody may still look */
-    JitBlock *buckets[];   /* atomic */
+    unsigned used;         /* entries that are not free */
+    struct JitHash *older; /* those before, in which somebody may still look */
+    JitHashEntry *entries;
 } JitHash;
 
 /* What all vCPUs of a machine share. */

@@ -215,7 +215,7 @@ static uint32_t live_flags(const JitBlock *b, const X86Cpu *cpu, uint64_t rip)
     uint64_t offset = rip - start;
     for (unsigned k = 0; k < b->pc_count && !b->pcs[k].fast; k++) {
         if (b->pcs[k].offset == offset) {
-            return b->pcs[k].live & ~(uint32_t)b->pcs[k].undefined;
+            return b->pc_flags[k].live & ~(uint32_t)b->pc_flags[k].undefined;
         }
     }
     return FLAGS_ARITH & ~(uint32_t)b->undefined;

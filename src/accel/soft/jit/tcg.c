@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "object/property.h"
 
-#define DEFAULT_SIZE_MIB 256u
+#define DEFAULT_SIZE_MIB 128u
 #define MIN_SIZE_MIB     8u
 #define MAX_SIZE_MIB     2000u /* jumps reach 2 GiB */
 

@@ -440,12 +440,17 @@ void block_emit_insn(T *t, unsigned k)
     Asm *a = &t->a;
     int32_t next = i->offset + insn->length;
 
-    t->pcs[t->pc_count++] = (JitPc){ .host = (uint32_t)(a->p - t->b->code),
-                                     .offset = i->offset,
-                                     .in_reg = t->f.in_reg,
-                                     .fast = t->fast != NULL,
-                                     .live = i->live_before,
-                                     .undefined = i->undefined_before };
+    size_t host = (size_t)(a->p - t->b->code);
+    if (host > UINT16_MAX) {
+        a->overflow = t->too_many = true;
+    }
+    if (t->jit->lockstep) {
+        t->pc_flags[t->pc_count] =
+            (JitPcFlags){ .live = i->live_before, .undefined = i->undefined_before };
+    }
+    t->pcs[t->pc_count++] = (JitPc){
+        .host = (uint16_t)host, .offset = i->offset, .in_reg = t->f.in_reg, .fast = t->fast != NULL
+    };
     switch (i->kind) {
     case JIT_NOP:
         break;
@@ -915,6 +920,10 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     b->pcs = jit_alloc(jit, t->pc_count * sizeof(JitPc), false);
     memcpy(b->pcs, t->pcs, t->pc_count * sizeof(JitPc));
     b->pc_count = t->pc_count;
+    if (jit->lockstep) {
+        b->pc_flags = jit_alloc(jit, t->pc_count * sizeof(JitPcFlags), false);
+        memcpy(b->pc_flags, t->pc_flags, t->pc_count * sizeof(JitPcFlags));
+    }
     b->undefined = t->undefined_out;
     region->used = hot_end;
     region->cold_used = t->a.p;
