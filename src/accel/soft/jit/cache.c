@@ -821,25 +821,38 @@ JitBlock *jit_find_now(X86Cpu *cpu, const Jit *jit, uint32_t key)
     return hash_find(jit, page, offset, key, second);
 }
 
-JitBlock *jit_find(X86Cpu *cpu, JitVcpu *v, uint32_t key)
+JitBlock *jit_find_made(X86Cpu *cpu, JitVcpu *v, uint32_t key, const uint8_t **host)
 {
     unsigned offset = (unsigned)(cpu->rip & 4095);
-    CodePage page, next;
+    CodePage page;
 
     cpu->current_op = NULL;
     v->lookups++;
-    JitBlock *b = jit_find_now(cpu, v->jit, key);
-    if (b) {
+    x86_code_page(cpu, cpu->rip, &page);
+    if (!page.host || !page.ram) {
+        *host = NULL;
+        return NULL;
+    }
+    *host = page.host + offset;
+    const uint8_t *second = NULL;
+    if (offset + X86_INSN_MAX > 4096 &&
+        !code_page_now(cpu, (cpu->rip & PAGE_MASK_4K) + 4096, &second)) {
+        second = NULL;
+    }
+    return hash_find(v->jit, page.host, offset, key, second);
+}
+
+JitBlock *jit_find(X86Cpu *cpu, JitVcpu *v, uint32_t key)
+{
+    unsigned offset = (unsigned)(cpu->rip & 4095);
+    const uint8_t *host;
+    CodePage page, next;
+
+    JitBlock *b = jit_find_made(cpu, v, key, &host);
+    if (b || !host) {
         return b;
     }
     x86_code_page(cpu, cpu->rip, &page);
-    if (!page.host || !page.ram) {
-        return NULL;
-    }
-    b = hash_find(v->jit, page.host, offset, key, NULL);
-    if (b) {
-        return b;
-    }
     b = translate(cpu, v, &page, NULL, key);
     if (b || offset + X86_INSN_MAX <= 4096) {
         return b;

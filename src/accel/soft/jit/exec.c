@@ -331,6 +331,73 @@ static void fill_budgets(X86Cpu *cpu, JitVcpu *v)
     }
 }
 
+/* ---- code that is not worth translating yet ---- */
+
+/* Code that is decoded anew as often as this, with less than so many cycles (0.4 ms) in between, lies beside
+ * what it writes or is patched all the time: translated code can do without the page's protection. */
+#define REBUILDS       7
+#define REBUILD_CYCLES 20 /* log2 */
+
+static JitPast *past_of(JitVcpu *v, const uint8_t *host)
+{
+    uint64_t hash = (uint64_t)(uintptr_t)host * UINT64_C(0x9e3779b97f4a7c15);
+    JitPast *past = &v->past[hash >> (64 - JIT_PAST_BITS)];
+    uint32_t tag = (uint32_t)(hash >> (48 - JIT_PAST_BITS)) & 0xffff;
+
+    if (past->tag != tag) {
+        *past = (JitPast){ .tag = tag };
+    }
+    return past;
+}
+
+/* Whether code that is not decoded at present is to be translated at once. */
+static bool is_worth_it(JitVcpu *v, const uint8_t *host)
+{
+    JitPast *past = past_of(v, host);
+    uint32_t now = (uint32_t)(__builtin_ia32_rdtsc() >> REBUILD_CYCLES) & 0xfff;
+
+    if (past->hot) {
+        return true;
+    }
+    if (((now - past->when) & 0xfff) > 1) {
+        past->builds = 0;
+    }
+    past->when = now & 0xfff;
+    if (past->builds == REBUILDS) {
+        return true;
+    }
+    past->builds++;
+    return false;
+}
+
+typedef enum ColdEnd { COLD_GO_ON, COLD_LOOK, COLD_WARM } ColdEnd;
+
+/* Interprets the block at cpu->rip, unless it is WARM: to be translated. LOOK: there is something to look at
+ * before the next one. */
+static ColdEnd run_cold(X86Cpu *cpu, JitVcpu *v, const uint8_t *host)
+{
+    Block *b = interp_block_at(cpu, host);
+
+    if (b && b->runs >= JIT_COLD_RUNS) {
+        past_of(v, host)->hot = 1;
+        return COLD_WARM;
+    }
+    if (!b && is_worth_it(v, host)) {
+        return COLD_WARM;
+    }
+    x86_fpu_leave(cpu);
+    if (!b) {
+        b = interp_find_block(cpu, false);
+    }
+    b->runs++;
+    v->cold_runs++;
+    /* So that it goes on to no other block; then as interp_vcpu_exec does, so that no request is lost. */
+    __atomic_store_n(&cpu->interrupt_poll, 1, __ATOMIC_RELAXED);
+    interp_run(cpu, b->ops);
+    __atomic_store_n(&cpu->interrupt_poll, 0, __ATOMIC_SEQ_CST);
+    return __atomic_load_n(&cpu->interrupt_request, __ATOMIC_SEQ_CST) ? COLD_LOOK : COLD_GO_ON;
+}
+
 static void run_loop(X86Cpu *cpu)
 {
     JitVcpu *v = jit_vcpu(cpu);
@@ -362,7 +429,22 @@ static void run_loop(X86Cpu *cpu)
         v->careful_next = false;
         uint64_t seen = v->epoch_seen;
         jit_epoch_check(cpu, v);
-        JitBlock *b = jit_find(cpu, v, key | (careful ? KEY_CAREFUL : 0));
+        const uint8_t *host;
+        JitBlock *b = jit_find_made(cpu, v, key | (careful ? KEY_CAREFUL : 0), &host);
+        if (!b && host && !careful && jit->tier) {
+            ColdEnd end = run_cold(cpu, v, host);
+            if (end == COLD_LOOK) {
+                return;
+            }
+            if (end == COLD_GO_ON) {
+                link = NULL;
+                fill = false;
+                continue;
+            }
+        }
+        if (!b && host) {
+            b = jit_find(cpu, v, key | (careful ? KEY_CAREFUL : 0));
+        }
         if (!b) {
             v->steps++;
             x86_fpu_leave(cpu);

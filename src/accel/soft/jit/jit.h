@@ -294,7 +294,7 @@ typedef struct Jit {
     GHashTable *scattered; /* host addresses of guest instructions whose accesses change pages all the time */
     uint64_t epoch;        /* atomic */
     uint64_t code_bytes, cold_bytes, translated, insns, stale_count, evictions;
-    bool elide, chain, loops, sites;
+    bool elide, chain, loops, sites, tier;
     unsigned next_site, next_loop;
     unsigned max_insns; /* of a block */
     bool lockstep;
@@ -307,6 +307,17 @@ typedef struct Jit {
 #define JIT_STRESS_POLL  4u /* interrupts seem to be wanted all the time */
 
 typedef struct JitLockstep JitLockstep;
+
+/* How often a block is interpreted before it is translated: about where both have cost the same. */
+#define JIT_COLD_RUNS 32
+/* What is known of addresses of code that was interpreted, whatever code that was. */
+#define JIT_PAST_BITS 14
+typedef struct JitPast {
+    uint32_t tag : 16;
+    uint32_t hot : 1;    /* it was run so often that it was translated */
+    uint32_t builds : 3; /* in a row, soon after each other */
+    uint32_t when : 12;  /* of the last one */
+} JitPast;
 
 #define JIT_TABLES 24
 typedef struct JitVcpu {
@@ -333,6 +344,8 @@ typedef struct JitVcpu {
     uint64_t careful_rip;
     bool careful_next;
     uint32_t random; /* for stress */
+    uint64_t cold_runs;
+    JitPast past[1u << JIT_PAST_BITS];
 } JitVcpu;
 
 /* ---- thunks.c ---- */
@@ -354,6 +367,9 @@ Jit *jit_new(size_t size, GError **error);
 void jit_free(Jit *jit);
 /* The block at cpu->rip, translated if need be; NULL: the interpreter's turn. May raise (fetch faults). */
 JitBlock *jit_find(X86Cpu *cpu, JitVcpu *v, uint32_t key);
+/* The same without translating: what is there, and else NULL, with *host where the code is (NULL: not in RAM).
+ * May raise. */
+JitBlock *jit_find_made(X86Cpu *cpu, JitVcpu *v, uint32_t key, const uint8_t **host);
 /* The same where it is there and its pages are in the instruction TLB; else NULL. Raises nothing, uses no
  * vector registers. */
 JitBlock *jit_find_now(X86Cpu *cpu, const Jit *jit, uint32_t key);

@@ -17,7 +17,7 @@ typedef struct TcgAccel {
     GMutex lock;
     GPtrArray *vcpus; /* of X86Cpu * */
     Jit *jit;
-    bool use_jit, elide, chain, loops, sites, lockstep;
+    bool use_jit, elide, chain, loops, sites, tier, lockstep;
     uint32_t size_mib, max_insns, lockstep_every;
     char *stress;
 } TcgAccel;
@@ -27,7 +27,7 @@ static void tcg_instance_init(Object *obj)
     TcgAccel *tcg = (TcgAccel *)obj;
     g_mutex_init(&tcg->lock);
     tcg->vcpus = g_ptr_array_new();
-    tcg->elide = tcg->chain = tcg->loops = tcg->sites = true;
+    tcg->elide = tcg->chain = tcg->loops = tcg->sites = tcg->tier = true;
     tcg->size_mib = DEFAULT_SIZE_MIB;
     tcg->max_insns = JIT_MAX_INSNS;
     tcg->lockstep_every = 1;
@@ -104,6 +104,7 @@ static bool tcg_setup(Accel *accel, AddressSpace *memory, GError **error)
         tcg->jit->chain = tcg->chain;
         tcg->jit->loops = tcg->loops;
         tcg->jit->sites = tcg->sites;
+        tcg->jit->tier = tcg->tier && !tcg->lockstep;
         tcg->jit->max_insns = tcg->max_insns;
         tcg->jit->lockstep = tcg->lockstep;
         tcg->jit->lockstep_every = tcg->lockstep_every;
@@ -199,8 +200,10 @@ static char *tcg_info(Accel *accel)
             g_string_append_printf(text,
                                    "        look-ups %" G_GUINT64_FORMAT ", links %" G_GUINT64_FORMAT
                                    ", entries %" G_GUINT64_FORMAT ", refills %" G_GUINT64_FORMAT
-                                   " (%" G_GUINT64_FORMAT " in vain), steps %" G_GUINT64_FORMAT "\n",
-                                   v->lookups, v->links, v->fills, v->refills, v->refill_failures, v->steps);
+                                   " (%" G_GUINT64_FORMAT " in vain), steps %" G_GUINT64_FORMAT
+                                   ", interpreted blocks %" G_GUINT64_FORMAT "\n",
+                                   v->lookups, v->links, v->fills, v->refills, v->refill_failures, v->steps,
+                                   v->cold_runs);
             static const char *const names[] = { "look-up", "table",   "indirect", "link",
                                                  "careful", "step",    "changed", "poll" };
             g_string_append(text, "        exits:");
@@ -230,6 +233,7 @@ static const Property tcg_properties[] = {
     PROP_BOOL("elide", TcgAccel, elide, true, "check accesses of a block together"),
     PROP_BOOL("loops", TcgAccel, loops, true, "check the accesses of loops a page at a time"),
     PROP_BOOL("sites", TcgAccel, sites, true, "keep the last page of each access beside the TLB"),
+    PROP_BOOL("tier", TcgAccel, tier, true, "interpret code that has run a few times only"),
     PROP_BOOL("chain", TcgAccel, chain, true, "go from block to block without a look-up in C"),
     PROP_UINT32("tb-size", TcgAccel, size_mib, DEFAULT_SIZE_MIB, "memory for translated code, in MiB (touched as it is used); 0: the default"),
     PROP_UINT32("max-insns", TcgAccel, max_insns, JIT_MAX_INSNS, "instructions of a block, at most"),
