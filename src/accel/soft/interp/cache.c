@@ -28,7 +28,7 @@
 #define THRASH_NS        (INT64_C(400) * 1000 * 1000)
 #define TRIM_PERIOD_NS   (INT64_C(1000) * 1000 * 1000)
 #define MAX_OPS          64
-#define HASH_BITS        10
+#define HASH_BITS        12
 
 typedef struct Chunk {
     struct Chunk *next;
@@ -590,7 +590,7 @@ static Block *build(X86Cpu *cpu, Interp *d, const CodePage *page, uint64_t linea
     if (second) {
         page_list_add(d, second, b, 1);
     }
-    if (++d->block_count > 1u << d->hash_bits) {
+    if (++d->block_count > 1u << (d->hash_bits - 2)) { /* chains lead to memory that is in no cache */
         hash_grow(d);
     }
     d->built++;

@@ -821,25 +821,26 @@ JitBlock *jit_find_now(X86Cpu *cpu, const Jit *jit, uint32_t key)
     return hash_find(jit, page, offset, key, second);
 }
 
-JitBlock *jit_find_made(X86Cpu *cpu, JitVcpu *v, uint32_t key, const uint8_t **host)
+const uint8_t *jit_code_at(X86Cpu *cpu)
 {
-    unsigned offset = (unsigned)(cpu->rip & 4095);
     CodePage page;
 
     cpu->current_op = NULL;
-    v->lookups++;
     x86_code_page(cpu, cpu->rip, &page);
-    if (!page.host || !page.ram) {
-        *host = NULL;
-        return NULL;
-    }
-    *host = page.host + offset;
+    return page.host && page.ram ? page.host + (cpu->rip & 4095) : NULL;
+}
+
+JitBlock *jit_find_made(X86Cpu *cpu, JitVcpu *v, uint32_t key, const uint8_t *host)
+{
+    unsigned offset = (unsigned)((uintptr_t)host & 4095);
     const uint8_t *second = NULL;
+
+    v->lookups++;
     if (offset + X86_INSN_MAX > 4096 &&
         !code_page_now(cpu, (cpu->rip & PAGE_MASK_4K) + 4096, &second)) {
         second = NULL;
     }
-    return hash_find(v->jit, page.host, offset, key, second);
+    return hash_find(v->jit, host - offset, offset, key, second);
 }
 
 JitBlock *jit_find(X86Cpu *cpu, JitVcpu *v, uint32_t key)
@@ -848,7 +849,8 @@ JitBlock *jit_find(X86Cpu *cpu, JitVcpu *v, uint32_t key)
     const uint8_t *host;
     CodePage page, next;
 
-    JitBlock *b = jit_find_made(cpu, v, key, &host);
+    host = jit_code_at(cpu);
+    JitBlock *b = host ? jit_find_made(cpu, v, key, host) : NULL;
     if (b || !host) {
         return b;
     }

@@ -374,10 +374,8 @@ typedef enum ColdEnd { COLD_GO_ON, COLD_LOOK, COLD_WARM } ColdEnd;
 
 /* Interprets the block at cpu->rip, unless it is WARM: to be translated. LOOK: there is something to look at
  * before the next one. */
-static ColdEnd run_cold(X86Cpu *cpu, JitVcpu *v, const uint8_t *host)
+static ColdEnd run_cold(X86Cpu *cpu, JitVcpu *v, const uint8_t *host, Block *b)
 {
-    Block *b = interp_block_at(cpu, host);
-
     if (b && b->runs >= JIT_COLD_RUNS) {
         past_of(v, host)->hot = 1;
         return COLD_WARM;
@@ -406,7 +404,7 @@ static void run_loop(X86Cpu *cpu)
     bool first = true;
     JitLink *link = NULL;
     const JitCareful *way = NULL; /* to a careful variant */
-    bool fill = false;
+    bool fill = false, cold = false; /* cold: interpreted code ran just now */
 
     v->look_at_requests = false;
     fill_budgets(cpu, v);
@@ -429,17 +427,27 @@ static void run_loop(X86Cpu *cpu)
         v->careful_next = false;
         uint64_t seen = v->epoch_seen;
         jit_epoch_check(cpu, v);
-        const uint8_t *host;
-        JitBlock *b = jit_find_made(cpu, v, key | (careful ? KEY_CAREFUL : 0), &host);
-        if (!b && host && !careful && jit->tier) {
-            ColdEnd end = run_cold(cpu, v, host);
-            if (end == COLD_LOOK) {
-                return;
+        const uint8_t *host = jit_code_at(cpu);
+        JitBlock *b = NULL;
+        if (host && !careful && jit->tier) {
+            /* Behind a cold block there is often another one. */
+            Block *cold_block = cold ? interp_block_at(cpu, host) : NULL;
+            if (!cold_block || cold_block->runs >= JIT_COLD_RUNS) {
+                b = jit_find_made(cpu, v, key, host);
+                cold_block = b || cold ? cold_block : interp_block_at(cpu, host);
             }
-            if (end == COLD_GO_ON) {
-                link = NULL;
-                fill = false;
-                continue;
+            cold = false;
+            if (!b) {
+                ColdEnd end = run_cold(cpu, v, host, cold_block);
+                if (end == COLD_LOOK) {
+                    return;
+                }
+                if (end == COLD_GO_ON) {
+                    cold = true;
+                    link = NULL;
+                    fill = false;
+                    continue;
+                }
             }
         }
         if (!b && host) {

@@ -367,9 +367,10 @@ Jit *jit_new(size_t size, GError **error);
 void jit_free(Jit *jit);
 /* The block at cpu->rip, translated if need be; NULL: the interpreter's turn. May raise (fetch faults). */
 JitBlock *jit_find(X86Cpu *cpu, JitVcpu *v, uint32_t key);
-/* The same without translating: what is there, and else NULL, with *host where the code is (NULL: not in RAM).
- * May raise. */
-JitBlock *jit_find_made(X86Cpu *cpu, JitVcpu *v, uint32_t key, const uint8_t **host);
+/* The host address of the code at cpu->rip; NULL: it is not in RAM. May raise. */
+const uint8_t *jit_code_at(X86Cpu *cpu);
+/* The block there, if it is made; else NULL. */
+JitBlock *jit_find_made(X86Cpu *cpu, JitVcpu *v, uint32_t key, const uint8_t *host);
 /* The same where it is there and its pages are in the instruction TLB; else NULL. Raises nothing, uses no
  * vector registers. */
 JitBlock *jit_find_now(X86Cpu *cpu, const Jit *jit, uint32_t key);
