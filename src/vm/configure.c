@@ -381,9 +381,8 @@ static bool configure_accel(Setup *s, const Option *o, GError **error)
     }
     g_string_append_printf(s->accels, "%s%s", s->accels->len ? ":" : "", name);
     json_object_object_del(dict, "accel");
-    /* These are QEMU's; this software CPU always runs each vCPU in a thread and sizes its caches itself. */
+    /* This is QEMU's; this software CPU always runs each vCPU in a thread. */
     json_object_object_del(dict, "thread");
-    json_object_object_del(dict, "tb-size");
     json_object_put(s->accel_properties);
     s->accel_properties = json_object_object_length(dict) ? json_object_get(dict) : NULL;
     json_object_put(dict);

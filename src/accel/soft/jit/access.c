@@ -53,7 +53,7 @@ void block_t1_release(T *t)
         if (g->left && !g->saved) {
             if (t->slots < JIT_SLOTS) {
                 g->slot = (uint8_t)t->slots++;
-                a_mov_store(&t->a, mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, slots) + 8u * g->slot),
+                a_mov_store(&t->a, mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, slots) + 8u * g->slot),
                             T1);
                 g->saved = true;
             } else {
@@ -104,7 +104,7 @@ HostMem block_guest_address(T *t, const TInsn *i, bool segments)
     }
     if (segments && insn->segment >= SEG_FS) {
         HostMem base =
-            mem_gs(offsetof(X86Cpu, segs) + sizeof(X86Segment) * insn->segment + offsetof(X86Segment, base));
+            mem_cpu(offsetof(X86Cpu, segs) + sizeof(X86Segment) * insn->segment + offsetof(X86Segment, base));
         if (m.base < 0 && m.index < 0) {
             a_mov_load(a, T0, base);
             m = mem_base(T0, m.disp);
@@ -136,8 +136,13 @@ Cold *block_probe_cold(T *t, const TInsn *i, uint8_t *retry, unsigned span, bool
     c->flags = t->f;
     c->fast = t->fast;
     c->meta = (JitRefill){
-        .offset = i->offset, .span = (uint16_t)span, .write = write, .careful = t->careful, .stack = stack
+        .offset = i->offset,
+        .limit = (uint16_t)(4096 - span),
+        .write = write,
+        .flags = (uint8_t)((t->careful ? JIT_REFILL_CAREFUL : 0) | (stack ? JIT_REFILL_STACK : 0) |
+                           (t->fast ? JIT_REFILL_LOOP : 0)),
     };
+    c->tag = TAG_OFFSET(write);
     return c;
 }
 
@@ -153,17 +158,15 @@ static void emit_probe(T *t, const TInsn *i, HostMem *m, int32_t adjust, unsigne
 
     start.disp += adjust;
     c->m = start;
-    c->meta.pad = (uint8_t)TAG_OFFSET(write);
-    if (t->jit->sites && !g_hash_table_contains(t->jit->scattered, t->b->page + i->offset)) {
+    if (t->sites && !(t->scattered && g_hash_table_contains(t->jit->scattered, t->b->page + i->offset))) {
         /* The page that this place saw last; behind it the TLB. */
         unsigned user = (t->key >> MODE_CPL_SHIFT & 3) == 3;
         /* Places share slots, but readers' and writers' never: what may be read only is not to be written. */
         unsigned n = (t->jit->next_site++ * 2 + write) % G_N_ELEMENTS(t->cpu->jit_sites[0]);
-        c->site_slot = (int32_t)(offsetof(X86Cpu, jit_sites) + sizeof(t->cpu->jit_sites[0]) * user +
-                                 sizeof(t->cpu->jit_sites[0][0]) * n);
-        c->user = user;
-        c->budget = (int32_t)(offsetof(X86Cpu, jit_budget) + sizeof(t->cpu->jit_budget[0]) * user +
-                              sizeof(uint32_t) * n);
+        uint64_t slot = offsetof(X86Cpu, jit_sites) + sizeof(t->cpu->jit_sites[0]) * user +
+                        sizeof(t->cpu->jit_sites[0][0]) * n;
+        c->thunk = t->jit->thunks.site[user][write];
+        c->meta.site = (uint16_t)n;
         if (uses_t0) {
             a_lea(a, T0, c->m);
             a_mov_reg(a, T1, T0);
@@ -172,11 +175,11 @@ static void emit_probe(T *t, const TInsn *i, HostMem *m, int32_t adjust, unsigne
         } else {
             a_lea(a, T1, c->m);
         }
-        a_op_mem(a, true, 0x2b, T1, mem_gs((uint64_t)c->site_slot));
+        a_op_mem(a, true, 0x2b, T1, mem_cpu(slot));
         a_alu_imm(a, true, 7, T1, (int32_t)(4096 - span));
         c->site = a_jcc_forward(a, CC_A);
-        a_mov_load(a, T1, mem_gs((uint64_t)c->site_slot + 8));
-        c->back = a->p;
+        a_mov_load(a, T1, mem_cpu(slot + 8));
+        c->retry = a->p;
         return;
     }
     if (uses_t0) {
@@ -314,7 +317,7 @@ HostMem block_checked_operand(T *t, TInsn *i)
     g->left--;
     if (t->t1_group != access->group) {
         block_t1_release(t);
-        a_mov_load(&t->a, T1, mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, slots) + 8u * g->slot));
+        a_mov_load(&t->a, T1, mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, slots) + 8u * g->slot));
         t->t1_group = access->group;
     }
     return with_delta(t, m);

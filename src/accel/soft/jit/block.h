@@ -18,9 +18,9 @@
 #define FLAGS_ALL         FLAGS_ARITH
 #define TAG_OFFSET(write) ((write) ? 8 : 0)
 
-#define CPU(field)  mem_gs(offsetof(X86Cpu, field))
-#define AREA(field) mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, field))
-#define REG(n)      mem_gs(offsetof(X86Cpu, regs) + 8u * (unsigned)(n))
+#define CPU(field)  mem_cpu(offsetof(X86Cpu, field))
+#define AREA(field) mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, field))
+#define REG(n)      mem_cpu(offsetof(X86Cpu, regs) + 8u * (unsigned)(n))
 
 G_STATIC_ASSERT(offsetof(TlbEntry, tag) == 0 && offsetof(TlbEntry, addend) == 24 && sizeof(TlbEntry) == 32);
 
@@ -81,10 +81,8 @@ typedef struct Cold {
     uint8_t *retry;
     HostMem m;             /* PROBE: what T0 is made of */
     bool add_tag;          /* PROBE: T0 is restored by adding the tag behind T1 */
-    int32_t site_slot;     /* PROBE: where the place's own translation lies, from gs; 0: none */
-    bool user;             /* PROBE: by user code */
-    int32_t budget;        /* PROBE: where its X86Cpu.jit_budget lies, from gs */
-    uint8_t *back;         /* PROBE: behind the check */
+    unsigned tag;          /* PROBE: of which tag (its offset in a TlbEntry) */
+    const uint8_t *thunk;  /* PROBE: of a place that has a translation of its own; NULL: the refill thunk */
     bool keep_t1;          /* PROBE: T1 holds a delta that is needed afterwards */
     JitRefill meta;        /* PROBE */
     struct Cold *slow_way; /* PROBE: or a way that lies behind it */
@@ -98,7 +96,7 @@ typedef struct Cold {
 } Cold;
 
 typedef struct T {
-    Asm a;
+    Asm a, cold_asm; /* where code goes, and what of it is seldom run */
     Jit *jit;
     X86Cpu *cpu;
     JitBlock *b;
@@ -115,6 +113,8 @@ typedef struct T {
     bool fpu;       /* the block uses vector or x87 registers */
     bool too_many;  /* out-of-line parts: fewer instructions would do */
     bool check;     /* the block checks itself */
+    bool sites;     /* accesses get places in X86Cpu.jit_sites */
+    bool scattered; /* some instruction of the page is in Jit.scattered */
     bool straddles; /* what follows the block lies in two pages */
     uint16_t live_in, live_out, undefined_out;
     uint8_t snapshot[MAX_INSNS * 16]; /* of a block that checks itself: the code it is made of */
@@ -123,6 +123,7 @@ typedef struct T {
     JitFast *fast;                    /* while the fast loop is emitted */
     int32_t next;                     /* page offset behind the last instruction */
     JitPc pcs[2 * MAX_INSNS];
+    JitPcFlags pc_flags[2 * MAX_INSNS]; /* of lockstep */
     unsigned pc_count;
     uint32_t body_end; /* where the out-of-line parts begin */
 } T;
@@ -195,7 +196,7 @@ struct JitFast {
     uint16_t written;  /* guest registers that the block writes */
     bool scratch;      /* T0 and T1 are free for probes */
     uint8_t *top;
-    uint32_t state; /* where its JitLoop lies, from gs */
+    uint32_t state; /* where its JitLoop lies in X86Cpu */
 };
 /* Whether the block is a loop that can run fast; fills fast. */
 bool loop_plan(T *t, unsigned offset, JitFast *fast);

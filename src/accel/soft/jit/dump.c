@@ -105,6 +105,7 @@ void jit_dump_block(const T *t)
     if (host) {
         g_string_append(text, "\n  ways out:");
         append_host(text, jit, b->code + t->body_end, b->code + b->code_size);
+        append_host(text, jit, b->cold, b->cold + b->cold_size);
     }
     log_write("%s\n", text->str);
 }
