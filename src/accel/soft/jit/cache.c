@@ -26,8 +26,9 @@
 /* How much code memory the host makes at a time. */
 #define READY_STEP  ((size_t)256 << 10)
 /* See jit_checked_in_vain. */
-#define VAIN_MAX  256
-#define SPLIT_MAX 4096
+#define VAIN_MAX    1024 /* within VAIN_CYCLES: a few per cent of the time */
+#define VAIN_CYCLES (UINT64_C(1) << 24)
+#define SPLIT_MAX   4096
 
 /* Memory of zeros, in large pages where the host has them; never fails. */
 static void *map_zeros(size_t size)
@@ -710,6 +711,11 @@ void jit_checked_in_vain(Jit *jit, X86Cpu *cpu, const void *executable)
 {
     pthread_mutex_lock(&jit->lock);
     JitBlock *b = jit_block_at(jit, executable);
+    uint64_t now = __builtin_ia32_rdtsc();
+    if (b && now - b->in_vain_since > VAIN_CYCLES) {
+        b->in_vain_since = now;
+        b->in_vain = 0;
+    }
     if (b && !b->stale && ++b->in_vain == VAIN_MAX) {
         x86_fpu_leave(cpu);
         if (g_hash_table_size(jit->split) >= SPLIT_MAX) {

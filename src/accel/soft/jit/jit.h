@@ -213,7 +213,8 @@ struct JitBlock {
     const uint8_t *mem_entry, *mem_poll_entry;
     uint16_t count; /* guest instructions */
     bool stale, in_hash, checks_itself;
-    uint16_t in_vain; /* how often a check of several accesses found them in two pages */
+    uint16_t in_vain; /* how often a check of several accesses found them in two pages, since in_vain_since */
+    uint64_t in_vain_since; /* TSC */
     const uint8_t *reg_entry, *reg_poll_entry;
     uint8_t *code; /* writable mapping */
     uint32_t code_size, cold_size;
