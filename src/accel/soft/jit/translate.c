@@ -16,6 +16,9 @@
 
 #include <stdlib.h>
 
+/* How far before a block the start of a loop may lie that the block ends. */
+#define TIGHT_LOOP 256
+
 /* ---- exits ---- */
 
 static JitLink *new_link(T *t, int32_t target, FlagState f, bool careful)
@@ -819,6 +822,17 @@ static uint8_t *loop_way_on(T *t, unsigned offset)
     return way;
 }
 
+/* Whether the block ends a round of a small loop, as far as one block shows. Only there a place's own page is
+ * looked at before the TLB: a loop waits for the TLB's answer in each round, while elsewhere the pages change
+ * so often that the misses cost more. */
+static bool in_tight_loop(const T *t, unsigned offset)
+{
+    const TInsn *last = &t->insns[t->count - 1];
+    int64_t target = last->offset + last->insn.length + (int64_t)last->insn.imm;
+    return (last->kind == JIT_JCC || last->kind == JIT_JMP || last->kind == JIT_LOOP) &&
+           target <= last->offset && target >= (int64_t)offset - TIGHT_LOOP;
+}
+
 JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsigned offset,
                         const JitPage *second_page, uint32_t key, bool check, bool *full)
 {
@@ -850,7 +864,6 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     t->careful = (key & KEY_CAREFUL) || !jit->elide ||
                  (first_page->has_split && g_hash_table_contains(jit->split, page + offset));
     t->scattered = first_page->has_scattered;
-    t->sites = jit->sites && (first_page->hot || !jit->chain);
     t->live_out = FLAGS_ALL;
     t->a = (Asm){ .p = region->used, .end = region->end };
     t->cold_asm = (Asm){ .p = region->cold_used, .end = region->cold_end };
@@ -858,6 +871,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     if (t->count == 0) {
         return NULL;
     }
+    t->sites = jit->sites && (first_page->hot || !jit->chain || in_tight_loop(t, offset));
     block_liveness(t);
     block_analyse(t);
     JitBlock *b = t->b = jit_alloc(jit, sizeof(JitBlock), true);
