@@ -87,7 +87,7 @@ Jit *jit_new(size_t size, GError **error)
     jit->rw = rw;
     jit->rx_delta = (uint8_t *)rx - (uint8_t *)rw;
     jit->size = size;
-    jit->chain = jit->elide = jit->loops = jit->sites = true;
+    jit->chain = jit->elide = jit->loops = jit->sites = jit->superblocks = jit->lookahead = true;
     jit->max_insns = JIT_MAX_INSNS;
     if (!jit_range_add(rx, size)) {
         error_set(error, "Too many machines with translated code in one process");

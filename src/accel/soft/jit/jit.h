@@ -183,6 +183,7 @@ typedef struct JitPc {
     uint16_t offset : 12; /* page offset of the instruction */
     uint16_t in_reg : 1;  /* the flags are in RFLAGS, else in cpu->cc (or dead) */
     uint16_t fast : 1;    /* in the fast loop: registers are where JitBlock.fast_host says */
+    uint16_t exit : 1;    /* no instruction of the block: where it goes on, for lockstep */
 } JitPc;
 /* For lockstep. Flags: that it or what follows may look at; that the manual leaves undefined there. */
 typedef struct JitPcFlags {
@@ -231,7 +232,7 @@ struct JitBlock {
     unsigned pc_count;
     int8_t fast_host[16];   /* -1: in memory */
     uint16_t fast_borrowed; /* guest registers that are in JitArea.save meanwhile */
-    uint16_t undefined;     /* flags, behind the last instruction */
+    uint16_t undefined;     /* flags, at some exit */
 };
 
 #define JIT_REGIONS 8
@@ -295,7 +296,7 @@ typedef struct Jit {
     GHashTable *scattered; /* host addresses of guest instructions whose accesses change pages all the time */
     uint64_t epoch;        /* atomic */
     uint64_t code_bytes, cold_bytes, translated, insns, stale_count, evictions;
-    bool elide, chain, loops, sites, tier;
+    bool elide, chain, loops, sites, tier, superblocks, lookahead;
     unsigned next_site, next_loop;
     unsigned max_insns; /* of a block */
     bool lockstep;

@@ -132,6 +132,18 @@ static void emit_taken(T *t, uint8_t *site, int32_t target)
     c->site = site;
     c->target = target;
     c->flags = t->f;
+    c->fast = t->fast;
+}
+
+/* A branch in the middle of the block. */
+static void emit_side_exit(T *t, const TInsn *i)
+{
+    Asm *a = &t->a;
+    align_site(a, 2);
+    a_byte(a, 0x0f);
+    a_byte(a, 0x80 | (i->insn.form->opcode & 15));
+    a_u32(a, 0);
+    emit_taken(t, a->p - 4, i->offset + i->insn.length + (int32_t)i->insn.imm);
 }
 
 static void emit_step(T *t, unsigned offset)
@@ -511,6 +523,10 @@ void block_emit_insn(T *t, unsigned k)
         break;
     case JIT_JCC:
         block_flags_want(t);
+        if (k + 1 < t->count) {
+            emit_side_exit(t, i);
+            break;
+        }
         if (t->fast) {
             a_byte(a, 0x0f);
             a_byte(a, 0x80 | (insn->form->opcode & 15));
@@ -748,7 +764,19 @@ static void emit_cold(T *t, bool warm)
             a_jmp(a, c->retry);
             break;
         case COLD_TAKEN:
-            if (is_near(t, c->target)) {
+            if (c->fast) {
+                /* Out of the fast loop. */
+                a_bind(a, c->site);
+                loop_restore(t, c->fast, false);
+                if (is_near(t, c->target)) {
+                    JitLink *link = new_link(t, c->target, c->flags, false);
+                    align_site(a, 1);
+                    link->site = a_jmp_forward(a);
+                    emit_link_stub(t, link);
+                } else {
+                    emit_far(t, c->target, c->flags, t->live_out);
+                }
+            } else if (is_near(t, c->target)) {
                 JitLink *link = new_link(t, c->target, c->flags, false);
                 link->site = c->site;
                 emit_link_stub(t, link);
@@ -853,7 +881,8 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     t->fpu = t->straddles = false;
     t->check = check;
     t->too_many = false;
-    t->undefined_out = 0;
+    t->undefined_out = t->undefined_exits = 0;
+    t->exits = 0;
     t->fast = NULL;
     for (int g = 0; g < 16; g++) {
         t->host[g] = (int8_t)(g == R_RSP ? GSP : g >= FIRST_SPILLED ? -1 : g);
@@ -872,7 +901,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
         return NULL;
     }
     t->sites = jit->sites && (first_page->hot || !jit->chain || in_tight_loop(t, offset));
-    block_liveness(t);
+    block_liveness(t, page);
     block_analyse(t);
     JitBlock *b = t->b = jit_alloc(jit, sizeof(JitBlock), true);
     b->page = page;
@@ -938,7 +967,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
         b->pc_flags = jit_alloc(jit, t->pc_count * sizeof(JitPcFlags), false);
         memcpy(b->pc_flags, t->pc_flags, t->pc_count * sizeof(JitPcFlags));
     }
-    b->undefined = t->undefined_out;
+    b->undefined = t->undefined_exits;
     region->used = hot_end;
     region->cold_used = t->a.p;
     jit->code_bytes += b->code_size;
