@@ -169,6 +169,8 @@ void block_flags_release(T *t, unsigned live);
 void block_flags_want(T *t);
 /* T1 is wanted for something else. */
 void block_t1_release(T *t);
+/* Where the TLB's entry for the address in a register is: T1. Changes the flags. */
+void block_tlb_entry(T *t, unsigned address);
 HostMem block_guest_address(T *t, const TInsn *i, bool segments);
 Cold *block_probe_cold(T *t, const TInsn *i, uint8_t *retry, unsigned span, bool write, bool stack);
 /* Makes m, an address made of the guest's stack pointer or frame pointer, one that SD may be added to. */

@@ -89,6 +89,7 @@ Jit *jit_new(size_t size, GError **error)
     jit->size = size;
     jit->chain = jit->elide = jit->loops = jit->sites = jit->superblocks = jit->lookahead = true;
     jit->max_insns = JIT_MAX_INSNS;
+    jit->bmi2 = __builtin_cpu_supports("bmi2");
     if (!jit_range_add(rx, size)) {
         error_set(error, "Too many machines with translated code in one process");
         munmap(rw, size);

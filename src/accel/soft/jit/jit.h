@@ -298,6 +298,7 @@ typedef struct Jit {
     uint64_t code_bytes, cold_bytes, translated, insns, stale_count, evictions;
     bool elide, chain, loops, sites, tier, superblocks, lookahead;
     unsigned next_site, next_loop;
+    bool bmi2;          /* the host has it */
     unsigned max_insns; /* of a block */
     bool lockstep;
     unsigned lockstep_every; /* one block of so many is compared */
