@@ -146,6 +146,38 @@ Cold *block_probe_cold(T *t, const TInsn *i, uint8_t *retry, unsigned span, bool
     return c;
 }
 
+/* Base and index both live in memory. */
+static bool is_spilled_pair(const T *t, const TInsn *i)
+{
+    return i->insn.base < 16 && i->insn.index < 16 && is_spilled(t, i->insn.base) &&
+           is_spilled(t, i->insn.index);
+}
+
+/* Where the TLB's entry for the address in a register is: T1. Changes the flags. */
+void block_tlb_entry(T *t, unsigned address)
+{
+    Asm *a = &t->a;
+    if (t->jit->bmi2) {
+        a_rorx(a, T1, address, 7);
+    } else {
+        a_mov_reg(a, T1, address);
+        a_shr_imm(a, true, T1, 7);
+    }
+    a_alu_imm(a, false, 4, T1, (TLB_SIZE - 1) << 5);
+    a_op_mem(a, true, 0x03, T1, CPU(tlb));
+}
+
+/* Whether T0 in the operand holds no more than a register of the guest's, or the page of the code: it is
+ * loaded again sooner than computed back. */
+static bool is_just_loaded(const T *t, const TInsn *i, const HostMem *m)
+{
+    const X86Insn *insn = &i->insn;
+    return i->kind != JIT_LEAVE && insn->address_size == 8 && insn->segment < SEG_FS &&
+           !is_spilled_pair(t, i) &&
+           (insn->base == X86_REG_RIP || (m->base == T0 && insn->base < 16 && is_spilled(t, insn->base)) ||
+            (m->base != T0 && m->index == T0 && insn->index < 16 && is_spilled(t, insn->index)));
+}
+
 /* Checks [*m + adjust, + span) and leaves host minus guest address in T1. *m may change: it is what the
  * access is to use (with T1 as index or base). */
 static void emit_probe(T *t, const TInsn *i, HostMem *m, int32_t adjust, unsigned span, bool write,
@@ -182,21 +214,23 @@ static void emit_probe(T *t, const TInsn *i, HostMem *m, int32_t adjust, unsigne
         c->retry = a->p;
         return;
     }
-    if (uses_t0) {
-        a_lea(a, T0, start);
-        a_mov_reg(a, T1, T0);
-        c->add_tag = true;
+    bool plain = start.index < 0 && start.disp == 0 && start.base != T0;
+    if (plain) {
+        a_mov_reg(a, T0, (unsigned)start.base);
     } else {
-        a_lea(a, T1, start);
-        a_mov_reg(a, T0, T1);
+        a_lea(a, T0, start);
     }
-    a_shr_imm(a, true, T1, 7);
-    a_alu_imm(a, false, 4, T1, (TLB_SIZE - 1) << 5);
-    a_op_mem(a, true, 0x03, T1, CPU(tlb));
+    c->add_tag = uses_t0;
+    block_tlb_entry(t, plain ? (unsigned)start.base : T0);
     a_op_mem(a, true, 0x2b, T0, mem_base(T1, TAG_OFFSET(write)));
     a_alu_imm(a, true, 7, T0, (int32_t)(4096 - span));
     c->site = a_jcc_forward(a, CC_A);
-    if (uses_t0) {
+    if (uses_t0 && is_just_loaded(t, i, m)) {
+        a_mov_load(a, T0,
+                   i->insn.base == X86_REG_RIP ? AREA(page_va)
+                   : m->base == T0             ? REG(i->insn.base)
+                                               : REG(i->insn.index));
+    } else if (uses_t0) {
         a_op_mem(a, true, 0x03, T0, mem_base(T1, TAG_OFFSET(write)));
         *m = mem_base(T0, -(int64_t)adjust);
     }
@@ -256,13 +290,6 @@ void block_stack_check(T *t, const TInsn *i, Access *access, HostMem m)
 HostMem block_stack_operand(const TInsn *i)
 {
     return mem_index(GSP, SD, 0, i->stack_disp);
-}
-
-/* Base and index both live in memory. */
-static bool is_spilled_pair(const T *t, const TInsn *i)
-{
-    return i->insn.base < 16 && i->insn.index < 16 && is_spilled(t, i->insn.base) &&
-           is_spilled(t, i->insn.index);
 }
 
 /* The host operand of an instruction's explicit memory operand, checked. */

@@ -12,6 +12,7 @@
 #include <stddef.h>
 
 #define MAX_INSNS         JIT_MAX_INSNS
+#define MAX_EXITS         8 /* of a block, with those in the middle */
 #define MAX_GROUPS        JIT_MAX_GROUPS
 #define GROUP_SPAN        1024
 #define MAX_COLD          (MAX_INSNS * 4)
@@ -91,7 +92,7 @@ typedef struct Cold {
     uint8_t *slow[4];      /* STRING: the jumps that lead here */
     unsigned slow_count;
     JitCallout *callout; /* STRING */
-    const JitFast *fast; /* PROBE, LOOP_OUT: in the fast loop: put registers back */
+    const JitFast *fast; /* PROBE, LOOP_OUT, TAKEN: in the fast loop: put registers back */
     FlagState flags;
 } Cold;
 
@@ -117,13 +118,15 @@ typedef struct T {
     bool scattered; /* some instruction of the page is in Jit.scattered */
     bool straddles; /* what follows the block lies in two pages */
     uint16_t live_in, live_out, undefined_out;
+    uint16_t undefined_exits;         /* flags, at some exit */
+    unsigned exits;                   /* branches in the middle */
     uint8_t snapshot[MAX_INSNS * 16]; /* of a block that checks itself: the code it is made of */
     int8_t host[16];                  /* where the guest's general registers are; -1: in memory */
     RegTrack after;                   /* what the block did to them */
     JitFast *fast;                    /* while the fast loop is emitted */
     int32_t next;                     /* page offset behind the last instruction */
-    JitPc pcs[2 * MAX_INSNS];
-    JitPcFlags pc_flags[2 * MAX_INSNS]; /* of lockstep */
+    JitPc pcs[2 * MAX_INSNS + MAX_EXITS];
+    JitPcFlags pc_flags[2 * MAX_INSNS + MAX_EXITS]; /* of lockstep */
     unsigned pc_count;
     uint32_t body_end; /* where the out-of-line parts begin */
 } T;
@@ -153,7 +156,7 @@ void block_decode(T *t, const uint8_t *page, unsigned offset, const uint8_t *sec
 /* Which of FLAGS_ALL an instruction reads, and which it defines or leaves undefined. */
 void block_flags_of(const TInsn *i, unsigned *reads, unsigned *writes);
 /* Backwards from live_out: live_before and live_after of each instruction, live_in. */
-void block_liveness(T *t);
+void block_liveness(T *t, const uint8_t *page);
 /* Finds the access groups. */
 void block_analyse(T *t);
 
@@ -167,6 +170,8 @@ void block_flags_release(T *t, unsigned live);
 void block_flags_want(T *t);
 /* T1 is wanted for something else. */
 void block_t1_release(T *t);
+/* Where the TLB's entry for the address in a register is: T1. Changes the flags. */
+void block_tlb_entry(T *t, unsigned address);
 HostMem block_guest_address(T *t, const TInsn *i, bool segments);
 Cold *block_probe_cold(T *t, const TInsn *i, uint8_t *retry, unsigned span, bool write, bool stack);
 /* Makes m, an address made of the guest's stack pointer or frame pointer, one that SD may be added to. */

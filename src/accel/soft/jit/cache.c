@@ -20,15 +20,16 @@
 
 /* The part of a region that is for hot code. */
 #define HOT_SHARE(size) ((size) / 3 * 2 & ~(size_t)4095)
-#define HASH_BITS   16
-#define PAGES_LIMIT 65536u
-#define HUGE_PAGE   ((size_t)2 << 20)
-#define ARENA_CHUNK HUGE_PAGE
+#define HASH_BITS       16
+#define PAGES_LIMIT     65536u
+#define HUGE_PAGE       ((size_t)2 << 20)
+#define ARENA_CHUNK     HUGE_PAGE
 /* How much code memory the host makes at a time. */
-#define READY_STEP  ((size_t)256 << 10)
+#define READY_STEP ((size_t)256 << 10)
 /* See jit_checked_in_vain. */
-#define VAIN_MAX  256
-#define SPLIT_MAX 4096
+#define VAIN_MAX    1024 /* within VAIN_CYCLES: a few per cent of the time */
+#define VAIN_CYCLES (UINT64_C(1) << 24)
+#define SPLIT_MAX   4096
 
 /* Memory of zeros, in large pages where the host has them; never fails. */
 static void *map_zeros(size_t size)
@@ -87,8 +88,9 @@ Jit *jit_new(size_t size, GError **error)
     jit->rw = rw;
     jit->rx_delta = (uint8_t *)rx - (uint8_t *)rw;
     jit->size = size;
-    jit->chain = jit->elide = jit->loops = jit->sites = true;
+    jit->chain = jit->elide = jit->loops = jit->sites = jit->superblocks = jit->lookahead = true;
     jit->max_insns = JIT_MAX_INSNS;
+    jit->bmi2 = __builtin_cpu_supports("bmi2");
     if (!jit_range_add(rx, size)) {
         error_set(error, "Too many machines with translated code in one process");
         munmap(rw, size);
@@ -547,7 +549,8 @@ void jit_block_scattered(Jit *jit, const void *executable, unsigned offset)
     pthread_mutex_unlock(&jit->lock);
 }
 
-/* A page is hot that is found HEAT times with less than HEAT_GAP other samples in between, and for so long. */
+/* A page is hot that is found HEAT times with less than HEAT_GAP other samples in between, and for so long.
+ */
 #define HEAT     3
 #define HEAT_GAP 24u
 
@@ -714,6 +717,11 @@ void jit_checked_in_vain(Jit *jit, X86Cpu *cpu, const void *executable)
 {
     pthread_mutex_lock(&jit->lock);
     JitBlock *b = jit_block_at(jit, executable);
+    uint64_t now = __builtin_ia32_rdtsc();
+    if (b && now - b->in_vain_since > VAIN_CYCLES) {
+        b->in_vain_since = now;
+        b->in_vain = 0;
+    }
     if (b && !b->stale && ++b->in_vain == VAIN_MAX) {
         x86_fpu_leave(cpu);
         if (g_hash_table_size(jit->split) >= SPLIT_MAX) {
@@ -818,8 +826,7 @@ JitBlock *jit_find_now(X86Cpu *cpu, const Jit *jit, uint32_t key)
     if (!code_page_now(cpu, cpu->rip, &page)) {
         return NULL;
     }
-    if (offset + X86_INSN_MAX > 4096 &&
-        !code_page_now(cpu, (cpu->rip & PAGE_MASK_4K) + 4096, &second)) {
+    if (offset + X86_INSN_MAX > 4096 && !code_page_now(cpu, (cpu->rip & PAGE_MASK_4K) + 4096, &second)) {
         second = NULL;
     }
     return hash_find(jit, page, offset, key, second);
@@ -840,8 +847,7 @@ JitBlock *jit_find_made(X86Cpu *cpu, JitVcpu *v, uint32_t key, const uint8_t *ho
     const uint8_t *second = NULL;
 
     v->lookups++;
-    if (offset + X86_INSN_MAX > 4096 &&
-        !code_page_now(cpu, (cpu->rip & PAGE_MASK_4K) + 4096, &second)) {
+    if (offset + X86_INSN_MAX > 4096 && !code_page_now(cpu, (cpu->rip & PAGE_MASK_4K) + 4096, &second)) {
         second = NULL;
     }
     return hash_find(v->jit, host - offset, offset, key, second);

@@ -212,6 +212,16 @@ static inline void a_shl_imm(Asm *a, bool w, unsigned reg, unsigned count)
     a_byte(a, count);
 }
 
+/* to = from rotated right by count; BMI2. Leaves the flags alone. */
+static inline void a_rorx(Asm *a, unsigned to, unsigned from, unsigned count)
+{
+    a_byte(a, 0xc4);
+    a_byte(a, (to > 7 ? 0 : 0x80u) | 0x40 | (from > 7 ? 0 : 0x20u) | 3);
+    a_bytes(a, "\xfb\xf0", 2);
+    a_byte(a, 0xc0 | (to & 7) << 3 | (from & 7));
+    a_byte(a, count);
+}
+
 /* Jumps and calls; target: an address in the same mapping as a->p. */
 static inline void a_rel32(Asm *a, const uint8_t *target)
 {

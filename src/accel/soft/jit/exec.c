@@ -403,7 +403,7 @@ static void run_loop(X86Cpu *cpu)
     JitArea *area = jit_area(cpu);
     bool first = true;
     JitLink *link = NULL;
-    const JitCareful *way = NULL; /* to a careful variant */
+    const JitCareful *way = NULL;    /* to a careful variant */
     bool fill = false, cold = false; /* cold: interpreted code ran just now */
 
     v->look_at_requests = false;

@@ -84,8 +84,9 @@ typedef enum JitExit {
     JIT_EXIT_LINK,     /* JitArea.exit_arg is the link that was followed */
     JIT_EXIT_CAREFUL,  /* the block's careful variant is wanted: exit_arg is the JitCareful */
     JIT_EXIT_STEP,     /* the instruction at cpu->rip is the interpreter's */
-    JIT_EXIT_CHANGED,  /* exit_info is not 0: see jit_block_scattered, exit_arg is some address in its code; else: a block that checks itself found
-                          other code: exit_arg is the block, cpu->rip is set */
+    JIT_EXIT_CHANGED,  /* exit_info is not 0: see jit_block_scattered, exit_arg is some address in its code;
+                          else: a block that checks itself found  other code: exit_arg is the block, cpu->rip is
+                          set */
     JIT_EXIT_POLL,     /* cpu->interrupt_poll was set */
 } JitExit;
 
@@ -105,8 +106,8 @@ typedef struct JitArea {
     IbtcEntry *ibtc;      /* of the current key */
     uint64_t tmp[4];
     uint64_t site_save[3]; /* T0, rax and rcx, in a site thunk */
-    uint64_t t1;    /* what T1 held, while a stack probe is refilled */
-    uint64_t c_rsp; /* the C stack at the entry */
+    uint64_t t1;           /* what T1 held, while a stack probe is refilled */
+    uint64_t c_rsp;        /* the C stack at the entry */
     const uint8_t *target;
     void *exit_arg;
     uint32_t exit_reason;
@@ -156,8 +157,8 @@ typedef struct JitCallout {
     bool light; /* its handler calls nothing that may use vector registers without x86_fpu_leave */
 } JitCallout;
 
-/* Behind a call of the refill or a site thunk and a five-byte jump to where to go on once it has helped; behind
- * it lies the code for when it does not. */
+/* Behind a call of the refill or a site thunk and a five-byte jump to where to go on once it has helped;
+ * behind it lies the code for when it does not. */
 typedef struct __attribute__((packed)) JitRefill {
     uint16_t offset; /* of the instruction in its page */
     uint16_t limit;  /* the last place in a page where the bytes checked may begin */
@@ -183,6 +184,7 @@ typedef struct JitPc {
     uint16_t offset : 12; /* page offset of the instruction */
     uint16_t in_reg : 1;  /* the flags are in RFLAGS, else in cpu->cc (or dead) */
     uint16_t fast : 1;    /* in the fast loop: registers are where JitBlock.fast_host says */
+    uint16_t exit : 1;    /* no instruction of the block: where it goes on, for lockstep */
 } JitPc;
 /* For lockstep. Flags: that it or what follows may look at; that the manual leaves undefined there. */
 typedef struct JitPcFlags {
@@ -192,11 +194,11 @@ typedef struct JitPcFlags {
 /* A page of guest code, and what has happened to it. */
 typedef struct JitPage {
     const uint8_t *host;
-    JitBlock *blocks;  /* with code in it, through JitBlock.of_page */
-    int64_t since_ns;  /* of the writes that are counted */
-    unsigned writes;   /* of late */
-    bool often;        /* its blocks check themselves since since_ns */
-    bool has_split;    /* something in it is in Jit.split */
+    JitBlock *blocks;   /* with code in it, through JitBlock.of_page */
+    int64_t since_ns;   /* of the writes that are counted */
+    unsigned writes;    /* of late */
+    bool often;         /* its blocks check themselves since since_ns */
+    bool has_split;     /* something in it is in Jit.split */
     bool has_scattered; /* something in it is in Jit.scattered */
     bool hot;           /* its code is run much: its accesses get places in X86Cpu.jit_sites */
     uint8_t heat;
@@ -213,7 +215,8 @@ struct JitBlock {
     const uint8_t *mem_entry, *mem_poll_entry;
     uint16_t count; /* guest instructions */
     bool stale, in_hash, checks_itself;
-    uint16_t in_vain; /* how often a check of several accesses found them in two pages */
+    uint16_t in_vain; /* how often a check of several accesses found them in two pages, since in_vain_since */
+    uint64_t in_vain_since; /* TSC */
     const uint8_t *reg_entry, *reg_poll_entry;
     uint8_t *code; /* writable mapping */
     uint32_t code_size, cold_size;
@@ -230,7 +233,7 @@ struct JitBlock {
     unsigned pc_count;
     int8_t fast_host[16];   /* -1: in memory */
     uint16_t fast_borrowed; /* guest registers that are in JitArea.save meanwhile */
-    uint16_t undefined;     /* flags, behind the last instruction */
+    uint16_t undefined;     /* flags, at some exit */
     uint64_t va, runs;      /* -d out_asm: where it was when it was made, how often it was entered */
 };
 
@@ -244,12 +247,12 @@ typedef struct JitArena {
 } JitArena;
 
 typedef struct JitRegion {
-    uint8_t *start, *end, *used; /* writable mapping */
+    uint8_t *start, *end, *used;                /* writable mapping */
     uint8_t *cold_start, *cold_end, *cold_used; /* of what is seldom run */
     uint8_t *ready, *cold_ready;                /* up to here the host has made its pages */
-    GPtrArray *blocks;           /* in the order of their addresses */
-    JitArena arena;              /* of its blocks, their links and call-outs */
-    uint64_t epoch;              /* of the eviction; every vCPU must have seen it before reuse */
+    GPtrArray *blocks;                          /* in the order of their addresses */
+    JitArena arena;                             /* of its blocks, their links and call-outs */
+    uint64_t epoch; /* of the eviction; every vCPU must have seen it before reuse */
 } JitRegion;
 
 typedef struct JitThunks {
@@ -296,8 +299,9 @@ typedef struct Jit {
     uint64_t epoch;        /* atomic */
     uint64_t code_bytes, cold_bytes, translated, insns, stale_count, evictions;
     uint64_t cycles; /* of the host's TSC, that translation took */
-    bool elide, chain, loops, sites, tier;
+    bool elide, chain, loops, sites, tier, superblocks, lookahead;
     unsigned next_site, next_loop;
+    bool bmi2;          /* the host has it */
     unsigned max_insns; /* of a block */
     bool lockstep;
     unsigned lockstep_every; /* one block of so many is compared */
@@ -393,8 +397,8 @@ void jit_page_written(Jit *jit, const uint8_t *host_page);
 void jit_drop_all(Jit *jit);
 /* A block that checks itself found other code than it was made of. */
 void jit_block_changed(Jit *jit, JitBlock *block);
-/* The access of the instruction at the page offset is scattered: the block whose code lies at this (executable)
- * address is to be made anew. */
+/* The access of the instruction at the page offset is scattered: the block whose code lies at this
+ * (executable) address is to be made anew. */
 void jit_block_scattered(Jit *jit, const void *executable, unsigned offset);
 /* Forgets what the look-up tables hold; the vCPU is at a boundary. */
 void jit_tables_drop(JitVcpu *v);

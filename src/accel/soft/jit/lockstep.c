@@ -213,9 +213,11 @@ static uint32_t live_flags(const JitBlock *b, const X86Cpu *cpu, uint64_t rip)
 {
     uint64_t start = jit_area((X86Cpu *)cpu)->page_va;
     uint64_t offset = rip - start;
-    for (unsigned k = 0; k < b->pc_count && !b->pcs[k].fast; k++) {
-        if (b->pcs[k].offset == offset) {
-            return b->pc_flags[k].live & ~(uint32_t)b->pc_flags[k].undefined;
+    for (unsigned exit = 0; exit < 2; exit++) {
+        for (unsigned k = 0; k < b->pc_count && !b->pcs[k].fast; k++) {
+            if (b->pcs[k].offset == offset && b->pcs[k].exit == exit) {
+                return b->pc_flags[k].live & ~(uint32_t)b->pc_flags[k].undefined;
+            }
         }
     }
     return FLAGS_ARITH & ~(uint32_t)b->undefined;

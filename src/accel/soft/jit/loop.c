@@ -315,10 +315,7 @@ uint8_t *loop_emit(T *t, JitFast *fast, uint8_t *normal)
         group_stride(t, g, &stride);
         uint8_t *retry = a->p;
         group_start(t, g);
-        a_mov_reg(a, T1, T0);
-        a_shr_imm(a, true, T1, 7);
-        a_alu_imm(a, false, 4, T1, (TLB_SIZE - 1) << 5);
-        a_op_mem(a, true, 0x03, T1, CPU(tlb));
+        block_tlb_entry(t, T0);
         a_op_mem(a, true, 0x2b, T0, mem_base(T1, tag));
         a_alu_imm(a, true, 7, T0, (int32_t)(4096 - span));
         Cold *c = block_add_cold(t);

@@ -17,6 +17,9 @@
 
 #include <stdlib.h>
 
+/* How far before a block the start of a loop may lie that the block ends. */
+#define TIGHT_LOOP 256
+
 /* ---- exits ---- */
 
 static JitLink *new_link(T *t, int32_t target, FlagState f, bool careful)
@@ -130,6 +133,18 @@ static void emit_taken(T *t, uint8_t *site, int32_t target)
     c->site = site;
     c->target = target;
     c->flags = t->f;
+    c->fast = t->fast;
+}
+
+/* A branch in the middle of the block. */
+static void emit_side_exit(T *t, const TInsn *i)
+{
+    Asm *a = &t->a;
+    align_site(a, 2);
+    a_byte(a, 0x0f);
+    a_byte(a, 0x80 | (i->insn.form->opcode & 15));
+    a_u32(a, 0);
+    emit_taken(t, a->p - 4, i->offset + i->insn.length + (int32_t)i->insn.imm);
 }
 
 static void emit_step(T *t, unsigned offset)
@@ -446,8 +461,7 @@ void block_emit_insn(T *t, unsigned k)
         a->overflow = t->too_many = true;
     }
     if (t->jit->lockstep) {
-        t->pc_flags[t->pc_count] =
-            (JitPcFlags){ .live = i->live_before, .undefined = i->undefined_before };
+        t->pc_flags[t->pc_count] = (JitPcFlags){ .live = i->live_before, .undefined = i->undefined_before };
     }
     t->pcs[t->pc_count++] = (JitPc){
         .host = (uint16_t)host, .offset = i->offset, .in_reg = t->f.in_reg, .fast = t->fast != NULL
@@ -509,6 +523,10 @@ void block_emit_insn(T *t, unsigned k)
         break;
     case JIT_JCC:
         block_flags_want(t);
+        if (k + 1 < t->count) {
+            emit_side_exit(t, i);
+            break;
+        }
         if (t->fast) {
             a_byte(a, 0x0f);
             a_byte(a, 0x80 | (insn->form->opcode & 15));
@@ -756,7 +774,19 @@ static void emit_cold(T *t, bool warm)
             a_jmp(a, c->retry);
             break;
         case COLD_TAKEN:
-            if (is_near(t, c->target)) {
+            if (c->fast) {
+                /* Out of the fast loop. */
+                a_bind(a, c->site);
+                loop_restore(t, c->fast, false);
+                if (is_near(t, c->target)) {
+                    JitLink *link = new_link(t, c->target, c->flags, false);
+                    align_site(a, 1);
+                    link->site = a_jmp_forward(a);
+                    emit_link_stub(t, link);
+                } else {
+                    emit_far(t, c->target, c->flags, t->live_out);
+                }
+            } else if (is_near(t, c->target)) {
                 JitLink *link = new_link(t, c->target, c->flags, false);
                 link->site = c->site;
                 emit_link_stub(t, link);
@@ -830,6 +860,17 @@ static uint8_t *loop_way_on(T *t, unsigned offset)
     return way;
 }
 
+/* Whether the block ends a round of a small loop, as far as one block shows. Only there a place's own page is
+ * looked at before the TLB: a loop waits for the TLB's answer in each round, while elsewhere the pages change
+ * so often that the misses cost more. */
+static bool in_tight_loop(const T *t, unsigned offset)
+{
+    const TInsn *last = &t->insns[t->count - 1];
+    int64_t target = last->offset + last->insn.length + (int64_t)last->insn.imm;
+    return (last->kind == JIT_JCC || last->kind == JIT_JMP || last->kind == JIT_LOOP) &&
+           target <= last->offset && target >= (int64_t)offset - TIGHT_LOOP;
+}
+
 JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsigned offset,
                         const JitPage *second_page, uint32_t key, bool check, bool *full)
 {
@@ -851,7 +892,8 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     t->fpu = t->straddles = false;
     t->check = check;
     t->too_many = false;
-    t->undefined_out = 0;
+    t->undefined_out = t->undefined_exits = 0;
+    t->exits = 0;
     t->fast = NULL;
     for (int g = 0; g < 16; g++) {
         t->host[g] = (int8_t)(g == R_RSP ? GSP : g >= FIRST_SPILLED ? -1 : g);
@@ -862,7 +904,6 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     t->careful = (key & KEY_CAREFUL) || !jit->elide ||
                  (first_page->has_split && g_hash_table_contains(jit->split, page + offset));
     t->scattered = first_page->has_scattered;
-    t->sites = jit->sites && (first_page->hot || !jit->chain);
     t->live_out = FLAGS_ALL;
     t->a = (Asm){ .p = region->used, .end = region->end };
     t->cold_asm = (Asm){ .p = region->cold_used, .end = region->cold_end };
@@ -870,7 +911,8 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     if (t->count == 0) {
         return NULL;
     }
-    block_liveness(t);
+    t->sites = jit->sites && (first_page->hot || !jit->chain || in_tight_loop(t, offset));
+    block_liveness(t, page);
     block_analyse(t);
     JitBlock *b = t->b = jit_alloc(jit, sizeof(JitBlock), true);
     b->page = page;
@@ -941,7 +983,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
         b->pc_flags = jit_alloc(jit, t->pc_count * sizeof(JitPcFlags), false);
         memcpy(b->pc_flags, t->pc_flags, t->pc_count * sizeof(JitPcFlags));
     }
-    b->undefined = t->undefined_out;
+    b->undefined = t->undefined_exits;
     region->used = hot_end;
     region->cold_used = t->a.p;
     jit->code_bytes += b->code_size;
