@@ -821,11 +821,32 @@ static bool step_boot(Setup *s, const Option *o, GError **error)
     json_object *dict = option_dict(o, "order", error);
     bool ok = dict && cmdline_check_keys(dict, o->info->keys, error);
 
-    if (ok && cmdline_get(dict, "order")) {
-        ok = machine_set(s, "boot-order", cmdline_get(dict, "order"), error);
+    static const char *const keys[] = { "order", "once", "menu", "strict", "splash-time", "reboot-timeout" };
+    for (size_t i = 0; ok && i < G_N_ELEMENTS(keys); i++) {
+        const char *value = cmdline_get(dict, keys[i]);
+        g_autofree char *property = g_strconcat("boot-", keys[i], NULL);
+        ok = !value || machine_set(s, property, value, error);
     }
     json_object_put(dict);
     return ok;
+}
+
+/* What firmware is made of; the directories stay, since devices look for their ROMs there. */
+static bool configure_firmware(Setup *s, GError **error)
+{
+    GPtrArray *dirs = vm_firmware_dirs(s->vm);
+    g_autoptr(GString) roms = g_string_new(NULL);
+
+    FOR_OPTION(s, o, OPT_DATA_DIR)
+    {
+        g_ptr_array_insert(dirs, (gint)dirs->len - 1, g_strdup(o->argument)); /* before the NULL */
+    }
+    s->config.firmware_dirs = (const char *const *)dirs->pdata;
+    FOR_OPTION(s, o, OPT_OPTION_ROM)
+    {
+        g_string_append_printf(roms, "%s\n", o->argument);
+    }
+    return !roms->len || machine_set(s, "option-roms", roms->str, error);
 }
 
 static bool step_watchdog(Setup *s, const Option *o, GError **error)
@@ -898,7 +919,7 @@ static bool configure_vm(Setup *s, GError **error)
     }
     /* The machine. */
     if (!for_each(s, OPT_MACHINE, configure_machine_properties, error) ||
-        !for_each(s, OPT_BOOT, step_boot, error)) {
+        !for_each(s, OPT_BOOT, step_boot, error) || !configure_firmware(s, error)) {
         return false;
     }
     static const struct {
@@ -906,7 +927,7 @@ static bool configure_vm(Setup *s, GError **error)
         const char *property, *value;
     } shorthands[] = {
         { OPT_KERNEL, "kernel", NULL }, { OPT_INITRD, "initrd", NULL }, { OPT_APPEND, "append", NULL },
-        { OPT_NO_ACPI, "acpi", "off" }, { OPT_NO_HPET, "hpet", "off" },
+        { OPT_NO_ACPI, "acpi", "off" }, { OPT_NO_HPET, "hpet", "off" }, { OPT_BIOS, "firmware", NULL },
     };
     for (size_t i = 0; i < G_N_ELEMENTS(shorthands); i++) {
         if (cmdline_has(s->options, shorthands[i].id)) {
@@ -934,7 +955,7 @@ static bool configure_vm(Setup *s, GError **error)
     s->config.cpu_model = cmdline_last(s->options, OPT_CPU);
     s->config.mem_path = cmdline_last(s->options, OPT_MEM_PATH);
     s->config.mem_prealloc = cmdline_has(s->options, OPT_MEM_PREALLOC);
-    s->config.graphics_off = true;
+    s->config.graphics_off = s->nographic;
     json_object *rtc = NULL;
     bool ok = true;
     FOR_OPTION(s, o, OPT_RTC)

@@ -71,6 +71,9 @@ typedef enum OptionId {
     OPT_D,
     OPT_LOGFILE,
     OPT_TRACE,
+    OPT_BIOS,
+    OPT_DATA_DIR,
+    OPT_OPTION_ROM,
     OPT_IGNORED,
     OPT_UNSUPPORTED,
 } OptionId;

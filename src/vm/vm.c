@@ -694,6 +694,8 @@ Vm *vm_new(GError **error)
     vm->run_handlers = g_ptr_array_new_with_free_func(g_free);
     vm->powerdown_handlers = g_ptr_array_new_with_free_func(g_free);
     vm->globals = g_ptr_array_new();
+    vm->firmware_dirs = g_ptr_array_new_with_free_func(g_free);
+    g_ptr_array_add(vm->firmware_dirs, NULL);
     vm->root = object_root_new();
     vm->clocks = clock_set_new();
     vm->request_bh = bh_new(loop, vm_process_requests, vm, NULL);
@@ -761,6 +763,7 @@ void vm_free(Vm *vm)
         g_free(vm->globals->pdata[i]);
     }
     g_ptr_array_unref(vm->globals);
+    g_ptr_array_unref(vm->firmware_dirs);
     g_ptr_array_unref(vm->sinks);
     g_ptr_array_unref(vm->run_handlers);
     g_ptr_array_unref(vm->powerdown_handlers);
@@ -872,6 +875,11 @@ BlockRegistry *vm_blocks(Vm *vm)
 NetRegistry *vm_nets(Vm *vm)
 {
     return vm->nets;
+}
+
+GPtrArray *vm_firmware_dirs(Vm *vm)
+{
+    return vm->firmware_dirs;
 }
 
 GPtrArray *vm_globals(Vm *vm)

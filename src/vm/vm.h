@@ -55,10 +55,11 @@ FdTable *vm_fds(Vm *vm);
 ChardevRegistry *vm_chardevs(Vm *vm);
 BlockRegistry *vm_blocks(Vm *vm);
 NetRegistry *vm_nets(Vm *vm);
-GPtrArray *vm_globals(Vm *vm); /* of GlobalProperty *: compat properties first, then -global's */
-Machine *vm_machine(Vm *vm);   /* NULL before vm_create_machine */
-Accel *vm_accel(Vm *vm);       /* the same */
-VcpuSet *vm_vcpus(Vm *vm);     /* the same */
+GPtrArray *vm_firmware_dirs(Vm *vm); /* of char *, ends with NULL: where firmware is looked for first */
+GPtrArray *vm_globals(Vm *vm);       /* of GlobalProperty *: compat properties first, then -global's */
+Machine *vm_machine(Vm *vm);         /* NULL before vm_create_machine */
+Accel *vm_accel(Vm *vm);             /* the same */
+VcpuSet *vm_vcpus(Vm *vm);           /* the same */
 const VmServices *vm_services(Vm *vm);
 const char *vm_name(Vm *vm); /* -name, or NULL */
 void vm_set_name(Vm *vm, const char *name);
