@@ -11,6 +11,7 @@
 #include "hw/isa/piix3.h"
 #include "hw/misc/port92.h"
 #include "hw/pci/i440fx.h"
+#include "hw/storage/piix3_ide.h"
 #include "object/property.h"
 
 #define TYPE_PC_MACHINE "generic-pc-machine"
@@ -108,6 +109,10 @@ static bool pc_init(Machine *machine, GError **error)
     }
     if (x86->pit_dev &&
         !object_property_parse(OBJECT(x86->pit_dev), "firmware-preset", pc_preset(x86), error)) {
+        return false;
+    }
+    Device *ide = pc_new_pci(x86, TYPE_PIIX3_IDE, "01.1", error);
+    if (!ide || !device_realize(ide, pci, NULL, error)) {
         return false;
     }
     if (on_off_auto(x86->acpi, true)) {

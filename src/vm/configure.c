@@ -444,7 +444,10 @@ static bool add_device(Setup *s, GError **error, const char *driver, ...)
     va_start(pairs, driver);
     while ((key = va_arg(pairs, const char *))) {
         const char *value = va_arg(pairs, const char *);
-        if (value) {
+        if (value && strcmp(key, "bus") == 0) {
+            g_free(options->bus);
+            options->bus = g_strdup(value);
+        } else if (value) {
             json_object_object_add(options->more, key, json_object_new_string(value));
         }
     }
@@ -452,10 +455,47 @@ static bool add_device(Setup *s, GError **error, const char *driver, ...)
     return device_create(vm_root(s->vm), options, false, vm_globals(s->vm), error) != NULL;
 }
 
+/* Where an IDE drive goes: index n is channel n / 2, unit n % 2; without one, the first free place. */
+static bool add_ide_drive(Setup *s, const BlockDrive *drive, unsigned *used, GError **error)
+{
+    int place = drive->index;
+
+    if (place < 0 && (drive->bus >= 0 || drive->unit >= 0)) {
+        if (drive->unit > 1) {
+            return error_set(error, "drive '%s': IDE channels have units 0 and 1, not %d", bb_name(drive->bb),
+                             drive->unit);
+        }
+        place = 2 * MAX(drive->bus, 0) + MAX(drive->unit, 0);
+    }
+    for (int i = 0; place < 0 && i < 4; i++) {
+        place = *used & 1u << i ? -1 : i;
+    }
+    if (place < 0 || place > 3) {
+        return error_set(error, "drive '%s': there are four places for IDE drives, index 0 to 3",
+                         bb_name(drive->bb));
+    }
+    if (*used & 1u << place) {
+        return error_set(error, "drive '%s': index %d is taken by another drive", bb_name(drive->bb), place);
+    }
+    *used |= 1u << place;
+    g_autofree char *bus = g_strdup_printf("ide.%d", place / 2);
+    g_autofree char *unit = g_strdup_printf("%d", place % 2);
+    g_autofree char *bootindex = drive->bootindex >= 0 ? g_strdup_printf("%d", drive->bootindex) : NULL;
+    g_autoptr(GError) missing = NULL;
+    if (!bus_find(vm_root(s->vm), "IDE", bus, &missing)) {
+        error_set(error, "drive '%s': machine '%s' has no IDE controller", bb_name(drive->bb), s->mc->name);
+        error_append_hint(error, "Use if=virtio, or if=none with a -device.");
+        return false;
+    }
+    return add_device(s, error, strcmp(drive->media, "cdrom") == 0 ? "ide-cd" : "ide-hd", "bus", bus, "unit",
+                      unit, "drive", bb_name(drive->bb), "bootindex", bootindex, NULL);
+}
+
 /* -drive if=virtio and the like: a device for each drive whose interface says so. */
 static bool configure_drive_devices(Setup *s, GError **error)
 {
     GPtrArray *drives = block_drives(vm_blocks(s->vm));
+    unsigned ide_used = 0;
 
     for (guint i = 0; i < drives->len; i++) {
         const BlockDrive *drive = drives->pdata[i];
@@ -468,14 +508,22 @@ static bool configure_drive_devices(Setup *s, GError **error)
             if (!s->mc->default_nic_model) {
                 return error_set(error, "machine '%s' has no bus for a virtio disk", s->mc->name);
             }
+            g_autofree char *bootindex =
+                drive->bootindex >= 0 ? g_strdup_printf("%d", drive->bootindex) : NULL;
             if (!add_device(s, error, pci ? "virtio-blk-pci" : "virtio-blk-device", "drive",
-                            bb_name(drive->bb), NULL)) {
+                            bb_name(drive->bb), "bootindex", bootindex, NULL)) {
+                return false;
+            }
+            continue;
+        }
+        if (strcmp(interface, "ide") == 0) {
+            if (!add_ide_drive(s, drive, &ide_used, error)) {
                 return false;
             }
             continue;
         }
         error_set(error, "-drive: interface '%s' is not supported yet", interface);
-        error_append_hint(error, "Use if=virtio, or if=none with a -device.");
+        error_append_hint(error, "Use if=virtio or if=ide, or if=none with a -device.");
         return false;
     }
     return true;
@@ -882,6 +930,25 @@ static bool step_drive(Setup *s, const Option *o, GError **error)
     return block_drive_add_text(vm_blocks(s->vm), o->argument, s->mc->default_disk_interface, error) != NULL;
 }
 
+/* -hda and its kin. */
+static bool step_disk(Setup *s, const Option *o, GError **error)
+{
+    bool cdrom = o->info->id == OPT_CDROM;
+    g_auto(GStrv) parts = g_strsplit(o->argument, ",", -1);
+    g_autofree char *file = g_strjoinv(",,", parts);
+    g_autofree char *text = g_strdup_printf("media=%s,index=%d,file=%s", cdrom ? "cdrom" : "disk",
+                                            cdrom ? 2 : (int)(o->info->id - OPT_HDA), file);
+
+    return block_drive_add_text(vm_blocks(s->vm), text, s->mc->default_disk_interface, error) != NULL;
+}
+
+static bool configure_disks(Setup *s, GError **error)
+{
+    return for_each(s, OPT_HDA, step_disk, error) && for_each(s, OPT_HDB, step_disk, error) &&
+           for_each(s, OPT_HDC, step_disk, error) && for_each(s, OPT_HDD, step_disk, error) &&
+           for_each(s, OPT_CDROM, step_disk, error);
+}
+
 static bool step_netdev(Setup *s, const Option *o, GError **error)
 {
     return net_client_add_text(vm_nets(s->vm), o->argument, error) != NULL;
@@ -914,7 +981,8 @@ static bool configure_vm(Setup *s, GError **error)
     if (!for_each(s, OPT_ECHR, step_echr, error) || !for_each(s, OPT_CHARDEV, step_chardev, error) ||
         !for_each(s, OPT_OBJECT, configure_object, error) ||
         !for_each(s, OPT_BLOCKDEV, step_blockdev, error) || !for_each(s, OPT_DRIVE, step_drive, error) ||
-        !for_each(s, OPT_NETDEV, step_netdev, error) || !configure_lines(s, error)) {
+        !configure_disks(s, error) || !for_each(s, OPT_NETDEV, step_netdev, error) ||
+        !configure_lines(s, error)) {
         return false;
     }
     /* The machine. */

@@ -19,9 +19,6 @@
     "type,accel,kernel,initrd,append,memory-backend,dump-guest-core,mem-merge,usb,graphics,acpi,smm,vmport," \
     "hpet,pit,"                                                                                              \
     "pic,rtc,isa-serial,x-option-roms,auto-kernel-cmdline,kernel-irqchip,max-ram-below-4g,i8042"
-#define NO_IDE                                                                                   \
-    "IDE disks are not supported yet; use -drive file=FILE,if=virtio or -blockdev with -device " \
-    "virtio-blk-pci"
 
 /* clang-format off */
 static const OptionInfo option_table[] = {
@@ -73,12 +70,11 @@ static const OptionInfo option_table[] = {
       "file,if,id,format,media,index,bus,unit,cache,aio,discard,detect-zeroes,readonly,snapshot,serial,werror,rerror" },
     { "blockdev", "[driver=]driver[,node-name=name][,...]", BLOCK, "defines a block node (key=value or JSON)", OPT_BLOCKDEV,
       "driver,node-name,filename,file,read-only,cache.direct,cache.no-flush,discard,detect-zeroes,aio,locking" },
-    { "hda", "file", BLOCK, "IDE disk", OPT_UNSUPPORTED, NULL, NO_IDE },
-    { "hdb", "file", BLOCK, "IDE disk", OPT_UNSUPPORTED, NULL, NO_IDE },
-    { "hdc", "file", BLOCK, "IDE disk", OPT_UNSUPPORTED, NULL, NO_IDE },
-    { "hdd", "file", BLOCK, "IDE disk", OPT_UNSUPPORTED, NULL, NO_IDE },
-    { "cdrom", "file", BLOCK, "IDE CD-ROM", OPT_UNSUPPORTED, NULL,
-      "CD-ROM drives are not supported yet; use -drive file=FILE,if=virtio,readonly=on" },
+    { "hda", "file", BLOCK, "the first disk: the same as -drive file=FILE,index=0,media=disk", OPT_HDA },
+    { "hdb", "file", BLOCK, "the second, index=1", OPT_HDB },
+    { "hdc", "file", BLOCK, "the third, index=2", OPT_HDC },
+    { "hdd", "file", BLOCK, "the fourth, index=3", OPT_HDD },
+    { "cdrom", "file", BLOCK, "a CD-ROM: the same as -drive file=FILE,index=2,media=cdrom", OPT_CDROM },
     { "snapshot", NULL, BLOCK, "temporary overlays", OPT_UNSUPPORTED, NULL, "temporary overlays are not supported yet" },
 
     { "device", "driver[,prop=value...]", STANDARD,
