@@ -57,7 +57,9 @@ def make_disk(path, guest, line, size_mb=96):
         (tree / "boot/grub").mkdir(parents=True)
         (tree / "boot/grub/grub.cfg").write_text(CONFIG.format(line=line))
         shutil.copy(guest / "vmlinuz", tree / "vmlinuz")
-        shutil.copy(guest / "initrd.gz", tree / "initrd.gz")
+        with open(tree / "initrd.gz", "wb") as ramdisk:
+            for part in ["initrd.gz", "ide.gz"]:
+                ramdisk.write((guest / part).read_bytes())
         partition = directory / "partition"
         subprocess.run(["mke2fs", "-q", "-F", "-t", "ext2", "-d", str(tree), str(partition), f"{first_size // 2}k"],
                        check=True, capture_output=True)
@@ -76,6 +78,52 @@ def make_disk(path, guest, line, size_mb=96):
             image.seek(FIRST * SECTOR)
             with open(partition, "rb") as source:
                 shutil.copyfileobj(source, image)
+    return path
+
+
+def make_cd(path):
+    """A CD-ROM image with an El Torito boot record (ISO 9660; El Torito 1.0) that starts GRUB, which says so."""
+    with tempfile.TemporaryDirectory(prefix="rhea-cd-") as name:
+        directory = pathlib.Path(name)
+        early = directory / "early.cfg"
+        early.write_text("serial --unit=0 --speed=115200\nterminal_output serial\n"
+                         'echo "grub: started from the CD-ROM"\nsleep 60\n')
+        image = directory / "core.img"
+        subprocess.run(["grub-mkimage", "-O", "i386-pc-eltorito", "-p", "/boot/grub", "-c", str(early), "-o", str(image),
+                        "biosdisk", "iso9660", "serial", "terminal", "echo", "sleep"], check=True)
+        core = bytearray(image.read_bytes())
+    block, catalogue, start = 2048, 19, 20
+    sectors = start + (len(core) + block - 1) // block + 150
+    # The boot information table, which GRUB's first stage reads: descriptor, image, length, checksum.
+    padded = bytes(core) + bytes(-len(core) % 4)
+    total = sum(struct.unpack(f"<{len(padded) // 4 - 16}I", padded[64:])) & 0xFFFFFFFF
+    core[8:24] = struct.pack("<4I", 16, start, len(core), total)
+    both = lambda value: struct.pack("<I", value) + struct.pack(">I", value)  # noqa: E731
+    both16 = lambda value: struct.pack("<H", value) + struct.pack(">H", value)  # noqa: E731
+    root = (bytes([34, 0]) + both(18) + both(block) + bytes(7) + bytes([2, 0, 0]) + both16(1) + bytes([1, 0]))
+    primary = bytearray(block)
+    primary[0:7] = b"\x01CD001\x01"
+    primary[8:72] = b" " * 32 + b"RHEA".ljust(32)
+    primary[80:88] = both(sectors)
+    primary[120:132] = both16(1) + both16(1) + both16(block)
+    primary[156:156 + len(root)] = root
+    primary[881] = 1
+    record = bytearray(block)
+    record[0:7] = b"\x00CD001\x01"
+    record[7:39] = b"EL TORITO SPECIFICATION".ljust(32, b"\0")
+    record[71:75] = struct.pack("<I", catalogue)
+    entries = bytearray(block)
+    entries[0:4] = bytes([1, 0, 0, 0])
+    entries[30:32] = b"\x55\xaa"
+    check = -sum(struct.unpack("<16H", entries[0:32])) & 0xFFFF
+    entries[28:30] = struct.pack("<H", check)
+    entries[32:44] = struct.pack("<BBHBBHI", 0x88, 0, 0, 0, 0, 4, start)
+    with open(path, "wb") as cd:
+        cd.write(bytes(16 * block) + primary + record)
+        cd.write(b"\xffCD001\x01".ljust(block, b"\0"))
+        cd.write(entries)
+        cd.write(core)
+        cd.truncate(sectors * block)
     return path
 
 
