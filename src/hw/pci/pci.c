@@ -576,10 +576,28 @@ PciBus *pci_root_bus_new(Device *owner, const char *name, const DeviceEnv *env, 
 
 static char *pci_device_path(Device *device)
 {
+    /* Open Firmware's generic names, by class; what hangs on a disk's or a network card's function. */
+    static const struct {
+        uint16_t class_id;
+        const char *name, *child;
+    } classes[] = {
+        { PCI_CLASS_STORAGE_SCSI, "scsi", "/disk@0,0" },
+        { PCI_CLASS_STORAGE_IDE, "ide", "" },
+        { PCI_CLASS_NETWORK_ETHERNET, "ethernet", "/ethernet-phy@0" },
+        { PCI_CLASS_DISPLAY_VGA, "display", "" },
+    };
     PciDevice *dev = PCI_DEVICE(device);
+    uint16_t class_id = pci_get_word(dev->config + PCI_CLASS_DEVICE);
+    const char *name = "pci", *child = "";
+    for (size_t i = 0; i < G_N_ELEMENTS(classes); i++) {
+        if (classes[i].class_id == class_id) {
+            name = classes[i].name;
+            child = classes[i].child;
+        }
+    }
     return PCI_FUNC(dev->devfn)
-               ? g_strdup_printf("%s@%x,%x", type_of(dev), PCI_SLOT(dev->devfn), PCI_FUNC(dev->devfn))
-               : g_strdup_printf("%s@%x", type_of(dev), PCI_SLOT(dev->devfn));
+               ? g_strdup_printf("%s@%x,%x%s", name, PCI_SLOT(dev->devfn), PCI_FUNC(dev->devfn), child)
+               : g_strdup_printf("%s@%x%s", name, PCI_SLOT(dev->devfn), child);
 }
 
 static void pci_print_device(Device *device, GString *out, int indent)
