@@ -386,6 +386,7 @@ bool machine_init(Machine *machine, const MachineConfig *config, GError **error)
         .vm = config->vm,
         .root = config->root,
         .firmware_dirs = config->firmware_dirs,
+        .displays = config->displays,
     };
     /* libvirt and the monitor look for these even where they are empty. */
     container_get(config->root, "/machine/peripheral");

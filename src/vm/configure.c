@@ -850,7 +850,29 @@ static bool step_display(Setup *s, const Option *o, GError **error)
 
 static bool step_vga(Setup *s, const Option *o, GError **error)
 {
-    return configure_none_only(o, "type", "video card", error);
+    static const char *const cards[] = { "none", "std", NULL };
+
+    if (!g_strv_contains(cards, o->argument)) {
+        error_set(error, "video card '%s' is not supported; 'std' and 'none' are", o->argument);
+        return false;
+    }
+    return true;
+}
+
+/* A PC that starts a kernel at once has no screen unless asked for: nothing would set its mode. */
+static bool configure_video(Setup *s, GError **error)
+{
+    const char *card = cmdline_last(s->options, OPT_VGA);
+    bool by_default = !card && !s->nodefaults && vm_machine(s->vm)->env.firmware;
+
+    if (!by_default && (!card || strcmp(card, "none") == 0)) {
+        return true;
+    }
+    g_autoptr(GError) missing = NULL;
+    if (!bus_find(vm_root(s->vm), "PCI", NULL, &missing)) {
+        return error_set(error, "-vga %s: machine '%s' has no PCI bus", card, s->mc->name);
+    }
+    return add_device(s, error, "VGA", NULL);
 }
 
 static bool step_audio(Setup *s, const Option *o, GError **error)
@@ -1038,7 +1060,7 @@ static bool configure_vm(Setup *s, GError **error)
         return false;
     }
     /* What hangs on it. */
-    ok = for_each(s, OPT_FW_CFG, configure_fw_cfg, error) &&
+    ok = for_each(s, OPT_FW_CFG, configure_fw_cfg, error) && configure_video(s, error) &&
          for_each(s, OPT_DEVICE, configure_device, error) && configure_drive_devices(s, error) &&
          configure_networks(s, error);
     /* Last, because the first front end of a mux has its focus: that is to be the guest's line. */
@@ -1281,8 +1303,12 @@ bool vm_answer_help(const Options *options, bool *failed, GError **error)
                 return true;
             }
             break;
-        case OPT_DISPLAY:
         case OPT_VGA:
+            if (is_help(o->argument)) {
+                text = g_strdup("none\nstd\n");
+            }
+            break;
+        case OPT_DISPLAY:
         case OPT_AUDIODEV:
             if (is_help(o->argument)) {
                 text = g_strdup("none\n");

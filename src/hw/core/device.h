@@ -70,7 +70,8 @@ typedef struct DeviceEnv {
     IrqLine **gsi;        /* the global system interrupts (24), or NULL */
     /* Where firmware files are looked for first (hw/core/firmware_file.h); NULL-terminated, may be NULL. */
     const char *const *firmware_dirs;
-    bool firmware; /* the machine starts through firmware: option ROMs are wanted */
+    struct DisplayRegistry *displays; /* display/display.h; may be NULL */
+    bool firmware;                    /* the machine starts through firmware: option ROMs are wanted */
 } DeviceEnv;
 
 struct Device {
