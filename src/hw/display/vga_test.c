@@ -261,7 +261,7 @@ static void test_random(void)
     g_autoptr(GRand) rand = g_rand_new_with_seed(7);
     DisplaySurface surface;
     display_surface_init(&surface);
-    for (int i = 0; i < 300; i++) {
+    for (int i = 0; i < 80; i++) {
         VgaRegisters r;
         uint8_t *bytes = (uint8_t *)&r;
         for (size_t k = 0; k < sizeof(r); k++) {
