@@ -236,7 +236,7 @@ static void inherit(QapiBlockdevOptions *child, const QapiBlockdevOptions *paren
     }
 }
 
-BlockNode *block_node_ref(BlockNode *parent, const QapiBlockdevOptions *options, QapiBlockdevRef *ref,
+BlockNode *block_node_by_ref(BlockNode *parent, const QapiBlockdevOptions *options, QapiBlockdevRef *ref,
                           GError **error)
 {
     if (ref->kind == QAPI_BLOCKDEV_REF_DEFINITION) {

@@ -88,7 +88,7 @@ void block_request_done(BlockRequest *req, int result);
 BlockNode *block_node_open(BlockRegistry *reg, QapiBlockdevOptions *options, bool implicit, GError **error);
 /* The node that a member of parent's options means, described in place (then it gets what options says of
  * cache, discard, sharing and writing, where it does not say so itself) or by its name. NULL on error. */
-BlockNode *block_node_ref(BlockNode *parent, const QapiBlockdevOptions *options, QapiBlockdevRef *ref,
+BlockNode *block_node_by_ref(BlockNode *parent, const QapiBlockdevOptions *options, QapiBlockdevRef *ref,
                           GError **error);
 void block_node_close(BlockNode *node);
 BlockNode *block_node_find(BlockRegistry *reg, const char *name);

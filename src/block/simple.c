@@ -11,7 +11,7 @@ static bool raw_open(BlockNode *node, QapiBlockdevOptions *options, GError **err
 {
     const QapiBlockdevOptionsRaw *o = options->u_raw;
     uint64_t offset = o->has_offset ? o->offset : 0, size = o->has_size ? o->size : 0, child_size;
-    BlockNode *child = block_node_ref(node, options, o->file, error);
+    BlockNode *child = block_node_by_ref(node, options, o->file, error);
 
     if (!child) {
         return false;
