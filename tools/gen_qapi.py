@@ -14,6 +14,7 @@ Grammar (one entity starts in the first column, its members are indented by two 
     event NAME                                  members are its data
     option NAME TYPE MEMBER                     -NAME of the command line: text or JSON of that struct or union, whose
                                                 MEMBER a bare first word means
+    need NAME                                   C code uses that type, though no command or option takes it
 
 An open struct takes any other members too; its C form has them as JSON (`more`), for a receiver that knows their types.
 Everything after "  -- " on a member's line is its documentation. TYPE is str, bool, int, int8 .. uint64, size, number,
@@ -40,8 +41,9 @@ INTEGERS = {name for name, (_, json_type) in BUILTIN.items() if json_type == "in
 VISIT = {"int": "int64"}
 CASTS = {"enum", "struct", "union", "alternate", "command", "event", "option"}
 FLAGS = {"raw-return", "allow-oob", "allow-preconfig"}
-# Keywords of C that the protocol uses as names.
-RESERVED = {"auto", "bool", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum", "extern",
+# Keywords of C, and a macro, that the protocol uses as names.
+RESERVED = {"auto", "bool", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum", "errno",
+            "extern",
             "float", "for", "goto", "if", "in", "inline", "int", "long", "null", "register", "restrict", "return", "short",
             "signed", "sizeof", "static", "struct", "switch", "typedef", "union", "unix", "unsigned", "void", "volatile",
             "while"}
@@ -86,6 +88,7 @@ class Schema:
         self.entities = {}
         self.options = []      # entities too; their names are a space of their own
         self.sections = []
+        self.needs = []        # (type, where)
 
     def error(self, where, text):
         raise SchemaError(f"{where}: {text}")
@@ -101,6 +104,9 @@ class Schema:
                 doc.append(line[2:].strip())
             elif line.startswith("#") or not line.strip():
                 continue
+            elif line.startswith("need "):
+                self.needs.append((line[5:].strip(), where))
+                entity = None
             elif not line.startswith(" "):
                 entity = self.parse_head(where, line, " ".join(doc), section)
                 doc = []
@@ -174,6 +180,8 @@ class Schema:
         entity.members.append(Member(match[1], match[3], bool(match[2]), doc, where))
 
     def check(self):
+        for name, where in self.needs:
+            self.check_type(where, name)
         for e in self.entities.values():
             for m in e.members:
                 if m.type:
@@ -256,6 +264,8 @@ class CWriter:
                 self.need(e.returns)
         for o in schema.options:
             self.need(o.args)
+        for name, _ in schema.needs:
+            self.need(name)
 
     def need(self, type_):
         if type_.startswith("["):

@@ -33,7 +33,7 @@ struct Coroutine {
     Coroutine *pool_next;
     GList link; /* of the queue it waits in */
     Loop *waiting_loop;
-    bool ended;
+    bool ended, waits_to_write;
     void *fake_stack;      /* AddressSanitizer's */
     const void *asan_base; /* the thread's own stack, in the leader */
     size_t asan_size;
@@ -241,54 +241,108 @@ bool in_coroutine(void)
     return coroutine_self() != NULL;
 }
 
-static void enter_bh(void *opaque)
+static void woken(void *opaque, ssize_t result)
 {
     coroutine_enter(opaque);
 }
 
 void coroutine_wake(Loop *loop, Coroutine *co)
 {
-    loop_call(loop, enter_bh, co);
+    loop_complete_from(loop, woken, co, 0);
 }
 
-/* ---- queues and mutexes ---- */
+/* ---- queues and locks ---- */
 
-void co_queue_init(CoQueue *q)
+static void spin_lock(int *lock)
 {
-    g_queue_init(&q->waiting);
+    while (__atomic_exchange_n(lock, 1, __ATOMIC_ACQUIRE)) {
+        __builtin_ia32_pause();
+    }
 }
 
-void co_queue_wait(CoQueue *q)
+static void spin_unlock(int *lock)
+{
+    __atomic_store_n(lock, 0, __ATOMIC_RELEASE);
+}
+
+/* With what protects the queue held. */
+static void enqueue(GQueue *waiting)
 {
     Coroutine *self = coroutine_self();
 
     self->link = (GList){ .data = self };
     self->waiting_loop = loop_current();
-    g_queue_push_tail_link(&q->waiting, &self->link);
-    coroutine_yield();
+    g_queue_push_tail_link(waiting, &self->link);
 }
 
-bool co_queue_wake_one(CoQueue *q)
+static void wake(Coroutine *co)
 {
-    GList *link = g_queue_pop_head_link(&q->waiting);
-    Coroutine *co = link ? link->data : NULL;
-
-    if (!co) {
-        return false;
-    }
     if (co->waiting_loop) {
         coroutine_wake(co->waiting_loop, co);
     } else {
         coroutine_enter(co);
     }
+}
+
+void co_queue_init(CoQueue *q)
+{
+    q->lock = 0;
+    g_queue_init(&q->waiting);
+}
+
+void co_queue_wait(CoQueue *q)
+{
+    spin_lock(&q->lock);
+    enqueue(&q->waiting);
+    spin_unlock(&q->lock);
+    /* Whoever wakes it meanwhile does so through this thread's loop, so after the yield. */
+    coroutine_yield();
+}
+
+bool co_queue_wait_if(CoQueue *q, bool (*still)(void *opaque), void *opaque)
+{
+    spin_lock(&q->lock);
+    if (!still(opaque)) {
+        spin_unlock(&q->lock);
+        return false;
+    }
+    enqueue(&q->waiting);
+    spin_unlock(&q->lock);
+    coroutine_yield();
+    return true;
+}
+
+void co_queue_wait_unlock(CoQueue *q, pthread_mutex_t *mutex)
+{
+    spin_lock(&q->lock);
+    enqueue(&q->waiting);
+    spin_unlock(&q->lock);
+    pthread_mutex_unlock(mutex);
+    coroutine_yield();
+}
+
+bool co_queue_wake_one(CoQueue *q)
+{
+    GList *link;
+
+    spin_lock(&q->lock);
+    link = g_queue_pop_head_link(&q->waiting);
+    spin_unlock(&q->lock);
+    if (!link) {
+        return false;
+    }
+    wake(link->data);
     return true;
 }
 
 void co_queue_wake_all(CoQueue *q)
 {
-    for (guint n = g_queue_get_length(&q->waiting); n > 0; n--) {
-        co_queue_wake_one(q);
-    }
+    guint n;
+
+    spin_lock(&q->lock);
+    n = g_queue_get_length(&q->waiting);
+    spin_unlock(&q->lock);
+    while (n-- && co_queue_wake_one(q)) {}
 }
 
 void co_mutex_init(CoMutex *m)
@@ -297,28 +351,125 @@ void co_mutex_init(CoMutex *m)
     co_queue_init(&m->queue);
 }
 
+bool co_mutex_trylock(CoMutex *m)
+{
+    bool taken = false;
+
+    spin_lock(&m->queue.lock);
+    if (!m->holder) {
+        __atomic_store_n(&m->holder, coroutine_self(), __ATOMIC_RELAXED);
+        taken = true;
+    }
+    spin_unlock(&m->queue.lock);
+    return taken;
+}
+
 void co_mutex_lock(CoMutex *m)
 {
     Coroutine *self = coroutine_self();
 
+    spin_lock(&m->queue.lock);
     if (!m->holder) {
-        m->holder = self;
+        __atomic_store_n(&m->holder, self, __ATOMIC_RELAXED);
+        spin_unlock(&m->queue.lock);
         return;
     }
     g_assert(m->holder != self);
-    co_queue_wait(&m->queue); /* whoever unlocks hands it over */
-    g_assert(m->holder == self);
+    enqueue(&m->queue.waiting); /* whoever unlocks hands it over */
+    spin_unlock(&m->queue.lock);
+    coroutine_yield();
 }
 
 void co_mutex_unlock(CoMutex *m)
 {
-    GList *head = g_queue_peek_head_link(&m->queue.waiting);
+    GList *head;
 
+    spin_lock(&m->queue.lock);
     g_assert(m->holder == coroutine_self());
-    m->holder = head ? head->data : NULL;
+    head = g_queue_pop_head_link(&m->queue.waiting);
+    __atomic_store_n(&m->holder, head ? head->data : NULL, __ATOMIC_RELAXED);
+    spin_unlock(&m->queue.lock);
     if (head) {
-        co_queue_wake_one(&m->queue);
+        wake(head->data);
     }
+}
+
+void co_rwlock_init(CoRwlock *l)
+{
+    *l = (CoRwlock){ 0 };
+    g_queue_init(&l->waiting);
+}
+
+static void rwlock_take(CoRwlock *l, bool write)
+{
+    spin_lock(&l->lock);
+    if (!l->writer && g_queue_is_empty(&l->waiting) && (!write || !l->readers)) {
+        l->writer = write;
+        l->readers += !write;
+        spin_unlock(&l->lock);
+        return;
+    }
+    coroutine_self()->waits_to_write = write;
+    enqueue(&l->waiting);
+    spin_unlock(&l->lock);
+    coroutine_yield();
+}
+
+void co_rwlock_rdlock(CoRwlock *l)
+{
+    rwlock_take(l, false);
+}
+
+void co_rwlock_wrlock(CoRwlock *l)
+{
+    rwlock_take(l, true);
+}
+
+/* With l locked, which it unlocks: hands the lock to those who may have it now. */
+static void rwlock_hand_over(CoRwlock *l)
+{
+    GList *granted = NULL, *head;
+
+    while ((head = g_queue_peek_head_link(&l->waiting))) {
+        bool write = ((Coroutine *)head->data)->waits_to_write;
+
+        if (l->writer || (write && l->readers)) {
+            break;
+        }
+        g_queue_unlink(&l->waiting, head);
+        l->writer = write;
+        l->readers += !write;
+        head->next = granted;
+        granted = head;
+    }
+    spin_unlock(&l->lock);
+    while (granted) {
+        GList *next = granted->next; /* read first: who is woken uses its link again */
+
+        wake(granted->data);
+        granted = next;
+    }
+}
+
+void co_rwlock_unlock(CoRwlock *l)
+{
+    spin_lock(&l->lock);
+    g_assert(l->writer || l->readers > 0);
+    if (l->writer) {
+        l->writer = false;
+    } else {
+        l->readers--;
+    }
+    rwlock_hand_over(l);
+}
+
+void co_rwlock_downgrade(CoRwlock *l)
+{
+    spin_lock(&l->lock);
+    g_assert(l->writer);
+    l->writer = false;
+    l->readers = 1;
+    rwlock_hand_over(l);
 }
 
 /* ---- waiting for the host ---- */
@@ -364,17 +515,34 @@ ssize_t co_work(Loop *loop, ssize_t (*fn)(void *opaque), void *opaque)
     return wait.result;
 }
 
+typedef struct CoSleep {
+    LoopSleeper sleeper;
+    Coroutine *co;
+} CoSleep;
+
 static void co_sleep_done(void *opaque)
 {
-    coroutine_enter(opaque);
+    CoSleep *sleep = opaque;
+
+    coroutine_enter(sleep->co);
 }
 
 void co_sleep_ns(Loop *loop, int64_t ns)
 {
-    Timer timer;
+    CoSleep sleep = { .co = coroutine_self(), .sleeper.until_ns = monotonic_ns() + MAX(ns, 0) };
+    LoopSleeper *s = &sleep.sleeper;
 
-    timer_init(&timer, loop, NULL, CLOCK_TYPE_REALTIME, co_sleep_done, coroutine_self(), NULL);
-    timer_set(&timer, monotonic_ns() + MAX(ns, 0));
+    s->next = loop->sleepers;
+    if (s->next) {
+        s->next->prev = s;
+    }
+    loop->sleepers = s;
+    timer_init(&s->timer, loop, NULL, CLOCK_TYPE_REALTIME, co_sleep_done, &sleep, NULL);
+    timer_set(&s->timer, s->until_ns);
     coroutine_yield();
-    timer_destroy(&timer);
+    *(s->prev ? &s->prev->next : &loop->sleepers) = s->next;
+    if (s->next) {
+        s->next->prev = s->prev;
+    }
+    timer_destroy(&s->timer);
 }

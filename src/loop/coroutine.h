@@ -16,29 +16,56 @@ Coroutine *coroutine_new(CoroutineFunc *fn, void *opaque);
 /* Runs it until it yields or ends; it must be in no other thread's hands. From outside or inside coroutines.
  */
 void coroutine_enter(Coroutine *co);
-/* Enters it from a bottom half of that loop. [any thread] */
+/* Enters it from that loop, whose coroutine it is, as a completion of I/O (loop_iterate_io runs it). [any
+ * thread] */
 void coroutine_wake(Loop *loop, Coroutine *co);
 /* Inside a coroutine only: back to whoever entered it. */
 void coroutine_yield(void);
 Coroutine *coroutine_self(void); /* NULL outside */
 bool in_coroutine(void);
 
+/*
+ * Queues and locks between coroutines, of one loop or of several: who waits is woken in its own loop. In the
+ * order of arrival.
+ */
 typedef struct CoQueue {
+    int lock; /* a spin lock of a few instructions */
     GQueue waiting;
 } CoQueue;
 void co_queue_init(CoQueue *q);
 void co_queue_wait(CoQueue *q);     /* yields until woken */
 bool co_queue_wake_one(CoQueue *q); /* false: nobody waited */
 void co_queue_wake_all(CoQueue *q);
+/* Where loops share what is waited for: waits only if still(opaque), which is asked with the queue locked, so
+ * that no wake-up after it is lost. Returns whether it waited. */
+bool co_queue_wait_if(CoQueue *q, bool (*still)(void *opaque), void *opaque);
+/* Or under the caller's mutex, which protects the queue: unlocked while it waits, and not taken again. Wake
+ * it with the mutex held. */
+void co_queue_wait_unlock(CoQueue *q, pthread_mutex_t *mutex);
 
-/* Between coroutines of one loop. */
 typedef struct CoMutex {
-    Coroutine *holder;
+    Coroutine *holder; /* atomic */
     CoQueue queue;
 } CoMutex;
 void co_mutex_init(CoMutex *m);
 void co_mutex_lock(CoMutex *m);
+bool co_mutex_trylock(CoMutex *m);
 void co_mutex_unlock(CoMutex *m);
+
+/* Many readers or one writer. A writer that waits keeps later readers out. Not recursive. */
+typedef struct CoRwlock {
+    int lock;
+    int readers;
+    bool writer;
+    GQueue waiting;
+} CoRwlock;
+void co_rwlock_init(CoRwlock *l);
+void co_rwlock_rdlock(CoRwlock *l);
+void co_rwlock_wrlock(CoRwlock *l);
+/* The only holder's side of both. */
+void co_rwlock_unlock(CoRwlock *l);
+/* A writer goes on as a reader, without a gap. */
+void co_rwlock_downgrade(CoRwlock *l);
 
 /* In a coroutine: waits for host I/O (see loop_submit_io) or a time of the real clock. */
 ssize_t co_io(Loop *loop, LoopIoEngine engine, LoopIoOp op, int fd, const struct iovec *iov, int iov_count,

@@ -138,6 +138,194 @@ static void test_queue(void)
     g_assert_false(co_queue_wake_one(&queue));
 }
 
+/* ---- locks between loops of several threads ---- */
+
+#define SHARED_THREADS    4
+#define SHARED_COROUTINES 8
+
+typedef struct Shared {
+    CoMutex mutex;
+    CoRwlock rwlock;
+    int inside, readers_inside, writers_inside; /* atomic */
+    int counter;                                /* under the mutex, not atomic on purpose */
+    int written;                                /* under the rwlock */
+    int rounds;
+} Shared;
+
+typedef struct SharedWorker {
+    Shared *shared;
+    Loop *loop;
+    int number, left;
+} SharedWorker;
+
+static void shared_coroutine(void *opaque)
+{
+    SharedWorker *w = opaque;
+    Shared *s = w->shared;
+    int number = w->number++;
+
+    for (int i = 0; i < s->rounds; i++) {
+        co_mutex_lock(&s->mutex);
+        g_assert_cmpint(__atomic_fetch_add(&s->inside, 1, __ATOMIC_SEQ_CST), ==, 0);
+        s->counter++;
+        if (i % 16 == number) {
+            co_sleep_ns(w->loop, 1000); /* held over a yield */
+        }
+        __atomic_fetch_sub(&s->inside, 1, __ATOMIC_SEQ_CST);
+        co_mutex_unlock(&s->mutex);
+        if ((i + number) % 4 == 0) {
+            co_rwlock_wrlock(&s->rwlock);
+            g_assert_cmpint(__atomic_fetch_add(&s->writers_inside, 1, __ATOMIC_SEQ_CST), ==, 0);
+            g_assert_cmpint(__atomic_load_n(&s->readers_inside, __ATOMIC_SEQ_CST), ==, 0);
+            s->written++;
+            __atomic_fetch_sub(&s->writers_inside, 1, __ATOMIC_SEQ_CST);
+            if (i % 8 == 0) {
+                co_rwlock_downgrade(&s->rwlock);
+                g_assert_cmpint(__atomic_load_n(&s->writers_inside, __ATOMIC_SEQ_CST), ==, 0);
+            }
+            co_rwlock_unlock(&s->rwlock);
+        } else {
+            co_rwlock_rdlock(&s->rwlock);
+            __atomic_fetch_add(&s->readers_inside, 1, __ATOMIC_SEQ_CST);
+            g_assert_cmpint(__atomic_load_n(&s->writers_inside, __ATOMIC_SEQ_CST), ==, 0);
+            if (i % 32 == number) {
+                co_sleep_ns(w->loop, 1000);
+            }
+            __atomic_fetch_sub(&s->readers_inside, 1, __ATOMIC_SEQ_CST);
+            co_rwlock_unlock(&s->rwlock);
+        }
+    }
+    w->left--;
+}
+
+static void *shared_thread(void *opaque)
+{
+    SharedWorker *w = opaque;
+
+    w->loop = loop_new(NULL, NULL);
+    w->left = SHARED_COROUTINES;
+    for (int i = 0; i < SHARED_COROUTINES; i++) {
+        coroutine_wake(w->loop, coroutine_new(shared_coroutine, w));
+    }
+    while (w->left) {
+        loop_iterate(w->loop, true);
+    }
+    loop_free(w->loop);
+    return NULL;
+}
+
+static void test_across_loops(void)
+{
+#if defined(__SANITIZE_THREAD__)
+    Shared s = { .rounds = 50 };
+#else
+    Shared s = { .rounds = 1000 };
+#endif
+    SharedWorker workers[SHARED_THREADS] = { 0 };
+    pthread_t threads[SHARED_THREADS];
+    int total = SHARED_THREADS * SHARED_COROUTINES * s.rounds;
+
+    co_mutex_init(&s.mutex);
+    co_rwlock_init(&s.rwlock);
+    for (int i = 0; i < SHARED_THREADS; i++) {
+        workers[i].shared = &s;
+        pthread_create(&threads[i], NULL, shared_thread, &workers[i]);
+    }
+    for (int i = 0; i < SHARED_THREADS; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    g_assert_cmpint(s.counter, ==, total);
+    g_assert_cmpint(s.written, >, total / 5);
+    g_assert_null(s.mutex.holder);
+    g_assert_cmpint(s.rwlock.readers, ==, 0);
+    g_assert_false(s.rwlock.writer);
+}
+
+/* A waiting writer keeps later readers out; readers that wait together go in together. */
+static void rw_reader(void *opaque)
+{
+    Steps *s = opaque;
+
+    co_rwlock_rdlock((CoRwlock *)s->mutex);
+    g_string_append_c(s->log, s->tag);
+    coroutine_yield();
+    co_rwlock_unlock((CoRwlock *)s->mutex);
+}
+
+static void rw_writer(void *opaque)
+{
+    Steps *s = opaque;
+
+    co_rwlock_wrlock((CoRwlock *)s->mutex);
+    g_string_append_c(s->log, s->tag);
+    coroutine_yield();
+    co_rwlock_unlock((CoRwlock *)s->mutex);
+}
+
+static void test_rwlock_order(void)
+{
+    g_autoptr(GString) log = g_string_new(NULL);
+    CoRwlock lock;
+    Steps s[5];
+    Coroutine *co[5];
+
+    co_rwlock_init(&lock);
+    for (int i = 0; i < 5; i++) {
+        s[i] = (Steps){ .log = log, .tag = "rRWqQ"[i], .mutex = (CoMutex *)&lock };
+        co[i] = coroutine_new(i == 2 ? rw_writer : rw_reader, &s[i]);
+        coroutine_enter(co[i]);
+    }
+    g_assert_cmpstr(log->str, ==, "rR");
+    coroutine_enter(co[0]);
+    g_assert_cmpstr(log->str, ==, "rR");
+    coroutine_enter(co[1]);
+    g_assert_cmpstr(log->str, ==, "rRW");
+    coroutine_enter(co[2]);
+    g_assert_cmpint(log->len, ==, 5);
+    g_assert_cmpint(lock.readers, ==, 2);
+    coroutine_enter(co[3]);
+    coroutine_enter(co[4]);
+    g_assert_cmpint(lock.readers, ==, 0);
+}
+
+/* Where only completions of I/O run, sleepers and coroutines that wait for each other go on, nothing else. */
+static void io_only_sleeper(void *opaque)
+{
+    Steps *s = opaque;
+
+    locker(s);
+    s->rounds--;
+}
+
+static void bh_runs(void *opaque)
+{
+    *(bool *)opaque = true;
+}
+
+static void test_io_only(void)
+{
+    Loop *loop = loop_new(NULL, NULL);
+    g_autoptr(GString) log = g_string_new(NULL);
+    CoMutex mutex;
+    bool ran = false;
+    Steps s[2];
+
+    co_mutex_init(&mutex);
+    for (int i = 0; i < 2; i++) {
+        s[i] = (Steps){ .log = log, .tag = (char)('a' + i), .mutex = &mutex, .loop = loop, .rounds = 1 };
+        coroutine_wake(loop, coroutine_new(io_only_sleeper, &s[i]));
+    }
+    loop_call(loop, bh_runs, &ran);
+    while (s[0].rounds || s[1].rounds) {
+        loop_iterate_io(loop, true);
+    }
+    g_assert_cmpstr(log->str, ==, "aAbB");
+    g_assert_false(ran);
+    loop_iterate(loop, false);
+    g_assert_true(ran);
+    loop_free(loop);
+}
+
 typedef struct File {
     Loop *loop;
     int fd;
@@ -216,6 +404,9 @@ int main(int argc, char **argv)
     g_test_add_func("/coroutine/nested", test_nested);
     g_test_add_func("/coroutine/mutex", test_mutex);
     g_test_add_func("/coroutine/queue", test_queue);
+    g_test_add_func("/coroutine/rwlock-order", test_rwlock_order);
+    g_test_add_func("/coroutine/across-loops", test_across_loops);
+    g_test_add_func("/coroutine/io-only", test_io_only);
     g_test_add_func("/coroutine/io", test_io);
     g_test_add_func("/coroutine/many", test_many);
     return g_test_run();

@@ -140,6 +140,17 @@ Loop *loop_current(void)
     return current_loop;
 }
 
+Loop *loop_make_current(Loop *loop)
+{
+    Loop *outer = current_loop;
+
+    if (loop) {
+        __atomic_store_n(&loop->owner, &thread_mark, __ATOMIC_RELEASE);
+    }
+    current_loop = loop;
+    return outer;
+}
+
 void loop_set_polling(Loop *loop, int64_t max_ns, int64_t grow, int64_t shrink)
 {
     __atomic_store_n(&loop->poll_max_ns, MAX(max_ns, 0), __ATOMIC_RELAXED);
@@ -573,7 +584,7 @@ static bool run_io_done(Loop *loop)
         if (!loop->io_done) {
             loop->io_done_tail = &loop->io_done;
         }
-        loop->io_in_flight--;
+        loop->io_in_flight -= !io->from_outside;
         g_slice_free(LoopIo, io);
         progress = true;
         done(opaque, result);
@@ -693,23 +704,45 @@ bool loop_iterate(Loop *loop, bool block)
     return progress;
 }
 
+/* Coroutines whose sleep is over; the timer that would have woken them is taken back. */
+static bool run_sleepers(Loop *loop)
+{
+    int64_t now_ns = loop->sleepers ? monotonic_ns() : 0;
+
+    for (LoopSleeper *s = loop->sleepers; s; s = s->next) {
+        if (s->until_ns <= now_ns) {
+            timer_cancel(&s->timer);
+            s->timer.fn(s->timer.opaque); /* the list may be another one now */
+            return true;
+        }
+    }
+    return false;
+}
+
 bool loop_iterate_io(Loop *loop, bool block)
 {
-    bool progress = run_io_done(loop);
+    Loop *outer = current_loop;
+    bool progress;
 
+    __atomic_store_n(&loop->owner, &thread_mark, __ATOMIC_RELEASE);
+    current_loop = loop;
+    progress = run_io_done(loop) || run_sleepers(loop);
     if (progress || !loop->io_in_flight) {
+        current_loop = outer;
         return progress;
     }
-    if (!block) {
+    if (!block || loop->sleepers) {
         loop->monitor->wait(loop, 0);
-        return run_io_done(loop);
+    } else {
+        __atomic_store_n(&loop->sleeping, 1, __ATOMIC_SEQ_CST);
+        if (!__atomic_load_n(&loop->io_head, __ATOMIC_SEQ_CST) && !loop->io_done) {
+            loop->monitor->wait_io(loop);
+        }
+        __atomic_store_n(&loop->sleeping, 0, __ATOMIC_SEQ_CST);
     }
-    __atomic_store_n(&loop->sleeping, 1, __ATOMIC_SEQ_CST);
-    if (!__atomic_load_n(&loop->io_head, __ATOMIC_SEQ_CST) && !loop->io_done) {
-        loop->monitor->wait_io(loop);
-    }
-    __atomic_store_n(&loop->sleeping, 0, __ATOMIC_SEQ_CST);
-    return run_io_done(loop);
+    progress = run_io_done(loop);
+    current_loop = outer;
+    return progress;
 }
 
 void loop_run(Loop *loop)
@@ -778,4 +811,18 @@ void loop_complete_later(Loop *loop, LoopIoDone *done, void *opaque, ssize_t res
     *io = (LoopIo){ .done = done, .opaque = opaque, .fd = -1, .loop = loop };
     loop->io_in_flight++;
     loop_io_finished(io, result);
+}
+
+void loop_complete_from(Loop *loop, LoopIoDone *done, void *opaque, ssize_t result)
+{
+    LoopIo *io = g_slice_new(LoopIo), *head = __atomic_load_n(&loop->io_head, __ATOMIC_RELAXED);
+
+    *io = (LoopIo){
+        .done = done, .opaque = opaque, .fd = -1, .loop = loop, .result = result, .from_outside = true
+    };
+    do {
+        io->next = head;
+    } while (
+        !__atomic_compare_exchange_n(&loop->io_head, &head, io, true, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));
+    loop_wake(loop);
 }

@@ -35,10 +35,14 @@ void loop_run(Loop *loop);
 bool loop_iterate(Loop *loop, bool block);
 void loop_quit(Loop *loop); /* [any thread] */
 /* Runs only completions of host I/O (loop_submit_*), waiting for one if asked to; nothing else of the loop
- * runs. For draining requests. Returns whether any ran. */
+ * runs, but for coroutines that wait for each other or sleep. For draining requests. Returns whether any ran.
+ */
 bool loop_iterate_io(Loop *loop, bool block);
 /* The loop whose iteration the calling thread is in; NULL outside. */
 Loop *loop_current(void);
+/* For who runs coroutines outside an iteration: makes it the current one (the thread becomes the loop's) and
+ * returns what was, to be put back with the same call. */
+Loop *loop_make_current(Loop *loop);
 /* Whether the calling thread is the one that runs (or last ran) the loop. [any thread] */
 bool loop_is_current(const Loop *loop);
 /* Adaptive busy polling before blocking: at most max_ns (0: off); grows by `grow` and shrinks by `shrink` (0:
@@ -138,6 +142,8 @@ void loop_submit_io(Loop *loop, LoopIoEngine engine, LoopIoOp op, int fd, const 
 void loop_submit_work(Loop *loop, ssize_t (*fn)(void *opaque), LoopIoDone *done, void *opaque);
 /* Calls done with that result later, from the loop, as if it were host I/O. From the loop's thread. */
 void loop_complete_later(Loop *loop, LoopIoDone *done, void *opaque, ssize_t result);
+/* The same from another thread: it does not count as host I/O under way. [any thread] */
+void loop_complete_from(Loop *loop, LoopIoDone *done, void *opaque, ssize_t result);
 /* Limits of the loop's own share of the thread pool (thread-pool-min/max of -object iothread). */
 void loop_set_thread_pool(Loop *loop, int min_threads, int max_threads);
 /* How many requests may gather before they are given to the kernel at once (aio-max-batch; 0: the default).

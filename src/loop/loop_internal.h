@@ -53,6 +53,15 @@ struct LoopIo {
     int mode;
     ssize_t (*work)(void *opaque); /* of loop_submit_work; then op means nothing */
     Loop *loop;
+    bool from_outside; /* not counted in io_in_flight */
+};
+
+/* A coroutine in co_sleep_ns: on the loop's list, so that loop_iterate_io sees it too. */
+typedef struct LoopSleeper LoopSleeper;
+struct LoopSleeper {
+    LoopSleeper *next, *prev;
+    Timer timer;
+    int64_t until_ns;
 };
 
 typedef struct TimerList {
@@ -88,6 +97,7 @@ struct Loop {
     LoopIo *io_head;        /* atomic stack: finished in other threads */
     LoopIo *io_done, **io_done_tail;
     unsigned io_in_flight; /* the loop's thread only */
+    LoopSleeper *sleepers; /* the loop's thread only */
     LoopFd *fds;
     LoopFd *ready, **ready_tail;
     pthread_mutex_t timer_lock;
