@@ -76,7 +76,9 @@ struct BlockChild {
     const BlockRootOps *ops; /* roots only */
     void *opaque;
     bool frozen; /* a job needs it as it is: changes are refused */
+    bool stays;  /* block_node_replace leaves it where it is (a job's own) */
     /* the core's */
+    BlockChild **slot;
     unsigned new_perm, new_shared;
     int in_flight; /* roots: requests under way; atomic */
     int quiesced;  /* roots: atomic; new requests wait */
@@ -203,6 +205,7 @@ struct BlockDriver {
     bool supports_backing;
     bool needs_snapshot_children; /* internal snapshots are the file child's business (raw, filters) */
     bool may_resize_file;         /* a format that grows its file by itself */
+    bool any_alignment;           /* takes any offset: its limits.request_alignment is advice for its users */
     const char *const *prefixes;  /* of file names: { "nbd", NULL } for "nbd://..." and "nbd:..." */
 
     /* 0 to 100, how sure it is that this is an image of its format: from its first bytes (at least 512 where
@@ -249,7 +252,7 @@ struct BlockDriver {
     /* The node's file name (filename) and full options changed below: recompute. May be NULL. */
     void (*refresh_filename)(BlockNode *node);
 
-    /* ---- requests ---- */
+    /* ---- requests; what a filter does not have is done on its child ---- */
     int (*co_preadv)(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, uint64_t vec_from,
                      unsigned flags);
     /* flags: only those of node->write_flags; the core does the rest (FUA by a flush). */
@@ -282,6 +285,17 @@ struct BlockDriver {
     /* Protocols may have this instead of co_preadv to co_pdiscard: does req (its op, offset, bytes and iov),
      * then block_request_done(), later, in req->loop; not from inside the call. */
     void (*submit)(BlockNode *node, BlockRequest *req);
+
+    /* blkdebug: a format below which it stands came to this point. In a request's coroutine; may wait. */
+    void (*co_debug_event)(BlockNode *node, QapiBlkdebugEvent event);
+    bool (*debug_breakpoint)(BlockNode *node, const char *event, const char *tag, GError **error);
+    bool (*debug_remove_breakpoint)(BlockNode *node, const char *tag);
+    bool (*debug_resume)(BlockNode *node, const char *tag); /* false: nothing is suspended so */
+    bool (*debug_is_suspended)(BlockNode *node, const char *tag);
+
+    /* Where every request of this node is one of the child with *add added to its offset: that child, and the
+     * core may go there straight. Asked again when the graph changes. */
+    BlockChild *(*passthrough)(BlockNode *node, uint64_t *add);
 
     /* ---- long operations: in a coroutine of the control plane's loop ---- */
     bool (*co_check)(BlockNode *node, BlockCheckResult *result, unsigned fix, GError **error);
@@ -347,14 +361,16 @@ struct BlockNode {
     char *backing_file, *backing_format;
     json_object *options; /* as opened, complete: what reopen starts from and json: names are made of */
     /* ---- the core's ---- */
-    unsigned perm, shared;                         /* of all parents together */
-    uint64_t write_generation, flushed_generation; /* atomic: a flush without a write before it is free */
-    int background;                                /* atomic; see block_background_begin */
+    unsigned perm, shared; /* of all parents together */
+    unsigned new_perm, new_shared;
+    bool opening, activating, driver_opened, corrupt; /* corrupt: atomic */
+    uint64_t write_generation, flushed_generation;    /* atomic: a flush without a write before it is free */
+    int background;                                   /* atomic; see block_background_begin */
     int quiesced;
-    int copy_on_read;        /* atomic count: reads fill this layer */
-    GPtrArray *bitmaps;      /* of DirtyBitmap * */
-    GPtrArray *before_write; /* of BlockBeforeWrite * */
+    int copy_on_read;   /* atomic count: reads fill this layer */
+    GPtrArray *bitmaps; /* of DirtyBitmap * */
     struct BlockTracker *tracker;
+    int refs; /* atomic */
     uint64_t write_threshold;
     bool closing;
     uint32_t visit; /* mark of graph walks */
@@ -382,6 +398,11 @@ void block_background_end(BlockNode *node);
  * event. offset, size: (uint64_t)-1 where unknown. [any thread] */
 void block_node_corrupt(BlockNode *node, bool fatal, uint64_t offset, uint64_t size, const char *fmt, ...)
     G_GNUC_PRINTF(5, 6);
+/* A filter's open: its one child, named `name`, whose size and capabilities it shows. */
+bool block_filter_open(BlockNode *node, const char *name, const QapiBlockdevOptions *options,
+                       QapiBlockdevRef *ref, GError **error);
+/* Tells blkdebug, if that is the child, where the format has come to. In a request's coroutine. */
+void block_debug_event(BlockChild *child, QapiBlkdebugEvent event);
 /* For protocols with submit(): the end of a request; frees nothing of the caller's. In req's loop. */
 void block_request_done(BlockRequest *req, int result);
 
