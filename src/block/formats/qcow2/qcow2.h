@@ -99,6 +99,15 @@ typedef struct Qcow2Snapshot {
     uint32_t unknown_extra_size;
 } Qcow2Snapshot;
 
+typedef struct Qcow2BitmapEntry {
+    uint64_t table_offset;
+    uint32_t table_size, flags;
+    uint8_t type, granularity_bits;
+    char *name;
+    uint8_t *extra;
+    uint32_t extra_size;
+} Qcow2BitmapEntry;
+
 struct Qcow2Node {
     BlockNode node;
     BlockChild *data_child; /* the external data file, or NULL */
@@ -113,6 +122,7 @@ struct Qcow2Node {
     int holes_known;        /* 0: not yet, 1: no, 2: yes; atomic */
     bool raw_data;          /* the external data file stands for itself */
     int overlap_level;      /* 0: none ... 3: all */
+    uint64_t cache_bytes, file_end; /* as asked for; clusters of the file when it was opened */
 
     CoMutex table_lock, commit_lock, alloc_lock, compress_lock;
     pthread_mutex_t lock;
@@ -160,8 +170,9 @@ struct Qcow2Node {
     int inflated_cluster_valid;
 
     GArray *snapshots; /* of Qcow2Snapshot */
-    json_object *bitmap_errors;
-    GPtrArray *stored_bitmaps; /* of char *: names in the image */
+    uint64_t snapshots_bytes; /* of the table in the image */
+    GArray *bitmap_dir;        /* of Qcow2BitmapEntry: as in the image */
+    bool bitmaps_in_use;       /* the image says that they are */
     bool check_mode;
 };
 
@@ -326,6 +337,8 @@ int qcow2_update_refcounts(Qcow2Node *s, uint64_t l1_offset, uint32_t l1_size, i
 uint64_t qcow2_vm_state_offset(const Qcow2Node *s);
 
 /* ---- check.c ---- */
+/* New refcount structures of that width for what check_count() finds referenced; the old ones are given up. */
+int qcow2_rebuild_refcounts(Qcow2Node *s, uint32_t order, GError **error);
 bool qcow2_co_check(BlockNode *node, BlockCheckResult *result, unsigned fix, GError **error);
 
 /* ---- truncate.c ---- */
@@ -347,6 +360,8 @@ bool qcow2_change_backing(BlockNode *node, const char *filename, const char *for
                           GError **error);
 
 /* ---- bitmap.c ---- */
+int qcow2_bitmaps_mark(Qcow2Node *s, bool in_use);
+void qcow2_bitmaps_free(Qcow2Node *s);
 bool qcow2_bitmaps_load(Qcow2Node *s, GError **error);
 bool qcow2_bitmaps_store(Qcow2Node *s, GError **error);
 bool qcow2_bitmap_can_store(BlockNode *node, const char *name, uint32_t granularity, GError **error);
@@ -354,5 +369,7 @@ bool qcow2_bitmap_remove_stored(BlockNode *node, const char *name, GError **erro
 /* For check: calls fn for every cluster range that bitmaps use. */
 int qcow2_bitmaps_walk(Qcow2Node *s, void (*fn)(void *opaque, uint64_t offset, uint64_t bytes), void *opaque);
 json_object *qcow2_bitmaps_info(Qcow2Node *s);
+/* What the node's persistent bitmaps need in an image with that cluster size. */
+uint64_t qcow2_bitmaps_bytes(const BlockNode *node, uint32_t cluster_size);
 
 #endif

@@ -560,6 +560,11 @@ void qcow2_link_clusters(Qcow2Node *s, Qcow2Alloc *a)
 
 void qcow2_free_later(Qcow2Node *s, uint64_t cluster, uint64_t count, bool punch)
 {
+    uint64_t at = s->compressed_end ? qcow2_cluster_of(s, s->compressed_end - 1) : 0;
+
+    if (at >= cluster && at < cluster + count) { /* nothing more goes into it */
+        s->compressed_at = s->compressed_end = 0;
+    }
     range_add(s->pending, cluster, count, punch);
 }
 
