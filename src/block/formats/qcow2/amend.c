@@ -1,6 +1,6 @@
 /*
- * Changing what a qcow2 image is: compatibility level, refcount width, names, lazy refcounts, journal. SPDX-License-Identifier:
- * GPL-2.0-or-later
+ * Changing what a qcow2 image is: compatibility level, refcount width, names, lazy refcounts, journal.
+ * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/formats/qcow2/qcow2.h"
 
@@ -70,7 +70,8 @@ bool qcow2_change_backing(BlockNode *node, const char *filename, const char *for
     return c.ok;
 }
 
-/* Zero flags cannot stand in version 2: such clusters get zeroes as data, or nothing where nothing shows through. */
+/* Zero flags cannot stand in version 2: such clusters get zeroes as data, or nothing where nothing shows
+ * through. */
 static int expand_zeroes(Qcow2Node *s)
 {
     uint8_t *zero = g_malloc0(s->g.cluster_size);
@@ -106,7 +107,8 @@ static bool downgrade(Qcow2Node *s, GError **error)
 {
     int ret;
 
-    if (s->h.incompatible & (QCOW2_INCOMPAT_DATA_FILE | QCOW2_INCOMPAT_COMPRESSION | QCOW2_INCOMPAT_EXTENDED_L2)) {
+    if (s->h.incompatible &
+        (QCOW2_INCOMPAT_DATA_FILE | QCOW2_INCOMPAT_COMPRESSION | QCOW2_INCOMPAT_EXTENDED_L2)) {
         return error_set(error, "Cannot downgrade an image with incompatible features set");
     }
     if (s->g.refcount_order != 4) {
@@ -123,7 +125,8 @@ static bool downgrade(Qcow2Node *s, GError **error)
         }
     }
     if (s->snapshots->len) {
-        return error_set(error, "Internal snapshots prevent downgrade of image: their tables may hold zero clusters");
+        return error_set(
+            error, "Internal snapshots prevent downgrade of image: their tables may hold zero clusters");
     }
     s->journal.wanted = false;
     ret = qcow2_checkpoint(s);
@@ -208,7 +211,8 @@ static bool change_names(Qcow2Node *s, json_object *o, GError **error)
         if (s->raw_data && name && *name) {
             return error_set(error, "Cannot set a backing file for images with data-file-raw");
         }
-        if (!qcow2_change_backing(&s->node, name, format ? json_object_get_string(format) : s->h.backing_format, false,
+        if (!qcow2_change_backing(&s->node, name,
+                                  format ? json_object_get_string(format) : s->h.backing_format, false,
                                   error)) {
             return false;
         }
@@ -225,7 +229,8 @@ static bool change_names(Qcow2Node *s, json_object *o, GError **error)
 }
 
 bool qcow2_co_amend(BlockNode *node, json_object *options, bool force,
-                    void (*progress)(void *opaque, uint64_t done, uint64_t total), void *opaque, GError **error)
+                    void (*progress)(void *opaque, uint64_t done, uint64_t total), void *opaque,
+                    GError **error)
 {
     Qcow2Node *s = (Qcow2Node *)node;
     uint32_t version = s->h.version, order = s->g.refcount_order;
@@ -302,8 +307,8 @@ bool qcow2_co_amend(BlockNode *node, json_object *options, bool force,
         progress(opaque, 1, 3);
     }
     if (get(options, "size", &v)) {
-        ret = qcow2_co_truncate(node, (json_object_get_uint64(v) + 511) & ~UINT64_C(511), false, QAPI_PREALLOC_MODE_OFF,
-                                node->backing ? BLOCK_REQ_ZERO_WRITE : 0, error);
+        ret = qcow2_co_truncate(node, (json_object_get_uint64(v) + 511) & ~UINT64_C(511), false,
+                                QAPI_PREALLOC_MODE_OFF, node->backing ? BLOCK_REQ_ZERO_WRITE : 0, error);
         if (ret < 0) {
             return false;
         }

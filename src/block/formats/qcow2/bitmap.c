@@ -1,7 +1,7 @@
 /*
- * Persistent dirty bitmaps of qcow2: read at open, written at close. While the image is open for writing the directory
- * says that they are in use, so that a crash leaves them known as out of date. SPDX-License-Identifier:
- * GPL-2.0-or-later
+ * Persistent dirty bitmaps of qcow2: read at open, written at close. While the image is open for writing the
+ * directory says that they are in use, so that a crash leaves them known as out of date.
+ * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/formats/qcow2/qcow2.h"
 
@@ -11,12 +11,12 @@
 #include <string.h>
 
 enum { IN_USE = 1u << 0, AUTO = 1u << 1, EXTRA_COMPATIBLE = 1u << 2 };
-#define ENTRY_HEAD       24u
-#define TABLE_RESERVED   UINT64_C(0xff000000000001fe)
-#define ALL_ONES         1u
-#define MIN_GRANULARITY  9u
-#define MAX_GRANULARITY  31u
-#define MAX_NAME         1023u
+#define ENTRY_HEAD      24u
+#define TABLE_RESERVED  UINT64_C(0xff000000000001fe)
+#define ALL_ONES        1u
+#define MIN_GRANULARITY 9u
+#define MAX_GRANULARITY 31u
+#define MAX_NAME        1023u
 
 static void entry_clear(Qcow2BitmapEntry *e)
 {
@@ -66,8 +66,8 @@ static bool parse_entry(Qcow2Node *s, const uint8_t *buf, uint64_t size, uint64_
         e.granularity_bits > MAX_GRANULARITY || (e.flags & ~7u) || e.table_size > QCOW2_MAX_BITMAP_TABLE ||
         e.table_offset % s->g.cluster_size || e.table_offset > INT64_MAX - (uint64_t)e.table_size * 8 ||
         (!(e.flags & IN_USE) && ((uint64_t)e.table_size << s->g.cluster_bits) * 8 + 8 < bits)) {
-        return error_set(error, "Bitmap '%.*s' doesn't satisfy the constraints", (int)MIN(name_size, MAX_NAME),
-                         (const char *)p + ENTRY_HEAD + e.extra_size);
+        return error_set(error, "Bitmap '%.*s' doesn't satisfy the constraints",
+                         (int)MIN(name_size, MAX_NAME), (const char *)p + ENTRY_HEAD + e.extra_size);
     }
     e.extra = e.extra_size ? g_memdup2(p + ENTRY_HEAD, e.extra_size) : NULL;
     e.name = g_strndup((const char *)p + ENTRY_HEAD + e.extra_size, name_size);
@@ -153,7 +153,8 @@ static bool read_bits(Qcow2Node *s, const Qcow2BitmapEntry *e, DirtyBitmap *bitm
     uint64_t span = ((uint64_t)s->g.cluster_size * 8) << e->granularity_bits;
     uint64_t *table = g_try_new(uint64_t, (gsize)e->table_size + 1);
     uint8_t *buf = g_try_malloc(s->g.cluster_size);
-    int ret = table && buf ? qcow2_read_padded(s, e->table_offset, table, (uint64_t)e->table_size * 8) : -ENOMEM;
+    int ret =
+        table && buf ? qcow2_read_padded(s, e->table_offset, table, (uint64_t)e->table_size * 8) : -ENOMEM;
 
     for (uint64_t i = 0; i < e->table_size && ret >= 0 && i * span < bitmap->size; i++) {
         uint64_t entry = GUINT64_FROM_BE(table[i]), at = entry & QCOW2_OFFSET_MASK;
@@ -178,7 +179,8 @@ static bool read_bits(Qcow2Node *s, const Qcow2BitmapEntry *e, DirtyBitmap *bitm
 bool qcow2_bitmaps_load(Qcow2Node *s, GError **error)
 {
     unsigned flags = s->node.open_flags;
-    bool writes = !s->node.read_only && !(flags & (BLOCK_OPEN_CHECK | BLOCK_OPEN_INACTIVE)) && !s->node.inactive;
+    bool writes =
+        !s->node.read_only && !(flags & (BLOCK_OPEN_CHECK | BLOCK_OPEN_INACTIVE)) && !s->node.inactive;
 
     if (!s->h.has_bitmaps) {
         return true;
@@ -210,7 +212,8 @@ bool qcow2_bitmaps_load(Qcow2Node *s, GError **error)
             return false;
         }
     }
-    return !writes || qcow2_bitmaps_mark(s, true) >= 0 || error_set(error, "Could not update the bitmap directory");
+    return !writes || qcow2_bitmaps_mark(s, true) >= 0 ||
+           error_set(error, "Could not update the bitmap directory");
 }
 
 /* ---- store ---- */
@@ -237,7 +240,8 @@ static int free_entry(Qcow2Node *s, const Qcow2BitmapEntry *e)
 
 static int store_bits(Qcow2Node *s, const DirtyBitmap *bitmap, Qcow2BitmapEntry *e)
 {
-    uint64_t span = (uint64_t)s->g.cluster_size * 8 * bitmap->granularity, n = (bitmap->size + span - 1) / span, *table;
+    uint64_t span = (uint64_t)s->g.cluster_size * 8 * bitmap->granularity,
+             n = (bitmap->size + span - 1) / span, *table;
     uint8_t *buf = g_malloc(s->g.cluster_size);
     int ret = 0;
 
@@ -325,7 +329,8 @@ static int replace_dir(Qcow2Node *s, GArray *dir)
         bool kept = false;
 
         for (guint j = 0; j < dir->len; j++) {
-            kept = kept || (e->table_size && g_array_index(dir, Qcow2BitmapEntry, j).table_offset == e->table_offset);
+            kept = kept ||
+                   (e->table_size && g_array_index(dir, Qcow2BitmapEntry, j).table_offset == e->table_offset);
         }
         if (!kept) {
             ret = free_entry(s, e);
@@ -452,8 +457,8 @@ bool qcow2_bitmap_remove_stored(BlockNode *node, const char *name, GError **erro
         return true; /* never stored */
     }
     block_run(node->graph, remove_entry, &r);
-    return r.ret >= 0 || error_set_errno(error, -r.ret, "%s: cannot remove bitmap '%s' from the image", qcow2_what(s),
-                                         name);
+    return r.ret >= 0 || error_set_errno(error, -r.ret, "%s: cannot remove bitmap '%s' from the image",
+                                         qcow2_what(s), name);
 }
 
 /* ---- looking ---- */

@@ -1,12 +1,13 @@
 /*
- * Checking and repairing qcow2: counts every reference from the tables on disk, and compares with the refcounts.
+ * Checking and repairing qcow2: counts every reference from the tables on disk, and compares with the
+ * refcounts.
  *
- * 1. The tables are read from the file, past the pages in memory: what is dirty was written before (checkpoint), and the
- *    pages are dropped when something was repaired.
+ * 1. The tables are read from the file, past the pages in memory: what is dirty was written before
+ * (checkpoint), and the pages are dropped when something was repaired.
  * 2. An image is only read unless fix says otherwise; every offset in it is checked before it is used.
- * 3. Leaks and counts that are too low are set right in place. Where a cluster that is used has no count at all, or the
- *    refcount structures are damaged, new ones are written behind the end of all that is in use, flushed, and then the
- *    header leads to them: a crash leaves the old or the new ones.
+ * 3. Leaks and counts that are too low are set right in place. Where a cluster that is used has no count at
+ * all, or the refcount structures are damaged, new ones are written behind the end of all that is in use,
+ * flushed, and then the header leads to them: a crash leaves the old or the new ones.
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/formats/qcow2/qcow2.h"
@@ -22,10 +23,10 @@ typedef struct Check {
     BlockCheckResult *r;
     unsigned fix;
     uint32_t *refs;
-    uint64_t count;      /* clusters of the file */
+    uint64_t count; /* clusters of the file */
     bool rebuild, quiet;
     uint64_t next_contiguous;
-    uint8_t *table;      /* one cluster */
+    uint8_t *table; /* one cluster */
     int ret;
 } Check;
 
@@ -71,8 +72,10 @@ static void refer(Check *c, uint64_t offset, uint64_t bytes)
         uint64_t over = offset >= end ? UINT64_MAX : offset + bytes - end;
 
         if (over >= s->g.cluster_size) {
-            say(c, "ERROR: counting reference for region exceeding the end of the file by one cluster or more: "
-                   "offset 0x%" PRIx64 " size 0x%" PRIx64 "\n", offset, bytes);
+            say(c,
+                "ERROR: counting reference for region exceeding the end of the file by one cluster or more: "
+                "offset 0x%" PRIx64 " size 0x%" PRIx64 "\n",
+                offset, bytes);
             c->r->corruptions++;
             return;
         }
@@ -179,8 +182,10 @@ static void count_l2(Check *c, uint64_t table, bool active)
         } else if (qcow2_entry_has_host(&s->g, e)) {
             count_standard(c, table, i, e, active);
         } else if (s->g.sub_bits && (uint32_t)e.bitmap) {
-            say(c, "ERROR: entry %u of the L2 table at 0x%" PRIx64 " has allocated subclusters, but no cluster\n", i,
-                table);
+            say(c,
+                "ERROR: entry %u of the L2 table at 0x%" PRIx64
+                " has allocated subclusters, but no cluster\n",
+                i, table);
             c->r->corruptions++;
         }
     }
@@ -209,7 +214,8 @@ static void count_l1(Check *c, uint64_t offset, uint64_t entries, bool active)
             }
             refer(c, table, s->g.cluster_size);
             if (table & (s->g.cluster_size - 1)) {
-                say(c, "ERROR l2_offset=%" PRIx64 ": Table is not cluster aligned; L1 entry corrupted\n", table);
+                say(c, "ERROR l2_offset=%" PRIx64 ": Table is not cluster aligned; L1 entry corrupted\n",
+                    table);
                 c->r->corruptions++;
             } else if (table >= block_size(s->node.file)) {
                 continue; /* told already */
@@ -246,7 +252,9 @@ static void count_refblocks(Check *c)
         }
         cluster = qcow2_cluster_of(s, at);
         if (at & (s->g.cluster_size - 1)) {
-            say(c, "ERROR refcount block %" PRIu64 " is not cluster aligned; refcount table entry corrupted\n", i);
+            say(c,
+                "ERROR refcount block %" PRIu64 " is not cluster aligned; refcount table entry corrupted\n",
+                i);
             c->r->corruptions++;
             c->rebuild = true;
         } else if (at >= block_size(s->node.file)) {
@@ -278,8 +286,11 @@ static void count_all(Check *c, bool with_refcounts)
         const Qcow2Snapshot *snap = &g_array_index(s->snapshots, Qcow2Snapshot, i);
 
         if (snap->l1_offset & (s->g.cluster_size - 1)) {
-            say(c, "ERROR snapshot %s (%s) l1_offset=0x%" PRIx64 ": L1 table is not cluster aligned; snapshot table entry"
-                   " corrupted\n", snap->id, snap->name, snap->l1_offset);
+            say(c,
+                "ERROR snapshot %s (%s) l1_offset=0x%" PRIx64
+                ": L1 table is not cluster aligned; snapshot table entry"
+                " corrupted\n",
+                snap->id, snap->name, snap->l1_offset);
             c->r->corruptions++;
         } else {
             count_l1(c, snap->l1_offset, snap->l1_size, false);
@@ -334,14 +345,16 @@ static void compare_block(Check *c, uint64_t index, uint8_t *block, uint64_t *hi
         }
         if (!have) {
             c->rebuild = true;
-        } else if (at && (c->fix & (have > want ? BLOCK_FIX_LEAKS : BLOCK_FIX_ERRORS)) && want <= s->g.refcount_max) {
+        } else if (at && (c->fix & (have > want ? BLOCK_FIX_LEAKS : BLOCK_FIX_ERRORS)) &&
+                   want <= s->g.refcount_max) {
             qcow2_refcount_store(s->g.refcount_order, block, i, want);
             fixed = dirty = true;
         }
         say(c, "%s cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64 "\n",
             fixed         ? "Repairing"
             : have < want ? "ERROR"
-                          : "Leaked", base + i, have, want);
+                          : "Leaked",
+            base + i, have, want);
         if (have < want) {
             c->r->corruptions += !fixed;
             c->r->corruptions_fixed += fixed;
@@ -385,7 +398,8 @@ static uint64_t refcount_on_disk(Check *c, uint64_t offset, uint8_t *block, uint
         }
         *cached = index;
     }
-    return qcow2_refcount_load(s->g.refcount_order, block, cluster & ((UINT64_C(1) << s->g.refblock_bits) - 1));
+    return qcow2_refcount_load(s->g.refcount_order, block,
+                               cluster & ((UINT64_C(1) << s->g.refblock_bits) - 1));
 }
 
 static void check_copied(Check *c)
@@ -424,7 +438,8 @@ static void check_copied(Check *c)
             Qcow2Entry e = qcow2_entry_load(&s->g, at);
             uint64_t host = qcow2_entry_host(e);
 
-            if ((e.word & QCOW2_COMPRESSED) || !qcow2_entry_has_host(&s->g, e) || (host & (s->g.cluster_size - 1))) {
+            if ((e.word & QCOW2_COMPRESSED) || !qcow2_entry_has_host(&s->g, e) ||
+                (host & (s->g.cluster_size - 1))) {
                 continue;
             }
             refcount = s->g.data_file ? 1 : refcount_on_disk(c, host, block, &cached);
@@ -452,7 +467,8 @@ static int rebuild(Check *c, uint32_t order)
     Qcow2Node *s = c->s;
     Qcow2Header old = s->h;
     uint32_t bits = s->g.cluster_bits + 3 - order;
-    uint64_t per_block = UINT64_C(1) << bits, max = order == 6 ? INT64_MAX : (UINT64_C(1) << (1u << order)) - 1;
+    uint64_t per_block = UINT64_C(1) << bits,
+             max = order == 6 ? INT64_MAX : (UINT64_C(1) << (1u << order)) - 1;
     uint64_t used = MAX(c->count, 1), total = 0, blocks, table, last, entries, *out;
     uint8_t *block = g_malloc(s->g.cluster_size);
     int ret = 0;
@@ -544,7 +560,8 @@ static bool begin(Check *c, Qcow2Node *s, BlockCheckResult *r, unsigned fix)
     c->r = r;
     c->fix = fix;
     c->table = g_try_malloc(s->g.cluster_size);
-    return c->table && grow_refs(c, MAX(1, qcow2_cluster_of(s, block_size(s->node.file) + s->g.cluster_size - 1)));
+    return c->table &&
+           grow_refs(c, MAX(1, qcow2_cluster_of(s, block_size(s->node.file) + s->g.cluster_size - 1)));
 }
 
 static void end(Check *c)
@@ -639,7 +656,8 @@ int qcow2_rebuild_refcounts(Qcow2Node *s, uint32_t order, GError **error)
     end(&c);
     start_over(s);
     if (ret == -ERANGE) {
-        error_set(error, "Cannot decrease refcount entry width to %u bits: a cluster is referred to more often",
+        error_set(error,
+                  "Cannot decrease refcount entry width to %u bits: a cluster is referred to more often",
                   1u << order);
     } else if (ret < 0) {
         error_set_errno(error, -ret, "%s: cannot make new refcounts", qcow2_what(s));

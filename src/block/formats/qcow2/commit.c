@@ -1,19 +1,20 @@
 /*
  * Flushes: how tables reach the file. Without a journal in this order, with a host flush at each "|":
  *
- *     data, refcounts that grew, refcount table | L2 tables | L1 table | refcounts that shrink, with the next one
+ *     data, refcounts that grew, refcount table | L2 tables | L1 table | refcounts that shrink, with the next
+ * one
  *
- * 1. A table that refers to a cluster is written when that cluster's refcount and contents are stable; so a crash
- *    leaves leaks at worst. Steps without anything to write, and their flush, are left out.
- * 2. A reference is given up in the refcounts after the table without it is stable, and a cluster that became free
- *    is used again only after that, and after the I/O that was under way to it has ended (refcount.c).
- * 3. With the journal one transaction holds all of it (journal.c), so one flush does. Data that a new mapping makes
- *    visible must not come after the mapping where the old contents matter: it is in the transaction too where it is
- *    small, and flushed before it where it is not (ordered_lost). Clusters that were never used read as zeroes
- *    until their data arrives, which is what was there before: they need no order.
+ * 1. A table that refers to a cluster is written when that cluster's refcount and contents are stable; so a
+ * crash leaves leaks at worst. Steps without anything to write, and their flush, are left out.
+ * 2. A reference is given up in the refcounts after the table without it is stable, and a cluster that became
+ * free is used again only after that, and after the I/O that was under way to it has ended (refcount.c).
+ * 3. With the journal one transaction holds all of it (journal.c), so one flush does. Data that a new mapping
+ * makes visible must not come after the mapping where the old contents matter: it is in the transaction too
+ * where it is small, and flushed before it where it is not (ordered_lost). Clusters that were never used read
+ * as zeroes until their data arrives, which is what was there before: they need no order.
  * 4. A batch that fails is dirty again in full; the next flush tries all of it.
- * 5. commit_lock makes one batch at a time. A flush that finds one done which began after it was asked for is done.
- * SPDX-License-Identifier: GPL-2.0-or-later
+ * 5. commit_lock makes one batch at a time. A flush that finds one done which began after it was asked for is
+ * done. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/formats/qcow2/qcow2.h"
 
@@ -54,7 +55,8 @@ static void collect(Qcow2Node *s, Qcow2Batch *b, bool skip_refcounts, bool check
 
         g_array_append_vals(b->masks, page->dirty, 1);
         s->dirty_bytes -=
-            (uint64_t)(__builtin_popcountll(page->dirty[0]) + __builtin_popcountll(page->dirty[1])) * QCOW2_GRANULE;
+            (uint64_t)(__builtin_popcountll(page->dirty[0]) + __builtin_popcountll(page->dirty[1])) *
+            QCOW2_GRANULE;
         page->dirty[0] = page->dirty[1] = 0;
         memcpy(b->contents + (size_t)i * s->page_bytes, page->data, s->page_bytes);
         if (journal) {
@@ -74,8 +76,8 @@ static void collect(Qcow2Node *s, Qcow2Batch *b, bool skip_refcounts, bool check
         }
         qsort(b->home->pdata, b->home->len, sizeof(void *), by_offset);
         for (guint i = 0; i < b->home->len; i++) {
-            memcpy(b->home_contents + (size_t)i * s->page_bytes, ((Qcow2Page *)g_ptr_array_index(b->home, i))->data,
-                   s->page_bytes);
+            memcpy(b->home_contents + (size_t)i * s->page_bytes,
+                   ((Qcow2Page *)g_ptr_array_index(b->home, i))->data, s->page_bytes);
         }
     }
     b->order_data = s->ordered_lost;

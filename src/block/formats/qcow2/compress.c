@@ -1,6 +1,7 @@
 /*
- * Compressed clusters: (de)compression runs in the pool of threads, several clusters at once; the room behind the
- * last compressed cluster is filled before a new cluster is taken. SPDX-License-Identifier: GPL-2.0-or-later
+ * Compressed clusters: (de)compression runs in the pool of threads, several clusters at once; the room behind
+ * the last compressed cluster is filled before a new cluster is taken. SPDX-License-Identifier:
+ * GPL-2.0-or-later
  */
 #include "block/formats/qcow2/qcow2.h"
 
@@ -11,7 +12,9 @@
 
 static int inflate_zlib(const uint8_t *in, size_t in_size, uint8_t *out, size_t out_size)
 {
-    z_stream z = { .next_in = (Bytef *)in, .avail_in = (uInt)in_size, .next_out = out, .avail_out = (uInt)out_size };
+    z_stream z = {
+        .next_in = (Bytef *)in, .avail_in = (uInt)in_size, .next_out = out, .avail_out = (uInt)out_size
+    };
     int ret;
 
     if (inflateInit2(&z, -15) != Z_OK) {
@@ -47,7 +50,8 @@ static int inflate_zstd(const uint8_t *in, size_t in_size, uint8_t *out, size_t 
 
 int qcow2_inflate(Qcow2Compression type, const uint8_t *in, size_t in_size, uint8_t *out, size_t out_size)
 {
-    return type == QCOW2_ZSTD ? inflate_zstd(in, in_size, out, out_size) : inflate_zlib(in, in_size, out, out_size);
+    return type == QCOW2_ZSTD ? inflate_zstd(in, in_size, out, out_size)
+                              : inflate_zlib(in, in_size, out, out_size);
 }
 
 /* Bytes, -ENOSPC where it does not get smaller than out_size, or another negative errno. */
@@ -101,8 +105,8 @@ static ssize_t in_pool(ssize_t (*fn)(void *opaque), Job *job)
     return loop && in_coroutine() ? co_work(loop, fn, job) : fn(job);
 }
 
-int qcow2_read_compressed(Qcow2Node *s, uint64_t word, uint64_t in_cluster, uint64_t bytes, const BlockVec *vec,
-                          uint64_t from)
+int qcow2_read_compressed(Qcow2Node *s, uint64_t word, uint64_t in_cluster, uint64_t bytes,
+                          const BlockVec *vec, uint64_t from)
 {
     Job job = { .type = s->h.compression_type, .out_size = s->g.cluster_size };
     uint64_t at, size = block_size(s->node.file);
@@ -146,9 +150,9 @@ int qcow2_read_compressed(Qcow2Node *s, uint64_t word, uint64_t in_cluster, uint
     return ret;
 }
 
-/* A place for that many bytes, behind the last ones where there is room; a new cluster otherwise. Pieces do not cross
- * into a cluster that is not next to it. lock held (and released). a gets the new clusters, *old the cluster that has
- * one more reference; 0: none. */
+/* A place for that many bytes, behind the last ones where there is room; a new cluster otherwise. Pieces do
+ * not cross into a cluster that is not next to it. lock held (and released). a gets the new clusters, *old
+ * the cluster that has one more reference; 0: none. */
 static int find_place(Qcow2Node *s, uint64_t bytes, Qcow2Alloc *a, uint64_t *at, bool *shares)
 {
     int got;
@@ -190,11 +194,11 @@ static int write_compressed(Qcow2Node *s, uint64_t offset, const uint8_t *data, 
     if (ret < 0) {
         return ret;
     }
-    /* One at a time finds its place, so that refcounts of the cluster that is shared are there when the next comes. */
+    /* One at a time finds its place, so that refcounts of the cluster that is shared are there when the next
+     * comes. */
     co_mutex_lock(&s->compress_lock);
     pthread_mutex_lock(&s->lock);
-    while (qcow2_alloc_conflict(s, qcow2_cluster_of(s, offset), 1)) {
-    }
+    while (qcow2_alloc_conflict(s, qcow2_cluster_of(s, offset), 1)) {}
     qcow2_alloc_add(s, &a, qcow2_cluster_of(s, offset), 1);
     ret = find_place(s, bytes, &a, &at, &shares);
     pthread_mutex_unlock(&s->lock);

@@ -1,6 +1,7 @@
 /*
- * Making qcow2 images. The empty image is laid out in memory and written front to back; sizes beyond that, data files
- * and preallocation are then done through the driver itself. SPDX-License-Identifier: GPL-2.0-or-later
+ * Making qcow2 images. The empty image is laid out in memory and written front to back; sizes beyond that,
+ * data files and preallocation are then done through the driver itself. SPDX-License-Identifier:
+ * GPL-2.0-or-later
  */
 #include "block/formats/qcow2/qcow2.h"
 
@@ -16,16 +17,18 @@ const BlockOption qcow2_create_options[] = {
     { "backing_file", BLOCK_OPTION_STRING, "File name of a base image", NULL, true },
     { "backing_fmt", BLOCK_OPTION_STRING, "Image format of the base image", NULL, true },
     { "data_file", BLOCK_OPTION_STRING, "File name of an external data file", NULL, true },
-    { "data_file_raw", BLOCK_OPTION_BOOL, "The external data file must stay valid as a raw image", NULL, true },
+    { "data_file_raw", BLOCK_OPTION_BOOL, "The external data file must stay valid as a raw image", NULL,
+      true },
     { "extended_l2", BLOCK_OPTION_BOOL, "Extended L2 tables (subclusters)", NULL, false },
     { "encryption", BLOCK_OPTION_BOOL, "Encrypt the image with format 'aes' (not supported)", NULL, false },
     { "encrypt.format", BLOCK_OPTION_STRING, "Encrypt the image (not supported yet)", NULL, false },
     { "cluster_size", BLOCK_OPTION_SIZE, "qcow2 cluster size", NULL, false },
-    { "preallocation", BLOCK_OPTION_STRING, "Preallocation mode (allowed values: off, metadata, falloc, full)", NULL,
-      false },
+    { "preallocation", BLOCK_OPTION_STRING,
+      "Preallocation mode (allowed values: off, metadata, falloc, full)", NULL, false },
     { "lazy_refcounts", BLOCK_OPTION_BOOL, "Postpone refcount updates", NULL, true },
     { "refcount_bits", BLOCK_OPTION_NUMBER, "Width of a reference count entry in bits", NULL, true },
-    { "compression_type", BLOCK_OPTION_STRING, "Compression method used for image cluster compression", NULL, false },
+    { "compression_type", BLOCK_OPTION_STRING, "Compression method used for image cluster compression", NULL,
+      false },
     { "journal", BLOCK_OPTION_STRING,
       "Journal: on, off, or auto (on, and with a base image extended L2 tables too)", NULL, true },
     { NULL },
@@ -46,7 +49,8 @@ static bool check_want(Want *w, GError **error)
 {
     if (w->journal && w->version < 3) {
         if (!w->journal_auto) {
-            return error_set(error, "The journal requires compatibility level 1.1 (use compat=v3 or greater)");
+            return error_set(error,
+                             "The journal requires compatibility level 1.1 (use compat=v3 or greater)");
         }
         w->journal = false;
     }
@@ -61,37 +65,43 @@ static bool check_want(Want *w, GError **error)
         return error_set(error, "Cluster size must be a power of two between %d and %dk", 512, 2048);
     }
     if (w->extended_l2 && w->cluster_size < 16384) {
-        return error_set(error, "Extended L2 entries are only supported with cluster sizes of at least %u bytes", 16384u);
+        return error_set(
+            error, "Extended L2 entries are only supported with cluster sizes of at least %u bytes", 16384u);
     }
     if (w->extended_l2 && w->version < 3) {
-        return error_set(error, "Extended L2 entries are only supported with compatibility level 1.1 and above "
-                                "(use version=v3 or greater)");
+        return error_set(error,
+                         "Extended L2 entries are only supported with compatibility level 1.1 and above "
+                         "(use version=v3 or greater)");
     }
     if (w->refcount_bits > 64 || !w->refcount_bits || (w->refcount_bits & (w->refcount_bits - 1))) {
         return error_set(error, "Refcount width must be a power of two and may not exceed 64 bits");
     }
     if (w->version < 3 && w->refcount_bits != 16) {
-        return error_set(error, "Different refcount widths than 16 bits require compatibility level 1.1 or above "
-                                "(use version=v3 or greater)");
+        return error_set(error,
+                         "Different refcount widths than 16 bits require compatibility level 1.1 or above "
+                         "(use version=v3 or greater)");
     }
     if (w->lazy && w->version < 3) {
         return error_set(error, "Lazy refcounts only supported with compatibility level 1.1 and above "
                                 "(use version=v3 or greater)");
     }
     if (w->compression != QCOW2_ZLIB && w->version < 3) {
-        return error_set(error, "Non-zlib compression type is only supported with compatibility level 1.1 and above "
-                                "(use version=v3 or greater)");
+        return error_set(error,
+                         "Non-zlib compression type is only supported with compatibility level 1.1 and above "
+                         "(use version=v3 or greater)");
     }
     if (w->size & 511) {
         return error_set(error, "Image size must be a multiple of 512 bytes");
     }
     if (w->prealloc != QAPI_PREALLOC_MODE_OFF && w->backing && !w->extended_l2) {
-        return error_set(error, "Backing file and preallocation can only be used at the same time if extended_l2 is "
-                                "enabled");
+        return error_set(error,
+                         "Backing file and preallocation can only be used at the same time if extended_l2 is "
+                         "enabled");
     }
     if (w->data && w->version < 3) {
-        return error_set(error, "External data files are only supported with compatibility level 1.1 and above "
-                                "(use version=v3 or greater)");
+        return error_set(error,
+                         "External data files are only supported with compatibility level 1.1 and above "
+                         "(use version=v3 or greater)");
     }
     if (w->data_raw && !w->data) {
         return error_set(error, "data-file-raw requires data-file");
@@ -114,7 +124,8 @@ static void fill_header(Qcow2Header *h, const Want *w)
     h->refcount_order = (uint32_t)__builtin_ctz(w->refcount_bits);
     h->compression_type = (uint8_t)w->compression;
     h->incompatible = (w->extended_l2 ? QCOW2_INCOMPAT_EXTENDED_L2 : 0) |
-                      (w->compression ? QCOW2_INCOMPAT_COMPRESSION : 0) | (w->data ? QCOW2_INCOMPAT_DATA_FILE : 0);
+                      (w->compression ? QCOW2_INCOMPAT_COMPRESSION : 0) |
+                      (w->data ? QCOW2_INCOMPAT_DATA_FILE : 0);
     h->compatible = w->lazy ? QCOW2_COMPAT_LAZY_REFCOUNTS : 0;
     h->autoclear = w->data_raw ? QCOW2_AUTOCLEAR_RAW_DATA : 0;
     h->backing_file = g_strdup(w->backing);
@@ -141,7 +152,8 @@ static bool write_image(BlockChild *root, const Want *w, GError **error)
     l1 = qcow2_l1_entries(&g, w->size);
     if (l1 > QCOW2_MAX_L1_BYTES / 8) {
         qcow2_header_clear(&h);
-        return error_set(error, "The image size is too large for file format 'qcow2' (try using a larger cluster size)");
+        return error_set(
+            error, "The image size is too large for file format 'qcow2' (try using a larger cluster size)");
     }
     h.l1_size = (uint32_t)l1;
     l1 = (l1 * 8 + g.cluster_size - 1) >> g.cluster_bits;
@@ -206,26 +218,28 @@ static bool finish(BlockGraph *graph, BlockNode *file, const Want *w, GError **e
     }
     node = block_node_open_image(graph, NULL, o, BLOCK_OPEN_NO_BACKING, error);
     json_object_put(o);
-    root = node ? block_root_new(node, "tool", BLOCK_PERM_WRITE | BLOCK_PERM_CONSISTENT_READ | BLOCK_PERM_RESIZE,
-                                 BLOCK_PERM_ALL, NULL, NULL, error)
-                : NULL;
+    root =
+        node ? block_root_new(node, "tool", BLOCK_PERM_WRITE | BLOCK_PERM_CONSISTENT_READ | BLOCK_PERM_RESIZE,
+                              BLOCK_PERM_ALL, NULL, NULL, error)
+             : NULL;
     if (!root) {
         return false;
     }
     ok = !w->data_raw || block_size(((Qcow2Node *)node)->data_child) >= w->size ||
          blk_truncate(((Qcow2Node *)node)->data_child, w->size, false, QAPI_PREALLOC_MODE_OFF, 0, error);
     /* A raw data file is read by its mapping too: all of it is there from the start. */
-    ok = ok && qcow2_preallocate((Qcow2Node *)node, 0, w->size,
-                                 w->prealloc == QAPI_PREALLOC_MODE_OFF ? QAPI_PREALLOC_MODE_METADATA : w->prealloc,
-                                 error) >= 0;
+    ok = ok &&
+         qcow2_preallocate((Qcow2Node *)node, 0, w->size,
+                           w->prealloc == QAPI_PREALLOC_MODE_OFF ? QAPI_PREALLOC_MODE_METADATA : w->prealloc,
+                           error) >= 0;
     block_root_free(root);
     return ok;
 }
 
 static bool create(BlockGraph *graph, BlockNode *file, Want *w, GError **error)
 {
-    BlockChild *root = block_root_new(file, "tool", BLOCK_PERM_WRITE | BLOCK_PERM_RESIZE, BLOCK_PERM_ALL, NULL, NULL,
-                                      error);
+    BlockChild *root =
+        block_root_new(file, "tool", BLOCK_PERM_WRITE | BLOCK_PERM_RESIZE, BLOCK_PERM_ALL, NULL, NULL, error);
     bool ok;
 
     if (!root) {
@@ -268,11 +282,13 @@ bool qcow2_co_create(BlockGraph *graph, QapiBlockdevCreateOptions *options, GErr
                .lazy = o->has_lazy_refcounts && o->lazy_refcounts,
                .data_raw = o->has_data_file_raw && o->data_file_raw,
                .backing = o->backing_file,
-               .backing_format = o->has_backing_fmt ? enum_name(&qapi_BlockdevDriver_lookup, (int)o->backing_fmt) : NULL,
+               .backing_format =
+                   o->has_backing_fmt ? enum_name(&qapi_BlockdevDriver_lookup, (int)o->backing_fmt) : NULL,
                .prealloc = o->has_preallocation ? o->preallocation : QAPI_PREALLOC_MODE_OFF,
-               .compression = o->has_compression_type && o->compression_type == QAPI_QCOW2_COMPRESSION_TYPE_ZSTD
-                                  ? QCOW2_ZSTD
-                                  : QCOW2_ZLIB };
+               .compression =
+                   o->has_compression_type && o->compression_type == QAPI_QCOW2_COMPRESSION_TYPE_ZSTD
+                       ? QCOW2_ZSTD
+                       : QCOW2_ZLIB };
     BlockNode *file = ref_node(graph, o->file, error);
 
     if (!file) {
@@ -357,7 +373,8 @@ static bool read_want(Want *w, json_object *o, GError **error)
     } else if (compression && strcmp(compression, "zlib") != 0) {
         return error_set(error, "Invalid parameter '%s'", compression);
     }
-    if (journal && strcmp(journal, "on") != 0 && strcmp(journal, "off") != 0 && strcmp(journal, "auto") != 0) {
+    if (journal && strcmp(journal, "on") != 0 && strcmp(journal, "off") != 0 &&
+        strcmp(journal, "auto") != 0) {
         return error_set(error, "Invalid parameter 'journal': '%s' is none of on, off, auto", journal);
     }
     w->journal = journal && strcmp(journal, "off") != 0;
@@ -417,7 +434,8 @@ bool qcow2_co_create_named(BlockGraph *graph, const char *filename, json_object 
 static uint64_t metadata_bytes(const Qcow2Geometry *g, uint64_t size, uint64_t data_clusters)
 {
     uint64_t l1 = qcow2_l1_entries(g, size), l1_clusters = (l1 * 8 + g->cluster_size - 1) >> g->cluster_bits;
-    uint64_t base = 1 + l1_clusters + l1 + data_clusters, total = base, last, per_block = UINT64_C(1) << g->refblock_bits;
+    uint64_t base = 1 + l1_clusters + l1 + data_clusters, total = base, last,
+             per_block = UINT64_C(1) << g->refblock_bits;
 
     do {
         uint64_t blocks = (total + per_block - 1) / per_block;
@@ -429,7 +447,8 @@ static uint64_t metadata_bytes(const Qcow2Geometry *g, uint64_t size, uint64_t d
     return (total - data_clusters) << g->cluster_bits;
 }
 
-bool qcow2_co_measure(BlockGraph *graph, json_object *options, BlockNode *source, BlockMeasure *m, GError **error)
+bool qcow2_co_measure(BlockGraph *graph, json_object *options, BlockNode *source, BlockMeasure *m,
+                      GError **error)
 {
     Qcow2Geometry g;
     Qcow2Header h;

@@ -15,7 +15,8 @@ int qcow2_write_header(Qcow2Node *s)
     if (!data) {
         return -ENOMEM;
     }
-    /* Extensions move when one of them grows, and the backing name with them: the whole cluster is the header's. */
+    /* Extensions move when one of them grows, and the backing name with them: the whole cluster is the
+     * header's. */
     if (qcow2_header_encode(&s->h, data, s->g.cluster_size, NULL)) {
         ret = blk_pwrite(s->node.file, 0, s->g.cluster_size, data, 0);
     }

@@ -1,19 +1,20 @@
 /*
  * The journal inside the image; on disk as docs/formats/qcow2-journal.md says.
  *
- * 1. Redo only: a transaction holds new contents of tables, and is applied as a whole or not at all (its checksum
- *    covers all of it). Transactions are made one after the other; the next is written when the last is stable.
- * 2. Applying transactions from the tail on, in order, to any state that their home writes may have left gives the
- *    tables as of the last one. The tail moves only past what is stable at its own place.
- * 3. Data is in a transaction only for the case that the flush which ends it did not finish: its own place was
- *    written before. So replay takes data of the very last transaction alone. A flush after writes that follow
- *    such a transaction makes another one, empty if need be, so that old data does not come back over new.
+ * 1. Redo only: a transaction holds new contents of tables, and is applied as a whole or not at all (its
+ * checksum covers all of it). Transactions are made one after the other; the next is written when the last is
+ * stable.
+ * 2. Applying transactions from the tail on, in order, to any state that their home writes may have left
+ * gives the tables as of the last one. The tail moves only past what is stable at its own place.
+ * 3. Data is in a transaction only for the case that the flush which ends it did not finish: its own place
+ * was written before. So replay takes data of the very last transaction alone. A flush after writes that
+ * follow such a transaction makes another one, empty if need be, so that old data does not come back over
+ * new.
  * 4. Tables of freed clusters never lie in the journal: only the control plane frees tables, and it stops the
- *    journal first. L2 tables and refcount blocks that are made are written at their own place and flushed before
- *    the transaction that refers to them.
- * 5. The journal's clusters have refcount 1 while the incompatible bit is set. A clean close gives them back, so
- *    that other programs find no leak.
- * SPDX-License-Identifier: GPL-2.0-or-later
+ *    journal first. L2 tables and refcount blocks that are made are written at their own place and flushed
+ * before the transaction that refers to them.
+ * 5. The journal's clusters have refcount 1 while the incompatible bit is set. A clean close gives them back,
+ * so that other programs find no leak. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/formats/qcow2/qcow2.h"
 
@@ -22,14 +23,14 @@
 #include <string.h>
 #include <zlib.h>
 
-#define TX_MAGIC       0x524a5458u /* "RJTX" */
-#define TX_BLOCK       4096u
-#define TX_HEADER      64u
-#define TX_RECORD      16u
-#define TX_TABLE       1u
-#define TX_DATA        2u
-#define JOURNAL_MIN    (1u << 20)
-#define JOURNAL_MAX    (1u << 30)
+#define TX_MAGIC    0x524a5458u /* "RJTX" */
+#define TX_BLOCK    4096u
+#define TX_HEADER   64u
+#define TX_RECORD   16u
+#define TX_TABLE    1u
+#define TX_DATA     2u
+#define JOURNAL_MIN (1u << 20)
+#define JOURNAL_MAX (1u << 30)
 
 static uint64_t pad8(uint64_t bytes)
 {
@@ -83,7 +84,8 @@ static uint64_t batch_bytes(const Qcow2Node *s, const Qcow2Batch *b)
 int qcow2_journal_append(Qcow2Node *s, const Qcow2Batch *b)
 {
     Qcow2Journal *j = &s->journal;
-    uint64_t bytes = batch_bytes(s, b), total = (bytes + TX_BLOCK - 1) & ~(uint64_t)(TX_BLOCK - 1), at = j->head;
+    uint64_t bytes = batch_bytes(s, b), total = (bytes + TX_BLOCK - 1) & ~(uint64_t)(TX_BLOCK - 1),
+             at = j->head;
     uint32_t records = 0;
     uint8_t *buf, *p;
     int ret;
@@ -92,7 +94,8 @@ int qcow2_journal_append(Qcow2Node *s, const Qcow2Batch *b)
         at = 0;
     }
     /* One block stays free, so that a full journal does not look empty. */
-    if (total > j->size || (j->used && (at == 0 && j->head ? j->size - j->head : 0) + total + j->used >= j->size)) {
+    if (total > j->size ||
+        (j->used && (at == 0 && j->head ? j->size - j->head : 0) + total + j->used >= j->size)) {
         return -ENOSPC;
     }
     buf = block_buffer_try(s->node.file, total);
@@ -197,7 +200,8 @@ int qcow2_journal_start(Qcow2Node *s)
     if (ret < 0) {
         s->h.journal = old;
         s->h.incompatible &= ~QCOW2_INCOMPAT_JOURNAL;
-        qcow2_write_header(s); /* which of the two the file has is not known: either is true, the journal is empty */
+        qcow2_write_header(
+            s); /* which of the two the file has is not known: either is true, the journal is empty */
         return ret;
     }
     j->active = true;
@@ -305,8 +309,9 @@ static bool apply_tx(Qcow2Node *s, const Tx *tx, bool last, bool check_only, GEr
         if (bytes > tx->bytes - at || offset < s->g.cluster_size || offset >> 56 ||
             (offset < s->h.journal.offset + s->h.journal.size && s->h.journal.offset < offset + bytes) ||
             (type != TX_TABLE && type != TX_DATA)) {
-            return error_set(error, "%s: the journal's transaction %" G_GUINT64_FORMAT
-                             " holds a record that cannot be", qcow2_what(s), tx->seq);
+            return error_set(
+                error, "%s: the journal's transaction %" G_GUINT64_FORMAT " holds a record that cannot be",
+                qcow2_what(s), tx->seq);
         }
         if (!check_only && (type == TX_TABLE || last)) {
             if (offset + bytes > file && !s->can_grow) {
@@ -346,9 +351,10 @@ static bool replay_area(Qcow2Node *s, uint8_t *area, uint64_t size, GError **err
             first--;
         }
         if (g_array_index(found, Tx, first).seq > last->tail_seq) {
-            ok = error_set(error, "%s: the journal lacks transactions %" G_GUINT64_FORMAT " to %" G_GUINT64_FORMAT
-                           ", which it should hold: the image was damaged after it was written", qcow2_what(s),
-                           last->tail_seq, g_array_index(found, Tx, first).seq - 1);
+            ok = error_set(error,
+                           "%s: the journal lacks transactions %" G_GUINT64_FORMAT " to %" G_GUINT64_FORMAT
+                           ", which it should hold: the image was damaged after it was written",
+                           qcow2_what(s), last->tail_seq, g_array_index(found, Tx, first).seq - 1);
         }
         for (int pass = 0; ok && pass < 2; pass++) {
             for (guint i = first; ok && i < found->len; i++) {
@@ -367,8 +373,8 @@ bool qcow2_journal_replay(Qcow2Node *s, GError **error)
     bool ok;
     int ret;
 
-    if (size < TX_BLOCK || size > 2 * (uint64_t)JOURNAL_MAX || size % TX_BLOCK || offset % s->g.cluster_size ||
-        offset < s->g.cluster_size || offset >> 56) {
+    if (size < TX_BLOCK || size > 2 * (uint64_t)JOURNAL_MAX || size % TX_BLOCK ||
+        offset % s->g.cluster_size || offset < s->g.cluster_size || offset >> 56) {
         return error_set(error, "%s: the journal's header extension is invalid", qcow2_what(s));
     }
     if (offset + size > block_size(s->node.file)) {
@@ -376,7 +382,8 @@ bool qcow2_journal_replay(Qcow2Node *s, GError **error)
     }
     area = g_try_malloc(size);
     if (!area) {
-        return error_set(error, "%s: no memory for the journal of %" G_GUINT64_FORMAT " bytes", qcow2_what(s), size);
+        return error_set(error, "%s: no memory for the journal of %" G_GUINT64_FORMAT " bytes", qcow2_what(s),
+                         size);
     }
     ret = blk_pread(s->node.file, offset, size, area, 0);
     if (ret < 0) {
@@ -393,7 +400,8 @@ bool qcow2_journal_replay(Qcow2Node *s, GError **error)
         ret = header_without_journal(s);
     }
     if (ret < 0) {
-        return error_set_errno(error, -ret, "%s: cannot write the image after replaying its journal", qcow2_what(s));
+        return error_set_errno(error, -ret, "%s: cannot write the image after replaying its journal",
+                               qcow2_what(s));
     }
     return true;
 }

@@ -4,9 +4,9 @@
  * 1. s->l1 is what the L1 table's pages hold, always; both change in one section of the lock.
  * 2. An L2 table whose L1 entry has COPIED is ours alone and is changed in place. Others are copied first
  *    (qcow2_l2_writable).
- * 3. Extents hold only what is DATA and COPIED in whole pages of L2 tables, in line on the host. Whoever changes an
- *    entry drops the extent that covers it in the same section of the lock. So a write may go by an extent.
- * SPDX-License-Identifier: GPL-2.0-or-later
+ * 3. Extents hold only what is DATA and COPIED in whole pages of L2 tables, in line on the host. Whoever
+ * changes an entry drops the extent that covers it in the same section of the lock. So a write may go by an
+ * extent. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/formats/qcow2/qcow2.h"
 
@@ -26,8 +26,8 @@ void qcow2_corrupt(Qcow2Node *s, bool fatal, uint64_t offset, const char *fmt, .
     va_end(ap);
     block_node_corrupt(&s->node, fatal, offset, UINT64_MAX, "%s", text);
     g_free(text);
-    if (fatal && !s->check_mode && !__atomic_exchange_n(&s->broken, true, __ATOMIC_RELAXED) && !s->node.read_only &&
-        s->h.version >= 3 && s->opened) {
+    if (fatal && !s->check_mode && !__atomic_exchange_n(&s->broken, true, __ATOMIC_RELAXED) &&
+        !s->node.read_only && s->h.version >= 3 && s->opened) {
         s->h.incompatible |= QCOW2_INCOMPAT_CORRUPT;
         if (in_coroutine()) {
             qcow2_write_header(s);
@@ -92,13 +92,15 @@ const char *qcow2_overlap(Qcow2Node *s, uint64_t offset, uint64_t bytes)
     if (ranges_meet(offset, bytes, s->h.l1_offset, (uint64_t)s->h.l1_size * 8)) {
         return "active L1 table";
     }
-    if (ranges_meet(offset, bytes, s->h.reftable_offset, (uint64_t)s->h.reftable_clusters << s->g.cluster_bits)) {
+    if (ranges_meet(offset, bytes, s->h.reftable_offset,
+                    (uint64_t)s->h.reftable_clusters << s->g.cluster_bits)) {
         return "refcount table";
     }
     if (s->journal.active && ranges_meet(offset, bytes, s->journal.offset, s->journal.size)) {
         return "journal";
     }
-    for (uint64_t c = qcow2_cluster_of(s, offset); s->tables && c <= qcow2_cluster_of(s, offset + bytes - 1); c++) {
+    for (uint64_t c = qcow2_cluster_of(s, offset); s->tables && c <= qcow2_cluster_of(s, offset + bytes - 1);
+         c++) {
         if (g_hash_table_contains(s->tables, (gpointer)(uintptr_t)c)) {
             return "L2 table or refcount block";
         }
@@ -175,8 +177,10 @@ uint32_t qcow2_l2_pos(const Qcow2Node *s, uint64_t offset)
 static int check_l1_entry(Qcow2Node *s, uint64_t index, uint64_t entry)
 {
     if (entry & QCOW2_OFFSET_MASK & (s->g.cluster_size - 1)) {
-        qcow2_corrupt(s, true, UINT64_MAX, "L2 table offset %#" G_GINT64_MODIFIER "x unaligned (L1 index: %#"
-                      G_GINT64_MODIFIER "x)", entry & QCOW2_OFFSET_MASK, index);
+        qcow2_corrupt(s, true, UINT64_MAX,
+                      "L2 table offset %#" G_GINT64_MODIFIER "x unaligned (L1 index: %#" G_GINT64_MODIFIER
+                      "x)",
+                      entry & QCOW2_OFFSET_MASK, index);
         return -EIO;
     }
     return 0;
@@ -203,7 +207,8 @@ int qcow2_l2_page(Qcow2Node *s, uint64_t offset, Qcow2Page **page)
     if (check_l1_entry(s, index, entry) < 0) {
         return -EIO;
     }
-    return qcow2_page_get(s, table + in_table(s, offset) / s->page_bytes * s->page_bytes, QCOW2_PAGE_L2, page);
+    return qcow2_page_get(s, table + in_table(s, offset) / s->page_bytes * s->page_bytes, QCOW2_PAGE_L2,
+                          page);
 }
 
 /* A new table for the L1 entry: empty, or a copy of one that is shared. table_lock held. */
@@ -318,7 +323,8 @@ void qcow2_extents_forget(Qcow2Node *s, uint64_t guest, uint64_t bytes)
         if (e->guest >= guest + bytes) {
             return;
         }
-        tail = (Qcow2Extent){ guest + bytes, e->host + (guest + bytes - e->guest), e->guest + e->bytes - guest - bytes };
+        tail = (Qcow2Extent){ guest + bytes, e->host + (guest + bytes - e->guest),
+                              e->guest + e->bytes - guest - bytes };
         if (e->guest < guest) {
             bool more = e->guest + e->bytes > guest + bytes;
 
@@ -346,7 +352,8 @@ static void extent_add(Qcow2Node *s, uint64_t guest, uint64_t host, uint64_t byt
     i = extent_at(s, guest);
     if (i > 0) {
         before = &g_array_index(s->extents, Qcow2Extent, i - 1);
-        before = before->guest + before->bytes == guest && before->host + before->bytes == host ? before : NULL;
+        before =
+            before->guest + before->bytes == guest && before->host + before->bytes == host ? before : NULL;
     }
     if (i < s->extents->len) {
         after = &g_array_index(s->extents, Qcow2Extent, i);
@@ -382,7 +389,8 @@ static void learn_extent(Qcow2Node *s, const Qcow2Page *page, uint64_t offset)
     for (uint32_t i = 0; i < n; i++) {
         Qcow2Entry e = qcow2_entry_load(&s->g, page->data + (size_t)i * s->g.l2_entry_bytes);
 
-        if (!(e.word & QCOW2_COPIED) || (e.word & QCOW2_COMPRESSED) || (s->g.sub_bits && (uint32_t)e.bitmap != UINT32_MAX) ||
+        if (!(e.word & QCOW2_COPIED) || (e.word & QCOW2_COMPRESSED) ||
+            (s->g.sub_bits && (uint32_t)e.bitmap != UINT32_MAX) ||
             qcow2_entry_kind(&s->g, e, 0) != QCOW2_KIND_DATA ||
             (i && qcow2_entry_host(e) != host + ((uint64_t)i << s->g.cluster_bits))) {
             return;
@@ -444,14 +452,17 @@ static void decode(Qcow2Node *s, const Qcow2Page *page, uint64_t offset, uint64_
 static int check_map(Qcow2Node *s, uint64_t offset, Qcow2Map *map)
 {
     if (map->kind == QCOW2_KIND_INVALID) {
-        qcow2_corrupt(s, true, UINT64_MAX, "Invalid L2 entry %#" G_GINT64_MODIFIER "x of guest offset %#"
-                      G_GINT64_MODIFIER "x", map->word, offset);
+        qcow2_corrupt(s, true, UINT64_MAX,
+                      "Invalid L2 entry %#" G_GINT64_MODIFIER "x of guest offset %#" G_GINT64_MODIFIER "x",
+                      map->word, offset);
         return -EIO;
     }
     if (map->kind == QCOW2_KIND_DATA && s->data_child && map->host != offset) {
-        qcow2_corrupt(s, true, UINT64_MAX, "External data file host cluster offset %#" G_GINT64_MODIFIER
+        qcow2_corrupt(s, true, UINT64_MAX,
+                      "External data file host cluster offset %#" G_GINT64_MODIFIER
                       "x does not match guest cluster offset: %#" G_GINT64_MODIFIER "x",
-                      map->host & ~(uint64_t)(s->g.cluster_size - 1), offset & ~(uint64_t)(s->g.cluster_size - 1));
+                      map->host & ~(uint64_t)(s->g.cluster_size - 1),
+                      offset & ~(uint64_t)(s->g.cluster_size - 1));
         return -EIO;
     }
     return 0;

@@ -3,8 +3,8 @@
  *
  * 1. A page is found by its place in the file alone; a place is never in two pages.
  * 2. A page that is pinned, dirty or behind its home (home_dirty) is not evicted; the last two count as pins.
- * 3. What a page holds changes only with the lock held and qcow2_page_dirty() called before it is let go, so a
- *    commit that copies pages under the lock gets a state between two changes.
+ * 3. What a page holds changes only with the lock held and qcow2_page_dirty() called before it is let go, so
+ * a commit that copies pages under the lock gets a state between two changes.
  * 4. While a page is loading it is in the table already: whoever wants it waits for the one read.
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

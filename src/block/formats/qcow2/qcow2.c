@@ -185,9 +185,11 @@ static bool load(Qcow2Node *s, GError **error)
                 return false;
             }
         } else if (!(flags & (BLOCK_OPEN_NO_IO | BLOCK_OPEN_INACTIVE)) && !s->node.inactive) {
-            error_set(error, "%s: the journal holds changes that the tables lack, and the image is opened read-only",
+            error_set(error,
+                      "%s: the journal holds changes that the tables lack, and the image is opened read-only",
                       qcow2_what(s));
-            error_append_hint(error, "Open it once for writing (rhea-img check -r leaks): that brings it up to date.");
+            error_append_hint(
+                error, "Open it once for writing (rhea-img check -r leaks): that brings it up to date.");
             return false;
         }
     }
@@ -209,13 +211,15 @@ static bool load(Qcow2Node *s, GError **error)
             return error_set_errno(error, -ret, "Could not update qcow2 header");
         }
     }
-    if ((s->h.incompatible & QCOW2_INCOMPAT_DIRTY) && !(flags & BLOCK_OPEN_CHECK) && !repair_dirty(s, error)) {
+    if ((s->h.incompatible & QCOW2_INCOMPAT_DIRTY) && !(flags & BLOCK_OPEN_CHECK) &&
+        !repair_dirty(s, error)) {
         return false;
     }
     if (s->h.journal.offset && !(flags & BLOCK_OPEN_CHECK)) { /* left behind by a close that did not finish */
         s->h.journal.offset = s->h.journal.size = 0;
     }
-    s->journal.wanted = s->h.journal.present && s->h.journal.wish && s->h.version >= 3 && !(flags & BLOCK_OPEN_CHECK);
+    s->journal.wanted =
+        s->h.journal.present && s->h.journal.wish && s->h.version >= 3 && !(flags & BLOCK_OPEN_CHECK);
     s->opened = true;
     return qcow2_bitmaps_load(s, error);
 }
@@ -234,7 +238,8 @@ static void load_entry(void *opaque)
 }
 
 /* By the name in the header, unless options say where it is. */
-static bool open_data_file(Qcow2Node *s, const QapiBlockdevOptions *options, QapiBlockdevRef *ref, GError **error)
+static bool open_data_file(Qcow2Node *s, const QapiBlockdevOptions *options, QapiBlockdevRef *ref,
+                           GError **error)
 {
     BlockNode *node = &s->node, *data;
     const BlockDriver *protocol;
@@ -286,16 +291,20 @@ static bool read_options(Qcow2Node *s, const QapiBlockdevOptionsQcow2 *o, GError
         return error_set(error, "refcount-cache-size may not exceed cache-size");
     }
     if (o->has_cache_size && o->has_l2_cache_size && o->has_refcount_cache_size) {
-        return error_set(error, "cache-size, l2-cache-size and refcount-cache-size may not be set at the same time");
+        return error_set(error,
+                         "cache-size, l2-cache-size and refcount-cache-size may not be set at the same time");
     }
-    s->cache_bytes = o->has_l2_cache_size ? MAX(1, o->l2_cache_size) : o->has_cache_size ? MAX(1, o->cache_size) : 0;
+    s->cache_bytes = o->has_l2_cache_size ? MAX(1, o->l2_cache_size)
+                     : o->has_cache_size  ? MAX(1, o->cache_size)
+                                          : 0;
     s->pass_request = o->has_pass_discard_request ? o->pass_discard_request : s->node.discard;
     s->pass_snapshot = o->has_pass_discard_snapshot ? o->pass_discard_snapshot : true;
     s->pass_other = o->has_pass_discard_other && o->pass_discard_other;
     if (checks) {
         QapiQcow2OverlapCheckMode mode = checks->kind == QAPI_QCOW2_OVERLAP_CHECKS_MODE ? checks->u_mode
-                                         : checks->u_flags->has_template ? checks->u_flags->template
-                                                                         : QAPI_QCOW2_OVERLAP_CHECK_MODE_CACHED;
+                                         : checks->u_flags->has_template
+                                             ? checks->u_flags->template
+                                             : QAPI_QCOW2_OVERLAP_CHECK_MODE_CACHED;
 
         s->overlap_level = (int)mode;
     }
@@ -317,9 +326,11 @@ static bool qcow2_open(BlockNode *node, QapiBlockdevOptions *options, GError **e
     if (!call.ok) {
         return false;
     }
-    s->lazy = o->has_lazy_refcounts ? o->lazy_refcounts : (s->h.compatible & QCOW2_COMPAT_LAZY_REFCOUNTS) != 0;
+    s->lazy =
+        o->has_lazy_refcounts ? o->lazy_refcounts : (s->h.compatible & QCOW2_COMPAT_LAZY_REFCOUNTS) != 0;
     if (s->lazy && s->h.version < 3) {
-        return error_set(error, "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level");
+        return error_set(error,
+                         "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level");
     }
     s->lazy = s->lazy && !s->journal.wanted; /* it has the same use, and needs no repair */
     if (!(node->open_flags & BLOCK_OPEN_NO_IO) || o->data_file) {
@@ -423,7 +434,8 @@ static bool qcow2_reopen_prepare(BlockReopen *reopen, GError **error)
 
     if (reopen->node->read_only && !reopen->read_only) {
         if (s->h.incompatible & (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_JOURNAL)) {
-            return error_set(error, "%s: the image was not closed cleanly: it must be opened for writing anew",
+            return error_set(error,
+                             "%s: the image was not closed cleanly: it must be opened for writing anew",
                              qcow2_what(s));
         }
         if (s->h.incompatible & QCOW2_INCOMPAT_CORRUPT) {
@@ -434,7 +446,8 @@ static bool qcow2_reopen_prepare(BlockReopen *reopen, GError **error)
         return error_set(error, "%s: encrypted images are not supported yet", qcow2_what(s));
     }
     if (o->has_lazy_refcounts && o->lazy_refcounts && s->h.version < 3) {
-        return error_set(error, "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level");
+        return error_set(error,
+                         "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level");
     }
     if (reopen->read_only && !reopen->node->read_only) {
         block_run(reopen->node->graph, settle_entry, &call);
@@ -457,7 +470,8 @@ static void qcow2_reopen_commit(BlockReopen *reopen)
 
     read_options(s, o, NULL);
     s->pass_request = o->has_pass_discard_request ? o->pass_discard_request : reopen->discard;
-    s->lazy = o->has_lazy_refcounts ? o->lazy_refcounts : (s->h.compatible & QCOW2_COMPAT_LAZY_REFCOUNTS) != 0;
+    s->lazy =
+        o->has_lazy_refcounts ? o->lazy_refcounts : (s->h.compatible & QCOW2_COMPAT_LAZY_REFCOUNTS) != 0;
     if (writes) {
         Call call = { s, NULL, true };
 
@@ -513,7 +527,8 @@ static json_object *qcow2_specific_info(BlockNode *node)
         if (s->h.crypt_method) {
             json_object *encrypt = json_object_new_object();
 
-            json_object_object_add(encrypt, "format", json_object_new_string(s->h.crypt_method == 1 ? "aes" : "luks"));
+            json_object_object_add(encrypt, "format",
+                                   json_object_new_string(s->h.crypt_method == 1 ? "aes" : "luks"));
             json_object_object_add(data, "encrypt", encrypt);
         }
         if (s->h.incompatible & QCOW2_INCOMPAT_DATA_FILE) {
@@ -523,12 +538,14 @@ static json_object *qcow2_specific_info(BlockNode *node)
             json_object_object_add(data, "data-file-raw",
                                    json_object_new_boolean(s->h.autoclear & QCOW2_AUTOCLEAR_RAW_DATA));
         }
-        json_object_object_add(data, "corrupt", json_object_new_boolean(s->h.incompatible & QCOW2_INCOMPAT_CORRUPT));
+        json_object_object_add(data, "corrupt",
+                               json_object_new_boolean(s->h.incompatible & QCOW2_INCOMPAT_CORRUPT));
         json_object_object_add(data, "extended-l2",
                                json_object_new_boolean(s->h.incompatible & QCOW2_INCOMPAT_EXTENDED_L2));
         if (s->h.journal.present) {
-            json_object_object_add(data, "journal",
-                                   json_object_new_string(s->h.incompatible & QCOW2_INCOMPAT_JOURNAL ? "in use" : "on"));
+            json_object_object_add(
+                data, "journal",
+                json_object_new_string(s->h.incompatible & QCOW2_INCOMPAT_JOURNAL ? "in use" : "on"));
         }
     }
     json_object_object_add(o, "data", data);

@@ -23,9 +23,14 @@ typedef struct Qcow2Node Qcow2Node;
 typedef struct Qcow2Page Qcow2Page;
 
 /* ---- pages of metadata (meta.c) ---- */
-typedef enum Qcow2PageKind { QCOW2_PAGE_REFCOUNT, QCOW2_PAGE_REFTABLE, QCOW2_PAGE_L2, QCOW2_PAGE_L1 } Qcow2PageKind;
-#define QCOW2_PAGE_MAX  4096u
-#define QCOW2_GRANULE   32u /* bytes that one bit of the dirty mask stands for */
+typedef enum Qcow2PageKind {
+    QCOW2_PAGE_REFCOUNT,
+    QCOW2_PAGE_REFTABLE,
+    QCOW2_PAGE_L2,
+    QCOW2_PAGE_L1
+} Qcow2PageKind;
+#define QCOW2_PAGE_MAX 4096u
+#define QCOW2_GRANULE  32u /* bytes that one bit of the dirty mask stands for */
 
 struct Qcow2Page {
     uint64_t offset; /* in the file */
@@ -34,7 +39,7 @@ struct Qcow2Page {
     int pins;      /* users; and one while dirty, one while home_dirty */
     Qcow2PageKind kind;
     bool loading, used;
-    bool learned; /* was looked at for an extent since it changed */
+    bool learned;      /* was looked at for an extent since it changed */
     bool home_dirty;   /* the journal has what the page's own place lacks */
     uint64_t home_seq; /* the last transaction that holds some of it */
     uint64_t dirty[2]; /* changed since the last commit began */
@@ -49,10 +54,10 @@ typedef struct Qcow2Range {
 /* ---- allocating requests under way (write.c) ---- */
 typedef struct Qcow2Alloc {
     struct Qcow2Alloc *next;
-    uint64_t first, count;         /* guest clusters */
-    uint64_t host, host_end;       /* bytes of new clusters; 0: none are new */
+    uint64_t first, count;   /* guest clusters */
+    uint64_t host, host_end; /* bytes of new clusters; 0: none are new */
     Qcow2Page *ref_page, *ref_page2;
-    bool fresh;                    /* the new clusters read as zeroes as they are */
+    bool fresh; /* the new clusters read as zeroes as they are */
     CoQueue waiting;
 } Qcow2Alloc;
 
@@ -75,8 +80,8 @@ typedef struct Qcow2Extent {
 } Qcow2Extent;
 
 typedef struct Qcow2Journal {
-    bool wanted;      /* the image asks for one */
-    bool active;      /* it exists and the header says so */
+    bool wanted;                 /* the image asks for one */
+    bool active;                 /* it exists and the header says so */
     uint64_t offset, size, head; /* head: where the next transaction goes, from offset */
     uint64_t tail;               /* where the first that replay needs begins */
     uint64_t seq, tail_seq;      /* of the next one; of the one at tail */
@@ -113,15 +118,15 @@ struct Qcow2Node {
     BlockChild *data_child; /* the external data file, or NULL */
     Qcow2Header h;          /* as it stands in the image */
     Qcow2Geometry g;
-    bool lazy;              /* refcounts may lag behind: the dirty bit says so */
-    bool broken;            /* corrupt: no writes any more; atomic */
+    bool lazy;   /* refcounts may lag behind: the dirty bit says so */
+    bool broken; /* corrupt: no writes any more; atomic */
     bool opened, locks_made;
     bool pass_request, pass_snapshot, pass_other; /* discards to the file */
-    bool view;              /* shows a snapshot (snapshot_load) */
-    bool view_past_end;     /* reading the VM state: nothing of the backing image there */
-    int holes_known;        /* 0: not yet, 1: no, 2: yes; atomic */
-    bool raw_data;          /* the external data file stands for itself */
-    int overlap_level;      /* 0: none ... 3: all */
+    bool view;                                    /* shows a snapshot (snapshot_load) */
+    bool view_past_end;             /* reading the VM state: nothing of the backing image there */
+    int holes_known;                /* 0: not yet, 1: no, 2: yes; atomic */
+    bool raw_data;                  /* the external data file stands for itself */
+    int overlap_level;              /* 0: none ... 3: all */
     uint64_t cache_bytes, file_end; /* as asked for; clusters of the file when it was opened */
 
     CoMutex table_lock, commit_lock, alloc_lock, compress_lock;
@@ -139,7 +144,8 @@ struct Qcow2Node {
     GPtrArray *dirty_pages, *home_pages;
     uint64_t dirty_bytes; /* of granules in dirty masks */
 
-    GHashTable *tables; /* cluster numbers of refcount blocks and active L2 tables: no data is written there */
+    GHashTable
+        *tables;     /* cluster numbers of refcount blocks and active L2 tables: no data is written there */
     GArray *extents; /* of Qcow2Extent, sorted by guest; whole runs of an L2 page */
 
     Qcow2Alloc *allocs;
@@ -151,28 +157,28 @@ struct Qcow2Node {
     bool can_grow;
     uint64_t compressed_at, compressed_end; /* room behind the last compressed cluster; 0: none */
 
-    GArray *pending;            /* Qcow2Free: references to give up with the next commit */
-    GArray *busy;               /* Qcow2Free: refcount 0 already, but not to be used yet */
-    GArray *limbo[2];           /* Qcow2Free: wait for I/O that may still touch them */
-    GArray *punching;           /* Qcow2Free: are being discarded in the file */
+    GArray *pending;  /* Qcow2Free: references to give up with the next commit */
+    GArray *busy;     /* Qcow2Free: refcount 0 already, but not to be used yet */
+    GArray *limbo[2]; /* Qcow2Free: wait for I/O that may still touch them */
+    GArray *punching; /* Qcow2Free: are being discarded in the file */
     unsigned epoch;
     uint64_t io_count[2];
 
     GArray *ordered; /* Qcow2Ordered, in order of completion */
     uint64_t ordered_bytes;
-    bool ordered_lost;   /* more than is kept: data must be stable before the tables */
+    bool ordered_lost;            /* more than is kept: data must be stable before the tables */
     GHashTable *ordered_clusters; /* host cluster numbers of the last two fields' data */
-    uint64_t ticket, committed; /* flushes asked for; covered by commits that are done */
+    uint64_t ticket, committed;   /* flushes asked for; covered by commits that are done */
     Qcow2Journal journal;
 
     uint8_t *inflated; /* the last decompressed cluster */
     uint64_t inflated_word;
     int inflated_cluster_valid;
 
-    GArray *snapshots; /* of Qcow2Snapshot */
+    GArray *snapshots;        /* of Qcow2Snapshot */
     uint64_t snapshots_bytes; /* of the table in the image */
-    GArray *bitmap_dir;        /* of Qcow2BitmapEntry: as in the image */
-    bool bitmaps_in_use;       /* the image says that they are */
+    GArray *bitmap_dir;       /* of Qcow2BitmapEntry: as in the image */
+    bool bitmaps_in_use;      /* the image says that they are */
     bool check_mode;
 };
 
@@ -209,8 +215,8 @@ Qcow2Page *qcow2_page_find(Qcow2Node *s, uint64_t offset);
 int qcow2_page_get(Qcow2Node *s, uint64_t offset, Qcow2PageKind kind, Qcow2Page **page);
 /* Makes one that holds zeroes, without reading: the caller knows. lock is not held. */
 int qcow2_page_new(Qcow2Node *s, uint64_t offset, Qcow2PageKind kind, Qcow2Page **page);
-void qcow2_page_put(Qcow2Node *s, Qcow2Page *page); /* lock held */
-void qcow2_page_unpin(Qcow2Node *s, Qcow2Page *page); /* takes it */
+void qcow2_page_put(Qcow2Node *s, Qcow2Page *page);                                  /* lock held */
+void qcow2_page_unpin(Qcow2Node *s, Qcow2Page *page);                                /* takes it */
 void qcow2_page_dirty(Qcow2Node *s, Qcow2Page *page, uint32_t from, uint32_t bytes); /* lock held */
 int qcow2_read_padded(Qcow2Node *s, uint64_t offset, void *buf, uint64_t bytes);
 
@@ -222,20 +228,20 @@ int qcow2_checkpoint(Qcow2Node *s);
 /* Commits where the tables' dirty part has grown large; between requests' steps, without locks. */
 int qcow2_relieve(Qcow2Node *s);
 int qcow2_set_dirty_bit(Qcow2Node *s, bool on);
-/* For the journal's own start and stop, with commit_lock held: everything at its own place and stable, by way of
- * the journal; or without it. */
+/* For the journal's own start and stop, with commit_lock held: everything at its own place and stable, by way
+ * of the journal; or without it. */
 int qcow2_commit_home(Qcow2Node *s);
 int qcow2_commit_ordered(Qcow2Node *s);
 
 /* ---- journal.c ---- */
 typedef struct Qcow2Batch {
-    GPtrArray *pages;   /* pinned */
-    GArray *masks;      /* two uint64_t each: what they had of dirty granules */
-    uint8_t *contents;  /* pages->len of page_bytes */
-    GArray *ordered;    /* of Qcow2Ordered */
-    GPtrArray *home;    /* for a checkpoint: pages, pinned by home_dirty, and what they hold with this batch */
+    GPtrArray *pages;  /* pinned */
+    GArray *masks;     /* two uint64_t each: what they had of dirty granules */
+    uint8_t *contents; /* pages->len of page_bytes */
+    GArray *ordered;   /* of Qcow2Ordered */
+    GPtrArray *home;   /* for a checkpoint: pages, pinned by home_dirty, and what they hold with this batch */
     uint8_t *home_contents;
-    bool order_data;    /* flush data before the tables */
+    bool order_data; /* flush data before the tables */
 } Qcow2Batch;
 int qcow2_journal_start(Qcow2Node *s);
 /* Writes one transaction; commit_lock held. -ENOSPC: does not fit now. */
@@ -248,8 +254,9 @@ bool qcow2_journal_replay(Qcow2Node *s, GError **error);
 
 /* ---- refcount.c ---- */
 int qcow2_refcounts_load(Qcow2Node *s, GError **error);
-/* Clusters for the caller, contiguous, at most `want`: *got of them. Their refcounts are to be set when they are
- * linked. alloc->host... are filled in and alloc must be in s->allocs. lock is held, and may be released. */
+/* Clusters for the caller, contiguous, at most `want`: *got of them. Their refcounts are to be set when they
+ * are linked. alloc->host... are filled in and alloc must be in s->allocs. lock is held, and may be released.
+ */
 int qcow2_take_clusters(Qcow2Node *s, uint64_t want, Qcow2Alloc *alloc);
 /* Sets the refcounts of alloc's new clusters to 1. lock held. */
 void qcow2_link_clusters(Qcow2Node *s, Qcow2Alloc *alloc);
@@ -260,8 +267,8 @@ int qcow2_apply_frees(Qcow2Node *s, GArray *frees);
 void qcow2_release_frees(Qcow2Node *s);
 unsigned qcow2_io_begin(Qcow2Node *s); /* lock held */
 void qcow2_io_end(Qcow2Node *s, unsigned epoch);
-/* Control plane: contiguous clusters with refcount 1, for tables; the refcounts are in dirty pages. 0 on error with
- * *ret set. */
+/* Control plane: contiguous clusters with refcount 1, for tables; the refcounts are in dirty pages. 0 on
+ * error with *ret set. */
 uint64_t qcow2_alloc_table(Qcow2Node *s, uint64_t bytes, int *ret);
 int qcow2_refcount_get(Qcow2Node *s, uint64_t cluster, uint64_t *value);
 int qcow2_refcount_add(Qcow2Node *s, uint64_t cluster, uint64_t count, int64_t add);
@@ -277,12 +284,14 @@ typedef struct Qcow2Map {
     uint64_t word;  /* of a compressed cluster */
     uint64_t bytes; /* for how far */
 } Qcow2Map;
-/* What is at offset, for at most bytes. epoch: NULL, or an io_begin() done with the mapping. lock not held. */
+/* What is at offset, for at most bytes. epoch: NULL, or an io_begin() done with the mapping. lock not held.
+ */
 int qcow2_map(Qcow2Node *s, uint64_t offset, uint64_t bytes, Qcow2Map *map, unsigned *epoch);
-/* The L2 page of a guest offset in a table that may be written; made where there is none. Pinned. lock not held. */
+/* The L2 page of a guest offset in a table that may be written; made where there is none. Pinned. lock not
+ * held. */
 int qcow2_l2_writable(Qcow2Node *s, uint64_t offset, Qcow2Page **page);
-int qcow2_l2_page(Qcow2Node *s, uint64_t offset, Qcow2Page **page); /* *page NULL: no table */
-uint32_t qcow2_l2_pos(const Qcow2Node *s, uint64_t offset); /* bytes in the page */
+int qcow2_l2_page(Qcow2Node *s, uint64_t offset, Qcow2Page **page);      /* *page NULL: no table */
+uint32_t qcow2_l2_pos(const Qcow2Node *s, uint64_t offset);              /* bytes in the page */
 void qcow2_extents_forget(Qcow2Node *s, uint64_t guest, uint64_t bytes); /* lock held */
 void qcow2_extents_clear(Qcow2Node *s);
 void qcow2_table_add(Qcow2Node *s, uint64_t offset);    /* lock held */
@@ -308,15 +317,18 @@ int qcow2_discard(Qcow2Node *s, uint64_t offset, uint64_t bytes, bool full);
 int qcow2_co_pwritev_compressed(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
                                 uint64_t from);
 int qcow2_co_block_status(BlockNode *node, bool want_zero, uint64_t offset, uint64_t bytes, BlockStatus *st);
-int qcow2_read_compressed(Qcow2Node *s, uint64_t word, uint64_t in_cluster, uint64_t bytes, const BlockVec *vec,
-                          uint64_t from);
-void qcow2_release_entry(Qcow2Node *s, Qcow2Entry e, bool punch); /* what it refers to, with the next commit. lock held */
-bool qcow2_alloc_conflict(Qcow2Node *s, uint64_t first, uint64_t count); /* lock held; waits and drops lock if so */
+int qcow2_read_compressed(Qcow2Node *s, uint64_t word, uint64_t in_cluster, uint64_t bytes,
+                          const BlockVec *vec, uint64_t from);
+void qcow2_release_entry(Qcow2Node *s, Qcow2Entry e,
+                         bool punch); /* what it refers to, with the next commit. lock held */
+bool qcow2_alloc_conflict(Qcow2Node *s, uint64_t first,
+                          uint64_t count); /* lock held; waits and drops lock if so */
 void qcow2_alloc_add(Qcow2Node *s, Qcow2Alloc *a, uint64_t first, uint64_t count);
 void qcow2_alloc_remove(Qcow2Node *s, Qcow2Alloc *a);
 void qcow2_keep_data(Qcow2Node *s, uint64_t host, uint64_t bytes, const BlockVec *vec, uint64_t from);
 int qcow2_inflate(Qcow2Compression type, const uint8_t *in, size_t in_size, uint8_t *out, size_t out_size);
-ssize_t qcow2_deflate(Qcow2Compression type, const uint8_t *in, size_t in_size, uint8_t *out, size_t out_size);
+ssize_t qcow2_deflate(Qcow2Compression type, const uint8_t *in, size_t in_size, uint8_t *out,
+                      size_t out_size);
 
 /* ---- header.c ---- */
 int qcow2_write_header(Qcow2Node *s); /* h into the image; not flushed */
@@ -337,7 +349,8 @@ int qcow2_update_refcounts(Qcow2Node *s, uint64_t l1_offset, uint32_t l1_size, i
 uint64_t qcow2_vm_state_offset(const Qcow2Node *s);
 
 /* ---- check.c ---- */
-/* New refcount structures of that width for what check_count() finds referenced; the old ones are given up. */
+/* New refcount structures of that width for what check_count() finds referenced; the old ones are given up.
+ */
 int qcow2_rebuild_refcounts(Qcow2Node *s, uint32_t order, GError **error);
 bool qcow2_co_check(BlockNode *node, BlockCheckResult *result, unsigned fix, GError **error);
 
@@ -355,7 +368,8 @@ bool qcow2_co_create_named(BlockGraph *graph, const char *filename, json_object 
 bool qcow2_co_measure(BlockGraph *graph, json_object *options, BlockNode *source, BlockMeasure *measure,
                       GError **error);
 bool qcow2_co_amend(BlockNode *node, json_object *options, bool force,
-                    void (*progress)(void *opaque, uint64_t done, uint64_t total), void *opaque, GError **error);
+                    void (*progress)(void *opaque, uint64_t done, uint64_t total), void *opaque,
+                    GError **error);
 bool qcow2_change_backing(BlockNode *node, const char *filename, const char *format, bool require_format,
                           GError **error);
 

@@ -1,7 +1,7 @@
 /*
- * Reads and block status of qcow2. No lock is held while data is read: a mapping that was looked up stays good until
- * qcow2_io_end(), for clusters that are freed meanwhile are not used again before. SPDX-License-Identifier:
- * GPL-2.0-or-later
+ * Reads and block status of qcow2. No lock is held while data is read: a mapping that was looked up stays
+ * good until qcow2_io_end(), for clusters that are freed meanwhile are not used again before.
+ * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/formats/qcow2/qcow2.h"
 
@@ -62,8 +62,8 @@ int qcow2_co_preadv(BlockNode *node, uint64_t offset, uint64_t bytes, const Bloc
     return 0;
 }
 
-/* Whether the file has much less on the host than the refcounts say: then clusters are holes that were laid out only,
- * and it is worth asking the file what is there. */
+/* Whether the file has much less on the host than the refcounts say: then clusters are holes that were laid
+ * out only, and it is worth asking the file what is there. */
 static bool has_holes(Qcow2Node *s)
 {
     int known = __atomic_load_n(&s->holes_known, __ATOMIC_RELAXED);

@@ -1,8 +1,9 @@
 /*
  * Refcounts and the allocator.
  *
- * 1. A cluster is handed out only if its refcount is 0, no allocation under way holds it (s->allocs, the reserve, the
- *    room behind compressed clusters), and it is not busy: freed, but not stable or with I/O still under way to it.
+ * 1. A cluster is handed out only if its refcount is 0, no allocation under way holds it (s->allocs, the
+ * reserve, the room behind compressed clusters), and it is not busy: freed, but not stable or with I/O still
+ * under way to it.
  * 2. Its refcount is set in the same section of the lock that links it. So a commit sees both or none, and an
  *    allocation that fails leaves nothing behind.
  * 3. The refcount page of an allocation is pinned from taking to linking: linking does no I/O.
@@ -15,9 +16,9 @@
 #include <errno.h>
 #include <string.h>
 
-#define WINDOW_MIN     16u
-#define WINDOW_BYTES   (64u << 20)
-#define MAX_HOST       (UINT64_C(1) << 56)
+#define WINDOW_MIN   16u
+#define WINDOW_BYTES (64u << 20)
+#define MAX_HOST     (UINT64_C(1) << 56)
 
 int qcow2_refcounts_load(Qcow2Node *s, GError **error)
 {
@@ -64,8 +65,10 @@ static int refcount_place(Qcow2Node *s, uint64_t cluster, uint64_t *offset, uint
         return 0;
     }
     if (entry & (s->g.cluster_size - 1)) {
-        qcow2_corrupt(s, true, UINT64_MAX, "Refblock offset %#" G_GINT64_MODIFIER "x unaligned (reftable index: %#"
-                      G_GINT64_MODIFIER "x)", entry & ~QCOW2_REFTABLE_RESERVED, at);
+        qcow2_corrupt(s, true, UINT64_MAX,
+                      "Refblock offset %#" G_GINT64_MODIFIER
+                      "x unaligned (reftable index: %#" G_GINT64_MODIFIER "x)",
+                      entry & ~QCOW2_REFTABLE_RESERVED, at);
         return -EIO;
     }
     bit = (cluster & ((UINT64_C(1) << s->g.refblock_bits) - 1)) << s->g.refcount_order;
@@ -122,8 +125,8 @@ static void range_add(GArray *ranges, uint64_t cluster, uint64_t count, bool pun
     }
 }
 
-/* Adds to the refcounts of a range; those that reach 0 go to `freed` (may be NULL). Whole or not at all but for
- * I/O errors half-way. */
+/* Adds to the refcounts of a range; those that reach 0 go to `freed` (may be NULL). Whole or not at all but
+ * for I/O errors half-way. */
 static int change(Qcow2Node *s, uint64_t cluster, uint64_t count, int64_t add, bool punch, GArray *freed)
 {
     while (count) {
@@ -154,7 +157,8 @@ static int change(Qcow2Node *s, uint64_t cluster, uint64_t count, int64_t add, b
         for (uint64_t i = 0; i < n; i++) {
             uint64_t value = qcow2_refcount_load(s->g.refcount_order, page->data, index + i);
 
-            if ((add < 0 && value < (uint64_t)-add) || (add > 0 && value + (uint64_t)add > s->g.refcount_max)) {
+            if ((add < 0 && value < (uint64_t)-add) ||
+                (add > 0 && value + (uint64_t)add > s->g.refcount_max)) {
                 ret = -EINVAL;
                 n = i;
                 break;
@@ -240,8 +244,8 @@ static int set_reftable(Qcow2Node *s, uint64_t index, uint64_t entry)
     return 0;
 }
 
-/* A larger table, with the blocks that describe it and themselves, behind everything that is in use. It is on disk
- * and stable before the header leads to it. */
+/* A larger table, with the blocks that describe it and themselves, behind everything that is in use. It is on
+ * disk and stable before the header leads to it. */
 static int grow_reftable(Qcow2Node *s, uint64_t need_index)
 {
     uint64_t per_block = UINT64_C(1) << s->g.refblock_bits, old_offset = s->h.reftable_offset;
@@ -348,7 +352,8 @@ static int find_described(Qcow2Node *s, uint64_t from, uint64_t *cluster)
         for (uint64_t i = 0; i < n && !*cluster; i++) {
             uint64_t end;
 
-            if (!qcow2_refcount_load(s->g.refcount_order, page->data, index + i) && !in_hands(s, c + i, &end)) {
+            if (!qcow2_refcount_load(s->g.refcount_order, page->data, index + i) &&
+                !in_hands(s, c + i, &end)) {
                 *cluster = c + i;
             }
         }
@@ -388,8 +393,7 @@ int qcow2_refblock_ensure(Qcow2Node *s, uint64_t cluster)
     }
     /* It describes itself, unless its whole range is in hands. */
     pthread_mutex_lock(&s->lock);
-    for (home = MAX(1, index << s->g.refblock_bits); in_hands(s, home, &end); home = end) {
-    }
+    for (home = MAX(1, index << s->g.refblock_bits); in_hands(s, home, &end); home = end) {}
     own = block_index(s, home) == index;
     pthread_mutex_unlock(&s->lock);
     if (!own) {
@@ -440,7 +444,8 @@ static int grow_file(Qcow2Node *s, uint64_t end_cluster)
     return blk_truncate(s->node.file, need, false, QAPI_PREALLOC_MODE_OFF, 0, NULL) ? 0 : -ENOSPC;
 }
 
-/* Looks from free_hint on for the first run of free clusters, up to the window, in one page. alloc_lock held. */
+/* Looks from free_hint on for the first run of free clusters, up to the window, in one page. alloc_lock held.
+ */
 static int refill(Qcow2Node *s, uint64_t want)
 {
     uint64_t window = MAX(want, s->window), c = s->free_hint;
@@ -575,7 +580,8 @@ int qcow2_apply_frees(Qcow2Node *s, GArray *frees)
         int ret = change(s, f->cluster, f->count, -1, f->punch, s->busy);
 
         if (ret == -EINVAL) {
-            qcow2_corrupt(s, false, f->cluster << s->g.cluster_bits, "Refcount of a cluster in use is too low");
+            qcow2_corrupt(s, false, f->cluster << s->g.cluster_bits,
+                          "Refcount of a cluster in use is too low");
         } else if (ret < 0) {
             /* What is left stays allocated: a leak at worst. The mapping is gone already. */
             return ret;
@@ -620,8 +626,7 @@ void qcow2_release_frees(Qcow2Node *s)
         g_array_append_vals(s->limbo[s->epoch], s->busy->data, s->busy->len);
         g_array_set_size(s->busy, 0);
     }
-    while (take_ready(s)) {
-    }
+    while (take_ready(s)) {}
     for (guint i = 0; i < s->punching->len; i++) {
         Qcow2Free f = g_array_index(s->punching, Qcow2Free, i);
 
@@ -638,7 +643,8 @@ void qcow2_release_frees(Qcow2Node *s)
 
 int qcow2_free_now(Qcow2Node *s, uint64_t offset, uint64_t bytes, bool punch)
 {
-    uint64_t first = qcow2_cluster_of(s, offset), count = qcow2_cluster_of(s, offset + bytes + s->g.cluster_size - 1);
+    uint64_t first = qcow2_cluster_of(s, offset),
+             count = qcow2_cluster_of(s, offset + bytes + s->g.cluster_size - 1);
 
     return change(s, first, count - first, -1, punch && s->pass_other, s->busy);
 }
@@ -682,7 +688,8 @@ uint64_t qcow2_alloc_table(Qcow2Node *s, uint64_t bytes, int *result)
         hold.host = (c - need) << s->g.cluster_bits;
         hold.host_end = c << s->g.cluster_bits;
         pthread_mutex_unlock(&s->lock);
-        for (uint64_t i = c - need; i < c && ret >= 0; i = ((i >> s->g.refblock_bits) + 1) << s->g.refblock_bits) {
+        for (uint64_t i = c - need; i < c && ret >= 0;
+             i = ((i >> s->g.refblock_bits) + 1) << s->g.refblock_bits) {
             ret = qcow2_refblock_ensure(s, i);
         }
         if (ret >= 0) {

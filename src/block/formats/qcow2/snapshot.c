@@ -1,11 +1,10 @@
 /*
  * Internal snapshots: the control plane, drained.
  *
- * 1. Every change goes: checkpoint (the journal is empty and off), new structures and refcounts that grow, flush, the
- *    header, flush, refcounts that shrink. So a crash leaves leaks at worst.
- * 2. While an L2 table has references from more than one L1 table its L1 entries have no COPIED, and likewise its
- *    clusters in the active table.
- * SPDX-License-Identifier: GPL-2.0-or-later
+ * 1. Every change goes: checkpoint (the journal is empty and off), new structures and refcounts that grow,
+ * flush, the header, flush, refcounts that shrink. So a crash leaves leaks at worst.
+ * 2. While an L2 table has references from more than one L1 table its L1 entries have no COPIED, and likewise
+ * its clusters in the active table. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/formats/qcow2/qcow2.h"
 
@@ -14,9 +13,9 @@
 #include <string.h>
 #include <time.h>
 
-#define ENTRY_BYTES  40u
-#define KNOWN_EXTRA  24u
-#define MAX_EXTRA    1024u
+#define ENTRY_BYTES 40u
+#define KNOWN_EXTRA 24u
+#define MAX_EXTRA   1024u
 
 static void snapshot_clear(Qcow2Snapshot *snap)
 {
@@ -90,7 +89,8 @@ static bool read_entry(Qcow2Node *s, uint64_t *at, Qcow2Snapshot *snap, GError *
     if (ret < 0) {
         return error_set_errno(error, -ret, "Failed to read snapshot table");
     }
-    if (snap->l1_size > QCOW2_MAX_L1_BYTES / 8 || snap->l1_offset % s->g.cluster_size || snap->l1_offset >> 56) {
+    if (snap->l1_size > QCOW2_MAX_L1_BYTES / 8 || snap->l1_offset % s->g.cluster_size ||
+        snap->l1_offset >> 56) {
         return error_set(error, "The L1 table of snapshot '%s' is %s", snap->name,
                          snap->l1_size > QCOW2_MAX_L1_BYTES / 8 ? "too large" : "at an invalid offset");
     }
@@ -109,7 +109,8 @@ bool qcow2_snapshots_load(Qcow2Node *s, bool repair, GError **error)
             return false;
         }
         g_array_append_val(s->snapshots, snap);
-        if (at - s->h.snapshots_offset > QCOW2_MAX_SNAPSHOT_TAB || at > block_size(s->node.file) + s->g.cluster_size) {
+        if (at - s->h.snapshots_offset > QCOW2_MAX_SNAPSHOT_TAB ||
+            at > block_size(s->node.file) + s->g.cluster_size) {
             return error_set(error, "Snapshot table too large");
         }
     }
@@ -146,7 +147,8 @@ static void put_entry(GByteArray *out, const Qcow2Snapshot *snap)
 int qcow2_snapshots_write(Qcow2Node *s)
 {
     GByteArray *out = g_byte_array_new();
-    uint64_t old = s->h.snapshots_offset, old_bytes = s->h.snapshot_count ? s->snapshots_bytes : 0, offset = 0;
+    uint64_t old = s->h.snapshots_offset, old_bytes = s->h.snapshot_count ? s->snapshots_bytes : 0,
+             offset = 0;
     uint32_t old_count = s->h.snapshot_count;
     int ret = 0;
 
@@ -343,10 +345,12 @@ static bool run_op(BlockNode *node, Op *op, const char *what, GError **error)
     Qcow2Node *s = (Qcow2Node *)node;
 
     if (s->data_child || s->g.data_file) {
-        return error_set(error, "%s: an image with an external data file has no internal snapshots", qcow2_what(s));
+        return error_set(error, "%s: an image with an external data file has no internal snapshots",
+                         qcow2_what(s));
     }
     if (__atomic_load_n(&s->broken, __ATOMIC_RELAXED) || s->view) {
-        return error_set(error, "%s: %s", qcow2_what(s), s->view ? "it shows a snapshot" : "the image is corrupt");
+        return error_set(error, "%s: %s", qcow2_what(s),
+                         s->view ? "it shows a snapshot" : "the image is corrupt");
     }
     op->s = s;
     op->error = error;
@@ -469,7 +473,7 @@ static int go_to(Op *op)
 
         /* A new place for the active table: the old one is whole until the header leads to the new one. */
         for (uint32_t i = 0; i < s->h.l1_size; i++) {
-            l1[i] = GUINT64_TO_BE(GUINT64_FROM_BE(l1[i]) & QCOW2_OFFSET_MASK);
+            l1[i] &= GUINT64_TO_BE(QCOW2_OFFSET_MASK);
         }
         memcpy(old, s->l1, old_bytes);
         place = qcow2_alloc_table(s, old_bytes, &ret);
@@ -513,7 +517,7 @@ bool qcow2_snapshot_goto(BlockNode *node, const char *id, GError **error)
     return run_op(node, &op, "apply the snapshot", error);
 }
 
-static int delete(Op *op)
+static int delete (Op *op)
 {
     Qcow2Node *s = op->s;
     int at = find_id(s, op->id), ret;
@@ -609,7 +613,8 @@ bool qcow2_snapshot_load(BlockNode *node, const char *id, GError **error)
     Op op = { .s = (Qcow2Node *)node, .id = id, .error = error };
 
     if (!node->read_only) {
-        return error_set(error, "%s: a snapshot can be looked at only in an image that is opened read-only", node->what);
+        return error_set(error, "%s: a snapshot can be looked at only in an image that is opened read-only",
+                         node->what);
     }
     block_run(node->graph, view_entry, &op);
     return op.ret >= 0;

@@ -1,6 +1,6 @@
 /*
- * Resizing, preallocation and emptying of qcow2: the control plane, with no request under way. SPDX-License-Identifier:
- * GPL-2.0-or-later
+ * Resizing, preallocation and emptying of qcow2: the control plane, with no request under way.
+ * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/formats/qcow2/qcow2.h"
 
@@ -108,8 +108,8 @@ static int preallocate_tables(Qcow2Node *s, uint64_t from, uint64_t to)
                 uint32_t pos = qcow2_l2_pos(s, from + (i << s->g.cluster_bits));
 
                 e = (Qcow2Entry){ (host + (i << s->g.cluster_bits)) | QCOW2_COPIED, 0 };
-                /* Fresh space reads as zeroes; used space must not be seen. Over a backing image the place is all that
-                 * is given (which takes subclusters). */
+                /* Fresh space reads as zeroes; used space must not be seen. Over a backing image the place is
+                 * all that is given (which takes subclusters). */
                 if (s->h.backing_file) {
                     e.bitmap = 0;
                 } else if (a.fresh || s->data_child) {
@@ -172,8 +172,9 @@ int qcow2_preallocate(Qcow2Node *s, uint64_t from, uint64_t to, QapiPreallocMode
     }
     if (!s->data_child && s->can_grow) {
         end = s->fresh_next << s->g.cluster_bits;
-        if (block_size(s->node.file) < end && !blk_truncate(s->node.file, end, false, mode == QAPI_PREALLOC_MODE_METADATA
-                                                            ? QAPI_PREALLOC_MODE_OFF : mode, 0, error)) {
+        if (block_size(s->node.file) < end &&
+            !blk_truncate(s->node.file, end, false,
+                          mode == QAPI_PREALLOC_MODE_METADATA ? QAPI_PREALLOC_MODE_OFF : mode, 0, error)) {
             return -ENOSPC;
         }
         s->file_end = MAX(s->file_end, s->fresh_next);
@@ -283,11 +284,13 @@ int qcow2_co_truncate(BlockNode *node, uint64_t size, bool exact, QapiPreallocMo
         }
     }
     if (size > old) {
-        __atomic_store_n(&node->size, size, __ATOMIC_RELAXED); /* the new part is written before anybody sees it */
+        __atomic_store_n(&node->size, size,
+                         __ATOMIC_RELAXED); /* the new part is written before anybody sees it */
         ret = zero_tail(s, old, size);
         if (ret >= 0 && (flags & BLOCK_REQ_ZERO_WRITE) && qcow2_round_up(s, old) < size) {
-            ret = qcow2_co_pwrite_zeroes(node, qcow2_round_up(s, old),
-                                         qcow2_round_up(s, size) - qcow2_round_up(s, old), BLOCK_REQ_MAY_UNMAP);
+            ret =
+                qcow2_co_pwrite_zeroes(node, qcow2_round_up(s, old),
+                                       qcow2_round_up(s, size) - qcow2_round_up(s, old), BLOCK_REQ_MAY_UNMAP);
         }
         if (ret < 0) {
             error_set_errno(error, -ret, "Failed to zero out the new area");

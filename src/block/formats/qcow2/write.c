@@ -2,23 +2,23 @@
  * Writes of qcow2.
  *
  * 1. A write to clusters that are DATA and COPIED goes straight to its place; nothing else is changed by it.
- * 2. Any other write registers what it changes in s->allocs first. Two such requests never hold the same guest
- *    cluster: the later one waits. Entries of held clusters are changed by their holder alone.
- * 3. The old contents around the new data are read with one request where the gap is small (two otherwise), and go
- *    out with the data in one write; not at all where they read as zeroes and the new place does too.
- * 4. The mapping, its refcounts and what is given up change together under the lock, after the data was written.
- * 5. Where the old contents were not zeroes, or the new place may hold old bytes, a mapping must not become stable
- *    before its data: qcow2_keep_data() tells the next commit.
- * SPDX-License-Identifier: GPL-2.0-or-later
+ * 2. Any other write registers what it changes in s->allocs first. Two such requests never hold the same
+ * guest cluster: the later one waits. Entries of held clusters are changed by their holder alone.
+ * 3. The old contents around the new data are read with one request where the gap is small (two otherwise),
+ * and go out with the data in one write; not at all where they read as zeroes and the new place does too.
+ * 4. The mapping, its refcounts and what is given up change together under the lock, after the data was
+ * written.
+ * 5. Where the old contents were not zeroes, or the new place may hold old bytes, a mapping must not become
+ * stable before its data: qcow2_keep_data() tells the next commit. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/formats/qcow2/qcow2.h"
 
 #include <errno.h>
 #include <string.h>
 
-#define READ_ONCE_GAP   (64u << 10) /* between head and tail */
-#define KEEP_MAX        (1u << 20)  /* bytes of data in one transaction */
-#define ALLOC_MAX       (16u << 20) /* of one step */
+#define READ_ONCE_GAP (64u << 10) /* between head and tail */
+#define KEEP_MAX      (1u << 20)  /* bytes of data in one transaction */
+#define ALLOC_MAX     (16u << 20) /* of one step */
 
 void qcow2_alloc_add(Qcow2Node *s, Qcow2Alloc *a, uint64_t first, uint64_t count)
 {
@@ -95,7 +95,8 @@ void qcow2_keep_data(Qcow2Node *s, uint64_t host, uint64_t bytes, const BlockVec
     }
 }
 
-/* A write in place has ended: where older data of its cluster waits for the journal, the new one must follow it. */
+/* A write in place has ended: where older data of its cluster waits for the journal, the new one must follow
+ * it. */
 static void written_in_place(Qcow2Node *s, uint64_t host, uint64_t bytes, const BlockVec *vec, uint64_t from)
 {
     if (!s->ordered->len) {
@@ -114,9 +115,9 @@ static void written_in_place(Qcow2Node *s, uint64_t host, uint64_t bytes, const 
 typedef struct Plan {
     Qcow2Alloc alloc;
     Qcow2Page *page;
-    uint64_t host;        /* of the first cluster */
-    uint64_t start, end;  /* guest bytes that will hold data: with head and tail */
-    bool reuse;           /* the cluster has its place: new subclusters, or zeroes that become data */
+    uint64_t host;       /* of the first cluster */
+    uint64_t start, end; /* guest bytes that will hold data: with head and tail */
+    bool reuse;          /* the cluster has its place: new subclusters, or zeroes that become data */
     bool head_zero, tail_zero, order;
 } Plan;
 
@@ -168,10 +169,12 @@ static bool reads_zero(const Qcow2Node *s, Qcow2Entry e, uint64_t from, uint64_t
     return true;
 }
 
-/* What is to be done for a write at offset: fills in the plan and registers it. 0: try again, 1: go on. lock held. */
+/* What is to be done for a write at offset: fills in the plan and registers it. 0: try again, 1: go on. lock
+ * held. */
 static int make_plan(Qcow2Node *s, Plan *p, uint64_t offset, uint64_t bytes)
 {
-    uint64_t first = qcow2_cluster_of(s, offset), n = 1, last_entry, per_page = s->page_bytes / s->g.l2_entry_bytes;
+    uint64_t first = qcow2_cluster_of(s, offset), n = 1, last_entry,
+             per_page = s->page_bytes / s->g.l2_entry_bytes;
     Qcow2Entry e, last;
     Qcow2Kind kind;
 
@@ -239,7 +242,8 @@ static int read_old(Qcow2Node *s, uint64_t offset, uint64_t bytes, uint8_t *buf)
 }
 
 /* Reads what is around and writes all of it. Kept data goes to *flat where it must be kept. */
-static int write_plan(Qcow2Node *s, Plan *p, uint64_t offset, uint64_t bytes, const BlockVec *vec, uint64_t from)
+static int write_plan(Qcow2Node *s, Plan *p, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                      uint64_t from)
 {
     uint64_t head = offset - p->start, tail = p->end - offset - bytes, base = p->start;
     uint64_t host = p->host + (p->start & (s->g.cluster_size - 1));
@@ -348,7 +352,8 @@ static void link_plan(Qcow2Node *s, Plan *p)
             e.bitmap = (e.word & QCOW2_COMPRESSED) ? 0 : e.bitmap;
             e.word = (p->host + (i << s->g.cluster_bits)) | QCOW2_COPIED;
         }
-        qcow2_entry_set_data(&s->g, &e, sub, (uint32_t)((to - guest + s->g.sub_size - 1) / s->g.sub_size) - sub);
+        qcow2_entry_set_data(&s->g, &e, sub,
+                             (uint32_t)((to - guest + s->g.sub_size - 1) / s->g.sub_size) - sub);
         qcow2_entry_store(&s->g, p->page->data + pos, e);
         qcow2_page_dirty(s, p->page, pos, s->g.l2_entry_bytes);
     }
@@ -418,7 +423,8 @@ int qcow2_co_pwritev(BlockNode *node, uint64_t offset, uint64_t bytes, const Blo
             hit = qcow2_overlap(s, map.host, map.bytes);
             pthread_mutex_unlock(&s->lock);
             if (hit) {
-                qcow2_corrupt(s, true, map.host, "Preventing invalid write on metadata (overlaps with %s)", hit);
+                qcow2_corrupt(s, true, map.host, "Preventing invalid write on metadata (overlaps with %s)",
+                              hit);
                 ret = -EIO;
             } else {
                 ret = block_co_pwritev(qcow2_data(s), map.host, map.bytes, vec, from, 0);

@@ -1,15 +1,17 @@
 /*
- * Writes of zeroes and discards of qcow2: changes of L2 entries alone. What they free is punched in the file only
- * after the tables without it are stable. SPDX-License-Identifier: GPL-2.0-or-later
+ * Writes of zeroes and discards of qcow2: changes of L2 entries alone. What they free is punched in the file
+ * only after the tables without it are stable. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/formats/qcow2/qcow2.h"
 
 #include <errno.h>
 
 /* A cluster's new entry. false: cannot be done by tables alone. lock held. */
-typedef bool EntryFunc(Qcow2Node *s, Qcow2Entry old, Qcow2Entry *e, uint32_t sub, uint32_t count, unsigned flags);
+typedef bool EntryFunc(Qcow2Node *s, Qcow2Entry old, Qcow2Entry *e, uint32_t sub, uint32_t count,
+                       unsigned flags);
 
-static bool zero_entry(Qcow2Node *s, Qcow2Entry old, Qcow2Entry *e, uint32_t sub, uint32_t count, unsigned flags)
+static bool zero_entry(Qcow2Node *s, Qcow2Entry old, Qcow2Entry *e, uint32_t sub, uint32_t count,
+                       unsigned flags)
 {
     uint32_t subs = 1u << s->g.sub_bits;
     bool has_host = qcow2_entry_has_host(&s->g, old);
@@ -41,7 +43,8 @@ static bool zero_entry(Qcow2Node *s, Qcow2Entry old, Qcow2Entry *e, uint32_t sub
 /* full (in flags): reads go to the backing image again. */
 #define FULL_DISCARD (1u << 31)
 
-static bool discard_entry(Qcow2Node *s, Qcow2Entry old, Qcow2Entry *e, uint32_t sub, uint32_t count, unsigned flags)
+static bool discard_entry(Qcow2Node *s, Qcow2Entry old, Qcow2Entry *e, uint32_t sub, uint32_t count,
+                          unsigned flags)
 {
     uint32_t subs = 1u << s->g.sub_bits;
     Qcow2Kind kind;
@@ -66,8 +69,8 @@ static bool discard_entry(Qcow2Node *s, Qcow2Entry old, Qcow2Entry *e, uint32_t 
 }
 
 /* A page's worth of entries at most; *done bytes of it. */
-static int change_entries(Qcow2Node *s, uint64_t offset, uint64_t bytes, unsigned flags, EntryFunc *fn, bool punch,
-                          uint64_t *done)
+static int change_entries(Qcow2Node *s, uint64_t offset, uint64_t bytes, unsigned flags, EntryFunc *fn,
+                          bool punch, uint64_t *done)
 {
     uint64_t mask = s->g.cluster_size - 1, at = offset, end;
     Qcow2Page *page;
@@ -76,8 +79,9 @@ static int change_entries(Qcow2Node *s, uint64_t offset, uint64_t bytes, unsigne
     if (ret < 0) {
         return ret;
     }
-    end = MIN(offset + bytes, (offset & ~mask) + ((uint64_t)((s->page_bytes - qcow2_l2_pos(s, offset)) /
-                                                             s->g.l2_entry_bytes) << s->g.cluster_bits));
+    end = MIN(offset + bytes,
+              (offset & ~mask) + ((uint64_t)((s->page_bytes - qcow2_l2_pos(s, offset)) / s->g.l2_entry_bytes)
+                                  << s->g.cluster_bits));
     pthread_mutex_lock(&s->lock);
     while (at < end) {
         uint64_t cluster = at & ~mask, to = MIN(end, cluster + s->g.cluster_size);
@@ -88,15 +92,15 @@ static int change_entries(Qcow2Node *s, uint64_t offset, uint64_t bytes, unsigne
             to = cluster + s->g.cluster_size; /* what is behind the disk's end does not matter */
         }
         count = (uint32_t)((to - cluster) / s->g.sub_size) - sub;
-        while (qcow2_alloc_conflict(s, qcow2_cluster_of(s, at), 1)) {
-        }
+        while (qcow2_alloc_conflict(s, qcow2_cluster_of(s, at), 1)) {}
         old = e = qcow2_entry_load(&s->g, page->data + pos);
         if (((at | to) & (s->g.sub_size - 1)) || !count || !fn(s, old, &e, sub, count, flags)) {
             ret = -ENOTSUP;
             break;
         }
         if (e.word != old.word || e.bitmap != old.bitmap) {
-            if (e.word != old.word && ((old.word & QCOW2_COMPRESSED) || qcow2_entry_host(e) != qcow2_entry_host(old))) {
+            if (e.word != old.word &&
+                ((old.word & QCOW2_COMPRESSED) || qcow2_entry_host(e) != qcow2_entry_host(old))) {
                 qcow2_release_entry(s, old, punch);
             }
             qcow2_entry_store(&s->g, page->data + pos, e);
@@ -116,7 +120,8 @@ static bool no_table(Qcow2Node *s, uint64_t offset, uint64_t bytes, uint64_t *sk
     uint32_t shift = s->g.cluster_bits + s->g.l2_bits;
     uint64_t index = offset >> shift;
 
-    if (s->node.backing || index >= s->h.l1_size || (__atomic_load_n(&s->l1[index], __ATOMIC_RELAXED) & QCOW2_OFFSET_MASK)) {
+    if (s->node.backing || index >= s->h.l1_size ||
+        (__atomic_load_n(&s->l1[index], __ATOMIC_RELAXED) & QCOW2_OFFSET_MASK)) {
         return false;
     }
     *skip = MIN(bytes, ((index + 1) << shift) - offset);
