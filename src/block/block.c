@@ -1,10 +1,9 @@
 /*
- * The registry of nodes and backends, and requests. SPDX-License-Identifier: GPL-2.0-or-later
+ * The registry of back ends, and their requests. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/block_internal.h"
 
 #include "base/error.h"
-#include "base/nearest.h"
 #include "io/options.h"
 #include "qapi/visitor.h"
 
@@ -13,8 +12,6 @@
 #include <time.h>
 #include <unistd.h>
 
-SECTION_DECLARE(rhea_block_drivers, const BlockDriver);
-
 typedef struct BlockStats {
     uint64_t bytes[5], ops[5], failed[5], invalid[5], time_ns[5]; /* atomic, by BlockOp */
     uint64_t highest_write;
@@ -22,12 +19,13 @@ typedef struct BlockStats {
 
 struct BlockBackend {
     BlockRegistry *reg;
-    char *name; /* "" for that of a bare node */
-    BlockNode *node;
+    char *name;       /* "" for that of a bare node */
+    BlockNode *node;  /* of root */
+    BlockChild *root; /* NULL: no medium */
     bool write_cache; /* atomic */
     char *serial;
     BlockOnError on_read_error, on_write_error, device_on_read_error, device_on_write_error;
-    int in_flight; /* atomic */
+    int refused_in_flight; /* atomic */
     BlockStats stats;
     bool attached, attached_write;
     char *qdev;
@@ -37,12 +35,11 @@ struct BlockBackend {
 };
 
 struct BlockRegistry {
+    BlockGraph *graph;
     Loop *loop;
     FdTable *fds;
-    GPtrArray *nodes;    /* of BlockNode * */
     GPtrArray *backends; /* of BlockBackend * */
     GPtrArray *drives;   /* of BlockDrive * */
-    unsigned next_name;
     BlockErrorHook *error_hook;
     void *error_opaque;
 };
@@ -66,13 +63,26 @@ static void drive_free(gpointer p)
     g_free(drive);
 }
 
+static bool name_taken(void *opaque, const char *name)
+{
+    BlockRegistry *reg = opaque;
+
+    for (guint i = 0; i < reg->backends->len; i++) {
+        if (strcmp(((BlockBackend *)g_ptr_array_index(reg->backends, i))->name, name) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 BlockRegistry *block_registry_new(Loop *loop, FdTable *fds)
 {
     BlockRegistry *reg = g_new0(BlockRegistry, 1);
 
     reg->loop = loop;
     reg->fds = fds;
-    reg->nodes = g_ptr_array_new();
+    reg->graph = block_graph_new(loop, fds);
+    block_graph_set_name_check(reg->graph, name_taken, reg);
     reg->backends = g_ptr_array_new();
     reg->drives = g_ptr_array_new_with_free_func(drive_free);
     return reg;
@@ -81,9 +91,7 @@ BlockRegistry *block_registry_new(Loop *loop, FdTable *fds)
 static void backend_free(BlockBackend *bb)
 {
     bb_detach_device(bb);
-    if (bb->node) {
-        bb->node->users--;
-    }
+    block_root_free(bb->root);
     g_free(bb->name);
     g_free(bb->serial);
     g_free(bb->qdev);
@@ -104,12 +112,9 @@ void block_registry_free(BlockRegistry *reg)
         bb_drain(bb, reg->loop);
         backend_free(bb);
     }
-    while (reg->nodes->len) { /* parents were made after their children */
-        block_node_close(g_ptr_array_index(reg->nodes, reg->nodes->len - 1));
-    }
+    block_graph_free(reg->graph);
     g_ptr_array_unref(reg->drives);
     g_ptr_array_unref(reg->backends);
-    g_ptr_array_unref(reg->nodes);
     g_free(reg);
 }
 
@@ -139,191 +144,19 @@ GPtrArray *block_drives(BlockRegistry *reg)
     return reg->drives;
 }
 
-const char *const *block_driver_names(void)
+BlockGraph *block_registry_graph(BlockRegistry *reg)
 {
-    static const char *names[32];
-    size_t n = 0;
-
-    SECTION_FOREACH(rhea_block_drivers, const BlockDriver, it)
-    {
-        if (n < G_N_ELEMENTS(names) - 1) {
-            names[n++] = (*it)->name;
-        }
-    }
-    return names;
+    return reg->graph;
 }
 
 /* ---- nodes ---- */
-
-BlockNode *block_node_find(BlockRegistry *reg, const char *name)
-{
-    for (guint i = 0; i < reg->nodes->len; i++) {
-        BlockNode *node = g_ptr_array_index(reg->nodes, i);
-
-        if (strcmp(node->name, name) == 0) {
-            return node;
-        }
-    }
-    return NULL;
-}
-
-bool block_unknown_driver(const char *name, GError **error)
-{
-    static const char *const later[] = { "qcow2",     "qcow",     "vmdk",         "vdi",        "vhdx",
-                                         "vpc",       "qed",      "luks",         "nbd",        "rbd",
-                                         "ssh",       "nfs",      "iscsi",        "http",       "https",
-                                         "ftp",       "ftps",     "curl",         "dmg",        "vvfat",
-                                         "parallels", "bochs",    "cloop",        "quorum",     "nvme",
-                                         "throttle",  "blkdebug", "copy-on-read", "host_cdrom", NULL };
-
-    if (g_strv_contains(later, name)) {
-        return error_set(
-            error,
-            "Block driver '%s' is not in this version: it has raw on file, host_device and null-co; "
-            "qcow2 and the other formats come later",
-            name);
-    }
-    error_set(error, "Unknown driver '%s'", name);
-    nearest_hint(error, name, block_driver_names());
-    return false;
-}
-
-static const BlockDriver *driver_find(const char *name, GError **error)
-{
-    SECTION_FOREACH(rhea_block_drivers, const BlockDriver, it)
-    {
-        if (strcmp((*it)->name, name) == 0) {
-            return *it;
-        }
-    }
-    block_unknown_driver(name, error);
-    return NULL;
-}
-
-static bool common_open(BlockNode *node, const QapiBlockdevOptions *o, GError **error)
-{
-    node->read_only = o->has_read_only && o->read_only;
-    node->auto_read_only = o->has_auto_read_only && o->auto_read_only;
-    node->force_share = o->has_force_share && o->force_share;
-    node->cache_direct = o->cache && o->cache->has_direct && o->cache->direct;
-    node->cache_no_flush = o->cache && o->cache->has_no_flush && o->cache->no_flush;
-    node->discard = o->has_discard && o->discard == QAPI_BLOCKDEV_DISCARD_OPTIONS_UNMAP;
-    if (o->has_detect_zeroes && o->detect_zeroes != QAPI_BLOCKDEV_DETECT_ZEROES_OPTIONS_OFF) {
-        return error_set(error, "%s: detect-zeroes=%s is not supported yet", node->what,
-                         enum_name(&qapi_BlockdevDetectZeroesOptions_lookup, o->detect_zeroes));
-    }
-    if (node->force_share && !node->read_only) {
-        return error_set(error, "%s: force-share=on can only be used with read-only images", node->what);
-    }
-    return true;
-}
-
-static void inherit(QapiBlockdevOptions *child, const QapiBlockdevOptions *parent)
-{
-#define INHERIT(field)                                \
-    if (!child->has_##field && parent->has_##field) { \
-        child->has_##field = true;                    \
-        child->field = parent->field;                 \
-    }
-    INHERIT(read_only)
-    INHERIT(auto_read_only)
-    INHERIT(discard)
-    INHERIT(force_share)
-#undef INHERIT
-    if (!child->cache && parent->cache) {
-        child->cache = g_new(QapiBlockdevCacheOptions, 1);
-        *child->cache = *parent->cache;
-    }
-}
-
-BlockNode *block_node_by_ref(BlockNode *parent, const QapiBlockdevOptions *options, QapiBlockdevRef *ref,
-                          GError **error)
-{
-    if (ref->kind == QAPI_BLOCKDEV_REF_DEFINITION) {
-        inherit(ref->u_definition, options);
-        return block_node_open(parent->reg, ref->u_definition, true, error);
-    }
-    BlockNode *node = block_node_find(parent->reg, ref->u_reference);
-    if (!node) {
-        error_set(error, "Cannot find device='' nor node-name='%s'", ref->u_reference);
-    }
-    return node;
-}
-
-BlockNode *block_node_open(BlockRegistry *reg, QapiBlockdevOptions *options, bool implicit, GError **error)
-{
-    const char *name = options->node_name;
-    const BlockDriver *driver;
-    BlockNode *node;
-
-    driver = driver_find(enum_name(&qapi_BlockdevDriver_lookup, options->driver), error);
-    if (!driver) {
-        return NULL;
-    }
-    if (name && (!options_id_ok(name) || strlen(name) > 31)) {
-        error_set(error, "Invalid node-name: '%s'", name);
-        error_append_hint(
-            error, "A node name begins with a letter and has up to 31 letters, digits, '-', '.' and '_'.");
-        return NULL;
-    }
-    if (name && block_node_find(reg, name)) {
-        error_set(error, "Duplicate nodes with node-name='%s'", name);
-        return NULL;
-    }
-    for (guint i = 0; name && i < reg->backends->len; i++) {
-        BlockBackend *bb = g_ptr_array_index(reg->backends, i);
-
-        if (strcmp(bb->name, name) == 0) {
-            error_set(error, "node-name=%s is conflicting with a device id", name);
-            return NULL;
-        }
-    }
-    node = g_malloc0(MAX(driver->instance_size, sizeof(BlockNode)));
-    node->driver = driver;
-    node->reg = reg;
-    node->implicit_name = !name;
-    node->name = name ? g_strdup(name) : g_strdup_printf("#block%03u", reg->next_name++);
-    node->what = name ? g_strdup_printf("node '%s'", name) : g_strdup_printf("%s node", driver->name);
-    node->detached_from_command = implicit;
-    node->limits = (BlockLimits){ .request_alignment = 1,
-                                  .memory_alignment = 1,
-                                  .logical_block_size = 512,
-                                  .physical_block_size = 512,
-                                  .max_iov = 1024 };
-    if (!common_open(node, options, error) || !driver->open(node, options, error)) {
-        block_node_close(node);
-        return NULL;
-    }
-    g_ptr_array_add(reg->nodes, node);
-    return node;
-}
-
-void block_node_close(BlockNode *node)
-{
-    BlockNode *child = node->child;
-
-    if (node->driver->close) {
-        node->driver->close(node);
-    }
-    g_ptr_array_remove(node->reg->nodes, node);
-    if (child) {
-        child->users--;
-        if (child->detached_from_command && !child->users) {
-            block_node_close(child);
-        }
-    }
-    g_free(node->name);
-    g_free(node->what);
-    g_free(node->filename);
-    g_free(node);
-}
 
 bool blockdev_add(BlockRegistry *reg, QapiBlockdevOptions *options, GError **error)
 {
     if (!options->node_name) {
         return error_set(error, "'node-name' must be specified for the root node");
     }
-    return block_node_open(reg, options, false, error) != NULL;
+    return block_node_open(reg->graph, options, false, 0, error) != NULL;
 }
 
 bool blockdev_add_text(BlockRegistry *reg, const char *text, GError **error)
@@ -341,28 +174,58 @@ static void forget_backend(BlockBackend *bb)
     backend_free(bb);
 }
 
+/* The backend without a name that was made for a node. */
+static BlockBackend *backend_of(BlockRegistry *reg, BlockNode *node)
+{
+    for (guint i = 0; i < reg->backends->len; i++) {
+        BlockBackend *bb = g_ptr_array_index(reg->backends, i);
+
+        if (!*bb->name && bb->node == node) {
+            return bb;
+        }
+    }
+    return NULL;
+}
+
 bool blockdev_del(BlockRegistry *reg, const char *node_name, GError **error)
 {
-    BlockNode *node = block_node_find(reg, node_name);
+    BlockNode *node = block_node_find(reg->graph, node_name);
+    BlockBackend *bb = node ? backend_of(reg, node) : NULL;
 
-    if (!node) {
-        return error_set(error, "Failed to find node with node-name='%s'", node_name);
+    if (bb && !bb->attached) {
+        bb_drain(bb, reg->loop);
+        forget_backend(bb);
     }
-    if (node->bb && !node->bb->attached) {
-        bb_drain(node->bb, reg->loop);
-        forget_backend(node->bb);
-        node->bb = NULL;
-    }
-    if (node->users) {
-        return error_set(error, "Block device %s is in use", node_name);
-    }
-    block_node_close(node);
-    return true;
+    return block_node_del(reg->graph, node_name, error);
 }
 
 /* ---- backends ---- */
 
-BlockBackend *block_backend_new(BlockRegistry *reg, const char *name, BlockNode *node)
+static char *describe_backend(void *opaque)
+{
+    BlockBackend *bb = opaque;
+
+    return *bb->name  ? g_strdup_printf("block device '%s'", bb->name)
+           : bb->qdev ? g_strdup_printf("block device '%s'", bb->qdev)
+                      : g_strdup("an unnamed block device");
+}
+
+static void backend_resized(void *opaque)
+{
+    BlockBackend *bb = opaque;
+
+    if (bb->ops && bb->ops->resized) {
+        bb->ops->resized(bb->ops_opaque);
+    }
+}
+
+static const BlockRootOps backend_ops = {
+    .kind = "device",
+    .describe = describe_backend,
+    .resized = backend_resized,
+};
+
+BlockBackend *block_backend_new(BlockRegistry *reg, const char *name, BlockNode *node, GError **error)
 {
     BlockBackend *bb = g_new0(BlockBackend, 1);
 
@@ -373,7 +236,12 @@ BlockBackend *block_backend_new(BlockRegistry *reg, const char *name, BlockNode 
     bb->on_read_error = BLOCK_ON_ERROR_REPORT;
     bb->on_write_error = BLOCK_ON_ERROR_ENOSPC;
     if (node) {
-        node->users++;
+        bb->root = block_root_new(node, "root", 0, BLOCK_PERM_ALL, &backend_ops, bb, error);
+        if (!bb->root) {
+            g_free(bb->name);
+            g_free(bb);
+            return NULL;
+        }
     }
     g_ptr_array_add(reg->backends, bb);
     return bb;
@@ -392,10 +260,8 @@ void block_backend_configure(BlockBackend *bb, bool write_cache, BlockOnError on
     bb->serial = g_strdup(serial);
 }
 
-BlockBackend *bb_find(BlockRegistry *reg, const char *name, GError **error)
+static BlockBackend *find_named(BlockRegistry *reg, const char *name)
 {
-    BlockNode *node;
-
     for (guint i = 0; i < reg->backends->len; i++) {
         BlockBackend *bb = g_ptr_array_index(reg->backends, i);
 
@@ -403,28 +269,56 @@ BlockBackend *bb_find(BlockRegistry *reg, const char *name, GError **error)
             return bb;
         }
     }
-    node = block_node_find(reg, name);
+    return NULL;
+}
+
+BlockBackend *bb_find(BlockRegistry *reg, const char *name, GError **error)
+{
+    BlockBackend *bb = find_named(reg, name);
+    BlockNode *node;
+
+    if (bb) {
+        return bb;
+    }
+    node = block_node_find(reg->graph, name);
     if (!node) {
         error_set(error, "Cannot find device='' nor node-name='%s'", name);
         return NULL;
     }
-    if (!node->bb) {
-        node->bb = block_backend_new(reg, "", node);
-    }
-    return node->bb;
+    bb = backend_of(reg, node);
+    return bb ? bb : block_backend_new(reg, "", node, error);
 }
 
-static BlockNode *protocol_node(BlockNode *node)
+BlockNode *bb_node(BlockBackend *bb)
 {
-    while (node->child) {
-        node = node->child;
+    return bb->root ? bb->root->node : NULL;
+}
+
+BlockNode *block_lookup(BlockRegistry *reg, const char *device, const char *node_name, GError **error)
+{
+    BlockBackend *bb = device && *device ? find_named(reg, device) : NULL;
+    BlockNode *node;
+
+    if (bb) {
+        if (!bb_node(bb)) {
+            error_set(error, "Device '%s' has no medium", device);
+        }
+        return bb_node(bb);
+    }
+    node = node_name && *node_name ? block_node_find(reg->graph, node_name) : NULL;
+    if (!node && device && *device && !node_name) {
+        node = block_node_find(reg->graph, device);
+    }
+    if (!node) {
+        error_set(error, "Cannot find device='%s' nor node-name='%s'", device ? device : "",
+                  node_name ? node_name : "");
     }
     return node;
 }
 
 uint64_t bb_size(BlockBackend *bb)
 {
-    return bb->node ? __atomic_load_n(&bb->node->size, __ATOMIC_RELAXED) : 0;
+    return bb->root ? block_size(bb->root) : 0;
 }
 
 bool bb_read_only(const BlockBackend *bb)
@@ -481,18 +375,21 @@ static const char *bb_label(const BlockBackend *bb)
 bool bb_attach_device(BlockBackend *bb, const char *qdev, bool read_only, bool share_rw,
                       const BlockDevOps *ops, void *opaque, GError **error)
 {
-    BlockNode *node = bb->node ? protocol_node(bb->node) : NULL;
-
     if (bb->attached) {
         return error_set(error, "Drive '%s' is already in use by device '%s'", bb_label(bb),
                          bb->qdev ? bb->qdev : "?");
     }
-    if (node && !read_only && bb->node->read_only) {
-        return error_set(error, "Block node '%s' is read-only", bb->node->name);
-    }
-    if (node && !node->force_share && node->driver->lock &&
-        !node->driver->lock(node, !read_only, share_rw, error)) {
-        return false;
+    if (bb->root) {
+        unsigned perm = BLOCK_PERM_CONSISTENT_READ | (read_only ? 0 : BLOCK_PERM_WRITE);
+        unsigned shared = BLOCK_PERM_CONSISTENT_READ | BLOCK_PERM_WRITE_UNCHANGED | BLOCK_PERM_RESIZE |
+                          (share_rw ? BLOCK_PERM_WRITE : 0);
+
+        if (!read_only && bb_read_only(bb)) {
+            return error_set(error, "Block node '%s' is read-only", bb_node(bb)->name);
+        }
+        if (!block_root_set_perm(bb->root, perm, shared, error)) {
+            return false;
+        }
     }
     bb->attached = true;
     bb->attached_write = !read_only;
@@ -505,13 +402,11 @@ bool bb_attach_device(BlockBackend *bb, const char *qdev, bool read_only, bool s
 
 void bb_detach_device(BlockBackend *bb)
 {
-    BlockNode *node = bb->node ? protocol_node(bb->node) : NULL;
-
     if (!bb->attached) {
         return;
     }
-    if (node && node->driver->unlock) {
-        node->driver->unlock(node);
+    if (bb->root) {
+        block_root_set_perm(bb->root, 0, BLOCK_PERM_ALL, NULL);
     }
     bb->attached = false;
     bb->ops = NULL;
@@ -575,107 +470,115 @@ BlockErrorAction bb_error(BlockBackend *bb, bool is_read, int error)
 
 /* ---- requests ---- */
 
-void block_request_done(BlockRequest *req, int result)
-{
-    BlockBackend *bb = req->bb;
-    BlockStats *stats = &bb->stats;
-    BlockDone *done = req->done;
-    void *opaque = req->opaque;
+#define REQUEST_INLINE_IOV 8
 
+typedef struct BackendRequest {
+    BlockRequest req;
+    BlockBackend *bb;
+    BlockDone *done;
+    void *opaque;
+    BlockOp op;
+    uint64_t offset, bytes;
+    int64_t start_ns;
+    struct iovec *iov; /* iov_inline or allocated */
+    struct iovec iov_inline[REQUEST_INLINE_IOV];
+} BackendRequest;
+
+static void backend_done(void *opaque, int result)
+{
+    BackendRequest *r = opaque;
+    BlockBackend *bb = r->bb;
+    BlockStats *stats = &bb->stats;
+    BlockDone *done = r->done;
+
+    opaque = r->opaque;
     if (result < 0) {
-        __atomic_fetch_add(&stats->failed[req->op], 1, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&stats->failed[r->op], 1, __ATOMIC_RELAXED);
     } else {
-        __atomic_fetch_add(&stats->ops[req->op], 1, __ATOMIC_RELAXED);
-        __atomic_fetch_add(&stats->bytes[req->op], req->bytes, __ATOMIC_RELAXED);
-        if (req->op == BLOCK_WRITE) {
-            uint64_t end = req->offset + req->bytes,
+        __atomic_fetch_add(&stats->ops[r->op], 1, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&stats->bytes[r->op], r->bytes, __ATOMIC_RELAXED);
+        if (r->op == BLOCK_WRITE) {
+            uint64_t end = r->offset + r->bytes,
                      old = __atomic_load_n(&stats->highest_write, __ATOMIC_RELAXED);
 
             while (old < end && !__atomic_compare_exchange_n(&stats->highest_write, &old, end, true,
                                                              __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
         }
     }
-    __atomic_fetch_add(&stats->time_ns[req->op], (uint64_t)(now_ns() - req->start_ns), __ATOMIC_RELAXED);
-    if (req->iov != req->iov_inline) {
-        g_free(req->iov);
+    __atomic_fetch_add(&stats->time_ns[r->op], (uint64_t)(now_ns() - r->start_ns), __ATOMIC_RELAXED);
+    if (r->iov != r->iov_inline) {
+        g_free(r->iov);
     }
-    g_slice_free(BlockRequest, req);
+    g_slice_free(BackendRequest, r);
     done(opaque, result);
-    /* Last: who drains must find the device's own completion done. */
-    __atomic_fetch_sub(&bb->in_flight, 1, __ATOMIC_SEQ_CST);
 }
 
 static void refused(void *opaque, ssize_t result)
 {
-    BlockRequest *req = opaque;
+    BackendRequest *r = opaque;
+    BlockBackend *bb = r->bb;
 
-    if (result == 0) { /* nothing to do: no bytes */
-        block_request_done(req, 0);
-        return;
+    if (result < 0) { /* else there is nothing to do: no bytes */
+        __atomic_fetch_add(&bb->stats.invalid[r->op], 1, __ATOMIC_RELAXED);
     }
-    __atomic_fetch_add(&req->bb->stats.invalid[req->op], 1, __ATOMIC_RELAXED);
-    block_request_done(req, (int)result);
+    backend_done(r, (int)result);
+    __atomic_fetch_sub(&bb->refused_in_flight, 1, __ATOMIC_SEQ_CST);
 }
 
 static void submit(BlockBackend *bb, Loop *loop, BlockOp op, uint64_t offset, uint64_t bytes,
                    const struct iovec *iov, int iov_count, unsigned flags, BlockDone *done, void *opaque)
 {
-    BlockRequest *req = g_slice_new(BlockRequest);
-    BlockNode *node = bb->node;
+    BackendRequest *r = g_slice_new(BackendRequest);
     uint64_t size = bb_size(bb);
-    int result = 0;
+    int result = 0, n = 0;
 
-    memset(req, 0, offsetof(BlockRequest, iov_inline));
-    req->bb = bb;
-    req->loop = loop;
-    req->op = op;
-    req->flags = flags;
-    req->done = done;
-    req->opaque = opaque;
-    req->start_ns = now_ns();
-    req->iov = req->iov_inline;
-    __atomic_fetch_add(&bb->in_flight, 1, __ATOMIC_SEQ_CST);
+    block_request_init(&r->req);
+    r->bb = bb;
+    r->op = op;
+    r->done = done;
+    r->opaque = opaque;
+    r->offset = offset;
+    r->start_ns = now_ns();
+    r->iov = r->iov_inline;
     if (iov_count > REQUEST_INLINE_IOV) {
-        req->iov = g_new(struct iovec, iov_count);
+        r->iov = g_new(struct iovec, iov_count);
     }
     for (int i = 0; i < iov_count; i++) {
-        if (iov[i].iov_len > REQUEST_MAX_BYTES || bytes > REQUEST_MAX_BYTES) {
+        if (iov[i].iov_len > BLOCK_MAX_REQUEST || bytes > BLOCK_MAX_REQUEST) {
             result = -EINVAL;
             break;
         }
         bytes += iov[i].iov_len;
         if (iov[i].iov_len) { /* empty pieces only make work */
-            req->iov[req->iov_count++] = iov[i];
+            r->iov[n++] = iov[i];
         }
     }
-    req->offset = offset;
-    req->bytes = bytes;
-    if (!node) {
+    r->bytes = bytes;
+    if (!bb->root) {
         result = -ENOMEDIUM;
     } else if (!result && (offset > size || bytes > size - offset)) {
         result = -EIO;
-    } else if (op != BLOCK_READ && op != BLOCK_FLUSH && node->read_only) {
+    } else if (op != BLOCK_READ && op != BLOCK_FLUSH && bb_read_only(bb)) {
         result = -EPERM;
-    } else if (op == BLOCK_FLUSH && node->read_only) {
-        bytes = 0;
     }
     if (result || (op != BLOCK_FLUSH && !bytes)) {
-        loop_complete_later(loop, refused, req, result);
+        __atomic_fetch_add(&bb->refused_in_flight, 1, __ATOMIC_SEQ_CST);
+        loop_complete_later(loop, refused, r, result);
         return;
     }
     if ((op == BLOCK_WRITE || op == BLOCK_WRITE_ZEROES) && !bb_write_cache(bb)) {
-        req->flags |= BLOCK_REQ_FUA;
+        flags |= BLOCK_REQ_FUA;
     }
-    while (node->child) {
-        req->offset += node->child_offset;
-        node = node->child;
-    }
-    req->node = node;
-    if (op == BLOCK_WRITE || op == BLOCK_WRITE_ZEROES || op == BLOCK_DISCARD) {
-        /* Before the write begins: a flush that begins meanwhile must not count as covering it. */
-        __atomic_fetch_add(&node->write_generation, 1, __ATOMIC_SEQ_CST);
-    }
-    node->driver->submit(node, req);
+    r->req.loop = loop;
+    r->req.op = op;
+    r->req.flags = flags;
+    r->req.offset = offset;
+    r->req.bytes = bytes;
+    r->req.iov = r->iov;
+    r->req.iov_count = n;
+    r->req.done = backend_done;
+    r->req.opaque = r;
+    block_root_submit(bb->root, &r->req);
 }
 
 void bb_readv(BlockBackend *bb, Loop *loop, uint64_t offset, const struct iovec *iov, int iov_count,
@@ -708,7 +611,8 @@ void bb_write_zeroes(BlockBackend *bb, Loop *loop, uint64_t offset, uint64_t byt
 
 void bb_drain(BlockBackend *bb, Loop *loop)
 {
-    while (__atomic_load_n(&bb->in_flight, __ATOMIC_SEQ_CST)) {
+    while (__atomic_load_n(&bb->refused_in_flight, __ATOMIC_SEQ_CST) ||
+           (bb->root && __atomic_load_n(&bb->root->in_flight, __ATOMIC_SEQ_CST))) {
         if (!loop_iterate_io(loop, false)) {
             usleep(20);
         }
@@ -763,32 +667,28 @@ int bb_pwrite(BlockBackend *bb, uint64_t offset, const void *buf, size_t size)
 bool block_resize(BlockRegistry *reg, const char *device, const char *node_name, uint64_t size,
                   GError **error)
 {
-    BlockBackend *bb = bb_find(reg, device ? device : node_name ? node_name : "", error);
-    BlockNode *node;
+    BlockNode *node = block_lookup(reg, device, node_name, error);
+    BlockChild *root;
+    BlockDrain *drain;
+    bool ok;
 
-    if (!bb || !bb->node) {
-        return bb ? error_set(error, "Device '%s' has no medium", device) : false;
+    if (!node) {
+        return false;
     }
     if (size % 512 || size > G_MAXINT64) {
         return error_set(error, "The new size must be a multiple of 512 bytes");
     }
-    node = bb->node;
-    if (node->child && (node->child_offset || node->size != node->child->size)) {
-        return error_set(error, "Node '%s' is a window of its file and cannot be resized", node->name);
-    }
-    if (node->read_only || !protocol_node(node)->driver->resize) {
-        return error_set(error, "Node '%s' cannot be resized", node->name);
-    }
-    if (!protocol_node(node)->driver->resize(protocol_node(node), size, error)) {
+    root = block_root_new(node, "resize", BLOCK_PERM_RESIZE, BLOCK_PERM_ALL, NULL, NULL, error);
+    if (!root) {
         return false;
     }
-    for (; node; node = node->child) {
-        __atomic_store_n(&node->size, size, __ATOMIC_RELAXED);
-    }
-    if (bb->ops && bb->ops->resized) {
-        bb->ops->resized(bb->ops_opaque);
-    }
-    return true;
+    drain = block_drain_begin(node);
+    block_root_free(root); /* one that the drain does not stop */
+    root = block_root_new(node, "resize", BLOCK_PERM_RESIZE, BLOCK_PERM_ALL, NULL, NULL, error);
+    ok = root && blk_truncate(root, size, true, QAPI_PREALLOC_MODE_OFF, 0, error);
+    block_root_free(root);
+    block_drain_end(drain);
+    return ok;
 }
 
 /* ---- queries ---- */
@@ -813,8 +713,12 @@ static json_object *node_info(BlockNode *node, bool write_cache)
     static const char *const zero[] = { "bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr" };
     json_object *o = json_object_new_object(), *cache = json_object_new_object(),
                 *image = json_object_new_object();
-    BlockNode *file = protocol_node(node);
-    const char *filename = file->filename ? file->filename : "";
+    BlockNode *file = block_protocol_node(node);
+    const char *filename = node->filename ? node->filename : "";
+    BlockNode *below = block_cow_child(node);
+    json_object *specific = block_node_specific_info(node);
+    int depth = 0;
+    BlockInfo info;
 
     for (size_t i = 0; i < G_N_ELEMENTS(zero); i++) {
         put_u64(o, zero[i], 0);
@@ -822,17 +726,38 @@ static json_object *node_info(BlockNode *node, bool write_cache)
     put(image, "filename", filename);
     put(image, "format", node->driver->name);
     put_u64(image, "virtual-size", node->size);
-    put_u64(image, "actual-size", file->driver->allocated ? file->driver->allocated(file) : 0);
-    put_bool(image, "dirty-flag", false);
+    put_u64(image, "actual-size", (uint64_t)MAX(block_node_allocated(node), 0));
+    put_bool(image, "dirty-flag", block_node_info(node, &info, NULL) && info.is_dirty);
+    if (info.cluster_size) {
+        put_u64(image, "cluster-size", info.cluster_size);
+    }
+    if (node->backing_file) {
+        g_autofree char *full = block_backing_full_name(node, NULL);
+
+        put(image, "backing-filename", node->backing_file);
+        put(image, "full-backing-filename", full ? full : node->backing_file);
+        if (node->backing_format) {
+            put(image, "backing-filename-format", node->backing_format);
+        }
+    }
+    if (specific) {
+        json_object_object_add(image, "format-specific", specific);
+    }
+    for (BlockNode *n = below; n; n = block_cow_child(block_skip_filters(n))) {
+        depth++;
+    }
+    if (below) {
+        put(o, "backing_file", below->filename);
+    }
     json_object_object_add(o, "image", image);
     put(o, "file", filename);
     put(o, "node-name", node->name);
     put_bool(o, "ro", node->read_only);
     put(o, "drv", node->driver->name);
     put_bool(o, "encrypted", false);
-    put_u64(o, "backing_file_depth", 0);
-    put(o, "detect_zeroes", "off");
-    put_u64(o, "write_threshold", 0);
+    put_u64(o, "backing_file_depth", (uint64_t)depth);
+    put(o, "detect_zeroes", enum_name(&qapi_BlockdevDetectZeroesOptions_lookup, node->detect_zeroes));
+    put_u64(o, "write_threshold", __atomic_load_n(&node->write_threshold, __ATOMIC_RELAXED));
     put_bool(cache, "writeback", write_cache);
     put_bool(cache, "direct", file->cache_direct);
     put_bool(cache, "no-flush", file->cache_no_flush);
@@ -871,12 +796,14 @@ json_object *block_query(BlockRegistry *reg)
 
 json_object *block_query_nodes(BlockRegistry *reg, bool flat)
 {
+    GPtrArray *nodes = block_graph_nodes(reg->graph);
     json_object *list = json_object_new_array();
 
-    for (guint i = 0; i < reg->nodes->len; i++) {
-        BlockNode *node = g_ptr_array_index(reg->nodes, i);
+    for (guint i = 0; i < nodes->len; i++) {
+        BlockNode *node = g_ptr_array_index(nodes, i);
+        BlockBackend *bb = backend_of(reg, node);
 
-        json_object_array_add(list, node_info(node, node->bb ? bb_write_cache(node->bb) : true));
+        json_object_array_add(list, node_info(node, bb ? bb_write_cache(bb) : true));
     }
     return list;
 }
@@ -925,8 +852,11 @@ static json_object *node_stats(BlockNode *node, const BlockStats *stats)
 
     put(o, "node-name", node->name);
     json_object_object_add(o, "stats", stats_json(stats ? stats : &none));
-    if (node->child) {
-        json_object_object_add(o, "parent", node_stats(node->child, stats));
+    if (node->file) {
+        json_object_object_add(o, "parent", node_stats(node->file->node, stats));
+    }
+    if (node->backing) {
+        json_object_object_add(o, "backing", node_stats(node->backing->node, NULL));
     }
     return o;
 }
@@ -935,10 +865,11 @@ json_object *block_query_stats(BlockRegistry *reg, bool nodes)
 {
     json_object *list = json_object_new_array();
 
-    for (guint i = 0; nodes && i < reg->nodes->len; i++) {
-        BlockNode *node = g_ptr_array_index(reg->nodes, i);
+    for (guint i = 0; nodes && i < block_graph_nodes(reg->graph)->len; i++) {
+        BlockNode *node = g_ptr_array_index(block_graph_nodes(reg->graph), i);
+        BlockBackend *bb = backend_of(reg, node);
 
-        json_object_array_add(list, node_stats(node, node->bb ? &node->bb->stats : NULL));
+        json_object_array_add(list, node_stats(node, bb ? &bb->stats : NULL));
     }
     for (guint i = 0; !nodes && i < reg->backends->len; i++) {
         BlockBackend *bb = g_ptr_array_index(reg->backends, i);
@@ -966,7 +897,7 @@ char *block_info(BlockRegistry *reg)
 
     for (guint i = 0; i < reg->backends->len; i++) {
         BlockBackend *bb = g_ptr_array_index(reg->backends, i);
-        BlockNode *file = bb->node ? protocol_node(bb->node) : NULL;
+        BlockNode *file = bb->node ? block_protocol_node(bb->node) : NULL;
 
         if (!*bb->name && !bb->attached) {
             continue;

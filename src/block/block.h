@@ -10,34 +10,11 @@
 #ifndef RHEA_BLOCK_BLOCK_H
 #define RHEA_BLOCK_BLOCK_H
 
-#include "io/fd_table.h"
-#include "loop/loop.h"
+#include "block/graph/graph.h"
 #include "object/property.h"
-#include "qapi/qapi_types.h"
-#include <sys/uio.h>
 
-typedef struct BlockNode BlockNode;
 typedef struct BlockBackend BlockBackend;
 typedef struct BlockRegistry BlockRegistry;
-
-typedef void BlockDone(void *opaque, int result); /* 0 or a negative errno */
-
-/* What the disk wants or can do; sizes in bytes. */
-typedef struct BlockLimits {
-    uint32_t request_alignment;                       /* offsets and lengths: others work too, but slower */
-    uint32_t memory_alignment;                        /* of iov bases: others are bounced */
-    uint32_t logical_block_size, physical_block_size; /* what the host's disk reports; 512 for files */
-    uint64_t max_transfer;                            /* 0: none */
-    uint32_t max_iov;
-    uint32_t discard_granularity;
-    uint64_t max_discard, max_write_zeroes; /* 0: none */
-    bool can_discard, can_write_zeroes;
-} BlockLimits;
-
-enum {
-    BLOCK_REQ_FUA = 1u << 0,       /* stable when done */
-    BLOCK_REQ_MAY_UNMAP = 1u << 1, /* write zeroes: may free the space */
-};
 
 /* ---- requests: from any loop's thread; `loop` is the calling one ---- */
 /* iov is copied, the memory it names must stay until done. Scattered guest memory is fine. */
@@ -134,8 +111,12 @@ GPtrArray *block_drives(BlockRegistry *reg);
 /* A drive by id or a node by name (for which a backend without a name is made); NULL with an error. Borrowed.
  */
 BlockBackend *bb_find(BlockRegistry *reg, const char *name, GError **error);
-/* Drivers of this build, NULL-terminated ("raw", "file", "host_device", "null-co"). */
-const char *const *block_driver_names(void);
+/* The nodes and their graph. Borrowed. */
+BlockGraph *block_registry_graph(BlockRegistry *reg);
+/* The backend's node; NULL without a medium. Borrowed. */
+BlockNode *bb_node(BlockBackend *bb);
+/* The node that a backend's id or a node name means; NULL with an error (class DeviceNotFound for ids). */
+BlockNode *block_lookup(BlockRegistry *reg, const char *device, const char *node_name, GError **error);
 /* block_resize. */
 bool block_resize(BlockRegistry *reg, const char *device, const char *node_name, uint64_t size,
                   GError **error);

@@ -1,5 +1,6 @@
 /* Tests of disks, on real files. SPDX-License-Identifier: GPL-2.0-or-later */
 #include "block/block_internal.h"
+#include "block/protocols/lock.h"
 
 #include "base/error.h"
 
@@ -342,7 +343,10 @@ static void test_lock(void)
     if (pid == 0) { /* another machine */
         int fd = open(path, O_RDWR);
 
-        if (!block_lock_fd(fd, path, true, false, NULL)) {
+        BlockLock lock = { 0 };
+
+        if (!block_lock_prepare(&lock, fd, path, BLOCK_PERM_CONSISTENT_READ | BLOCK_PERM_WRITE,
+                                BLOCK_PERM_ALL & ~(unsigned)BLOCK_PERM_WRITE, NULL)) {
             _exit(1);
         }
         c = write(ready[1], "r", 1) == 1 && read(go[0], &c, 1) == 1;

@@ -13,46 +13,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-const char *block_probe_format(const uint8_t *data, size_t size)
-{
-    static const struct {
-        const char *format, *magic;
-        size_t length, offset;
-    } formats[] = {
-        { "qcow2", "QFI\xfb", 4, 0 },     { "qed", "QED\0", 4, 0 },
-        { "vmdk", "KDMV", 4, 0 },         { "vmdk", "COWD", 4, 0 },
-        { "vhdx", "vhdxfile", 8, 0 },     { "vpc", "conectix", 8, 0 },
-        { "luks", "LUKS\xba\xbe", 6, 0 }, { "vdi", "\x7f\x10\xda\xbe", 4, 64 },
-    };
-
-    for (size_t i = 0; i < G_N_ELEMENTS(formats); i++) {
-        if (size >= formats[i].offset + formats[i].length &&
-            memcmp(data + formats[i].offset, formats[i].magic, formats[i].length) == 0) {
-            return formats[i].format;
-        }
-    }
-    return "raw";
-}
-
-/* The host's file that -drive names without a format: what is in it? */
-static bool probe(BlockRegistry *reg, const char *path, const char **format, GError **error)
-{
-    uint8_t head[512];
-    int fd = fd_table_open(block_registry_fds(reg), path, O_RDONLY | O_NONBLOCK, 0);
-    ssize_t n;
-
-    *format = "raw";
-    if (fd < 0) {
-        return error_set_errno(error, errno, "Could not open '%s'", path);
-    }
-    n = pread(fd, head, sizeof(head), 0);
-    close(fd);
-    if (n > 0) {
-        *format = block_probe_format(head, (size_t)n);
-    }
-    return true;
-}
-
 /* Flat: the names keep their dots ("file.locking"), since "file" itself is text here. */
 static json_object *parse_flat(const char *text, GError **error)
 {
@@ -100,17 +60,15 @@ static const CacheMode cache_modes[] = {
     { "directsync", false, true, false }, { "unsafe", true, false, true },
 };
 
+/* What is -drive's own; the rest describes the node. */
 static const char *const drive_options[] = {
     "file",
     "format",
-    "driver",
     "if",
     "id",
     "cache",
     "aio",
     "readonly",
-    "read-only",
-    "auto-read-only",
     "snapshot",
     "media",
     "index",
@@ -120,22 +78,13 @@ static const char *const drive_options[] = {
     "werror",
     "rerror",
     "discard",
-    "detect-zeroes",
     "copy-on-read",
-    "node-name",
-    "file.locking",
-    "file.driver",
-    "file.filename",
-    "file.aio",
-    "cache.writeback",
-    "cache.direct",
-    "cache.no-flush",
     "bootindex",
     "locking",
-    "size",
-    "read-zeroes",
-    "latency-ns",
-    "force-share",
+    "cache.writeback",
+    "read-only",
+    "cache.direct",
+    "cache.no-flush",
     NULL,
 };
 
@@ -171,99 +120,99 @@ static void copy_discard(json_object *to, json_object *from)
     }
 }
 
-/* Opens what the translated text means, as -blockdev would. */
-static BlockNode *open_described(BlockRegistry *reg, json_object *description, const char *what,
-                                 GError **error)
+/* snapshot=on: an overlay in a file that nobody else sees and that goes with the program. */
+static BlockNode *put_overlay(BlockRegistry *reg, BlockNode *base, const char *what, GError **error)
 {
-    g_autoptr(Visitor) v = visitor_new_input(description, true);
-    g_autoptr(QapiBlockdevOptions) options = NULL;
+    const char *tmp = g_getenv("TMPDIR");
+    g_autofree char *path = g_build_filename(tmp && *tmp ? tmp : "/var/tmp", "rhea-XXXXXX", NULL);
+    BlockGraph *graph = block_registry_graph(reg);
+    json_object *o = json_object_new_object();
+    BlockNode *node = NULL;
+    int fd = g_mkstemp_full(path, O_RDWR | O_CLOEXEC, 0600);
 
-    if (!qapi_visit_BlockdevOptions(v, NULL, &options, error)) {
-        error_prefix(error, "%s: ", what);
+    if (fd < 0) {
+        error_set_errno(error, errno, "%s: cannot make a temporary overlay '%s'", what, path);
+        json_object_put(o);
         return NULL;
     }
-    return block_node_open(reg, options, true, error);
-}
-
-static bool off(const char *text)
-{
-    return !text || strcmp(text, "off") == 0 || strcmp(text, "false") == 0;
+    close(fd);
+    if (block_image_create(graph, "qcow2", path, base->size, NULL, false, error)) {
+        put_str(o, "driver", "qcow2");
+        put_str(o, "file.driver", "file");
+        put_str(o, "file.filename", path);
+        put_str(o, "cache.no-flush", "on"); /* what it holds need not outlive the program */
+        put_str(o, "discard", "unmap");
+        put_str(o, "backing", base->name);
+        node = block_node_open_image(graph, NULL, o, 0, error);
+    }
+    if (!node) {
+        error_prefix(error, "%s: snapshot=on: ", what);
+    }
+    unlink(path);
+    json_object_put(o);
+    return node;
 }
 
 /* The node that the options describe; NULL with an error. */
 static BlockNode *open_node(BlockRegistry *reg, json_object *o, const char *what, const CacheMode *cache,
-                            bool read_only, GError **error)
+                            bool read_only, bool snapshot, GError **error)
 {
     const char *file = options_str(o, "file"), *format = options_str(o, "format");
-    json_object *top = json_object_new_object(), *low = json_object_new_object();
-    g_autofree char *path = NULL;
-    BlockNode *node = NULL;
-    struct stat st;
+    json_object *n = json_object_new_object();
+    BlockGraph *graph = block_registry_graph(reg);
+    const BlockDriver *protocol = NULL;
+    BlockNode *node, *overlay;
 
-    if (!file) {
-        file = options_str(o, "file.filename");
+    json_object_object_foreach(o, key, value)
+    {
+        if (!g_strv_contains(drive_options, key)) {
+            json_object_object_add(n, key, json_object_get(value));
+        }
     }
+    put_bool(n, "read-only", read_only || snapshot);
+    put_bool(n, "cache.direct", cache->direct);
+    put_bool(n, "cache.no-flush", cache->no_flush);
+    copy_discard(n, o);
     if (!format) {
         format = options_str(o, "driver");
     }
-    put_bool(low, "read-only", read_only);
-    put_bool(low, "auto-read-only", false);
-    json_object *low_cache = json_object_new_object();
-    put_bool(low_cache, "direct", cache->direct);
-    put_bool(low_cache, "no-flush", cache->no_flush);
-    json_object_object_add(low, "cache", low_cache);
-    copy_discard(low, o);
-    copy_option(low, "force-share", o, "force-share");
-    if (g_str_has_prefix(file ? file : "", "null-co://") ||
-        (!file && format && strcmp(format, "null-co") == 0)) {
-        put_str(low, "driver", "null-co");
-        copy_option(low, "size", o, "size");
-        copy_option(low, "read-zeroes", o, "read-zeroes");
-        copy_option(low, "latency-ns", o, "latency-ns");
-        copy_option(low, "node-name", o, "node-name");
-        node = open_described(reg, low, what, error);
-        goto out;
-    }
-    path = g_strdup(g_str_has_prefix(file, "file:") ? file + strlen("file:") : file);
-    if (!g_str_has_prefix(file, "file:")) {
-        const char *colon = strchr(path, ':'), *slash = strchr(path, '/');
-
-        if (colon && colon != path && (!slash || colon < slash) && stat(path, &st) < 0) {
-            g_autofree char *protocol = g_strndup(path, (gsize)(colon - path));
-
-            block_unknown_driver(protocol, error);
-            goto out;
+    if (file && !g_str_has_prefix(file, "json:")) {
+        protocol = block_protocol_of(file, error);
+        if (!protocol) {
+            json_object_put(n);
+            return NULL;
         }
     }
-    if (!format && !probe(reg, path, &format, error)) {
-        goto out;
-    }
-    if (strcmp(format, "raw") != 0) {
+    if (format) {
+        const BlockDriver *drv = block_driver_find(format, error);
+
+        if (!drv) {
+            error_prefix(error, "%s: ", file ? file : what);
+            json_object_put(n);
+            return NULL;
+        }
+        /* format=file means its bytes as they are. */
+        put_str(n, "driver", drv->is_protocol && file && protocol != drv ? "raw" : format);
         if (strcmp(format, "file") == 0 || strcmp(format, "host_device") == 0) {
-            format = "raw";
-        } else {
-            block_unknown_driver(format, error);
-            error_prefix(error, "%s: ", path);
-            goto out;
+            put_str(n, "driver", "raw");
         }
     }
-    put_str(low, "driver", stat(path, &st) == 0 && S_ISBLK(st.st_mode) ? "host_device" : "file");
-    put_str(low, "filename", path);
-    copy_option(low, "aio", o, "aio");
-    copy_option(low, "aio", o, "file.aio");
-    copy_option(low, "locking", o, "locking");
-    copy_option(low, "locking", o, "file.locking");
-    put_str(top, "driver", "raw");
-    put_bool(top, "read-only", read_only);
-    copy_discard(top, o);
-    copy_option(top, "node-name", o, "node-name");
-    copy_option(top, "detect-zeroes", o, "detect-zeroes");
-    json_object_object_add(top, "file", json_object_get(low));
-    node = open_described(reg, top, what, error);
-out:
-    json_object_put(top);
-    json_object_put(low);
-    return node;
+    if (!file ||
+        (protocol && (strcmp(protocol->name, "file") == 0 || strcmp(protocol->name, "host_device") == 0))) {
+        copy_option(n, "file.aio", o, "aio");
+        copy_option(n, "file.locking", o, "locking");
+    }
+    node = block_node_open_image(graph, file, n, 0, error);
+    json_object_put(n);
+    if (!node || !snapshot) {
+        return node;
+    }
+    overlay = put_overlay(reg, node, what, error);
+    if (!overlay && !node->parents->len) {
+        block_node_ref(node);
+        block_node_unref(node); /* it goes, since nobody has it */
+    }
+    return overlay;
 }
 
 BlockDrive *block_drive_add(BlockRegistry *reg, json_object *o, const char *default_interface, GError **error)
@@ -275,7 +224,7 @@ BlockDrive *block_drive_add(BlockRegistry *reg, json_object *o, const char *defa
     BlockOnError on_read = BLOCK_ON_ERROR_AUTO, on_write = BLOCK_ON_ERROR_AUTO;
     CacheMode cache = cache_modes[0];
     int64_t index = -1, bus = -1, unit = -1, bootindex = -1;
-    bool read_only = false, has_file;
+    bool read_only = false, snapshot = false, copy_on_read = false, has_file;
     BlockBackend *bb;
     BlockNode *node = NULL;
     BlockDrive *drive;
@@ -297,20 +246,8 @@ BlockDrive *block_drive_add(BlockRegistry *reg, json_object *o, const char *defa
             return NULL;
         }
     }
-    if (block_node_find(reg, id)) {
+    if (block_node_find(block_registry_graph(reg), id)) {
         error_set(error, "Device with id '%s' conflicts with a node of that name", id);
-        return NULL;
-    }
-    if (!options_known(o, what, drive_options, error)) {
-        return NULL;
-    }
-    if (!off(options_str(o, "snapshot"))) {
-        error_set(error, "%s: snapshot=on is not in this version: it needs the qcow2 format", what);
-        error_append_hint(error, "Use a copy of the image, or read-only=on.");
-        return NULL;
-    }
-    if (!off(options_str(o, "copy-on-read"))) {
-        error_set(error, "%s: copy-on-read is not supported", what);
         return NULL;
     }
     if (cache_name) {
@@ -331,6 +268,8 @@ BlockDrive *block_drive_add(BlockRegistry *reg, json_object *o, const char *defa
     read_only = media && strcmp(media, "cdrom") == 0;
     if (!options_bool(o, what, "readonly", &read_only, error) ||
         !options_bool(o, what, "read-only", &read_only, error) ||
+        !options_bool(o, what, "snapshot", &snapshot, error) ||
+        !options_bool(o, what, "copy-on-read", &copy_on_read, error) ||
         !options_bool(o, what, "cache.writeback", &cache.write_cache, error) ||
         !options_bool(o, what, "cache.direct", &cache.direct, error) ||
         !options_bool(o, what, "cache.no-flush", &cache.no_flush, error) ||
@@ -342,25 +281,34 @@ BlockDrive *block_drive_add(BlockRegistry *reg, json_object *o, const char *defa
         !block_on_error_parse(options_str(o, "werror"), what, false, &on_write, error)) {
         return NULL;
     }
-    has_file = options_contains(o, "file") || options_contains(o, "file.filename") ||
-               options_contains(o, "driver") ||
+    has_file = options_contains(o, "file") || options_contains(o, "driver") ||
                (options_contains(o, "format") && !options_contains(o, "media"));
+    json_object_object_foreach(o, key, value)
+    {
+        has_file = has_file || g_str_has_prefix(key, "file.") || !g_strv_contains(drive_options, key);
+        (void)value;
+    }
     if (has_file) {
         const char *file = options_str(o, "file");
-        const char *format = options_str(o, options_contains(o, "format") ? "format" : "driver");
 
-        if (!file && !options_contains(o, "file.filename") && (!format || strcmp(format, "null-co") != 0)) {
-            error_set(error, "%s: a disk needs a file (file=)", what);
-            return NULL;
-        }
-        if ((!file || *file)) {
-            node = open_node(reg, o, what, &cache, read_only, error);
+        if (!file || *file) {
+            node = open_node(reg, o, what, &cache, read_only, snapshot, error);
             if (!node) {
                 return NULL;
             }
         }
     }
-    bb = block_backend_new(reg, id, node);
+    if (copy_on_read) {
+        if (!node || node->read_only) {
+            error_set(error, "%s: copy-on-read needs an image that may be written", what);
+            goto fail;
+        }
+        block_copy_on_read_enable(node);
+    }
+    bb = block_backend_new(reg, id, node, error);
+    if (!bb) {
+        return NULL; /* the node went with it */
+    }
     block_backend_configure(bb, cache.write_cache, on_read, on_write, options_str(o, "serial"));
     drive = g_new0(BlockDrive, 1);
     drive->bb = bb;
@@ -373,6 +321,12 @@ BlockDrive *block_drive_add(BlockRegistry *reg, json_object *o, const char *defa
     drive->bootindex = (int)bootindex;
     g_ptr_array_add(block_registry_drive_list(reg), drive);
     return drive;
+fail:
+    if (node) {
+        block_node_ref(node);
+        block_node_unref(node);
+    }
+    return NULL;
 }
 
 BlockDrive *block_drive_add_text(BlockRegistry *reg, const char *text, const char *default_interface,

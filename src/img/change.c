@@ -786,7 +786,7 @@ int img_cmd_bitmap(ImgTool *tool, int argc, char **argv)
     }
     BlockNode *node = block_skip_filters(disk->node);
     BlockNode *source_node = source ? block_skip_filters(source->node) : node;
-    block_drain_begin(node);
+    BlockDrain *drain = block_drain_begin(node);
     bool ok = true;
     for (guint i = 0; i < actions->len && ok; i++) {
         const BitmapAction *action = &g_array_index(actions, BitmapAction, i);
@@ -797,7 +797,7 @@ int img_cmd_bitmap(ImgTool *tool, int argc, char **argv)
             error_report(error);
         }
     }
-    block_drain_end(node);
+    block_drain_end(drain);
     status = ok ? EXIT_SUCCESS : EXIT_FAILURE;
 out:
     img_close(source);

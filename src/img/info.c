@@ -829,9 +829,9 @@ static bool create_snapshot(BlockNode *node, const char *name)
         return false;
     }
     info.size = node->size;
-    block_drain_begin(node);
+    BlockDrain *drain = block_drain_begin(node);
     bool ok = owner->driver->snapshot_create(owner, &info, &error);
-    block_drain_end(node);
+    block_drain_end(drain);
     if (!ok) {
         error_prefix(&error, "Could not create snapshot '%s': ", name);
         error_report(error);
@@ -854,12 +854,12 @@ static bool apply_or_delete_snapshot(BlockNode *node, const char *name, bool app
         }
         return false;
     }
-    block_drain_begin(node);
+    BlockDrain *drain = block_drain_begin(node);
     bool (*fn)(BlockNode *, const char *, GError **) =
         apply ? owner->driver->snapshot_goto : owner->driver->snapshot_delete;
     bool ok = fn ? fn(owner, info.id, &error)
                  : error_set(&error, "Block format '%s' does not support internal snapshots", owner->driver->name);
-    block_drain_end(node);
+    block_drain_end(drain);
     if (!ok) {
         error_prefix(&error, "Could not %s snapshot '%s': ", verb, name);
         error_report(error);

@@ -922,7 +922,7 @@ bool io_open(IoSession *s, const char *filename, const IoOpen *how, json_object 
         return false;
     }
     if (how->copy_on_read) {
-        __atomic_add_fetch(&s->disk->node->copy_on_read, 1, __ATOMIC_RELAXED);
+        block_copy_on_read_enable(s->disk->node);
     }
     return true;
 }
@@ -1139,6 +1139,57 @@ static int cmd_quit(IoSession *s, int argc, char **argv)
     return 0;
 }
 
+/* ---- blkdebug's breakpoints ---- */
+
+static BlockNode *debug_node(IoSession *s)
+{
+    BlockNode *node = s->disk->node;
+    while (node && !node->driver->debug_breakpoint) {
+        node = node->file ? node->file->node : NULL;
+    }
+    return node;
+}
+
+static int cmd_break(IoSession *s, int argc, char **argv)
+{
+    BlockNode *node = debug_node(s);
+    g_autoptr(GError) error = NULL;
+    if (!node || !node->driver->debug_breakpoint(node, argv[1], argv[2], &error)) {
+        printf("Could not set breakpoint: %s\n", node ? error->message : g_strerror(ENOTSUP));
+        return -ENOTSUP;
+    }
+    return 0;
+}
+
+static int cmd_remove_break(IoSession *s, int argc, char **argv)
+{
+    BlockNode *node = debug_node(s);
+    if (!node || !node->driver->debug_remove_breakpoint(node, argv[1])) {
+        printf("Could not remove breakpoint %s: %s\n", argv[1], g_strerror(node ? ENOENT : ENOTSUP));
+        return -ENOENT;
+    }
+    return 0;
+}
+
+static int cmd_resume(IoSession *s, int argc, char **argv)
+{
+    BlockNode *node = debug_node(s);
+    if (!node || !node->driver->debug_resume(node, argv[1])) {
+        printf("Could not resume request: %s\n", g_strerror(node ? ENOENT : ENOTSUP));
+        return -ENOENT;
+    }
+    return 0;
+}
+
+static int cmd_wait_break(IoSession *s, int argc, char **argv)
+{
+    BlockNode *node = debug_node(s);
+    while (node && !node->driver->debug_is_suspended(node, argv[1])) {
+        loop_iterate(s->tool->loop, true);
+    }
+    return 0;
+}
+
 static int cmd_help(IoSession *s, int argc, char **argv);
 
 #define READ_PERM  BLOCK_PERM_CONSISTENT_READ
@@ -1159,7 +1210,7 @@ static const IoCommand commands[] = {
       " -f, -- use Force Unit Access semantics\n -i, -- treat request as invalid, for exercising stats\n"
       " -q, -- quiet mode, do not show I/O statistics\n -u, -- with -z, allow unmapping\n -z, -- write zeroes\n" },
     { "alloc", NULL, cmd_alloc, 1, 2, 0, false, "offset [count]", "checks if offset is allocated in the file", NULL },
-    { "break", NULL, io_cmd_break, 2, 2, 0, false, "event tag", "sets a breakpoint on event and tags the stopped request as tag", NULL },
+    { "break", NULL, cmd_break, 2, 2, 0, false, "event tag", "sets a breakpoint on event and tags the stopped request as tag", NULL },
     { "close", "c", cmd_close, 0, 0, 0, false, NULL, "close the current open file", NULL },
     { "discard", "d", cmd_discard, 2, -1, WRITE_PERM, false, "[-Cq] off len", "discards a number of bytes at a specified offset",
       " -C, -- report statistics in a machine parsable format\n -q, -- quiet mode, do not show I/O statistics\n" },
@@ -1183,15 +1234,15 @@ static const IoCommand commands[] = {
     { "readv", "rv", cmd_readv, 2, -1, READ_PERM, false, "[-Cqv] [-P pattern] off len [len..]", "reads a number of bytes at a specified offset",
       " -C, -- report statistics in a machine parsable format\n -P, -- use a pattern to verify read data\n"
       " -v, -- dump buffer to standard output\n -q, -- quiet mode, do not show I/O statistics\n" },
-    { "remove_break", NULL, io_cmd_remove_break, 1, 1, 0, false, "tag", "remove a breakpoint by tag", NULL },
+    { "remove_break", NULL, cmd_remove_break, 1, 1, 0, false, "tag", "remove a breakpoint by tag", NULL },
     { "reopen", NULL, cmd_reopen, 0, -1, 0, false, "[(-r|-w)] [-c cache] [-o options]", "reopens an image with new options",
       " -r, -- Reopen the image read-only\n -w, -- Reopen the image read-write\n"
       " -c, -- Change the cache mode to the given value\n -o, -- Changes block driver options (cf. 'open' command)\n" },
-    { "resume", NULL, io_cmd_resume, 1, 1, 0, false, "tag", "resumes the request tagged as tag", NULL },
+    { "resume", NULL, cmd_resume, 1, 1, 0, false, "tag", "resumes the request tagged as tag", NULL },
     { "sigraise", NULL, cmd_sigraise, 1, 1, 0, true, "signal", "raises a signal", NULL },
     { "sleep", NULL, cmd_sleep, 1, 1, 0, true, NULL, "waits for the given value in milliseconds", NULL },
     { "truncate", "t", cmd_truncate, 1, 3, WRITE_PERM | BLOCK_PERM_RESIZE, false, "[-m prealloc_mode] off", "truncates the current file at the given offset", NULL },
-    { "wait_break", NULL, io_cmd_wait_break, 1, 1, 0, false, "tag", "waits for the suspension of a request", NULL },
+    { "wait_break", NULL, cmd_wait_break, 1, 1, 0, false, "tag", "waits for the suspension of a request", NULL },
     { "write", "w", cmd_write, 2, -1, WRITE_PERM, false, "[-bcCfnquz] [-P pattern | -s source_file] off len", "writes a number of bytes at a specified offset",
       " -b, -- write to the VM state rather than the virtual disk\n -c, -- write compressed data\n"
       " -f, -- use Force Unit Access semantics\n -n, -- with -z, don't allow slow fallback\n"

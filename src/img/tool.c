@@ -282,6 +282,119 @@ void img_close(ImgDisk *disk)
     }
 }
 
+/* Scalars as text: what the visitors read as key=value. Caller owns. */
+static json_object *as_text(json_object *value)
+{
+    switch (json_object_get_type(value)) {
+    case json_type_object: {
+        json_object *dict = json_object_new_object();
+        json_object_object_foreach(value, key, member)
+        {
+            json_object_object_add(dict, key, as_text(member));
+        }
+        return dict;
+    }
+    case json_type_array: {
+        json_object *list = json_object_new_array();
+        for (size_t i = 0; i < json_object_array_length(value); i++) {
+            json_object_array_add(list, as_text(json_object_array_get_idx(value, i)));
+        }
+        return list;
+    }
+    case json_type_boolean:
+        return json_object_new_string(json_object_get_boolean(value) ? "on" : "off");
+    case json_type_null:
+        return NULL;
+    default:
+        return json_object_new_string(json_object_get_string(value));
+    }
+}
+
+static void merge_over(json_object *to, json_object *from)
+{
+    json_object_object_foreach(from, key, value)
+    {
+        json_object *have = NULL;
+        if (json_object_object_get_ex(to, key, &have) && json_object_is_type(have, json_type_object) &&
+            json_object_is_type(value, json_type_object)) {
+            merge_over(have, value);
+        } else {
+            json_object_object_add(to, key, json_object_get(value));
+        }
+    }
+}
+
+/* Adds node, and below it what changes speak of or what must become (un)writable with it, to a list of options. */
+static bool collect_reopen(BlockNode *node, json_object *changes, GPtrArray *list, GError **error)
+{
+    static const char *const inherited[] = { "read-only", "cache", "discard", NULL };
+    json_object *options = as_text(node->options);
+    json_object_object_add(options, "node-name", json_object_new_string(node->name));
+    for (guint i = 0; i < node->children->len; i++) {
+        BlockChild *child = node->children->pdata[i];
+        json_object *below = NULL, *own = NULL;
+        if (json_object_object_get_ex(changes, child->name, &own) && json_object_is_type(own, json_type_object)) {
+            below = as_text(own);
+        } else if (own) {
+            continue; /* another node shall take its place */
+        } else {
+            below = json_object_new_object();
+        }
+        for (const char *const *name = inherited; *name && child->role & BLOCK_ROLE_PRIMARY; name++) {
+            json_object *value = NULL;
+            if (json_object_object_get_ex(changes, *name, &value) && !json_object_object_get_ex(below, *name, NULL)) {
+                json_object_object_add(below, *name, json_object_get(value));
+            }
+        }
+        bool ok = json_object_object_length(below) == 0 || collect_reopen(child->node, below, list, error);
+        json_object_put(below);
+        if (!ok) {
+            json_object_put(options);
+            return false;
+        }
+        json_object_object_add(options, child->name, json_object_new_string(child->node->name));
+        json_object_object_del(changes, child->name);
+    }
+    merge_over(options, changes);
+    Visitor *v = visitor_new_input(options, true);
+    QapiBlockdevOptions *typed = NULL;
+    bool ok = qapi_visit_BlockdevOptions(v, NULL, &typed, error);
+    visitor_free(v);
+    json_object_put(options);
+    if (ok) {
+        g_ptr_array_add(list, typed);
+    }
+    return ok;
+}
+
+static void free_options(void *options)
+{
+    qapi_BlockdevOptions_free(options);
+}
+
+bool img_reopen(ImgDisk *disk, json_object *changes, bool writable, GError **error)
+{
+    g_autoptr(GPtrArray) list = g_ptr_array_new_with_free_func(free_options);
+    json_object *copy = as_text(changes);
+    unsigned perm = disk->root->perm;
+    json_object *read_only = NULL;
+    if (json_object_object_get_ex(copy, "read-only", &read_only) &&
+        g_str_equal(json_object_get_string(read_only), "on")) {
+        perm &= ~(unsigned)(BLOCK_PERM_WRITE | BLOCK_PERM_RESIZE);
+        if (!block_root_set_perm(disk->root, perm, disk->root->shared, error)) {
+            json_object_put(copy);
+            return false;
+        }
+    }
+    bool ok = collect_reopen(disk->node, copy, list, error) &&
+              block_nodes_reopen(disk->node->graph, (QapiBlockdevOptions *const *)list->pdata, list->len, error);
+    json_object_put(copy);
+    if (ok && writable) {
+        ok = block_root_set_perm(disk->root, perm | BLOCK_PERM_WRITE, disk->root->shared, error);
+    }
+    return ok;
+}
+
 BlockNode *img_snapshot_node(BlockNode *node)
 {
     while (node && !node->driver->snapshot_list) {
@@ -360,9 +473,9 @@ bool img_snapshot_load(BlockNode *node, const char *param, GError **error)
     if (!img_snapshot_find(node, split ? NULL : param, id, name, &info, error)) {
         return false;
     }
-    block_drain_begin(node);
+    BlockDrain *drain = block_drain_begin(node);
     bool ok = owner->driver->snapshot_load(owner, info.id, error);
-    block_drain_end(node);
+    block_drain_end(drain);
     return ok;
 }
 

@@ -116,6 +116,8 @@ ImgDisk *img_open(ImgTool *tool, bool image_opts, const char *filename, const ch
 ImgDisk *img_try_open(ImgTool *tool, bool image_opts, const char *filename, const char *format, unsigned flags,
                       const ImgCache *cache, bool force_share, json_object *more, GError **error);
 void img_close(ImgDisk *disk); /* NULL is fine */
+/* Opens it anew with other options: changes (borrowed; text values, nested) go over what it has. */
+bool img_reopen(ImgDisk *disk, json_object *changes, bool writable, GError **error);
 
 /* The node that has internal snapshots: through raw and filters to who has them. NULL: none. */
 BlockNode *img_snapshot_node(BlockNode *node);

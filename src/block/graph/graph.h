@@ -63,18 +63,11 @@ BlockChild *block_root_new(BlockNode *node, const char *name, unsigned perm, uns
                            const BlockRootOps *ops, void *opaque, GError **error);
 void block_root_free(BlockChild *root);
 bool block_root_set_perm(BlockChild *root, unsigned perm, unsigned shared, GError **error);
-/* Callback requests of roots, for devices: done runs in `loop` (the caller's), later, without locks. iov is
- * copied, the memory it names must stay until done. On the direct path no coroutine is made. [any thread] */
 typedef enum BlockOp { BLOCK_READ, BLOCK_WRITE, BLOCK_FLUSH, BLOCK_DISCARD, BLOCK_WRITE_ZEROES } BlockOp;
 typedef void BlockDone(void *opaque, int result); /* 0 or a negative errno */
-void block_root_submit(BlockChild *root, Loop *loop, BlockOp op, uint64_t offset, uint64_t bytes,
-                       const struct iovec *iov, int iov_count, unsigned flags, BlockDone *done, void *opaque);
-
-#define REQUEST_INLINE_IOV 8
-/* What a protocol with submit() gets. */
+/* A request with a callback, for devices; and what a protocol with submit() gets. */
 struct BlockRequest {
-    BlockNode *node;
-    Loop *loop;
+    Loop *loop; /* the submitter's */
     BlockOp op;
     unsigned flags;
     uint64_t offset, bytes;
@@ -82,9 +75,12 @@ struct BlockRequest {
     int iov_count;
     BlockDone *done;
     void *opaque;
-    BlockChild *root; /* of a direct request: counted in flight; NULL otherwise */
-    bool in_slice;
-    /* for the driver's use */
+    /* the core's */
+    BlockNode *node;
+    BlockChild *root;
+    int result;
+    bool submitting, finished;
+    /* for the protocol's use */
     struct iovec *iov_left;
     int iov_left_count;
     uint64_t progress;
@@ -93,14 +89,22 @@ struct BlockRequest {
     struct iovec bounce_iov;
     uint64_t flush_generation;
     bool no_zero_range;
-    struct iovec iov_inline[REQUEST_INLINE_IOV];
 };
+/* Prepares the fields that are not the submitter's. */
+static inline void block_request_init(BlockRequest *req)
+{
+    *req = (BlockRequest){ 0 };
+}
+/* done runs in req->loop (the calling thread's), later, without locks; req, its iov and the memory that it
+ * names must stay until then. No coroutine is made where all nodes down to a protocol with submit() let
+ * requests pass. [any thread] */
+void block_root_submit(BlockChild *root, BlockRequest *req);
 
 /* ---- drain: between these, no request is under way on the node and none begins; nests. ---- */
-void block_drain_begin(BlockNode *node);
-void block_drain_end(BlockNode *node);
-void block_drain_all_begin(BlockGraph *graph);
-void block_drain_all_end(BlockGraph *graph);
+typedef struct BlockDrain BlockDrain;
+BlockDrain *block_drain_begin(BlockNode *node);
+BlockDrain *block_drain_all_begin(BlockGraph *graph);
+void block_drain_end(BlockDrain *drain);
 
 /* ---- changing the graph (drains by itself) ---- */
 BlockChild *block_child_attach(BlockNode *parent, BlockNode *node, const char *name, unsigned role,
@@ -119,6 +123,10 @@ bool block_backing_change_file(BlockNode *node, const char *filename, const char
                                GError **error);
 bool block_nodes_activate(BlockGraph *graph, GError **error);
 bool block_nodes_inactivate(BlockGraph *graph, GError **error);
+
+/* Reads of node fill it from its backing image; nests. Drains by itself. */
+void block_copy_on_read_enable(BlockNode *node);
+void block_copy_on_read_disable(BlockNode *node);
 
 /* ---- looking at chains ---- */
 BlockNode *block_filtered(BlockNode *node);     /* a filter's child; NULL for others */

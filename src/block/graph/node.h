@@ -76,7 +76,9 @@ struct BlockChild {
     const BlockRootOps *ops; /* roots only */
     void *opaque;
     bool frozen; /* a job needs it as it is: changes are refused */
+    bool stays;  /* block_node_replace leaves it where it is (a job's own) */
     /* the core's */
+    BlockChild **slot;
     unsigned new_perm, new_shared;
     int in_flight; /* roots: requests under way; atomic */
     int quiesced;  /* roots: atomic; new requests wait */
@@ -203,6 +205,7 @@ struct BlockDriver {
     bool supports_backing;
     bool needs_snapshot_children; /* internal snapshots are the file child's business (raw, filters) */
     bool may_resize_file;         /* a format that grows its file by itself */
+    bool any_alignment;           /* takes any offset: its limits.request_alignment is advice for its users */
     const char *const *prefixes;  /* of file names: { "nbd", NULL } for "nbd://..." and "nbd:..." */
 
     /* 0 to 100, how sure it is that this is an image of its format: from its first bytes (at least 512 where
@@ -283,6 +286,10 @@ struct BlockDriver {
      * then block_request_done(), later, in req->loop; not from inside the call. */
     void (*submit)(BlockNode *node, BlockRequest *req);
 
+    /* Where every request of this node is one of the child with *add added to its offset: that child, and the
+     * core may go there straight. Asked again when the graph changes. */
+    BlockChild *(*passthrough)(BlockNode *node, uint64_t *add);
+
     /* ---- long operations: in a coroutine of the control plane's loop ---- */
     bool (*co_check)(BlockNode *node, BlockCheckResult *result, unsigned fix, GError **error);
     /* options: values by name, checked against create_options. progress (may be NULL) gets done and total. */
@@ -347,14 +354,16 @@ struct BlockNode {
     char *backing_file, *backing_format;
     json_object *options; /* as opened, complete: what reopen starts from and json: names are made of */
     /* ---- the core's ---- */
-    unsigned perm, shared;                         /* of all parents together */
+    unsigned perm, shared; /* of all parents together */
+    unsigned new_perm, new_shared;
+    bool opening, activating, corrupt;             /* corrupt: atomic */
     uint64_t write_generation, flushed_generation; /* atomic: a flush without a write before it is free */
     int background;                                /* atomic; see block_background_begin */
     int quiesced;
-    int copy_on_read;        /* atomic count: reads fill this layer */
-    GPtrArray *bitmaps;      /* of DirtyBitmap * */
-    GPtrArray *before_write; /* of BlockBeforeWrite * */
+    int copy_on_read;   /* atomic count: reads fill this layer */
+    GPtrArray *bitmaps; /* of DirtyBitmap * */
     struct BlockTracker *tracker;
+    int refs; /* atomic */
     uint64_t write_threshold;
     bool closing;
     uint32_t visit; /* mark of graph walks */

@@ -3,7 +3,7 @@
  * each permission, locked for reading through the open file description. Byte 100 + n says "I use permission
  * n", byte 200 + n says "I do not let others use permission n". SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include "block/block_internal.h"
+#include "block/protocols/lock.h"
 
 #include "base/error.h"
 
@@ -118,44 +118,76 @@ static bool byte_taken(int fd, off_t at)
     return fcntl(fd, F_OFD_GETLK, &fl) == 0 && fl.l_type != F_UNLCK;
 }
 
-bool block_lock_fd(int fd, const char *what, bool write, bool share_write, GError **error)
+/* Locks the bytes of what `want` has and `have` has not. */
+static int lock_more(int fd, off_t base, unsigned want, unsigned have)
 {
-    bool used[PERM_COUNT] = { true, write, false, false };
-    bool unshared[PERM_COUNT] = { false, !share_write, false, false };
     int ret = 0;
 
     for (int i = 0; i < PERM_COUNT && !ret; i++) {
-        ret = used[i] ? set_byte(fd, USED_BASE + i, F_RDLCK) : 0;
-        if (!ret && unshared[i]) {
-            ret = set_byte(fd, UNSHARED_BASE + i, F_RDLCK);
+        if ((want & ~have) & 1u << i) {
+            ret = set_byte(fd, base + i, F_RDLCK);
         }
     }
+    return ret;
+}
+
+static void unlock_rest(int fd, off_t base, unsigned have, unsigned keep)
+{
+    for (int i = 0; i < PERM_COUNT; i++) {
+        if ((have & ~keep) & 1u << i) {
+            set_byte(fd, base + i, F_UNLCK);
+        }
+    }
+}
+
+bool block_lock_prepare(BlockLock *lock, int fd, const char *what, unsigned perm, unsigned shared,
+                        GError **error)
+{
+    unsigned unshared = ~shared & BLOCK_PERM_ALL;
+    int ret;
+
+    lock->tried_used = lock->used | perm;
+    lock->tried_unshared = lock->unshared | unshared;
+    ret = lock_more(fd, USED_BASE, perm, lock->used);
+    ret = ret ? ret : lock_more(fd, UNSHARED_BASE, unshared, lock->unshared);
     if (ret == -EINVAL || ret == -ENOLCK || ret == -ENOSYS || ret == -EOPNOTSUPP || ret == -EBADF) {
         return true; /* a file system without locks */
     }
     if (ret) {
-        block_unlock_fd(fd);
+        block_lock_abort(lock, fd);
         return error_set_errno(error, -ret, "%s: cannot lock the image", what);
     }
     for (int i = 0; i < PERM_COUNT; i++) {
-        bool not_shared = used[i] && byte_taken(fd, UNSHARED_BASE + i);
-        bool in_use = unshared[i] && byte_taken(fd, USED_BASE + i);
+        bool not_shared = ((perm & ~lock->used) & 1u << i) && byte_taken(fd, UNSHARED_BASE + i);
+        bool in_use = ((unshared & ~lock->unshared) & 1u << i) && byte_taken(fd, USED_BASE + i);
 
         if (not_shared || in_use) {
             conflict(fd, what, i, in_use, error);
-            block_unlock_fd(fd);
+            block_lock_abort(lock, fd);
             return false;
         }
     }
     return true;
 }
 
-void block_unlock_fd(int fd)
+void block_lock_commit(BlockLock *lock, int fd, unsigned perm, unsigned shared)
 {
-    struct flock fl = { .l_whence = SEEK_SET,
-                        .l_start = USED_BASE,
-                        .l_len = UNSHARED_BASE + PERM_COUNT - USED_BASE,
-                        .l_type = F_UNLCK };
+    unsigned unshared = ~shared & BLOCK_PERM_ALL;
 
-    fcntl(fd, F_OFD_SETLK, &fl);
+    unlock_rest(fd, USED_BASE, lock->tried_used | lock->used, perm);
+    unlock_rest(fd, UNSHARED_BASE, lock->tried_unshared | lock->unshared, unshared);
+    *lock = (BlockLock){ .used = perm, .unshared = unshared };
+}
+
+void block_lock_abort(BlockLock *lock, int fd)
+{
+    unlock_rest(fd, USED_BASE, lock->tried_used, lock->used);
+    unlock_rest(fd, UNSHARED_BASE, lock->tried_unshared, lock->unshared);
+    lock->tried_used = lock->tried_unshared = 0;
+}
+
+void block_lock_move(BlockLock *lock, int new_fd)
+{
+    lock_more(new_fd, USED_BASE, lock->used, 0);
+    lock_more(new_fd, UNSHARED_BASE, lock->unshared, 0);
 }

@@ -6,12 +6,14 @@
  * thread, one at a time for each node, since two neighbours in one block must not undo each other.
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include "block/block_internal.h"
+#include "block/graph/graph.h"
+#include "block/protocols/lock.h"
 
 #include "base/error.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/fs.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -24,12 +26,13 @@ typedef struct FileNode {
     BlockNode node;
     int fd;
     LoopIoEngine engine;
-    bool is_device, locking, locked;
+    bool is_device, locking;
+    BlockLock lock;
     pthread_mutex_t rmw_lock;
     bool no_zero_range, no_punch; /* the host said so once; atomic */
 } FileNode;
 
-static FileNode *file_of(BlockRequest *req)
+static FileNode *file_of(const BlockRequest *req)
 {
     return (FileNode *)req->node;
 }
@@ -74,8 +77,9 @@ static void probe_alignment(FileNode *f)
     g_aligned_free(buf);
 }
 
-static void read_limits(FileNode *f)
+static void file_refresh_limits(BlockNode *node)
 {
+    FileNode *f = (FileNode *)node;
     BlockLimits *limits = &f->node.limits;
     struct stat st;
     int n;
@@ -108,7 +112,7 @@ static bool file_open(BlockNode *node, QapiBlockdevOptions *options, GError **er
     FileNode *f = (FileNode *)node;
     bool want_device = options->driver == QAPI_BLOCKDEV_DRIVER_HOST_DEVICE;
     const QapiBlockdevOptionsFile *o = want_device ? options->u_host_device : options->u_file;
-    FdTable *fds = block_registry_fds(node->reg);
+    FdTable *fds = block_graph_fds(node->graph);
     struct stat st;
     int flags;
 
@@ -163,11 +167,10 @@ static bool file_open(BlockNode *node, QapiBlockdevOptions *options, GError **er
     if (want_device && !f->is_device) {
         return error_set(error, "'%s' is not a block device: use driver=file", node->filename);
     }
-    if (!read_size(f, error)) {
-        return false;
+    if (f->is_device || node->force_share) {
+        f->locking = f->locking && !f->is_device && !node->force_share;
     }
-    read_limits(f);
-    return true;
+    return read_size(f, error);
 }
 
 static void file_close(BlockNode *node)
@@ -183,50 +186,333 @@ static void file_close(BlockNode *node)
     pthread_mutex_destroy(&f->rmw_lock);
 }
 
-static bool file_lock(BlockNode *node, bool write, bool share_write, GError **error)
+static bool file_check_perm(BlockNode *node, unsigned perm, unsigned shared, GError **error)
 {
     FileNode *f = (FileNode *)node;
     g_autofree char *what = NULL;
 
-    if (!f->locking || f->is_device) {
+    if (!f->locking) {
         return true;
     }
-    if (f->locked) {
-        return share_write ||
-               error_set(error, "'%s' is already in use by another device of this machine", node->filename);
-    }
     what = g_strdup_printf("'%s'", node->filename);
-    f->locked = block_lock_fd(f->fd, what, write, share_write, error);
-    return f->locked;
+    return block_lock_prepare(&f->lock, f->fd, what, perm, shared, error);
 }
 
-static void file_unlock(BlockNode *node)
+static void file_commit_perm(BlockNode *node, unsigned perm, unsigned shared)
 {
     FileNode *f = (FileNode *)node;
 
-    if (f->locked) {
-        block_unlock_fd(f->fd);
-        f->locked = false;
+    if (f->locking) {
+        block_lock_commit(&f->lock, f->fd, perm, shared);
     }
 }
 
-static bool file_resize(BlockNode *node, uint64_t size, GError **error)
+static void file_abort_perm(BlockNode *node)
 {
     FileNode *f = (FileNode *)node;
+
+    if (f->locking) {
+        block_lock_abort(&f->lock, f->fd);
+    }
+}
+
+/* ---- size ---- */
+
+typedef struct Resize {
+    FileNode *f;
+    uint64_t old, size;
+    QapiPreallocMode prealloc;
+} Resize;
+
+static ssize_t write_all(int fd, const uint8_t *buf, size_t size, off_t offset)
+{
+    while (size) {
+        ssize_t n = pwrite(fd, buf, size, offset);
+
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n <= 0) {
+            return n < 0 ? -errno : -EIO;
+        }
+        buf += n;
+        size -= (size_t)n;
+        offset += n;
+    }
+    return 0;
+}
+
+/* In a worker thread. */
+static ssize_t do_resize(void *opaque)
+{
+    Resize *r = opaque;
+    int fd = r->f->fd;
+    ssize_t ret = 0;
+
+    if (r->prealloc == QAPI_PREALLOC_MODE_FALLOC && r->size > r->old) {
+        ret = posix_fallocate(fd, (off_t)r->old, (off_t)(r->size - r->old)) ? -errno : 0;
+        if (ret) {
+            return ret;
+        }
+    }
+    if (ftruncate(fd, (off_t)r->size) < 0) {
+        return -errno;
+    }
+    if (r->prealloc == QAPI_PREALLOC_MODE_FULL && r->size > r->old) {
+        uint8_t *zeroes = g_aligned_alloc0(1, ZERO_CHUNK, 4096);
+
+        for (uint64_t at = r->old; at < r->size && !ret; at += ZERO_CHUNK - at % ZERO_CHUNK) {
+            ret = write_all(fd, zeroes, (size_t)MIN(ZERO_CHUNK - at % ZERO_CHUNK, r->size - at), (off_t)at);
+        }
+        g_aligned_free(zeroes);
+    }
+    if (ret && ftruncate(fd, (off_t)r->old) < 0) {
+        return ret;
+    }
+    return ret;
+}
+
+static int file_co_truncate(BlockNode *node, uint64_t size, bool exact, QapiPreallocMode prealloc,
+                            unsigned flags, GError **error)
+{
+    FileNode *f = (FileNode *)node;
+    struct stat st;
+    Resize r = { f, 0, size, prealloc };
+    ssize_t ret;
 
     if (f->is_device) {
-        return error_set(error, "'%s' is a device: its size is the host's", node->filename);
+        if (prealloc != QAPI_PREALLOC_MODE_OFF) {
+            error_set(error, "Preallocation mode '%s' unsupported for this non-regular file",
+                      enum_name(&qapi_PreallocMode_lookup, prealloc));
+            return -ENOTSUP;
+        }
+        if (exact ? size != node->size : size > node->size) {
+            error_set(error, exact ? "Cannot resize device files" : "Cannot grow device files");
+            return size > node->size ? -EINVAL : -ENOTSUP;
+        }
+        return 0;
     }
-    return ftruncate(f->fd, (off_t)size) == 0 ||
-           error_set_errno(error, errno, "Cannot resize '%s'", node->filename);
+    if (prealloc == QAPI_PREALLOC_MODE_METADATA) {
+        error_set(error, "Unsupported preallocation mode 'metadata'");
+        return -ENOTSUP;
+    }
+    if (fstat(f->fd, &st) < 0) {
+        error_set_errno(error, errno, "Cannot resize '%s'", node->filename);
+        return -errno;
+    }
+    r.old = (uint64_t)st.st_size;
+    ret = co_work(loop_current(), do_resize, &r);
+    if (ret < 0) {
+        error_set_errno(error, (int)-ret, "Cannot resize '%s'", node->filename);
+        return (int)ret;
+    }
+    block_node_set_size(node, (size + 511) & ~UINT64_C(511));
+    return 0;
 }
 
-static uint64_t file_allocated(BlockNode *node)
+static int64_t file_get_length(BlockNode *node)
+{
+    off_t end = lseek(((FileNode *)node)->fd, 0, SEEK_END);
+
+    return end < 0 ? -errno : end;
+}
+
+static int64_t file_allocated(BlockNode *node)
 {
     struct stat st;
 
-    return fstat(((FileNode *)node)->fd, &st) == 0 ? (uint64_t)st.st_blocks * 512 : 0;
+    return fstat(((FileNode *)node)->fd, &st) == 0 ? (int64_t)st.st_blocks * 512 : -errno;
 }
+
+/* Holes are zeroes. Where the file system does not tell, all is data. */
+static int file_co_block_status(BlockNode *node, bool want_zero, uint64_t offset, uint64_t bytes,
+                                BlockStatus *st)
+{
+    FileNode *f = (FileNode *)node;
+    off_t data, hole, end = lseek(f->fd, 0, SEEK_END);
+
+    *st = (BlockStatus){
+        .flags = BLOCK_STATUS_DATA | BLOCK_STATUS_OFFSET_VALID, .bytes = bytes, .map = offset, .file = node
+    };
+    if (f->is_device || !want_zero || end < 0) {
+        return 0;
+    }
+    if (offset >= (uint64_t)end) { /* the last sector's rest */
+        st->flags = BLOCK_STATUS_ZERO | BLOCK_STATUS_OFFSET_VALID;
+        return 0;
+    }
+    data = lseek(f->fd, (off_t)offset, SEEK_DATA);
+    if (data < 0 && errno != ENXIO) {
+        return 0;
+    }
+    if (data < 0 || (uint64_t)data > offset) { /* in a hole, perhaps up to the end */
+        st->flags = BLOCK_STATUS_ZERO | BLOCK_STATUS_OFFSET_VALID;
+        st->bytes = data < 0 ? bytes : MIN(bytes, (uint64_t)data - offset);
+        return 0;
+    }
+    hole = lseek(f->fd, (off_t)offset, SEEK_HOLE);
+    if (hole > (off_t)offset && hole < end) {
+        st->bytes = MIN(bytes, (uint64_t)hole - offset);
+    }
+    return 0;
+}
+
+/* ---- copying on the host ---- */
+
+typedef struct CopyRange {
+    int from, to;
+    uint64_t from_offset, to_offset, bytes;
+} CopyRange;
+
+static ssize_t do_copy_range(void *opaque)
+{
+    CopyRange *c = opaque;
+    off_t in = (off_t)c->from_offset, out = (off_t)c->to_offset;
+
+    while (c->bytes) {
+        ssize_t n = copy_file_range(c->from, &in, c->to, &out, (size_t)MIN(c->bytes, INT_MAX), 0);
+
+        if (n < 0) {
+            if (errno == EINTR) {
+                continue;
+            }
+            return errno == ENOSPC || errno == EIO ? -errno : -ENOTSUP;
+        }
+        if (n == 0) {
+            return -ENOTSUP; /* behind the end of the source, or a file system that pretends */
+        }
+        c->bytes -= (uint64_t)n;
+    }
+    return 0;
+}
+
+static int file_co_copy_range(BlockNode *source, uint64_t source_offset, BlockNode *target,
+                              uint64_t target_offset, uint64_t bytes, unsigned flags)
+{
+    CopyRange c = { ((FileNode *)source)->fd, ((FileNode *)target)->fd, source_offset, target_offset, bytes };
+
+    return (int)co_work(loop_current(), do_copy_range, &c);
+}
+
+/* ---- making and deleting ---- */
+
+typedef struct MakeFile {
+    const char *filename;
+    uint64_t size;
+    QapiPreallocMode prealloc;
+    bool nocow;
+    int error;
+    const char *what;
+} MakeFile;
+
+static ssize_t do_make(void *opaque)
+{
+    MakeFile *m = opaque;
+    FileNode f = { .fd = open(m->filename, O_RDWR | O_CREAT | O_CLOEXEC, 0644) };
+    BlockLock lock = { 0 };
+    g_autoptr(GError) locked = NULL;
+    Resize r = { &f, 0, m->size, m->prealloc };
+    ssize_t ret = 0;
+
+    m->what = "Could not create";
+    if (f.fd < 0) {
+        return -errno;
+    }
+    /* Not under the hands of whoever uses it. */
+    if (!block_lock_prepare(&lock, f.fd, m->filename, BLOCK_PERM_WRITE | BLOCK_PERM_RESIZE,
+                            BLOCK_PERM_ALL & ~(unsigned)BLOCK_PERM_RESIZE, &locked)) {
+        m->what = "Failed to get \"write\" lock on";
+        ret = -EBUSY;
+    } else {
+        if (m->nocow) {
+            int attr;
+
+            if (ioctl(f.fd, FS_IOC_GETFLAGS, &attr) == 0) {
+                attr |= FS_NOCOW_FL;
+                ioctl(f.fd, FS_IOC_SETFLAGS, &attr); /* a wish */
+            }
+        }
+        m->what = "Could not resize";
+        ret = ftruncate(f.fd, 0) < 0 ? -errno : do_resize(&r);
+    }
+    close(f.fd);
+    return ret;
+}
+
+static bool make_file(MakeFile *m, GError **error)
+{
+    ssize_t ret;
+
+    m->filename = block_strip_file_prefix(m->filename);
+    ret = co_work(loop_current(), do_make, m);
+    return ret >= 0 || error_set_errno(error, (int)-ret, "%s '%s'", m->what, m->filename);
+}
+
+static bool file_co_create(BlockGraph *graph, QapiBlockdevCreateOptions *options, GError **error)
+{
+    const QapiBlockdevCreateOptionsFile *o = options->u_file;
+    MakeFile m = { .filename = o->filename,
+                   .size = o->size,
+                   .nocow = o->has_nocow && o->nocow,
+                   .prealloc = o->has_preallocation ? o->preallocation : QAPI_PREALLOC_MODE_OFF };
+
+    if (o->size % 512) {
+        return error_set(error, "The size must be a multiple of 512 bytes");
+    }
+    if (m.prealloc == QAPI_PREALLOC_MODE_METADATA) {
+        return error_set(error, "Unsupported preallocation mode 'metadata'");
+    }
+    return make_file(&m, error);
+}
+
+static bool file_co_create_named(BlockGraph *graph, const char *filename, json_object *options,
+                                 GError **error)
+{
+    MakeFile m = { .filename = filename };
+    json_object *value;
+
+    if (json_object_object_get_ex(options, "size", &value)) {
+        m.size = (json_object_get_uint64(value) + 511) & ~UINT64_C(511);
+    }
+    if (json_object_object_get_ex(options, "nocow", &value)) {
+        m.nocow = json_object_get_boolean(value);
+    }
+    if (json_object_object_get_ex(options, "preallocation", &value)) {
+        int mode = enum_parse(&qapi_PreallocMode_lookup, json_object_get_string(value), error);
+
+        if (mode < 0) {
+            return false;
+        }
+        if (mode == QAPI_PREALLOC_MODE_METADATA) {
+            return error_set(error, "Unsupported preallocation mode 'metadata'");
+        }
+        m.prealloc = (QapiPreallocMode)mode;
+    }
+    return make_file(&m, error);
+}
+
+static bool file_co_delete(BlockNode *node, GError **error)
+{
+    struct stat st;
+
+    if (lstat(node->filename, &st) < 0) {
+        return error_set_errno(error, errno, "Cannot delete '%s'", node->filename);
+    }
+    if (!S_ISREG(st.st_mode)) {
+        return error_set(error, "'%s' is not a regular file", node->filename);
+    }
+    return unlink(node->filename) == 0 || error_set_errno(error, errno, "Cannot delete '%s'", node->filename);
+}
+
+static const BlockOption file_create_options[] = {
+    { "size", BLOCK_OPTION_SIZE, "Virtual disk size", NULL, false },
+    { "nocow", BLOCK_OPTION_BOOL, "Turn off copy-on-write (valid only on btrfs)", NULL, false },
+    { "preallocation", BLOCK_OPTION_STRING, "Preallocation mode (allowed values: off, falloc, full)", NULL,
+      false },
+    { "extent_size_hint", BLOCK_OPTION_SIZE, "Extent size hint for the image file, 0 to disable", NULL,
+      false },
+    { NULL, 0, NULL, NULL, false },
+};
 
 /* ---- the end of a request ---- */
 
@@ -567,7 +853,7 @@ static ssize_t do_write_zeroes(void *opaque)
             ioctl(f->fd, BLKZEROOUT, range) == 0) {
             return 0;
         }
-        return write_plain_zeroes(f, req->offset, req->bytes);
+        return req->flags & BLOCK_REQ_NO_FALLBACK ? -ENOTSUP : write_plain_zeroes(f, req->offset, req->bytes);
     }
     if ((req->flags & BLOCK_REQ_MAY_UNMAP) && f->node.discard &&
         !__atomic_load_n(&f->no_punch, __ATOMIC_RELAXED)) {
@@ -586,7 +872,7 @@ static ssize_t do_write_zeroes(void *opaque)
         }
         __atomic_store_n(&f->no_zero_range, errno == EOPNOTSUPP, __ATOMIC_RELAXED);
     }
-    return write_plain_zeroes(f, req->offset, req->bytes);
+    return req->flags & BLOCK_REQ_NO_FALLBACK ? -ENOTSUP : write_plain_zeroes(f, req->offset, req->bytes);
 }
 
 static void on_zeroes(void *opaque, ssize_t result)
@@ -621,28 +907,108 @@ static void file_submit(BlockNode *node, BlockRequest *req)
     }
 }
 
+/* ---- another mode of opening ---- */
+
+typedef struct FileReopen {
+    int fd;
+    BlockLock lock;
+} FileReopen;
+
+static bool file_reopen_prepare(BlockReopen *reopen, GError **error)
+{
+    FileNode *f = (FileNode *)reopen->node;
+    FileReopen *r;
+    int flags = (reopen->read_only ? O_RDONLY : O_RDWR) | (reopen->cache_direct ? O_DIRECT : 0);
+
+    if (reopen->read_only == f->node.read_only && reopen->cache_direct == f->node.cache_direct) {
+        return true;
+    }
+    r = g_new0(FileReopen, 1);
+    r->fd = fd_table_open(block_graph_fds(f->node.graph), f->node.filename, flags, 0);
+    if (r->fd < 0) {
+        error_set_errno(error, errno, "Could not reopen '%s'", f->node.filename);
+        g_free(r);
+        return false;
+    }
+    reopen->opaque = r;
+    return true;
+}
+
+static void file_reopen_commit(BlockReopen *reopen)
+{
+    FileNode *f = (FileNode *)reopen->node;
+    FileReopen *r = reopen->opaque;
+
+    if (!r) {
+        return;
+    }
+    if (f->locking) { /* first on the new one, then off the old one: no gap, and both share with each other */
+        block_lock_move(&f->lock, r->fd);
+    }
+    if (!f->node.read_only && f->node.write_generation != f->node.flushed_generation) {
+        fdatasync(f->fd);
+    }
+    close(f->fd);
+    f->fd = r->fd;
+    g_free(r);
+}
+
+static void file_reopen_abort(BlockReopen *reopen)
+{
+    FileReopen *r = reopen->opaque;
+
+    if (r) {
+        close(r->fd);
+        g_free(r);
+    }
+}
+
 static const BlockDriver file_driver = {
     .name = "file",
     .instance_size = sizeof(FileNode),
+    .is_protocol = true,
+    .any_alignment = true,
     .open = file_open,
     .close = file_close,
+    .reopen_prepare = file_reopen_prepare,
+    .reopen_commit = file_reopen_commit,
+    .reopen_abort = file_reopen_abort,
+    .refresh_limits = file_refresh_limits,
+    .check_perm = file_check_perm,
+    .commit_perm = file_commit_perm,
+    .abort_perm = file_abort_perm,
     .submit = file_submit,
-    .lock = file_lock,
-    .unlock = file_unlock,
-    .resize = file_resize,
-    .allocated = file_allocated,
+    .co_truncate = file_co_truncate,
+    .co_block_status = file_co_block_status,
+    .co_copy_range = file_co_copy_range,
+    .get_length = file_get_length,
+    .get_allocated = file_allocated,
+    .co_create = file_co_create,
+    .co_create_named = file_co_create_named,
+    .create_options = file_create_options,
+    .co_delete_file = file_co_delete,
 };
 BLOCK_DRIVER(file_driver);
 
 static const BlockDriver host_device_driver = {
     .name = "host_device",
     .instance_size = sizeof(FileNode),
+    .is_protocol = true,
+    .any_alignment = true,
     .open = file_open,
     .close = file_close,
+    .reopen_prepare = file_reopen_prepare,
+    .reopen_commit = file_reopen_commit,
+    .reopen_abort = file_reopen_abort,
+    .refresh_limits = file_refresh_limits,
+    .check_perm = file_check_perm,
+    .commit_perm = file_commit_perm,
+    .abort_perm = file_abort_perm,
     .submit = file_submit,
-    .lock = file_lock,
-    .unlock = file_unlock,
-    .resize = file_resize,
-    .allocated = file_allocated,
+    .co_truncate = file_co_truncate,
+    .co_block_status = file_co_block_status,
+    .co_copy_range = file_co_copy_range,
+    .get_length = file_get_length,
+    .get_allocated = file_allocated,
 };
 BLOCK_DRIVER(host_device_driver);
