@@ -93,8 +93,7 @@ int img_cmd_resize(ImgTool *tool, int argc, char **argv)
                     "an operation, make sure there is no important data there.");
         goto out;
     }
-    /* Growth over a longer backing image must not bring the backing image's bytes into sight: ZERO_WRITE. */
-    ok = blk_truncate(disk->root, total, true, prealloc, BLOCK_REQ_ZERO_WRITE, &error);
+    ok = blk_truncate(disk->root, total, true, prealloc, 0, &error);
     if (ok && blk_flush(disk->root) < 0) {
         ok = error_set(&error, "Could not flush the image");
     }

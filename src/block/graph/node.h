@@ -252,7 +252,7 @@ struct BlockDriver {
     /* The node's file name (filename) and full options changed below: recompute. May be NULL. */
     void (*refresh_filename)(BlockNode *node);
 
-    /* ---- requests ---- */
+    /* ---- requests; what a filter does not have is done on its child ---- */
     int (*co_preadv)(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, uint64_t vec_from,
                      unsigned flags);
     /* flags: only those of node->write_flags; the core does the rest (FUA by a flush). */
@@ -285,6 +285,13 @@ struct BlockDriver {
     /* Protocols may have this instead of co_preadv to co_pdiscard: does req (its op, offset, bytes and iov),
      * then block_request_done(), later, in req->loop; not from inside the call. */
     void (*submit)(BlockNode *node, BlockRequest *req);
+
+    /* blkdebug: a format below which it stands came to this point. In a request's coroutine; may wait. */
+    void (*co_debug_event)(BlockNode *node, QapiBlkdebugEvent event);
+    bool (*debug_breakpoint)(BlockNode *node, const char *event, const char *tag, GError **error);
+    bool (*debug_remove_breakpoint)(BlockNode *node, const char *tag);
+    bool (*debug_resume)(BlockNode *node, const char *tag); /* false: nothing is suspended so */
+    bool (*debug_is_suspended)(BlockNode *node, const char *tag);
 
     /* Where every request of this node is one of the child with *add added to its offset: that child, and the
      * core may go there straight. Asked again when the graph changes. */
@@ -391,6 +398,11 @@ void block_background_end(BlockNode *node);
  * event. offset, size: (uint64_t)-1 where unknown. [any thread] */
 void block_node_corrupt(BlockNode *node, bool fatal, uint64_t offset, uint64_t size, const char *fmt, ...)
     G_GNUC_PRINTF(5, 6);
+/* A filter's open: its one child, named `name`, whose size and capabilities it shows. */
+bool block_filter_open(BlockNode *node, const char *name, const QapiBlockdevOptions *options,
+                       QapiBlockdevRef *ref, GError **error);
+/* Tells blkdebug, if that is the child, where the format has come to. In a request's coroutine. */
+void block_debug_event(BlockChild *child, QapiBlkdebugEvent event);
 /* For protocols with submit(): the end of a request; frees nothing of the caller's. In req's loop. */
 void block_request_done(BlockRequest *req, int result);
 
