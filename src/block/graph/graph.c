@@ -365,7 +365,8 @@ BlockNode *block_node_open(BlockGraph *graph, QapiBlockdevOptions *options, bool
     if (qapi_visit_BlockdevOptions(out, NULL, &options, NULL)) {
         node->options = visitor_output_take(out);
     }
-    if (!common_open(node, options, error) || !driver->open(node, options, error)) {
+    node->driver_opened = common_open(node, options, error);
+    if (!node->driver_opened || !driver->open(node, options, error)) {
         block_node_close(node);
         return NULL;
     }
@@ -389,7 +390,7 @@ void block_node_close(BlockNode *node)
     while (__atomic_load_n(&node->background, __ATOMIC_SEQ_CST)) {
         loop_iterate_io(node->graph->loop, false);
     }
-    if (node->driver->close) {
+    if (node->driver->close && node->driver_opened) {
         node->driver->close(node);
     }
     g_ptr_array_remove(node->graph->nodes, node);

@@ -187,6 +187,12 @@ void block_request_done(BlockRequest *req, int result)
 
 /* ---- reading ---- */
 
+/* Where a filter without an own way of doing something does it. */
+static BlockChild *filter_child(BlockNode *node)
+{
+    return !node->driver->is_filter ? NULL : node->file ? node->file : node->backing;
+}
+
 static int driver_read(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, uint64_t from,
                        unsigned flags)
 {
@@ -330,7 +336,13 @@ static int driver_write(BlockNode *node, uint64_t offset, uint64_t bytes, const 
     bool flush;
     int ret;
 
+    if (filter_child(node) && !node->driver->co_pwritev) {
+        return block_co_pwritev(filter_child(node), offset, bytes, vec, from, flags);
+    }
     if (flags & BLOCK_REQ_WRITE_COMPRESSED) {
+        if (filter_child(node) && !node->driver->co_pwritev_compressed) {
+            return block_co_pwritev(filter_child(node), offset, bytes, vec, from, flags);
+        }
         return node->driver->co_pwritev_compressed
                    ? node->driver->co_pwritev_compressed(node, offset, bytes, vec, from)
                    : -ENOTSUP;
@@ -441,6 +453,13 @@ static int pad_read(BlockNode *node, Padded *p)
     return ret;
 }
 
+static void debug_here(BlockNode *node, QapiBlkdebugEvent event)
+{
+    if (node->driver->co_debug_event) {
+        node->driver->co_debug_event(node, event);
+    }
+}
+
 static int node_write(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, uint64_t from,
                       unsigned flags)
 {
@@ -462,7 +481,9 @@ static int node_write(BlockNode *node, uint64_t offset, uint64_t bytes, const Bl
         Padded p;
 
         pad(node, &p, offset, bytes, vec, from);
+        debug_here(node, QAPI_BLKDEBUG_EVENT_PWRITEV_RMW_HEAD);
         ret = pad_read(node, &p);
+        debug_here(node, QAPI_BLKDEBUG_EVENT_PWRITEV_RMW_AFTER_TAIL);
         if (!ret) {
             ret = aligned_write(node, p.offset, p.bytes, &p.vec, 0, flags);
         }
@@ -488,7 +509,8 @@ static int driver_write_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes,
                          flags & (BLOCK_REQ_FUA | BLOCK_REQ_MAY_UNMAP | BLOCK_REQ_NO_FALLBACK));
     }
     if (!node->driver->co_pwrite_zeroes) {
-        return -ENOTSUP;
+        return filter_child(node) ? block_co_pwrite_zeroes(filter_child(node), offset, bytes, flags)
+                                  : -ENOTSUP;
     }
     if ((flags & BLOCK_REQ_NO_FALLBACK) && !(node->zero_flags & BLOCK_REQ_NO_FALLBACK)) {
         return -ENOTSUP;
@@ -606,7 +628,7 @@ static int node_discard(BlockNode *node, uint64_t offset, uint64_t bytes)
     if (node->read_only) {
         return -EPERM;
     }
-    if (!node->discard || (!node->driver->submit && !node->driver->co_pdiscard)) {
+    if (!node->discard || (!node->driver->submit && !node->driver->co_pdiscard && !filter_child(node))) {
         return 0; /* a hint */
     }
     ret = change_begin(node);
@@ -626,8 +648,9 @@ static int node_discard(BlockNode *node, uint64_t offset, uint64_t bytes)
     for (uint64_t at = offset; at < end && !ret;) {
         uint64_t n = MIN(max, end - at);
 
-        ret = node->driver->submit ? co_submit(node, BLOCK_DISCARD, at, n, NULL, 0, 0)
-                                   : node->driver->co_pdiscard(node, at, n);
+        ret = node->driver->submit        ? co_submit(node, BLOCK_DISCARD, at, n, NULL, 0, 0)
+              : node->driver->co_pdiscard ? node->driver->co_pdiscard(node, at, n)
+                                          : block_co_pdiscard(filter_child(node), at, n);
         if (ret == -ENOTSUP) {
             ret = 0;
         }
@@ -904,7 +927,12 @@ int block_co_truncate(BlockChild *child, uint64_t size, bool exact, QapiPrealloc
 
         /* What overlaps the new part waits. */
         is_tracked = tracked_begin(node, &tracked, at, MAX(old, size) - at, true, 0, 0, &ret);
-        if (node->driver->co_truncate) {
+        if (!node->driver->co_truncate && filter_child(node)) {
+            ret = block_co_truncate(filter_child(node), size, exact, prealloc, flags, error);
+            if (!ret) {
+                block_node_set_size(node, block_size(filter_child(node)));
+            }
+        } else if (node->driver->co_truncate) {
             __atomic_fetch_add(&node->write_generation, 1, __ATOMIC_SEQ_CST);
             /* A shorter backing image must not leave its old bytes to be seen in the new part. */
             if (size > old && node->backing && !node->driver->is_filter && block_size(node->backing) > old) {
@@ -916,9 +944,6 @@ int block_co_truncate(BlockChild *child, uint64_t size, bool exact, QapiPrealloc
             } else {
                 ret = node->driver->co_truncate(node, size, exact, prealloc, flags, error);
             }
-        } else if (block_filtered(node)) {
-            ret = block_co_truncate(node->file ? node->file : node->backing, size, exact, prealloc, flags,
-                                    error);
         } else {
             error_set(error, "Image format driver does not support resize");
             ret = -ENOTSUP;
@@ -949,7 +974,7 @@ int block_co_copy_range(BlockChild *source, uint64_t source_offset, BlockChild *
         uint64_t add_from = 0, add_to = 0, add;
         BlockChild *next;
 
-        /* Down to where both lie. */
+        /* Down to where both lie. A filter on the way wants to see the data. */
         while ((next = from->driver->passthrough ? from->driver->passthrough(from, &add) : NULL)) {
             from = next->node;
             add_from += add;
@@ -976,6 +1001,13 @@ int block_co_copy_range(BlockChild *source, uint64_t source_offset, BlockChild *
     leave(target);
     leave(source);
     return ret;
+}
+
+void block_debug_event(BlockChild *child, QapiBlkdebugEvent event)
+{
+    if (child && child->node->driver->co_debug_event) {
+        child->node->driver->co_debug_event(child->node, event);
+    }
 }
 
 void *block_buffer_try(const BlockChild *child, uint64_t bytes)

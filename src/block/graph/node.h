@@ -363,9 +363,9 @@ struct BlockNode {
     /* ---- the core's ---- */
     unsigned perm, shared; /* of all parents together */
     unsigned new_perm, new_shared;
-    bool opening, activating, corrupt;             /* corrupt: atomic */
-    uint64_t write_generation, flushed_generation; /* atomic: a flush without a write before it is free */
-    int background;                                /* atomic; see block_background_begin */
+    bool opening, activating, driver_opened, corrupt; /* corrupt: atomic */
+    uint64_t write_generation, flushed_generation;    /* atomic: a flush without a write before it is free */
+    int background;                                   /* atomic; see block_background_begin */
     int quiesced;
     int copy_on_read;   /* atomic count: reads fill this layer */
     GPtrArray *bitmaps; /* of DirtyBitmap * */

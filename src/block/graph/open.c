@@ -38,6 +38,7 @@ const BlockDriver *block_protocol_of(const char *filename, GError **error)
 {
     size_t n = protocol_length(filename);
     g_autofree char *name = g_strndup(filename, n);
+    g_autoptr(GError) local = NULL;
     struct stat st;
 
     if (!n || strcmp(name, "file") == 0) {
@@ -55,7 +56,8 @@ const BlockDriver *block_protocol_of(const char *filename, GError **error)
     if (stat(filename, &st) == 0) { /* a file with a colon in its name, where that means nothing else */
         return block_driver_find(S_ISBLK(st.st_mode) ? "host_device" : "file", error);
     }
-    if (!block_driver_find(name, error) && error && *error) {
+    if (!block_driver_find(name, &local) && !g_str_has_prefix(local->message, "Unknown driver")) {
+        g_propagate_error(error, g_steal_pointer(&local)); /* one that is known, but not in this program */
         return NULL;
     }
     error_set(error, "Unknown protocol '%s'", name);
@@ -575,6 +577,21 @@ BlockChild *block_child_open(BlockNode *node, const char *name, unsigned role, B
         block_node_release(below);
     }
     return child;
+}
+
+bool block_filter_open(BlockNode *node, const char *name, const QapiBlockdevOptions *options,
+                       QapiBlockdevRef *ref, GError **error)
+{
+    const unsigned flags =
+        BLOCK_REQ_FUA | BLOCK_REQ_MAY_UNMAP | BLOCK_REQ_NO_FALLBACK | BLOCK_REQ_WRITE_UNCHANGED;
+
+    if (!block_child_open(node, name, BLOCK_ROLE_FILTER, &node->file, options, ref, error)) {
+        return false;
+    }
+    node->size = block_size(node->file);
+    node->write_flags = node->zero_flags = flags;
+    node->truncate_flags = node->file->node->truncate_flags;
+    return true;
 }
 
 /* Whether the image that is to be opened as a backing image is one of those that are being opened above it.
