@@ -35,7 +35,7 @@ typedef struct Convert {
     ImgDisk *target;
     uint64_t total, piece_bytes, cluster, align, sparse;
     uint64_t backing_size; /* of the target's backing image; UINT64_MAX: none or unknown */
-    bool compressed, has_backing, zero_init, any_order, salvage, copy_range, quiet;
+    bool compressed, has_backing, zero_init, any_order, salvage, copy_range, quiet, count_first;
     int workers;
     int64_t rate;
     /* the cursor; looking at the status may yield */
@@ -45,7 +45,8 @@ typedef struct Convert {
     /* turns of writing */
     uint64_t next_ticket, turn;
     CoQueue turns;
-    uint64_t done, throttle_bytes;
+    uint64_t done, data_total; /* bytes of data; data_total 0: not counted, progress is by position */
+    uint64_t throttle_bytes;
     int64_t throttle_start;
     int result;
 } Convert;
@@ -362,10 +363,30 @@ static void convert_worker(void *opaque)
         if (c->result != 0) {
             break;
         }
-        c->done += bytes;
-        img_progress_ratio(c->done, c->total);
+        if (!c->data_total) {
+            c->done += bytes;
+            img_progress_ratio(c->done, c->total);
+        } else if (kind == PIECE_DATA) {
+            c->done += bytes;
+            img_progress_ratio(c->done, c->data_total);
+        }
     }
     img_buffer_free(buf);
+}
+
+/* How much data there is: for who wants to see progress (or what cannot be read) before anything is written. */
+static void co_count(void *opaque)
+{
+    Convert *c = opaque;
+    uint64_t data = 0, offset, bytes, ticket;
+    PieceKind kind;
+    int r;
+    while ((r = next_piece(c, &offset, &bytes, &kind, &ticket)) > 0) {
+        data += kind == PIECE_DATA || (!c->sparse && kind == PIECE_ZERO) ? bytes : 0;
+    }
+    c->result = r;
+    c->data_total = data;
+    c->cursor = c->status_end = c->next_ticket = 0;
 }
 
 typedef struct ZeroQuery {
@@ -406,7 +427,10 @@ static int do_copy(Convert *c, bool target_is_new)
     co_mutex_init(&c->cursor_lock);
     co_queue_init(&c->turns);
     c->throttle_start = g_get_monotonic_time() * 1000;
-    if (c->total > 0) {
+    if (c->count_first && c->total > 0) {
+        block_run(c->tool->graph, co_count, c);
+    }
+    if (c->total > 0 && c->result == 0) {
         img_run_parallel(c->tool, convert_worker, c, c->workers);
     }
     if (c->result == 0) {
@@ -617,6 +641,7 @@ int img_cmd_convert(ImgTool *tool, int argc, char **argv)
         return EXIT_FAILURE;
     }
     c.quiet = args.quiet;
+    c.count_first = args.progress || c.salvage;
     const char *conflict = skip_broken && !bitmaps ? "Use of --skip-broken-bitmaps requires --bitmaps"
                            : c.compressed && c.copy_range ? "Cannot enable copy offloading when -c is used"
                            : explicit_sparse && c.copy_range ? "Cannot enable copy offloading when -S is used"

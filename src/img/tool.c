@@ -680,7 +680,8 @@ void img_progress(double percent)
         progress_wanted = 0;
         fprintf(stderr, "    (%3.2f/100%%)\n", progress.percent);
     }
-    if (progress.enabled && (progress.percent - progress.shown > progress.min_skip || (progress.percent >= 100 && progress.shown < 100))) {
+    if (progress.enabled && (progress.percent - progress.shown > progress.min_skip || progress.percent <= 0 ||
+                             progress.percent >= 100)) {
         progress.shown = progress.percent;
         printf("    (%3.2f/100%%)\r", progress.percent);
         fflush(stdout);
