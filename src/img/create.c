@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 bool img_create_tables(const char *format, const char *filename, const BlockDriver **driver,
                        const BlockOption **tables, GError **error)
@@ -201,6 +202,30 @@ bool img_create(ImgTool *tool, const ImgCreate *create, GError **error)
 out:
     json_object_put(options);
     return ok;
+}
+
+char *img_temporary_overlay(ImgTool *tool, const char *filename, const char *format)
+{
+    const char *dir = g_getenv("TMPDIR") ? g_getenv("TMPDIR") : "/var/tmp";
+    char *path = g_build_filename(dir, "rhea.XXXXXX", NULL);
+    int fd = g_mkstemp(path);
+    if (fd < 0) {
+        log_error("Could not create '%s': %s", path, g_strerror(errno));
+        g_free(path);
+        return NULL;
+    }
+    close(fd);
+    g_autofree char *absolute = g_canonicalize_filename(filename, NULL);
+    ImgCreate create = { .filename = path, .format = "qcow2", .backing_file = absolute, .backing_format = format,
+                         .size = UINT64_MAX, .quiet = true };
+    g_autoptr(GError) error = NULL;
+    if (!img_create(tool, &create, &error)) {
+        error_report(error);
+        unlink(path);
+        g_free(path);
+        return NULL;
+    }
+    return path;
 }
 
 int img_cmd_create(ImgTool *tool, int argc, char **argv)

@@ -835,31 +835,6 @@ static int cmd_map(IoSession *s, int argc, char **argv)
 
 /* ---- opening ---- */
 
-/* A throw-away overlay over the image: writes go there. NULL: reported. */
-static char *make_snapshot_file(IoSession *s, const char *filename, const char *format)
-{
-    const char *dir = g_getenv("TMPDIR") ? g_getenv("TMPDIR") : "/var/tmp";
-    char *path = g_build_filename(dir, "rhea.XXXXXX", NULL);
-    int fd = g_mkstemp(path);
-    if (fd < 0) {
-        log_error("Could not create '%s': %s", path, g_strerror(errno));
-        g_free(path);
-        return NULL;
-    }
-    close(fd);
-    g_autofree char *absolute = g_canonicalize_filename(filename, NULL);
-    ImgCreate create = { .filename = path, .format = "qcow2", .backing_file = absolute, .backing_format = format,
-                         .size = UINT64_MAX, .quiet = true };
-    g_autoptr(GError) error = NULL;
-    if (!img_create(s->tool, &create, &error)) {
-        error_report(error);
-        unlink(path);
-        g_free(path);
-        return NULL;
-    }
-    return path;
-}
-
 static void put_nested(json_object *options, const char *outer, const char *name, const char *value)
 {
     json_object *dict = NULL;
@@ -902,7 +877,7 @@ bool io_open(IoSession *s, const char *filename, const IoOpen *how, json_object 
     }
     g_autofree char *overlay = NULL;
     if (how->snapshot && filename) {
-        overlay = make_snapshot_file(s, filename, format);
+        overlay = img_temporary_overlay(s->tool, filename, format);
         if (!overlay) {
             json_object_put(options);
             return false;

@@ -175,6 +175,10 @@ bool img_create_tables(const char *format, const char *filename, const BlockDriv
 bool img_create_image(ImgTool *tool, const BlockDriver *driver, const char *filename, json_object *options,
                       GError **error);
 
+/* The name of a new, empty overlay over an image, for writes that are to be thrown away; the caller opens and
+ * unlinks it. NULL: reported. */
+char *img_temporary_overlay(ImgTool *tool, const char *filename, const char *format);
+
 /* ---- describing images ---- */
 /* ImageInfo of one node. NULL on error. Caller owns. */
 json_object *img_info_query(BlockNode *node, GError **error);
@@ -192,6 +196,9 @@ void img_run_parallel(ImgTool *tool, CoroutineFunc *fn, void *opaque, int count)
 /* Memory that suits direct I/O; exits with a message where there is none. img_buffer_free(). */
 void *img_buffer(BlockChild *child, uint64_t bytes);
 void img_buffer_free(void *buf);
+
+/* qemu-nbd --list: what a server at fd (blocking, owned) exports. False: reported. */
+bool img_nbd_list(int fd);
 
 /* ---- the commands of rhea-img; each returns the exit status ---- */
 typedef struct ImgCommand {
