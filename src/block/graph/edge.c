@@ -520,11 +520,11 @@ bool block_root_set_perm(BlockChild *root, unsigned perm, unsigned shared, GErro
 
 /* ---- copy-on-read ---- */
 
-static void copy_on_read_add(BlockNode *node, int n)
+static void copy_on_read_add(BlockNode *node, int n, bool reads)
 {
     BlockDrain *drain = block_drain_begin(node);
 
-    __atomic_fetch_add(&node->copy_on_read, n, __ATOMIC_SEQ_CST);
+    __atomic_fetch_add(&node->copy_on_read, reads ? n : 0, __ATOMIC_SEQ_CST);
     __atomic_fetch_add(&node->tracker->enabled, n, __ATOMIC_SEQ_CST);
     block_graph_refresh_direct(node->graph);
     block_drain_end(drain);
@@ -532,12 +532,22 @@ static void copy_on_read_add(BlockNode *node, int n)
 
 void block_copy_on_read_enable(BlockNode *node)
 {
-    copy_on_read_add(node, 1);
+    copy_on_read_add(node, 1, true);
 }
 
 void block_copy_on_read_disable(BlockNode *node)
 {
-    copy_on_read_add(node, -1);
+    copy_on_read_add(node, -1, true);
+}
+
+void block_serialise_enable(BlockNode *node)
+{
+    copy_on_read_add(node, 1, false);
+}
+
+void block_serialise_disable(BlockNode *node)
+{
+    copy_on_read_add(node, -1, false);
 }
 
 /* ---- chains ---- */

@@ -334,6 +334,24 @@ static bool check_name(BlockGraph *graph, const char *name, GError **error)
     return true;
 }
 
+static BlockNode *node_new(BlockGraph *graph, const BlockDriver *driver, const char *name)
+{
+    BlockNode *node = g_malloc0(MAX(driver->instance_size, sizeof(BlockNode)));
+
+    node->driver = driver;
+    node->graph = graph;
+    node->implicit_name = !name;
+    node->name = name ? g_strdup(name) : g_strdup_printf("#block%03u", graph->next_name++);
+    node->what = name ? g_strdup_printf("node '%s'", name) : g_strdup_printf("%s node", driver->name);
+    node->children = g_ptr_array_new();
+    node->parents = g_ptr_array_new();
+    node->bitmaps = g_ptr_array_new();
+    node->tracker = block_tracker_new();
+    node->shared = BLOCK_PERM_ALL;
+    node->opening = true;
+    return node;
+}
+
 BlockNode *block_node_open(BlockGraph *graph, QapiBlockdevOptions *options, bool implicit, unsigned flags,
                            GError **error)
 {
@@ -346,21 +364,10 @@ BlockNode *block_node_open(BlockGraph *graph, QapiBlockdevOptions *options, bool
     if (!driver || (name && !check_name(graph, name, error))) {
         return NULL;
     }
-    node = g_malloc0(MAX(driver->instance_size, sizeof(BlockNode)));
-    node->driver = driver;
-    node->graph = graph;
-    node->implicit_name = !name;
-    node->name = name ? g_strdup(name) : g_strdup_printf("#block%03u", graph->next_name++);
-    node->what = name ? g_strdup_printf("node '%s'", name) : g_strdup_printf("%s node", driver->name);
+    node = node_new(graph, driver, name);
     node->implicit = implicit;
     node->open_flags = flags;
     node->inactive = flags & BLOCK_OPEN_INACTIVE;
-    node->children = g_ptr_array_new();
-    node->parents = g_ptr_array_new();
-    node->bitmaps = g_ptr_array_new();
-    node->tracker = block_tracker_new();
-    node->shared = BLOCK_PERM_ALL;
-    node->opening = true;
     out = visitor_new_output();
     if (qapi_visit_BlockdevOptions(out, NULL, &options, NULL)) {
         node->options = visitor_output_take(out);
@@ -382,6 +389,52 @@ BlockNode *block_node_open(BlockGraph *graph, QapiBlockdevOptions *options, bool
     node->opening = false;
     g_ptr_array_add(graph->nodes, node);
     return node;
+}
+
+BlockNode *block_node_insert_filter(BlockNode *below, const BlockDriver *driver, const char *name,
+                                    GError **error)
+{
+    BlockNode *node;
+
+    if (name && !check_name(below->graph, name, error)) {
+        return NULL;
+    }
+    node = node_new(below->graph, driver, name);
+    node->implicit = true;
+    node->driver_opened = true;
+    node->read_only = below->read_only;
+    node->discard = true;
+    node->size = below->size;
+    node->filename = g_strdup(below->filename);
+    node->write_flags = node->zero_flags =
+        BLOCK_REQ_FUA | BLOCK_REQ_MAY_UNMAP | BLOCK_REQ_NO_FALLBACK | BLOCK_REQ_WRITE_UNCHANGED;
+    node->truncate_flags = below->truncate_flags;
+    node->refs = 1;
+    if (!block_child_attach(node, below, "backing", BLOCK_ROLE_FILTER, &node->backing, error)) {
+        node->refs = 0;
+        block_node_close(node);
+        return NULL;
+    }
+    block_limits_refresh(node);
+    node->opening = false;
+    g_ptr_array_add(below->graph->nodes, node);
+    if (!block_node_replace(below, node, error)) {
+        block_node_unref(node);
+        return NULL;
+    }
+    return node;
+}
+
+void block_node_remove_filter(BlockNode *filter)
+{
+    BlockNode *below = filter->backing->node;
+    g_autoptr(GError) error = NULL;
+
+    filter->steps_aside = true;
+    if (!block_node_replace(filter, below, &error)) {
+        g_critical("%s cannot be taken away: %s", filter->what, error->message);
+    }
+    block_node_unref(filter);
 }
 
 void block_node_close(BlockNode *node)

@@ -53,6 +53,13 @@ BlockNode *block_node_open_image(BlockGraph *graph, const char *filename, json_o
 bool block_node_del(BlockGraph *graph, const char *node_name, GError **error);
 /* blockdev-reopen: of several nodes, all or none. */
 bool block_nodes_reopen(BlockGraph *graph, QapiBlockdevOptions *const *options, size_t count, GError **error);
+/* The same for one node and what it stands on, with their other options as they are. */
+bool block_node_set_read_only(BlockNode *node, bool read_only, GError **error);
+/* An internal filter of a job over `below`, in its place for all who use it but roots that stay; its child is
+ * "backing". name: NULL for a made one. The filter goes with block_node_remove_filter. NULL on error. */
+BlockNode *block_node_insert_filter(BlockNode *below, const BlockDriver *driver, const char *name,
+                                    GError **error);
+void block_node_remove_filter(BlockNode *filter);
 /* For who holds a node over other calls: it is not closed before the last reference goes. */
 void block_node_ref(BlockNode *node);
 void block_node_unref(BlockNode *node);
@@ -127,6 +134,9 @@ bool block_nodes_inactivate(BlockGraph *graph, GError **error);
 /* Reads of node fill it from its backing image; nests. Drains by itself. */
 void block_copy_on_read_enable(BlockNode *node);
 void block_copy_on_read_disable(BlockNode *node);
+/* Makes serialising requests (BLOCK_REQ_SERIALISING, BLOCK_REQ_COPY_ON_READ) of roots reliable; nests. */
+void block_serialise_enable(BlockNode *node);
+void block_serialise_disable(BlockNode *node);
 
 /* ---- looking at chains ---- */
 BlockNode *block_filtered(BlockNode *node);     /* a filter's child; NULL for others */

@@ -23,7 +23,9 @@
 
 static bool is_quiesced(void *opaque)
 {
-    return __atomic_load_n(&((BlockChild *)opaque)->quiesced, __ATOMIC_SEQ_CST);
+    BlockChild *root = opaque;
+
+    return __atomic_load_n(&root->quiesced, __ATOMIC_SEQ_CST) && !root->exempt;
 }
 
 static void enter(BlockChild *child)

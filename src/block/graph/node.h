@@ -76,6 +76,7 @@ struct BlockChild {
     const BlockRootOps *ops; /* roots only */
     void *opaque;
     bool frozen; /* a job needs it as it is: changes are refused */
+    bool exempt; /* a root that no drain stops: of who makes the last requests itself */
     bool stays;  /* block_node_replace leaves it where it is (a job's own) */
     /* the core's */
     BlockChild **slot;
@@ -363,9 +364,10 @@ struct BlockNode {
     /* ---- the core's ---- */
     unsigned perm, shared; /* of all parents together */
     unsigned new_perm, new_shared;
-    bool opening, activating, driver_opened, corrupt; /* corrupt: atomic */
-    uint64_t write_generation, flushed_generation;    /* atomic: a flush without a write before it is free */
-    int background;                                   /* atomic; see block_background_begin */
+    bool steps_aside; /* an internal filter on its way out asks for nothing any more */
+    bool opening, activating, driver_opened, reopening, corrupt; /* corrupt: atomic */
+    uint64_t write_generation, flushed_generation; /* atomic: a flush without a write before it is free */
+    int background;                                /* atomic; see block_background_begin */
     int quiesced;
     int copy_on_read;   /* atomic count: reads fill this layer */
     GPtrArray *bitmaps; /* of DirtyBitmap * */
