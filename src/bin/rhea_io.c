@@ -1,6 +1,6 @@
 /*
- * rhea-io: exercises a disk image by commands, for tests. Its lines of output are compared as they are by suites
- * that were written against qemu-io, and so are its words for what goes wrong.
+ * rhea-io: exercises a disk image by commands, for tests. Its lines of output are compared as they are by
+ * suites that were written against qemu-io, and so are its words for what goes wrong.
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "base/error.h"
@@ -43,11 +43,13 @@ static void help(void)
 
 static void print_man(void)
 {
-    printf(".TH RHEA-IO 1 \"\" \"Rhea " RHEA_VERSION "\"\n.SH NAME\nrhea-io \\- disk exerciser for tests\n"
-           ".SH SYNOPSIS\n.B rhea-io\n[OPTIONS]... [\\-c STRING]... [file]\n.SH DESCRIPTION\n"
-           "Opens a disk image and runs commands on it: those of \\-c one after the other, or else lines of the "
-           "standard input. Commands, output and exit status are those of qemu-io: 0, or 1 where a command failed.\n"
-           ".SH COMMANDS\n.nf\n");
+    printf(
+        ".TH RHEA-IO 1 \"\" \"Rhea " RHEA_VERSION "\"\n.SH NAME\nrhea-io \\- disk exerciser for tests\n"
+        ".SH SYNOPSIS\n.B rhea-io\n[OPTIONS]... [\\-c STRING]... [file]\n.SH DESCRIPTION\n"
+        "Opens a disk image and runs commands on it: those of \\-c one after the other, or else lines of the "
+        "standard input. Commands, output and exit status are those of qemu-io: 0, or 1 where a command "
+        "failed.\n"
+        ".SH COMMANDS\n.nf\n");
     fflush(stdout);
     io_print_commands();
     printf(".fi\n.SH SEE ALSO\nrhea-img(1), rhea-nbd(1)\n");
@@ -61,8 +63,7 @@ static char *next_line(ImgTool *tool)
     char *line = NULL;
     size_t room = 0;
     ssize_t n = getline(&line, &room, stdin);
-    while (loop_iterate(tool->loop, false)) {
-    }
+    while (loop_iterate(tool->loop, false)) {}
     if (n < 0) {
         free(line);
         return NULL;
@@ -118,8 +119,8 @@ int main(int argc, char **argv)
             how.copy_on_read = true;
             break;
         case 'd':
-            if (!g_str_equal(optarg, "ignore") && !g_str_equal(optarg, "off") && !g_str_equal(optarg, "unmap") &&
-                !g_str_equal(optarg, "on")) {
+            if (!g_str_equal(optarg, "ignore") && !g_str_equal(optarg, "off") &&
+                !g_str_equal(optarg, "unmap") && !g_str_equal(optarg, "on")) {
                 log_error("Invalid discard option: %s", optarg);
                 return EXIT_FAILURE;
             }
@@ -141,7 +142,8 @@ int main(int argc, char **argv)
             how.aio = "native";
             break;
         case 'i':
-            if (!g_str_equal(optarg, "threads") && !g_str_equal(optarg, "native") && !g_str_equal(optarg, "io_uring")) {
+            if (!g_str_equal(optarg, "threads") && !g_str_equal(optarg, "native") &&
+                !g_str_equal(optarg, "io_uring")) {
                 log_error("Invalid aio option: %s", optarg);
                 return EXIT_FAILURE;
             }

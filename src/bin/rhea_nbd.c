@@ -1,4 +1,5 @@
-/* rhea-nbd: exports a disk image over NBD, for anyone who speaks it. SPDX-License-Identifier: GPL-2.0-or-later */
+/* rhea-nbd: exports a disk image over NBD, for anyone who speaks it. SPDX-License-Identifier:
+ * GPL-2.0-or-later */
 #include "base/error.h"
 #include "base/log.h"
 #include "block/export/nbd_proto.h"
@@ -97,8 +98,8 @@ typedef struct Serving {
 
 static void help(void)
 {
-    printf("Usage: %s [OPTIONS] FILE\n  or:  %s -L [OPTIONS]\nDisk Network Block Device Utility\n\n", g_get_prgname(),
-           g_get_prgname());
+    printf("Usage: %s [OPTIONS] FILE\n  or:  %s -L [OPTIONS]\nDisk Network Block Device Utility\n\n",
+           g_get_prgname(), g_get_prgname());
     for (size_t i = 0; i < G_N_ELEMENTS(options); i++) {
         if (options[i].heading) {
             printf("\n%s:\n", options[i].heading);
@@ -113,9 +114,12 @@ static void print_man(void)
 {
     printf(".TH RHEA-NBD 1 \"\" \"Rhea " RHEA_VERSION "\"\n.SH NAME\nrhea-nbd \\- disk image server for NBD\n"
            ".SH SYNOPSIS\n.B rhea-nbd\n[OPTIONS] FILE\n.br\n.B rhea-nbd\n\\-L [OPTIONS]\n.SH DESCRIPTION\n"
-           "Exports a disk image with the NBD protocol on a TCP port or a unix socket, or lists what another server "
-           "exports. Options and behaviour are those of qemu-nbd. It ends when its last client leaves, unless \\-t is "
-           "given, and on SIGTERM, SIGINT and SIGHUP, with everything written back. Where systemd hands over a socket "
+           "Exports a disk image with the NBD protocol on a TCP port or a unix socket, or lists what another "
+           "server "
+           "exports. Options and behaviour are those of qemu-nbd. It ends when its last client leaves, "
+           "unless \\-t is "
+           "given, and on SIGTERM, SIGINT and SIGHUP, with everything written back. Where systemd hands over "
+           "a socket "
            "(LISTEN_FDS=1), it serves that one.\n.SH OPTIONS\n");
     for (size_t i = 0; i < G_N_ELEMENTS(options); i++) {
         if (options[i].heading) {
@@ -180,7 +184,8 @@ static void parse(Settings *s, int argc, char **argv)
                 fail("--aio can only be specified once");
             }
             s->aio = optarg;
-            if (!g_str_equal(optarg, "native") && !g_str_equal(optarg, "threads") && !g_str_equal(optarg, "io_uring")) {
+            if (!g_str_equal(optarg, "native") && !g_str_equal(optarg, "threads") &&
+                !g_str_equal(optarg, "io_uring")) {
                 fail("Invalid aio mode '%s'", optarg);
             }
             break;
@@ -189,8 +194,8 @@ static void parse(Settings *s, int argc, char **argv)
                 fail("--discard can only be specified once");
             }
             s->discard = optarg;
-            if (!g_str_equal(optarg, "ignore") && !g_str_equal(optarg, "off") && !g_str_equal(optarg, "unmap") &&
-                !g_str_equal(optarg, "on")) {
+            if (!g_str_equal(optarg, "ignore") && !g_str_equal(optarg, "off") &&
+                !g_str_equal(optarg, "unmap") && !g_str_equal(optarg, "on")) {
                 fail("Invalid discard mode `%s'", optarg);
             }
             s->discard = g_str_equal(optarg, "unmap") || g_str_equal(optarg, "on") ? "unmap" : "ignore";
@@ -312,7 +317,10 @@ static bool socket_was_handed_over(const Settings *s)
     if (count > 1) {
         fail("%s does not support socket activation with LISTEN_FDS > 1", g_get_prgname());
     }
-    const char *conflict = s->socket ? "Unix socket" : s->bind ? "The interface" : s->port ? "TCP port number" : NULL;
+    const char *conflict = s->socket ? "Unix socket"
+                           : s->bind ? "The interface"
+                           : s->port ? "TCP port number"
+                                     : NULL;
     if (conflict) {
         fail("%s can't be set when using socket activation", conflict);
     }
@@ -414,8 +422,9 @@ static ImgDisk *open_image(ImgTool *tool, const Settings *s, const char *filenam
             return NULL;
         }
     }
-    ImgDisk *disk = img_try_open(tool, s->image_opts, overlay ? overlay : filename, overlay ? "qcow2" : s->format,
-                                 s->read_only ? 0 : IMG_OPEN_WRITE, &s->cache, false, more, &error);
+    ImgDisk *disk =
+        img_try_open(tool, s->image_opts, overlay ? overlay : filename, overlay ? "qcow2" : s->format,
+                     s->read_only ? 0 : IMG_OPEN_WRITE, &s->cache, false, more, &error);
     if (overlay) {
         unlink(overlay);
     }
@@ -539,8 +548,8 @@ int main(int argc, char **argv)
         if (argc != optind) {
             fail("List mode is incompatible with a file name");
         }
-        if (s.export_name || s.description || s.read_only || s.snapshot || s.format || s.overlay || s.has_cache ||
-            s.image_opts || s.bitmaps->len || s.offset) {
+        if (s.export_name || s.description || s.read_only || s.snapshot || s.format || s.overlay ||
+            s.has_cache || s.image_opts || s.bitmaps->len || s.offset) {
             fail("List mode is incompatible with per-device settings");
         }
         if (s.fork) {

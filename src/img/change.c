@@ -1,4 +1,5 @@
-/* Changing images: `resize`, `rebase`, `commit`, `amend`, `bitmap`. SPDX-License-Identifier: GPL-2.0-or-later */
+/* Changing images: `resize`, `rebase`, `commit`, `amend`, `bitmap`. SPDX-License-Identifier: GPL-2.0-or-later
+ */
 #include "base/error.h"
 #include "base/log.h"
 #include "img/tool.h"
@@ -66,8 +67,8 @@ int img_cmd_resize(ImgTool *tool, int argc, char **argv)
     if (!img_args_finish(&args)) {
         return EXIT_FAILURE;
     }
-    ImgDisk *disk = img_open(tool, args.image_opts, argv[optind], args.format, IMG_OPEN_WRITE | IMG_OPEN_RESIZE, NULL,
-                             false, NULL);
+    ImgDisk *disk = img_open(tool, args.image_opts, argv[optind], args.format,
+                             IMG_OPEN_WRITE | IMG_OPEN_RESIZE, NULL, false, NULL);
     if (!disk) {
         return EXIT_FAILURE;
     }
@@ -89,8 +90,9 @@ int img_cmd_resize(ImgTool *tool, int argc, char **argv)
     }
     if (total < current && !shrink) {
         log_error("Use the --shrink option to perform a shrink operation.");
-        log_warning("Shrinking an image will delete all data beyond the shrunken image's end. Before performing such "
-                    "an operation, make sure there is no important data there.");
+        log_warning(
+            "Shrinking an image will delete all data beyond the shrunken image's end. Before performing such "
+            "an operation, make sure there is no important data there.");
         goto out;
     }
     ok = blk_truncate(disk->root, total, true, prealloc, 0, &error);
@@ -145,8 +147,10 @@ static int copy_differences(Rebase *rb, uint64_t offset, uint64_t bytes)
         if (at > start) {
             const uint8_t *data = rb->old_buf + start;
             r = block_buffer_is_zero(data, at - start)
-                    ? block_co_pwrite_zeroes(rb->overlay->root, offset + start, at - start, rb->overlay->write_flags)
-                    : block_co_pwrite(rb->overlay->root, offset + start, at - start, data, rb->overlay->write_flags);
+                    ? block_co_pwrite_zeroes(rb->overlay->root, offset + start, at - start,
+                                             rb->overlay->write_flags)
+                    : block_co_pwrite(rb->overlay->root, offset + start, at - start, data,
+                                      rb->overlay->write_flags);
             if (r < 0) {
                 log_error("Error while writing to COW image: %s", g_strerror(-r));
                 return r;
@@ -197,8 +201,8 @@ static const BlockRootOps rebase_root_ops = { .kind = "tool" };
 
 int img_cmd_rebase(ImgTool *tool, int argc, char **argv)
 {
-    static const struct option longs[] = { IMG_LONG_HELP, IMG_LONG_OBJECT, IMG_LONG_IMAGE_OPTS, IMG_LONG_FORCE_SHARE,
-                                           IMG_LONG_END };
+    static const struct option longs[] = { IMG_LONG_HELP, IMG_LONG_OBJECT, IMG_LONG_IMAGE_OPTS,
+                                           IMG_LONG_FORCE_SHARE, IMG_LONG_END };
     ImgArgs args = { .tool = tool, .argc = argc, .argv = argv, .shorts = ":hf:F:b:upt:T:qU", .longs = longs };
     const char *new_name = NULL, *new_format = NULL;
     bool unsafe = false;
@@ -239,8 +243,9 @@ int img_cmd_rebase(ImgTool *tool, int argc, char **argv)
     g_autoptr(GError) error = NULL;
     Rebase rb = { 0 };
     ImgDisk *new_disk = NULL;
-    rb.overlay = img_open(tool, args.image_opts, argv[optind], args.format,
-                          IMG_OPEN_WRITE | (unsafe ? IMG_OPEN_NO_BACKING : 0), &cache, args.force_share, NULL);
+    rb.overlay =
+        img_open(tool, args.image_opts, argv[optind], args.format,
+                 IMG_OPEN_WRITE | (unsafe ? IMG_OPEN_NO_BACKING : 0), &cache, args.force_share, NULL);
     if (!rb.overlay) {
         goto out;
     }
@@ -252,8 +257,8 @@ int img_cmd_rebase(ImgTool *tool, int argc, char **argv)
     if (!unsafe) {
         BlockNode *below = block_cow_child(node);
         if (below) {
-            rb.old_base =
-                block_root_new(below, "tool", BLOCK_PERM_CONSISTENT_READ, BLOCK_PERM_ALL, &rebase_root_ops, NULL, &error);
+            rb.old_base = block_root_new(below, "tool", BLOCK_PERM_CONSISTENT_READ, BLOCK_PERM_ALL,
+                                         &rebase_root_ops, NULL, &error);
             if (!rb.old_base) {
                 error_prefix(&error, "Could not reuse old backing file '%s': ", below->filename);
                 error_report(error);
@@ -270,7 +275,8 @@ int img_cmd_rebase(ImgTool *tool, int argc, char **argv)
                     error_prefix(&error, "Could not reuse backing file '%s': ", new_name);
                 }
             } else {
-                new_disk = img_try_open(tool, false, full, new_format, 0, &src_cache, args.force_share, NULL, &error);
+                new_disk = img_try_open(tool, false, full, new_format, 0, &src_cache, args.force_share, NULL,
+                                        &error);
                 if (!new_disk) {
                     error_prefix(&error, "Could not open new backing file '%s': ", new_name);
                 }
@@ -293,9 +299,11 @@ int img_cmd_rebase(ImgTool *tool, int argc, char **argv)
     bool drop = !new_name || !*new_name;
     if (!block_backing_change_file(node, drop ? NULL : new_name, drop ? NULL : new_format, !drop, &error)) {
         if (!drop && !new_format && strstr(error->message, "format")) {
-            log_error("Could not change the backing file to '%s': backing format must be specified", new_name);
+            log_error("Could not change the backing file to '%s': backing format must be specified",
+                      new_name);
         } else if (strstr(error->message, "space")) {
-            log_error("Could not change the backing file to '%s': No space left in the file header", new_name);
+            log_error("Could not change the backing file to '%s': No space left in the file header",
+                      new_name);
         } else {
             error_prefix(&error, "Could not change the backing file to '%s': ", drop ? "(null)" : new_name);
             error_report(error);
@@ -347,7 +355,8 @@ static void co_commit(void *opaque)
             r = block_co_status_above(top, NULL, offset, count, &st);
             if (r >= 0 && st.flags & BLOCK_STATUS_ZERO) {
                 count = MIN(count, st.bytes);
-                r = block_co_pwrite_zeroes(cm->base->root, offset, count, BLOCK_REQ_MAY_UNMAP | cm->base->write_flags);
+                r = block_co_pwrite_zeroes(cm->base->root, offset, count,
+                                           BLOCK_REQ_MAY_UNMAP | cm->base->write_flags);
             } else if (r >= 0) {
                 count = MIN(count, COPY_BYTES);
                 r = block_co_pread(cm->top->root, offset, count, buf, 0);
@@ -388,11 +397,13 @@ static char *backing_of(BlockNode *node, const char **format)
 
 /*
  * The layers from top to just above the base are opened alone and linked, so that they share no permissions
- * with the base, which is opened for writing with its own backing chain (writes of half a cluster copy from it).
+ * with the base, which is opened for writing with its own backing chain (writes of half a cluster copy from
+ * it).
  */
 int img_cmd_commit(ImgTool *tool, int argc, char **argv)
 {
-    static const struct option longs[] = { IMG_LONG_HELP, IMG_LONG_OBJECT, IMG_LONG_IMAGE_OPTS, IMG_LONG_END };
+    static const struct option longs[] = { IMG_LONG_HELP, IMG_LONG_OBJECT, IMG_LONG_IMAGE_OPTS,
+                                           IMG_LONG_END };
     ImgArgs args = { .tool = tool, .argc = argc, .argv = argv, .shorts = ":f:ht:b:dpqr:", .longs = longs };
     const char *base_name = NULL;
     bool drop = false;
@@ -431,7 +442,8 @@ int img_cmd_commit(ImgTool *tool, int argc, char **argv)
     g_autoptr(GError) error = NULL;
     g_autoptr(GPtrArray) layers = g_ptr_array_new(); /* ImgDisk: below the top, above the base */
     cm.top = img_open(tool, args.image_opts, filename, args.format,
-                      IMG_OPEN_WRITE | IMG_OPEN_RESIZE | IMG_OPEN_UNMAP | IMG_OPEN_NO_BACKING, &cache, false, NULL);
+                      IMG_OPEN_WRITE | IMG_OPEN_RESIZE | IMG_OPEN_UNMAP | IMG_OPEN_NO_BACKING, &cache, false,
+                      NULL);
     if (!cm.top) {
         return EXIT_FAILURE;
     }
@@ -466,8 +478,8 @@ int img_cmd_commit(ImgTool *tool, int argc, char **argv)
             goto out;
         }
     }
-    cm.base = img_open(tool, false, below, format, IMG_OPEN_WRITE | IMG_OPEN_RESIZE | IMG_OPEN_UNMAP, &cache, false,
-                       NULL);
+    cm.base = img_open(tool, false, below, format, IMG_OPEN_WRITE | IMG_OPEN_RESIZE | IMG_OPEN_UNMAP, &cache,
+                       false, NULL);
     if (!cm.base) {
         goto out;
     }
@@ -532,8 +544,11 @@ static BlockOption *amendable(const BlockOption *table)
 
 int img_cmd_amend(ImgTool *tool, int argc, char **argv)
 {
-    static const struct option longs[] = { IMG_LONG_HELP, IMG_LONG_OBJECT, IMG_LONG_IMAGE_OPTS,
-                                           { "force", no_argument, NULL, IMG_OPT_FIRST }, IMG_LONG_END };
+    static const struct option longs[] = { IMG_LONG_HELP,
+                                           IMG_LONG_OBJECT,
+                                           IMG_LONG_IMAGE_OPTS,
+                                           { "force", no_argument, NULL, IMG_OPT_FIRST },
+                                           IMG_LONG_END };
     ImgArgs args = { .tool = tool, .argc = argc, .argv = argv, .shorts = ":ho:f:t:pq", .longs = longs };
     g_autofree char *text = NULL;
     bool force = false;
@@ -579,8 +594,8 @@ int img_cmd_amend(ImgTool *tool, int argc, char **argv)
         log_error("Invalid cache option: %s", args.cache);
         return EXIT_FAILURE;
     }
-    ImgDisk *disk = img_open(tool, args.image_opts, filename, args.format, IMG_OPEN_WRITE | IMG_OPEN_RESIZE, &cache,
-                             false, NULL);
+    ImgDisk *disk = img_open(tool, args.image_opts, filename, args.format, IMG_OPEN_WRITE | IMG_OPEN_RESIZE,
+                             &cache, false, NULL);
     if (!disk) {
         return EXIT_FAILURE;
     }
@@ -697,8 +712,9 @@ static bool bitmap_act(BlockNode *node, BlockNode *source_node, const char *name
             return false;
         }
         if (from->size != bitmap->size) {
-            return error_set(error, "Bitmaps are of different sizes (destination size is %" PRIu64
-                                    ", source size is %" PRIu64 ") and can't be merged",
+            return error_set(error,
+                             "Bitmaps are of different sizes (destination size is %" PRIu64
+                             ", source size is %" PRIu64 ") and can't be merged",
                              bitmap->size, from->size);
         }
         dirty_bitmap_merge(bitmap, from);
@@ -756,12 +772,13 @@ int img_cmd_bitmap(ImgTool *tool, int argc, char **argv)
     }
     const char *wrong = actions->len == 0
                             ? "Need at least one of --add, --remove, --clear, --enable, --disable, or --merge"
-                        : granularity && !add             ? "granularity only supported with --add"
-                        : source_format && !source_file   ? "-F only supported with -b"
-                        : source_file && !merge           ? "Merge bitmap source file only supported with --merge"
-                        : optind != argc - 2              ? "Expecting filename and bitmap name"
-                                                          : NULL;
-    if (!wrong && granularity && (granularity < 512 || granularity > INT32_MAX || granularity & (granularity - 1))) {
+                        : granularity && !add           ? "granularity only supported with --add"
+                        : source_format && !source_file ? "-F only supported with -b"
+                        : source_file && !merge ? "Merge bitmap source file only supported with --merge"
+                        : optind != argc - 2    ? "Expecting filename and bitmap name"
+                                                : NULL;
+    if (!wrong && granularity &&
+        (granularity < 512 || granularity > INT32_MAX || granularity & (granularity - 1))) {
         wrong = granularity < 512 || granularity > INT32_MAX ? "Granularity must be at least 512"
                                                              : "Granularity must be power of 2";
     }
@@ -770,8 +787,8 @@ int img_cmd_bitmap(ImgTool *tool, int argc, char **argv)
         return EXIT_FAILURE;
     }
     const char *name = argv[optind + 1];
-    ImgDisk *disk = img_open(tool, args.image_opts, argv[optind], args.format, IMG_OPEN_WRITE | IMG_OPEN_RESIZE, NULL,
-                             false, NULL);
+    ImgDisk *disk = img_open(tool, args.image_opts, argv[optind], args.format,
+                             IMG_OPEN_WRITE | IMG_OPEN_RESIZE, NULL, false, NULL);
     if (!disk) {
         return EXIT_FAILURE;
     }
@@ -792,7 +809,8 @@ int img_cmd_bitmap(ImgTool *tool, int argc, char **argv)
         g_autoptr(GError) error = NULL;
         ok = bitmap_act(node, source_node, name, action, (uint32_t)granularity, &error);
         if (!ok) {
-            error_prefix(&error, "Operation %s on bitmap %s failed: ", verbs[action->what - BITMAP_ADD], name);
+            error_prefix(&error, "Operation %s on bitmap %s failed: ", verbs[action->what - BITMAP_ADD],
+                         name);
             error_report(error);
         }
     }

@@ -3,8 +3,8 @@
  *
  * Workers (coroutines, -m of them) take piece after piece from a cursor that walks the sources by their block
  * status, so that holes and zeroes cost nothing. A worker reads its piece and writes what is not zero. Unless
- * -W, writes begin in the order of the image, which keeps what a format allocates in order too; they do not wait
- * for each other to end. SPDX-License-Identifier: GPL-2.0-or-later
+ * -W, writes begin in the order of the image, which keeps what a format allocates in order too; they do not
+ * wait for each other to end. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "base/error.h"
 #include "base/log.h"
@@ -183,7 +183,8 @@ static int next_piece(Convert *c, uint64_t *offset, uint64_t *bytes, PieceKind *
 }
 
 /* The first run of buf that is all data or all zero, in blocks of c->align. */
-static uint64_t first_run(const Convert *c, const uint8_t *buf, uint64_t bytes, uint64_t offset, bool *is_zero)
+static uint64_t first_run(const Convert *c, const uint8_t *buf, uint64_t bytes, uint64_t offset,
+                          bool *is_zero)
 {
     uint64_t at = 0, zero_start = UINT64_MAX;
     while (at < bytes) {
@@ -226,7 +227,8 @@ static int write_zeroes(Convert *c, uint64_t offset, uint64_t bytes)
     }
     while (bytes > 0) {
         uint64_t n = MIN(bytes, UINT64_C(1) << 30);
-        int r = block_co_pwrite_zeroes(c->target->root, offset, n, BLOCK_REQ_MAY_UNMAP | c->target->write_flags);
+        int r =
+            block_co_pwrite_zeroes(c->target->root, offset, n, BLOCK_REQ_MAY_UNMAP | c->target->write_flags);
         if (r < 0) {
             return r;
         }
@@ -291,8 +293,7 @@ static void keep_rate(Convert *c, uint64_t bytes)
         return;
     }
     c->throttle_bytes += bytes;
-    int64_t due = c->throttle_start +
-                  (int64_t)((double)c->throttle_bytes / (double)c->rate * 1e9);
+    int64_t due = c->throttle_start + (int64_t)((double)c->throttle_bytes / (double)c->rate * 1e9);
     int64_t now = g_get_monotonic_time() * 1000;
     if (due > now) {
         co_sleep_ns(c->tool->loop, due - now);
@@ -374,7 +375,8 @@ static void convert_worker(void *opaque)
     img_buffer_free(buf);
 }
 
-/* How much data there is: for who wants to see progress (or what cannot be read) before anything is written. */
+/* How much data there is: for who wants to see progress (or what cannot be read) before anything is written.
+ */
 static void co_count(void *opaque)
 {
     Convert *c = opaque;
@@ -400,7 +402,8 @@ static void co_is_zero(void *opaque)
     q->zero = block_co_is_zero(q->disk->node, 0, block_size(q->disk->root)) == 1;
 }
 
-/* Whether a new image reads as zeroes where nothing was written: files do; for the rest, their status says. */
+/* Whether a new image reads as zeroes where nothing was written: files do; for the rest, their status says.
+ */
 static bool reads_as_zeroes(Convert *c)
 {
     BlockNode *protocol = block_protocol_node(c->target->node);
@@ -518,13 +521,7 @@ static json_object *key_secrets(json_object *options)
     return more;
 }
 
-enum {
-    OPT_TARGET_IMAGE_OPTS = IMG_OPT_FIRST,
-    OPT_SALVAGE,
-    OPT_TARGET_IS_ZERO,
-    OPT_BITMAPS,
-    OPT_SKIP_BROKEN
-};
+enum { OPT_TARGET_IMAGE_OPTS = IMG_OPT_FIRST, OPT_SALVAGE, OPT_TARGET_IS_ZERO, OPT_BITMAPS, OPT_SKIP_BROKEN };
 
 static uint64_t floor_power_of_2(uint64_t n)
 {
@@ -533,26 +530,28 @@ static uint64_t floor_power_of_2(uint64_t n)
 
 int img_cmd_convert(ImgTool *tool, int argc, char **argv)
 {
-    static const struct option longs[] = {
-        IMG_LONG_HELP,
-        IMG_LONG_OBJECT,
-        { "source-image-opts", no_argument, NULL, IMG_OPT_IMAGE_OPTS },
-        IMG_LONG_IMAGE_OPTS,
-        IMG_LONG_FORCE_SHARE,
-        { "target-image-opts", no_argument, NULL, OPT_TARGET_IMAGE_OPTS },
-        { "salvage", no_argument, NULL, OPT_SALVAGE },
-        { "target-is-zero", no_argument, NULL, OPT_TARGET_IS_ZERO },
-        { "bitmaps", no_argument, NULL, OPT_BITMAPS },
-        { "skip-broken-bitmaps", no_argument, NULL, OPT_SKIP_BROKEN },
-        IMG_LONG_END
-    };
+    static const struct option longs[] = { IMG_LONG_HELP,
+                                           IMG_LONG_OBJECT,
+                                           { "source-image-opts", no_argument, NULL, IMG_OPT_IMAGE_OPTS },
+                                           IMG_LONG_IMAGE_OPTS,
+                                           IMG_LONG_FORCE_SHARE,
+                                           { "target-image-opts", no_argument, NULL, OPT_TARGET_IMAGE_OPTS },
+                                           { "salvage", no_argument, NULL, OPT_SALVAGE },
+                                           { "target-is-zero", no_argument, NULL, OPT_TARGET_IS_ZERO },
+                                           { "bitmaps", no_argument, NULL, OPT_BITMAPS },
+                                           { "skip-broken-bitmaps", no_argument, NULL, OPT_SKIP_BROKEN },
+                                           IMG_LONG_END };
     ImgArgs args = {
         .tool = tool, .argc = argc, .argv = argv, .shorts = ":hf:O:B:CcF:o:l:S:pt:T:qnm:WUr:", .longs = longs
     };
-    Convert c = { .tool = tool, .sparse = 8 * SECTOR, .workers = 8, .piece_bytes = PIECE_BYTES,
+    Convert c = { .tool = tool,
+                  .sparse = 8 * SECTOR,
+                  .workers = 8,
+                  .piece_bytes = PIECE_BYTES,
                   .backing_size = UINT64_MAX };
     const char *out_format = NULL, *backing = NULL, *backing_format = NULL, *snapshot = NULL;
-    bool skip_create = false, target_opts = false, bitmaps = false, skip_broken = false, explicit_sparse = false;
+    bool skip_create = false, target_opts = false, bitmaps = false, skip_broken = false,
+         explicit_sparse = false;
     g_autofree char *text = NULL;
     int opt;
     while ((opt = img_args_next(&args)) != -1) {
@@ -590,9 +589,10 @@ int img_cmd_convert(ImgTool *tool, int argc, char **argv)
                 return EXIT_FAILURE;
             }
             if (value % SECTOR || value > PIECE_MAX) {
-                log_error("Invalid buffer size for sparse output specified. Valid sizes are multiples of %u up to "
-                          "%u. Select 0 to disable sparse detection (fully allocates output).",
-                          SECTOR, PIECE_MAX);
+                log_error(
+                    "Invalid buffer size for sparse output specified. Valid sizes are multiples of %u up to "
+                    "%u. Select 0 to disable sparse detection (fully allocates output).",
+                    SECTOR, PIECE_MAX);
                 return EXIT_FAILURE;
             }
             c.sparse = (uint64_t)value;
@@ -605,7 +605,8 @@ int img_cmd_convert(ImgTool *tool, int argc, char **argv)
         case 'm': {
             uint64_t workers;
             if (!img_ulong(optarg, MAX_WORKERS, &workers) || workers < 1) {
-                log_error("Invalid number of coroutines. Allowed number of coroutines is between 1 and %d", MAX_WORKERS);
+                log_error("Invalid number of coroutines. Allowed number of coroutines is between 1 and %d",
+                          MAX_WORKERS);
                 return EXIT_FAILURE;
             }
             c.workers = (int)workers;
@@ -642,14 +643,14 @@ int img_cmd_convert(ImgTool *tool, int argc, char **argv)
     }
     c.quiet = args.quiet;
     c.count_first = args.progress || c.salvage;
-    const char *conflict = skip_broken && !bitmaps ? "Use of --skip-broken-bitmaps requires --bitmaps"
+    const char *conflict = skip_broken && !bitmaps        ? "Use of --skip-broken-bitmaps requires --bitmaps"
                            : c.compressed && c.copy_range ? "Cannot enable copy offloading when -c is used"
                            : explicit_sparse && c.copy_range ? "Cannot enable copy offloading when -S is used"
-                           : c.salvage && c.copy_range ? "Cannot use copy offloading in salvaging mode"
-                           : target_opts && !skip_create ? "--target-image-opts requires use of -n flag"
-                           : skip_create && text ? "-o has no effect when skipping image creation"
-                           : c.zero_init && !skip_create ? "--target-is-zero requires use of -n flag"
-                                                         : NULL;
+                           : c.salvage && c.copy_range       ? "Cannot use copy offloading in salvaging mode"
+                           : target_opts && !skip_create     ? "--target-image-opts requires use of -n flag"
+                           : skip_create && text             ? "-o has no effect when skipping image creation"
+                           : c.zero_init && !skip_create     ? "--target-is-zero requires use of -n flag"
+                                                             : NULL;
     if (conflict && skip_create && text && g_str_has_prefix(conflict, "-o has")) {
         log_warning("%s", conflict);
         conflict = NULL;
@@ -689,8 +690,8 @@ int img_cmd_convert(ImgTool *tool, int argc, char **argv)
     c.sources = g_new0(Source, (size_t)source_count);
     for (int i = 0; i < source_count; i++) {
         Source *s = &c.sources[i];
-        s->disk =
-            img_open(tool, args.image_opts, argv[optind + i], args.format, 0, &src_cache, args.force_share, NULL);
+        s->disk = img_open(tool, args.image_opts, argv[optind + i], args.format, 0, &src_cache,
+                           args.force_share, NULL);
         if (!s->disk) {
             goto out;
         }
@@ -755,7 +756,8 @@ int img_cmd_convert(ImgTool *tool, int argc, char **argv)
         goto out;
     }
     if (source_count > 1 && backing) {
-        log_error("Having a backing file for the target makes no sense when concatenating multiple input images");
+        log_error(
+            "Having a backing file for the target makes no sense when concatenating multiple input images");
         goto out;
     }
     if (backing_param && !option_text(options, "backing_fmt")) {
@@ -801,9 +803,10 @@ int img_cmd_convert(ImgTool *tool, int argc, char **argv)
         log_error("Invalid cache option: %s", args.cache);
         goto out;
     }
-    c.target = img_open(tool, skip_create && target_opts, out_name, out_format,
-                        IMG_OPEN_WRITE | (c.sparse ? IMG_OPEN_UNMAP : 0) | (cache.direct ? IMG_OPEN_RESIZE : 0),
-                        &cache, false, secrets);
+    c.target =
+        img_open(tool, skip_create && target_opts, out_name, out_format,
+                 IMG_OPEN_WRITE | (c.sparse ? IMG_OPEN_UNMAP : 0) | (cache.direct ? IMG_OPEN_RESIZE : 0),
+                 &cache, false, secrets);
     if (!c.target) {
         goto out;
     }

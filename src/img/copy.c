@@ -36,11 +36,13 @@ static int status_of(Compare *cmp, int which, uint64_t offset, uint64_t bytes, B
 
 static int read_one(Compare *cmp, int which, uint64_t offset, uint64_t bytes, uint8_t *buf)
 {
-    uint64_t size = block_size(cmp->disk[which]->root), inside = offset < size ? MIN(bytes, size - offset) : 0;
+    uint64_t size = block_size(cmp->disk[which]->root),
+             inside = offset < size ? MIN(bytes, size - offset) : 0;
     memset(buf + inside, 0, bytes - inside);
     int r = inside ? block_co_pread(cmp->disk[which]->root, offset, inside, buf, 0) : 0;
     if (r < 0) {
-        log_error("Error while reading offset %" PRIu64 " of %s: %s", offset, cmp->filename[which], g_strerror(-r));
+        log_error("Error while reading offset %" PRIu64 " of %s: %s", offset, cmp->filename[which],
+                  g_strerror(-r));
         cmp->status = 4;
     }
     return r;
@@ -85,7 +87,8 @@ static bool compare_range(Compare *cmp, uint64_t offset, uint64_t *bytes, uint8_
     uint64_t n = MIN(*bytes, MIN(st[0].bytes, st[1].bytes));
     bool data0 = is_data(&st[0]), data1 = is_data(&st[1]);
     unsigned kinds = BLOCK_STATUS_DATA | BLOCK_STATUS_ZERO | BLOCK_STATUS_ALLOCATED;
-    if (cmp->strict && (st[0].flags & kinds & ~BLOCK_STATUS_DATA) != (st[1].flags & kinds & ~BLOCK_STATUS_DATA)) {
+    if (cmp->strict &&
+        (st[0].flags & kinds & ~BLOCK_STATUS_DATA) != (st[1].flags & kinds & ~BLOCK_STATUS_DATA)) {
         if (!cmp->quiet) {
             printf("Strict mode: Offset %" PRIu64 " block status mismatch!\n", offset);
         }
@@ -129,7 +132,8 @@ static void co_compare(void *opaque)
         cmp->status = 1;
         return;
     }
-    uint8_t *buf[2] = { img_buffer(cmp->disk[0]->root, READ_BYTES), img_buffer(cmp->disk[1]->root, READ_BYTES) };
+    uint8_t *buf[2] = { img_buffer(cmp->disk[0]->root, READ_BYTES),
+                        img_buffer(cmp->disk[1]->root, READ_BYTES) };
     bool same = true;
     while (same && offset < common) {
         uint64_t n = common - offset;
@@ -167,8 +171,8 @@ static void co_compare(void *opaque)
 
 int img_cmd_compare(ImgTool *tool, int argc, char **argv)
 {
-    static const struct option longs[] = { IMG_LONG_HELP, IMG_LONG_OBJECT, IMG_LONG_IMAGE_OPTS, IMG_LONG_FORCE_SHARE,
-                                           IMG_LONG_END };
+    static const struct option longs[] = { IMG_LONG_HELP, IMG_LONG_OBJECT, IMG_LONG_IMAGE_OPTS,
+                                           IMG_LONG_FORCE_SHARE, IMG_LONG_END };
     ImgArgs args = { .tool = tool, .argc = argc, .argv = argv, .shorts = ":hf:F:T:pqsU", .longs = longs };
     Compare cmp = { 0 };
     const char *format2 = NULL;
@@ -251,8 +255,8 @@ static void co_dd(void *opaque)
 
 int img_cmd_dd(ImgTool *tool, int argc, char **argv)
 {
-    static const struct option longs[] = { IMG_LONG_HELP, IMG_LONG_OBJECT, IMG_LONG_IMAGE_OPTS, IMG_LONG_FORCE_SHARE,
-                                           IMG_LONG_END };
+    static const struct option longs[] = { IMG_LONG_HELP, IMG_LONG_OBJECT, IMG_LONG_IMAGE_OPTS,
+                                           IMG_LONG_FORCE_SHARE, IMG_LONG_END };
     ImgArgs args = { .tool = tool, .argc = argc, .argv = argv, .shorts = ":hf:O:U", .longs = longs };
     const char *out_format = "raw", *in_name = NULL, *out_name = NULL;
     while (img_args_next(&args) != -1) {
@@ -436,7 +440,9 @@ int img_cmd_bench(ImgTool *tool, int argc, char **argv)
                                            { "no-drain", no_argument, NULL, OPT_NO_DRAIN },
                                            IMG_LONG_FORCE_SHARE,
                                            IMG_LONG_END };
-    ImgArgs args = { .tool = tool, .argc = argc, .argv = argv, .shorts = ":hc:d:f:ni:o:qs:S:t:wU", .longs = longs };
+    ImgArgs args = {
+        .tool = tool, .argc = argc, .argv = argv, .shorts = ":hc:d:f:ni:o:qs:S:t:wU", .longs = longs
+    };
     uint64_t count = 75000, depth = 64, flush_interval = 0, pattern = 0;
     int64_t offset = 0, bytes = 4096, step = 0;
     bool write = false, native = false, drain = true;
@@ -461,7 +467,8 @@ int img_cmd_bench(ImgTool *tool, int argc, char **argv)
             break;
         case 'i':
             aio = optarg;
-            if (!g_str_equal(aio, "threads") && !g_str_equal(aio, "native") && !g_str_equal(aio, "io_uring")) {
+            if (!g_str_equal(aio, "threads") && !g_str_equal(aio, "native") &&
+                !g_str_equal(aio, "io_uring")) {
                 log_error("Invalid aio option: %s", aio);
                 return EXIT_FAILURE;
             }
@@ -529,14 +536,21 @@ int img_cmd_bench(ImgTool *tool, int argc, char **argv)
         json_object_object_add(file, "aio", json_object_new_string(aio ? aio : "native"));
         json_object_object_add(more, "file", file);
     }
-    ImgDisk *disk = img_open(tool, args.image_opts, argv[optind], args.format, write ? IMG_OPEN_WRITE : 0, &cache,
-                             args.force_share, more);
+    ImgDisk *disk = img_open(tool, args.image_opts, argv[optind], args.format, write ? IMG_OPEN_WRITE : 0,
+                             &cache, args.force_share, more);
     if (!disk) {
         return EXIT_FAILURE;
     }
-    Bench b = { .disk = disk, .size = block_size(disk->root), .offset = (uint64_t)offset, .bytes = (uint64_t)bytes,
-                .step = (uint64_t)(step ? step : bytes), .left = (int)count, .depth = (int)depth, .write = write,
-                .drain = drain, .flush_interval = (int)flush_interval };
+    Bench b = { .disk = disk,
+                .size = block_size(disk->root),
+                .offset = (uint64_t)offset,
+                .bytes = (uint64_t)bytes,
+                .step = (uint64_t)(step ? step : bytes),
+                .left = (int)count,
+                .depth = (int)depth,
+                .write = write,
+                .drain = drain,
+                .flush_interval = (int)flush_interval };
     co_queue_init(&b.idle);
     if (!args.quiet) {
         printf("Sending %d %s requests, %" PRIu64 " bytes each, %d in parallel (starting at offset %" PRIu64

@@ -79,7 +79,9 @@ static void co_create(void *opaque)
 bool img_create_image(ImgTool *tool, const BlockDriver *driver, const char *filename, json_object *options,
                       GError **error)
 {
-    CreateRun run = { .tool = tool, .driver = driver, .filename = filename, .options = options, .error = error };
+    CreateRun run = {
+        .tool = tool, .driver = driver, .filename = filename, .options = options, .error = error
+    };
     if (!driver->co_create_named) {
         return error_set(error, "Driver '%s' does not support image creation", driver->name);
     }
@@ -106,8 +108,8 @@ static bool table_has(const BlockOption *const *tables, const char *name)
 }
 
 /* Looks at the backing image: it must open, its format must have been said, and it may give the size. */
-static bool check_backing(ImgTool *tool, const char *filename, const char *backing, const char *backing_format,
-                          json_object *options, uint64_t *size, GError **error)
+static bool check_backing(ImgTool *tool, const char *filename, const char *backing,
+                          const char *backing_format, json_object *options, uint64_t *size, GError **error)
 {
     g_autofree char *full = block_combine_path(filename, backing);
     json_object *more = json_object_new_object();
@@ -216,8 +218,12 @@ char *img_temporary_overlay(ImgTool *tool, const char *filename, const char *for
     }
     close(fd);
     g_autofree char *absolute = g_canonicalize_filename(filename, NULL);
-    ImgCreate create = { .filename = path, .format = "qcow2", .backing_file = absolute, .backing_format = format,
-                         .size = UINT64_MAX, .quiet = true };
+    ImgCreate create = { .filename = path,
+                         .format = "qcow2",
+                         .backing_file = absolute,
+                         .backing_format = format,
+                         .size = UINT64_MAX,
+                         .quiet = true };
     g_autoptr(GError) error = NULL;
     if (!img_create(tool, &create, &error)) {
         error_report(error);

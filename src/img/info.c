@@ -1,4 +1,5 @@
-/* Describing images: `info`, `map`, `check`, `measure`, `snapshot`. SPDX-License-Identifier: GPL-2.0-or-later */
+/* Describing images: `info`, `map`, `check`, `measure`, `snapshot`. SPDX-License-Identifier: GPL-2.0-or-later
+ */
 #include "base/error.h"
 #include "base/log.h"
 #include "img/tool.h"
@@ -48,8 +49,9 @@ json_object *img_info_query(BlockNode *node, GError **error)
     json_object *info = json_object_new_object();
     json_object_object_add(info, "filename", json_object_new_string(node->filename));
     json_object_object_add(info, "format", json_object_new_string(node->driver->name));
-    json_object_object_add(info, "virtual-size",
-                           json_object_new_uint64(ROUND_UP_SECTOR(__atomic_load_n(&node->size, __ATOMIC_RELAXED))));
+    json_object_object_add(
+        info, "virtual-size",
+        json_object_new_uint64(ROUND_UP_SECTOR(__atomic_load_n(&node->size, __ATOMIC_RELAXED))));
     int64_t allocated = block_node_allocated(node);
     if (allocated >= 0) {
         json_object_object_add(info, "actual-size", json_object_new_int64(allocated));
@@ -77,7 +79,8 @@ json_object *img_info_query(BlockNode *node, GError **error)
             json_object_object_add(info, "full-backing-filename", json_object_new_string(full));
         }
         if (node->backing_format && *node->backing_format) {
-            json_object_object_add(info, "backing-filename-format", json_object_new_string(node->backing_format));
+            json_object_object_add(info, "backing-filename-format",
+                                   json_object_new_string(node->backing_format));
         }
     }
     if (!add_snapshots(node, info, error)) {
@@ -145,8 +148,9 @@ void img_snapshot_print(const BlockSnapshotInfo *info)
         strftime(date, sizeof(date), "%Y-%m-%d %H:%M:%S", &tm);
     }
     uint64_t seconds = info->vm_clock_ns / 1000000000;
-    snprintf(clock, sizeof(clock), "%02u:%02u:%02u.%03u", (unsigned)(seconds / 3600), (unsigned)(seconds / 60 % 60),
-             (unsigned)(seconds % 60), (unsigned)(info->vm_clock_ns / 1000000 % 1000));
+    snprintf(clock, sizeof(clock), "%02u:%02u:%02u.%03u", (unsigned)(seconds / 3600),
+             (unsigned)(seconds / 60 % 60), (unsigned)(seconds % 60),
+             (unsigned)(info->vm_clock_ns / 1000000 % 1000));
     if (info->icount != UINT64_MAX) {
         snprintf(icount, sizeof(icount), "%" PRIu64, info->icount);
     }
@@ -176,8 +180,8 @@ void img_info_print(json_object *info)
 {
     uint64_t size = number_of(info, "virtual-size");
     g_autofree char *size_text = img_size_text(size);
-    g_autofree char *disk_text =
-        text_of(info, "actual-size") ? img_size_text(number_of(info, "actual-size")) : g_strdup("unavailable");
+    g_autofree char *disk_text = text_of(info, "actual-size") ? img_size_text(number_of(info, "actual-size"))
+                                                              : g_strdup("unavailable");
     printf("image: %s\nfile format: %s\nvirtual size: %s (%" PRIu64 " bytes)\ndisk size: %s\n",
            text_of(info, "filename"), text_of(info, "format"), size_text, size, disk_text);
     if (bool_of(info, "encrypted")) {
@@ -226,8 +230,8 @@ void img_info_print(json_object *info)
 }
 
 /* The images of a chain, top first: a JSON list, or NULL (reported). */
-static json_object *collect_chain(ImgTool *tool, bool image_opts, const char *filename, const char *format, bool chain,
-                                  bool force_share)
+static json_object *collect_chain(ImgTool *tool, bool image_opts, const char *filename, const char *format,
+                                  bool chain, bool force_share)
 {
     json_object *list = json_object_new_array();
     g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
@@ -238,8 +242,8 @@ static json_object *collect_chain(ImgTool *tool, bool image_opts, const char *fi
             json_object_put(list);
             return NULL;
         }
-        ImgDisk *disk =
-            img_open(tool, image_opts, name, fmt, IMG_OPEN_NO_BACKING | IMG_OPEN_NO_IO, NULL, force_share, NULL);
+        ImgDisk *disk = img_open(tool, image_opts, name, fmt, IMG_OPEN_NO_BACKING | IMG_OPEN_NO_IO, NULL,
+                                 force_share, NULL);
         g_autoptr(GError) error = NULL;
         json_object *info = disk ? img_info_query(disk->node, &error) : NULL;
         img_close(disk);
@@ -270,14 +274,12 @@ static json_object *collect_chain(ImgTool *tool, bool image_opts, const char *fi
 
 int img_cmd_info(ImgTool *tool, int argc, char **argv)
 {
-    static const struct option longs[] = { IMG_LONG_HELP,
-                                           { "format", required_argument, NULL, 'f' },
-                                           IMG_LONG_OUTPUT,
-                                           { "backing-chain", no_argument, NULL, IMG_OPT_FIRST },
-                                           IMG_LONG_OBJECT,
-                                           IMG_LONG_IMAGE_OPTS,
-                                           IMG_LONG_FORCE_SHARE,
-                                           IMG_LONG_END };
+    static const struct option longs[] = {
+        IMG_LONG_HELP,        { "format", required_argument, NULL, 'f' },
+        IMG_LONG_OUTPUT,      { "backing-chain", no_argument, NULL, IMG_OPT_FIRST },
+        IMG_LONG_OBJECT,      IMG_LONG_IMAGE_OPTS,
+        IMG_LONG_FORCE_SHARE, IMG_LONG_END
+    };
     ImgArgs args = { .tool = tool, .argc = argc, .argv = argv, .shorts = ":f:hU", .longs = longs };
     bool chain = false;
     while (img_args_next(&args) != -1) {
@@ -320,7 +322,8 @@ static int map_status(BlockNode *node, uint64_t offset, uint64_t bytes, MapEntry
     BlockStatus st = { 0 };
     int depth = 0;
     /* A layer that says neither "data" nor "zeroes" leaves it to the one below. */
-    for (BlockNode *layer = block_skip_filters(node); layer; layer = block_skip_filters(block_cow_child(layer))) {
+    for (BlockNode *layer = block_skip_filters(node); layer;
+         layer = block_skip_filters(block_cow_child(layer))) {
         int r = blk_status(layer, offset, bytes, &st);
         if (r < 0) {
             return r;
@@ -411,7 +414,8 @@ int img_cmd_map(ImgTool *tool, int argc, char **argv)
     if (!img_args_finish(&args)) {
         return EXIT_FAILURE;
     }
-    ImgDisk *disk = img_open(tool, args.image_opts, argv[optind], args.format, 0, NULL, args.force_share, NULL);
+    ImgDisk *disk =
+        img_open(tool, args.image_opts, argv[optind], args.format, 0, NULL, args.force_share, NULL);
     if (!disk) {
         return EXIT_FAILURE;
     }
@@ -493,7 +497,8 @@ static void print_check(const BlockCheckResult *r, bool quiet)
     }
     if (r->total_clusters) {
         double total = (double)r->total_clusters, allocated = (double)r->allocated_clusters;
-        printf("%" PRIu64 "/%" PRIu64 " = %0.2f%% allocated, %0.2f%% fragmented, %0.2f%% compressed clusters\n",
+        printf("%" PRIu64 "/%" PRIu64
+               " = %0.2f%% allocated, %0.2f%% fragmented, %0.2f%% compressed clusters\n",
                r->allocated_clusters, r->total_clusters, allocated * 100 / total,
                r->allocated_clusters ? (double)r->fragmented_clusters * 100 / allocated : 0.0,
                r->allocated_clusters ? (double)r->compressed_clusters * 100 / allocated : 0.0);
@@ -583,8 +588,8 @@ int img_cmd_check(ImgTool *tool, int argc, char **argv)
         return 1;
     }
     ImgDisk *disk = img_open(tool, args.image_opts, argv[optind], args.format,
-                             IMG_OPEN_CHECK | (fix ? IMG_OPEN_WRITE | IMG_OPEN_RESIZE : 0), &cache, args.force_share,
-                             NULL);
+                             IMG_OPEN_CHECK | (fix ? IMG_OPEN_WRITE | IMG_OPEN_RESIZE : 0), &cache,
+                             args.force_share, NULL);
     if (!disk) {
         return 1;
     }
@@ -657,15 +662,19 @@ typedef struct MeasureRun {
 static void co_measure(void *opaque)
 {
     MeasureRun *run = opaque;
-    run->ok = run->driver->co_measure(run->tool->graph, run->options, run->source, &run->measure, &run->error);
+    run->ok =
+        run->driver->co_measure(run->tool->graph, run->options, run->source, &run->measure, &run->error);
 }
 
 int img_cmd_measure(ImgTool *tool, int argc, char **argv)
 {
-    static const struct option longs[] = {
-        IMG_LONG_HELP, IMG_LONG_IMAGE_OPTS,  IMG_LONG_OBJECT,
-        IMG_LONG_OUTPUT,  { "size", required_argument, NULL, IMG_OPT_FIRST }, IMG_LONG_FORCE_SHARE, IMG_LONG_END
-    };
+    static const struct option longs[] = { IMG_LONG_HELP,
+                                           IMG_LONG_IMAGE_OPTS,
+                                           IMG_LONG_OBJECT,
+                                           IMG_LONG_OUTPUT,
+                                           { "size", required_argument, NULL, IMG_OPT_FIRST },
+                                           IMG_LONG_FORCE_SHARE,
+                                           IMG_LONG_END };
     ImgArgs args = { .tool = tool, .argc = argc, .argv = argv, .shorts = ":hf:l:o:O:U", .longs = longs };
     const char *out_format = "raw", *snapshot = NULL;
     g_autofree char *text = NULL;
@@ -857,8 +866,9 @@ static bool apply_or_delete_snapshot(BlockNode *node, const char *name, bool app
     BlockDrain *drain = block_drain_begin(node);
     bool (*fn)(BlockNode *, const char *, GError **) =
         apply ? owner->driver->snapshot_goto : owner->driver->snapshot_delete;
-    bool ok = fn ? fn(owner, info.id, &error)
-                 : error_set(&error, "Block format '%s' does not support internal snapshots", owner->driver->name);
+    bool ok =
+        fn ? fn(owner, info.id, &error)
+           : error_set(&error, "Block format '%s' does not support internal snapshots", owner->driver->name);
     block_drain_end(drain);
     if (!ok) {
         error_prefix(&error, "Could not %s snapshot '%s': ", verb, name);
@@ -869,8 +879,8 @@ static bool apply_or_delete_snapshot(BlockNode *node, const char *name, bool app
 
 int img_cmd_snapshot(ImgTool *tool, int argc, char **argv)
 {
-    static const struct option longs[] = { IMG_LONG_HELP, IMG_LONG_OBJECT, IMG_LONG_IMAGE_OPTS, IMG_LONG_FORCE_SHARE,
-                                           IMG_LONG_END };
+    static const struct option longs[] = { IMG_LONG_HELP, IMG_LONG_OBJECT, IMG_LONG_IMAGE_OPTS,
+                                           IMG_LONG_FORCE_SHARE, IMG_LONG_END };
     ImgArgs args = { .tool = tool, .argc = argc, .argv = argv, .shorts = ":la:c:d:hqU", .longs = longs };
     int action = 0, c;
     const char *name = NULL;

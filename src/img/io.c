@@ -96,7 +96,8 @@ static void time_text(double seconds, bool fixed, char *out, size_t size)
     }
 }
 
-static void report(const char *verb, int64_t start_us, int64_t offset, int64_t count, int64_t total, int ops, bool machine)
+static void report(const char *verb, int64_t start_us, int64_t offset, int64_t count, int64_t total, int ops,
+                   bool machine)
 {
     double seconds = (double)(g_get_monotonic_time() - start_us) / 1e6;
     char amount[64], rate[64], time[64];
@@ -105,7 +106,8 @@ static void report(const char *verb, int64_t start_us, int64_t offset, int64_t c
     amount_text((double)total * per_second, rate, sizeof(rate));
     time_text(seconds, machine, time, sizeof(time));
     if (machine) {
-        printf("%" PRId64 ",%d,%s,%.3f,%.3f\n", total, ops, time, (double)total * per_second, ops * per_second);
+        printf("%" PRId64 ",%d,%s,%.3f,%.3f\n", total, ops, time, (double)total * per_second,
+               ops * per_second);
     } else {
         printf("%s %" PRId64 "/%" PRId64 " bytes at offset %" PRId64 "\n", verb, total, count, offset);
         printf("%s, %d ops; %s (%s/sec and %.4f ops/sec)\n", amount, ops, time, rate, ops * per_second);
@@ -217,8 +219,9 @@ static void co_request(void *opaque)
             break;
         case IO_WRITE:
         case IO_COMPRESSED:
-            r->result = block_co_pwritev(root, at, n, &vec, done,
-                                         r->flags | (r->kind == IO_COMPRESSED ? BLOCK_REQ_WRITE_COMPRESSED : 0));
+            r->result =
+                block_co_pwritev(root, at, n, &vec, done,
+                                 r->flags | (r->kind == IO_COMPRESSED ? BLOCK_REQ_WRITE_COMPRESSED : 0));
             break;
         case IO_ZEROES:
             r->result = block_co_pwrite_zeroes(root, at, n, r->flags);
@@ -234,8 +237,13 @@ static void co_request(void *opaque)
 static int do_request(IoSession *s, IoKind kind, int64_t offset, int64_t bytes, uint8_t *data, unsigned flags)
 {
     struct iovec iov = { data, (size_t)bytes };
-    IoRequest r = { .s = s, .kind = kind, .offset = (uint64_t)offset, .bytes = (uint64_t)bytes, .iov = &iov,
-                    .iov_count = 1, .flags = flags };
+    IoRequest r = { .s = s,
+                    .kind = kind,
+                    .offset = (uint64_t)offset,
+                    .bytes = (uint64_t)bytes,
+                    .iov = &iov,
+                    .iov_count = 1,
+                    .flags = flags };
     block_run(s->tool->graph, co_request, &r);
     return r.result;
 }
@@ -339,7 +347,8 @@ static int cmd_read(IoSession *s, int argc, char **argv)
     }
     r = 0;
     if (pattern >= 0 && !all_are(b.data + from, (uint64_t)length, pattern)) {
-        printf("Pattern verification failed at offset %" PRId64 ", %" PRId64 " bytes\n", offset + from, length);
+        printf("Pattern verification failed at offset %" PRId64 ", %" PRId64 " bytes\n", offset + from,
+               length);
         r = -EINVAL;
     }
     if (!quiet) {
@@ -435,8 +444,12 @@ static int cmd_write(IoSession *s, int argc, char **argv)
         }
     }
     int64_t start = g_get_monotonic_time();
-    r = do_request(s, state ? IO_SAVE : zero ? IO_ZEROES : compressed ? IO_COMPRESSED : IO_WRITE, offset, count,
-                   b.data, flags);
+    r = do_request(s,
+                   state        ? IO_SAVE
+                   : zero       ? IO_ZEROES
+                   : compressed ? IO_COMPRESSED
+                                : IO_WRITE,
+                   offset, count, b.data, flags);
     if (r < 0) {
         printf("write failed: %s\n", g_strerror(-r));
     } else {
@@ -496,8 +509,11 @@ static IoVector *vector_new(IoSession *s, int argc, char **argv, int fill)
     v->bytes = total;
     v->start_us = g_get_monotonic_time();
     v->pattern = -1;
-    v->request = (IoRequest){ .s = s, .offset = (uint64_t)offset, .bytes = (uint64_t)total,
-                              .iov = g_steal_pointer(&iov), .iov_count = n };
+    v->request = (IoRequest){ .s = s,
+                              .offset = (uint64_t)offset,
+                              .bytes = (uint64_t)total,
+                              .iov = g_steal_pointer(&iov),
+                              .iov_count = n };
     return v;
 }
 
@@ -518,7 +534,8 @@ static int vector_finish(IoVector *v)
     } else {
         r = 0;
         if (is_read && v->pattern >= 0 && !all_are(v->buffer.data, (uint64_t)v->bytes, v->pattern)) {
-            printf("Pattern verification failed at offset %" PRId64 ", %" PRId64 " bytes\n", v->offset, v->bytes);
+            printf("Pattern verification failed at offset %" PRId64 ", %" PRId64 " bytes\n", v->offset,
+                   v->bytes);
             r = -EINVAL;
         }
         if (!v->quiet) {
@@ -586,8 +603,8 @@ static int vector_command(IoSession *s, int argc, char **argv, bool is_read, boo
     }
     const char *wrong = zero && optind != argc - 2             ? "-z supports only a single length parameter"
                         : flags & BLOCK_REQ_MAY_UNMAP && !zero ? "-u requires -z to be specified"
-                        : zero && pattern >= 0                 ? "-z and -P cannot be specified at the same time"
-                                                               : NULL;
+                        : zero && pattern >= 0 ? "-z and -P cannot be specified at the same time"
+                                               : NULL;
     if (wrong) {
         printf("%s\n", wrong);
         return -EINVAL;
@@ -761,7 +778,8 @@ typedef struct AllocQuery {
 static void co_allocated(void *opaque)
 {
     AllocQuery *q = opaque;
-    q->result = block_co_is_allocated_above(q->node, block_cow_child(q->node), false, q->offset, q->bytes, &q->count);
+    q->result =
+        block_co_is_allocated_above(q->node, block_cow_child(q->node), false, q->offset, q->bytes, &q->count);
 }
 
 static int is_allocated(IoSession *s, uint64_t offset, uint64_t bytes, uint64_t *count)
@@ -886,8 +904,8 @@ bool io_open(IoSession *s, const char *filename, const IoOpen *how, json_object 
     }
     g_autoptr(GError) error = NULL;
     unsigned flags = how->read_only && !overlay ? 0 : IMG_OPEN_WRITE;
-    s->disk = img_try_open(s->tool, false, overlay ? overlay : filename, NULL, flags, &how->cache, how->force_share,
-                           options, &error);
+    s->disk = img_try_open(s->tool, false, overlay ? overlay : filename, NULL, flags, &how->cache,
+                           how->force_share, options, &error);
     if (overlay) {
         unlink(overlay);
     }
@@ -1233,7 +1251,8 @@ static const IoCommand commands[] = {
 static const IoCommand *find_command(const char *name)
 {
     for (size_t i = 0; i < G_N_ELEMENTS(commands); i++) {
-        if (g_str_equal(name, commands[i].name) || (commands[i].alias && g_str_equal(name, commands[i].alias))) {
+        if (g_str_equal(name, commands[i].name) ||
+            (commands[i].alias && g_str_equal(name, commands[i].alias))) {
             return &commands[i];
         }
     }
@@ -1280,18 +1299,20 @@ static int run_command(IoSession *s, const IoCommand *c, int argc, char **argv)
     int given = argc - 1;
     if (given < c->min || (c->max != -1 && given > c->max)) {
         if (c->max == -1) {
-            fprintf(stderr, "bad argument count %d to %s, expected at least %d arguments\n", given, argv[0], c->min);
+            fprintf(stderr, "bad argument count %d to %s, expected at least %d arguments\n", given, argv[0],
+                    c->min);
         } else if (c->min == c->max) {
             fprintf(stderr, "bad argument count %d to %s, expected %d arguments\n", given, argv[0], c->min);
         } else {
-            fprintf(stderr, "bad argument count %d to %s, expected between %d and %d arguments\n", given, argv[0], c->min,
-                    c->max);
+            fprintf(stderr, "bad argument count %d to %s, expected between %d and %d arguments\n", given,
+                    argv[0], c->min, c->max);
         }
         return -EINVAL;
     }
     if (c->perm && s->disk && (s->disk->root->perm & c->perm) != c->perm) {
         g_autoptr(GError) error = NULL;
-        if (!block_root_set_perm(s->disk->root, s->disk->root->perm | c->perm, s->disk->root->shared, &error)) {
+        if (!block_root_set_perm(s->disk->root, s->disk->root->perm | c->perm, s->disk->root->shared,
+                                 &error)) {
             error_report(error);
             return -EINVAL;
         }

@@ -1,4 +1,5 @@
-/* Lists what an NBD server exports: a small client of the negotiation. SPDX-License-Identifier: GPL-2.0-or-later */
+/* Lists what an NBD server exports: a small client of the negotiation. SPDX-License-Identifier:
+ * GPL-2.0-or-later */
 #include "base/log.h"
 #include "block/export/nbd_proto.h"
 #include "img/tool.h"
@@ -164,7 +165,8 @@ static bool greet(int fd, bool *structured)
     }
     nbd_put32(flags, NBD_FLAG_FIXED_NEWSTYLE | (nbd_get16(hello + 16) & NBD_FLAG_NO_ZEROES));
     Reply r = { 0 };
-    bool ok = transfer(fd, flags, sizeof(flags), true) && send_option(fd, NBD_OPT_STRUCTURED_REPLY, NULL, 0) &&
+    bool ok = transfer(fd, flags, sizeof(flags), true) &&
+              send_option(fd, NBD_OPT_STRUCTURED_REPLY, NULL, 0) &&
               receive_reply(fd, NBD_OPT_STRUCTURED_REPLY, &r);
     *structured = ok && r.type == NBD_REP_ACK;
     g_free(r.data);
@@ -173,8 +175,9 @@ static bool greet(int fd, bool *structured)
 
 static void print_listed(const Listed *l)
 {
-    static const char *const flag_names[] = { NULL,   "readonly", "flush",  "fua",   "rotational", "trim",
-                                              "zeroes", "df",     "multi", "resize", "cache",     "fast-zero" };
+    static const char *const flag_names[] = { NULL,         "readonly", "flush",  "fua",
+                                              "rotational", "trim",     "zeroes", "df",
+                                              "multi",      "resize",   "cache",  "fast-zero" };
     printf(" export: '%s'\n", l->name);
     if (*l->description) {
         printf("  description: %s\n", l->description);

@@ -126,8 +126,9 @@ static json_object *typed_value(const BlockOption *option, const char *text, GEr
             return NULL;
         default:
             error_set(error, "Parameter '%s' expects a non-negative number below 2^64", option->name);
-            error_append_hint(error, "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
-                                     "and exabytes, respectively.");
+            error_append_hint(error,
+                              "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
+                              "and exabytes, respectively.");
             return NULL;
         }
     }

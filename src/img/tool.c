@@ -191,8 +191,9 @@ static void set_cache_default(json_object *options, const char *member, bool val
     }
 }
 
-ImgDisk *img_try_open(ImgTool *tool, bool image_opts, const char *filename, const char *format, unsigned flags,
-                      const ImgCache *cache, bool force_share, json_object *more, GError **error)
+ImgDisk *img_try_open(ImgTool *tool, bool image_opts, const char *filename, const char *format,
+                      unsigned flags, const ImgCache *cache, bool force_share, json_object *more,
+                      GError **error)
 {
     json_object *options = more ? more : json_object_new_object();
     if (image_opts) {
@@ -324,7 +325,8 @@ static void merge_over(json_object *to, json_object *from)
     }
 }
 
-/* Adds node, and below it what changes speak of or what must become (un)writable with it, to a list of options. */
+/* Adds node, and below it what changes speak of or what must become (un)writable with it, to a list of
+ * options. */
 static bool collect_reopen(BlockNode *node, json_object *changes, GPtrArray *list, GError **error)
 {
     static const char *const inherited[] = { "read-only", "cache", "discard", NULL };
@@ -333,7 +335,8 @@ static bool collect_reopen(BlockNode *node, json_object *changes, GPtrArray *lis
     for (guint i = 0; i < node->children->len; i++) {
         BlockChild *child = node->children->pdata[i];
         json_object *below = NULL, *own = NULL;
-        if (json_object_object_get_ex(changes, child->name, &own) && json_object_is_type(own, json_type_object)) {
+        if (json_object_object_get_ex(changes, child->name, &own) &&
+            json_object_is_type(own, json_type_object)) {
             below = as_text(own);
         } else if (own) {
             continue; /* another node shall take its place */
@@ -342,7 +345,8 @@ static bool collect_reopen(BlockNode *node, json_object *changes, GPtrArray *lis
         }
         for (const char *const *name = inherited; *name && child->role & BLOCK_ROLE_PRIMARY; name++) {
             json_object *value = NULL;
-            if (json_object_object_get_ex(changes, *name, &value) && !json_object_object_get_ex(below, *name, NULL)) {
+            if (json_object_object_get_ex(changes, *name, &value) &&
+                !json_object_object_get_ex(below, *name, NULL)) {
                 json_object_object_add(below, *name, json_object_get(value));
             }
         }
@@ -386,8 +390,9 @@ bool img_reopen(ImgDisk *disk, json_object *changes, bool writable, GError **err
             return false;
         }
     }
-    bool ok = collect_reopen(disk->node, copy, list, error) &&
-              block_nodes_reopen(disk->node->graph, (QapiBlockdevOptions *const *)list->pdata, list->len, error);
+    bool ok =
+        collect_reopen(disk->node, copy, list, error) &&
+        block_nodes_reopen(disk->node->graph, (QapiBlockdevOptions *const *)list->pdata, list->len, error);
     json_object_put(copy);
     if (ok && writable) {
         ok = block_root_set_perm(disk->root, perm | BLOCK_PERM_WRITE, disk->root->shared, error);
@@ -398,7 +403,7 @@ bool img_reopen(ImgDisk *disk, json_object *changes, bool writable, GError **err
 BlockNode *img_snapshot_node(BlockNode *node)
 {
     while (node && !node->driver->snapshot_list) {
-        node = node->driver->is_filter                ? block_filtered(node)
+        node = node->driver->is_filter                               ? block_filtered(node)
                : node->driver->needs_snapshot_children && node->file ? node->file->node
                                                                      : NULL;
     }
@@ -420,8 +425,9 @@ bool img_snapshot_find(BlockNode *node, const char *id_or_name, const char *id, 
     for (int by_name = 0; by_name < (id_or_name ? 2 : 1); by_name++) {
         for (guint i = 0; i < list->len; i++) {
             const BlockSnapshotInfo *s = &g_array_index(list, BlockSnapshotInfo, i);
-            bool match = id_or_name ? g_str_equal(by_name ? s->name : s->id, id_or_name)
-                                    : (!id || g_str_equal(s->id, id)) && (!name || g_str_equal(s->name, name));
+            bool match = id_or_name
+                             ? g_str_equal(by_name ? s->name : s->id, id_or_name)
+                             : (!id || g_str_equal(s->id, id)) && (!name || g_str_equal(s->name, name));
             if (match) {
                 *info = *s;
                 return true;

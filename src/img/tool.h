@@ -1,6 +1,7 @@
 /*
- * What the image tools share: a program without a guest that has a block graph, the options that most commands
- * know, opening images as -f, --image-opts, -t and -T say, progress, and sizes as people read and write them.
+ * What the image tools share: a program without a guest that has a block graph, the options that most
+ * commands know, opening images as -f, --image-opts, -t and -T say, progress, and sizes as people read and
+ * write them.
  *
  * Everything runs in the main thread: a command is a straight line that uses the blocking forms of the block
  * layer, or coroutines where several requests are to be under way. SPDX-License-Identifier: GPL-2.0-or-later
@@ -24,8 +25,8 @@ typedef struct ImgTool {
     Object *root; /* secrets and TLS credentials are below it */
 } ImgTool;
 
-/* Names the program by argv[0]'s base name, so that a link called qemu-img answers as its callers expect. Exits
- * where the host refuses a loop. */
+/* Names the program by argv[0]'s base name, so that a link called qemu-img answers as its callers expect.
+ * Exits where the host refuses a loop. */
 void img_tool_start(ImgTool *tool, const char *argv0);
 void img_tool_end(ImgTool *tool);
 
@@ -36,29 +37,29 @@ enum {
     IMG_OPT_OUTPUT,
     IMG_OPT_FIRST, /* a command's own begin here */
 };
-#define IMG_LONG_OBJECT                                     \
+#define IMG_LONG_OBJECT                                   \
+    {                                                     \
+        "object", required_argument, NULL, IMG_OPT_OBJECT \
+    }
+#define IMG_LONG_IMAGE_OPTS                                 \
     {                                                       \
-        "object", required_argument, NULL, IMG_OPT_OBJECT   \
+        "image-opts", no_argument, NULL, IMG_OPT_IMAGE_OPTS \
     }
-#define IMG_LONG_IMAGE_OPTS                                   \
-    {                                                         \
-        "image-opts", no_argument, NULL, IMG_OPT_IMAGE_OPTS   \
+#define IMG_LONG_OUTPUT                                   \
+    {                                                     \
+        "output", required_argument, NULL, IMG_OPT_OUTPUT \
     }
-#define IMG_LONG_OUTPUT                                     \
-    {                                                       \
-        "output", required_argument, NULL, IMG_OPT_OUTPUT   \
+#define IMG_LONG_HELP                  \
+    {                                  \
+        "help", no_argument, NULL, 'h' \
     }
-#define IMG_LONG_HELP                       \
-    {                                       \
-        "help", no_argument, NULL, 'h'      \
+#define IMG_LONG_FORCE_SHARE                  \
+    {                                         \
+        "force-share", no_argument, NULL, 'U' \
     }
-#define IMG_LONG_FORCE_SHARE                      \
-    {                                             \
-        "force-share", no_argument, NULL, 'U'     \
-    }
-#define IMG_LONG_END       \
-    {                      \
-        NULL, 0, NULL, 0   \
+#define IMG_LONG_END     \
+    {                    \
+        NULL, 0, NULL, 0 \
     }
 
 /* The options of one command and what the common ones were set to. */
@@ -103,18 +104,19 @@ enum {
 
 typedef struct ImgDisk {
     BlockChild *root;
-    BlockNode *node; /* root's */
-    char *name;      /* as the user gave it */
+    BlockNode *node;      /* root's */
+    char *name;           /* as the user gave it */
     unsigned write_flags; /* BLOCK_REQ_FUA where the cache mode writes through */
 } ImgDisk;
 
-/* Opens what filename and format say, or with image_opts what filename's key=value text says; cache may be NULL
- * (writeback). more: further options as text values, or NULL; consumed. NULL: reported. */
+/* Opens what filename and format say, or with image_opts what filename's key=value text says; cache may be
+ * NULL (writeback). more: further options as text values, or NULL; consumed. NULL: reported. */
 ImgDisk *img_open(ImgTool *tool, bool image_opts, const char *filename, const char *format, unsigned flags,
                   const ImgCache *cache, bool force_share, json_object *more);
 /* The same with an error in place of a report, which does not name the image. */
-ImgDisk *img_try_open(ImgTool *tool, bool image_opts, const char *filename, const char *format, unsigned flags,
-                      const ImgCache *cache, bool force_share, json_object *more, GError **error);
+ImgDisk *img_try_open(ImgTool *tool, bool image_opts, const char *filename, const char *format,
+                      unsigned flags, const ImgCache *cache, bool force_share, json_object *more,
+                      GError **error);
 void img_close(ImgDisk *disk); /* NULL is fine */
 /* Opens it anew with other options: changes (borrowed; text values, nested) go over what it has. */
 bool img_reopen(ImgDisk *disk, json_object *changes, bool writable, GError **error);

@@ -20,40 +20,40 @@
 #define NBD_MAX_OPTION_DATA (NBD_MAX_NAME * 16u)
 
 enum { /* handshake flags, both directions */
-    NBD_FLAG_FIXED_NEWSTYLE = 1u << 0,
-    NBD_FLAG_NO_ZEROES = 1u << 1,
+       NBD_FLAG_FIXED_NEWSTYLE = 1u << 0,
+       NBD_FLAG_NO_ZEROES = 1u << 1,
 };
 
 enum { /* transmission flags */
-    NBD_FLAG_HAS_FLAGS = 1u << 0,
-    NBD_FLAG_READ_ONLY = 1u << 1,
-    NBD_FLAG_SEND_FLUSH = 1u << 2,
-    NBD_FLAG_SEND_FUA = 1u << 3,
-    NBD_FLAG_SEND_TRIM = 1u << 5,
-    NBD_FLAG_SEND_WRITE_ZEROES = 1u << 6,
-    NBD_FLAG_SEND_DF = 1u << 7,
-    NBD_FLAG_CAN_MULTI_CONN = 1u << 8,
-    NBD_FLAG_SEND_CACHE = 1u << 10,
-    NBD_FLAG_SEND_FAST_ZERO = 1u << 11,
+       NBD_FLAG_HAS_FLAGS = 1u << 0,
+       NBD_FLAG_READ_ONLY = 1u << 1,
+       NBD_FLAG_SEND_FLUSH = 1u << 2,
+       NBD_FLAG_SEND_FUA = 1u << 3,
+       NBD_FLAG_SEND_TRIM = 1u << 5,
+       NBD_FLAG_SEND_WRITE_ZEROES = 1u << 6,
+       NBD_FLAG_SEND_DF = 1u << 7,
+       NBD_FLAG_CAN_MULTI_CONN = 1u << 8,
+       NBD_FLAG_SEND_CACHE = 1u << 10,
+       NBD_FLAG_SEND_FAST_ZERO = 1u << 11,
 };
 
 enum { /* options */
-    NBD_OPT_EXPORT_NAME = 1,
-    NBD_OPT_ABORT = 2,
-    NBD_OPT_LIST = 3,
-    NBD_OPT_STARTTLS = 5,
-    NBD_OPT_INFO = 6,
-    NBD_OPT_GO = 7,
-    NBD_OPT_STRUCTURED_REPLY = 8,
-    NBD_OPT_LIST_META_CONTEXT = 9,
-    NBD_OPT_SET_META_CONTEXT = 10,
+       NBD_OPT_EXPORT_NAME = 1,
+       NBD_OPT_ABORT = 2,
+       NBD_OPT_LIST = 3,
+       NBD_OPT_STARTTLS = 5,
+       NBD_OPT_INFO = 6,
+       NBD_OPT_GO = 7,
+       NBD_OPT_STRUCTURED_REPLY = 8,
+       NBD_OPT_LIST_META_CONTEXT = 9,
+       NBD_OPT_SET_META_CONTEXT = 10,
 };
 
 enum { /* replies to options */
-    NBD_REP_ACK = 1,
-    NBD_REP_SERVER = 2,
-    NBD_REP_INFO = 3,
-    NBD_REP_META_CONTEXT = 4,
+       NBD_REP_ACK = 1,
+       NBD_REP_SERVER = 2,
+       NBD_REP_INFO = 3,
+       NBD_REP_META_CONTEXT = 4,
 };
 #define NBD_REP_ERR(n)              ((1u << 31) + (n))
 #define NBD_REP_ERR_UNSUP           NBD_REP_ERR(1)
@@ -67,42 +67,42 @@ enum { /* replies to options */
 enum { NBD_INFO_EXPORT = 0, NBD_INFO_NAME = 1, NBD_INFO_DESCRIPTION = 2, NBD_INFO_BLOCK_SIZE = 3 };
 
 enum { /* commands */
-    NBD_CMD_READ = 0,
-    NBD_CMD_WRITE = 1,
-    NBD_CMD_DISC = 2,
-    NBD_CMD_FLUSH = 3,
-    NBD_CMD_TRIM = 4,
-    NBD_CMD_CACHE = 5,
-    NBD_CMD_WRITE_ZEROES = 6,
-    NBD_CMD_BLOCK_STATUS = 7,
+       NBD_CMD_READ = 0,
+       NBD_CMD_WRITE = 1,
+       NBD_CMD_DISC = 2,
+       NBD_CMD_FLUSH = 3,
+       NBD_CMD_TRIM = 4,
+       NBD_CMD_CACHE = 5,
+       NBD_CMD_WRITE_ZEROES = 6,
+       NBD_CMD_BLOCK_STATUS = 7,
 };
 
 enum { /* flags of commands */
-    NBD_CMD_FLAG_FUA = 1u << 0,
-    NBD_CMD_FLAG_NO_HOLE = 1u << 1,
-    NBD_CMD_FLAG_DF = 1u << 2,
-    NBD_CMD_FLAG_REQ_ONE = 1u << 3,
-    NBD_CMD_FLAG_FAST_ZERO = 1u << 4,
+       NBD_CMD_FLAG_FUA = 1u << 0,
+       NBD_CMD_FLAG_NO_HOLE = 1u << 1,
+       NBD_CMD_FLAG_DF = 1u << 2,
+       NBD_CMD_FLAG_REQ_ONE = 1u << 3,
+       NBD_CMD_FLAG_FAST_ZERO = 1u << 4,
 };
 
 enum { /* structured replies */
-    NBD_REPLY_FLAG_DONE = 1u << 0,
-    NBD_REPLY_TYPE_NONE = 0,
-    NBD_REPLY_TYPE_OFFSET_DATA = 1,
-    NBD_REPLY_TYPE_OFFSET_HOLE = 2,
-    NBD_REPLY_TYPE_BLOCK_STATUS = 5,
-    NBD_REPLY_TYPE_ERROR = (1 << 15) + 1,
+       NBD_REPLY_FLAG_DONE = 1u << 0,
+       NBD_REPLY_TYPE_NONE = 0,
+       NBD_REPLY_TYPE_OFFSET_DATA = 1,
+       NBD_REPLY_TYPE_OFFSET_HOLE = 2,
+       NBD_REPLY_TYPE_BLOCK_STATUS = 5,
+       NBD_REPLY_TYPE_ERROR = (1 << 15) + 1,
 };
 
 enum { /* error numbers on the wire */
-    NBD_EPERM = 1,
-    NBD_EIO = 5,
-    NBD_ENOMEM = 12,
-    NBD_EINVAL = 22,
-    NBD_ENOSPC = 28,
-    NBD_EOVERFLOW = 75,
-    NBD_ENOTSUP = 95,
-    NBD_ESHUTDOWN = 108,
+       NBD_EPERM = 1,
+       NBD_EIO = 5,
+       NBD_ENOMEM = 12,
+       NBD_EINVAL = 22,
+       NBD_ENOSPC = 28,
+       NBD_EOVERFLOW = 75,
+       NBD_ENOTSUP = 95,
+       NBD_ESHUTDOWN = 108,
 };
 
 enum { NBD_STATE_HOLE = 1u << 0, NBD_STATE_ZERO = 1u << 1 }; /* base:allocation */

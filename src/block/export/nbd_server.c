@@ -501,7 +501,8 @@ static void send_context(NbdConn *c, uint32_t option, uint32_t id, const char *n
     send_option_reply(c, option, NBD_REP_META_CONTEXT, data, (uint32_t)(4 + length));
 }
 
-/* Whether a query means this context: exactly, or (for a list) by an empty or shortened name ending with ':'. */
+/* Whether a query means this context: exactly, or (for a list) by an empty or shortened name ending with ':'.
+ */
 static bool query_matches(const char *query, const char *context, bool list)
 {
     return g_str_equal(query, context) ||
@@ -581,7 +582,8 @@ typedef enum Next { NEXT_OPTION, NEXT_TRANSMISSION, NEXT_END } Next;
 static Next one_option(NbdConn *c, bool fixed)
 {
     uint8_t head[16];
-    if (!conn_read(c, head, sizeof(head)) || nbd_get64(head) != NBD_OPTION_MAGIC || ++c->options > OPTIONS_MAX) {
+    if (!conn_read(c, head, sizeof(head)) || nbd_get64(head) != NBD_OPTION_MAGIC ||
+        ++c->options > OPTIONS_MAX) {
         return NEXT_END;
     }
     uint32_t option = nbd_get32(head + 8), length = nbd_get32(head + 12);
@@ -688,7 +690,8 @@ static uint32_t wire_error(int result)
 }
 
 /* A reply whose head is that of a chunk with `extra` bytes of fields behind it. */
-static NbdReply *chunk_new(const NbdRequest *rq, uint16_t flags, uint16_t type, size_t extra, size_t data_bytes)
+static NbdReply *chunk_new(const NbdRequest *rq, uint16_t flags, uint16_t type, size_t extra,
+                           size_t data_bytes)
 {
     NbdReply *r = g_new0(NbdReply, 1);
     nbd_put32(r->head, NBD_STRUCTURED_REPLY_MAGIC);
@@ -935,7 +938,8 @@ static int do_change(NbdRequest *rq)
         unsigned flags = fua | (rq->flags & NBD_CMD_FLAG_NO_HOLE ? 0 : BLOCK_REQ_MAY_UNMAP) |
                          (rq->flags & NBD_CMD_FLAG_FAST_ZERO ? BLOCK_REQ_NO_FALLBACK : 0);
         for (uint64_t at = 0; at < rq->length && r >= 0; at += BLOCK_MAX_REQUEST) {
-            r = block_co_pwrite_zeroes(exp->root, offset + at, MIN(BLOCK_MAX_REQUEST, rq->length - at), flags);
+            r = block_co_pwrite_zeroes(exp->root, offset + at, MIN(BLOCK_MAX_REQUEST, rq->length - at),
+                                       flags);
         }
         return r;
     }
@@ -1033,8 +1037,12 @@ static bool one_request(NbdConn *c)
         return false;
     }
     NbdRequest *rq = g_new0(NbdRequest, 1);
-    *rq = (NbdRequest){ .conn = c, .flags = nbd_get16(head + 4), .type = nbd_get16(head + 6),
-                        .cookie = nbd_get64(head + 8), .offset = nbd_get64(head + 16), .length = nbd_get32(head + 24) };
+    *rq = (NbdRequest){ .conn = c,
+                        .flags = nbd_get16(head + 4),
+                        .type = nbd_get16(head + 6),
+                        .cookie = nbd_get64(head + 8),
+                        .offset = nbd_get64(head + 16),
+                        .length = nbd_get32(head + 24) };
     if (rq->type == NBD_CMD_DISC || (rq->type == NBD_CMD_WRITE && rq->length > NBD_MAX_REQUEST)) {
         g_free(rq);
         return false;
@@ -1227,7 +1235,9 @@ static void export_resized(void *opaque)
     /* The protocol cannot tell a client: what was promised stays, and requests behind a new end fail. */
 }
 
-static const BlockRootOps export_root_ops = { .kind = "export", .describe = export_describe, .resized = export_resized };
+static const BlockRootOps export_root_ops = { .kind = "export",
+                                              .describe = export_describe,
+                                              .resized = export_resized };
 
 static bool export_add_bitmap(NbdExport *exp, const char *name, GError **error)
 {
@@ -1245,7 +1255,8 @@ static bool export_add_bitmap(NbdExport *exp, const char *name, GError **error)
         return false;
     }
     if (bitmap->busy) {
-        return error_set(error, "Bitmap '%s' is currently in use by another operation and cannot be used", name);
+        return error_set(error, "Bitmap '%s' is currently in use by another operation and cannot be used",
+                         name);
     }
     if (bitmap->enabled && exp->flags & NBD_FLAG_READ_ONLY && !exp->root->node->read_only &&
         exp->root->node == bitmap->node && (exp->root->node->perm & BLOCK_PERM_WRITE)) {
@@ -1262,13 +1273,15 @@ NbdExport *nbd_export_new(NbdServer *server, BlockNode *node, const NbdExportOpt
         error_set(error, "NBD server already has export named '%s'", options->name);
         return NULL;
     }
-    if (strlen(options->name) > NBD_MAX_NAME || (options->description && strlen(options->description) > NBD_MAX_NAME)) {
+    if (strlen(options->name) > NBD_MAX_NAME ||
+        (options->description && strlen(options->description) > NBD_MAX_NAME)) {
         error_set(error, "export name or description '%.32s...' too long", options->name);
         return NULL;
     }
     uint64_t size = __atomic_load_n(&node->size, __ATOMIC_RELAXED);
     if (options->offset > size || options->size > size - options->offset) {
-        error_set(error, "NBD export '%s': offset %" PRIu64 " is behind the end of the image (%" PRIu64 " bytes)",
+        error_set(error,
+                  "NBD export '%s': offset %" PRIu64 " is behind the end of the image (%" PRIu64 " bytes)",
                   options->name, options->offset, size);
         return NULL;
     }
@@ -1292,11 +1305,12 @@ NbdExport *nbd_export_new(NbdServer *server, BlockNode *node, const NbdExportOpt
         exp->flags |= NBD_FLAG_READ_ONLY;
     }
     if (options->shared || !options->writable) {
-        exp->flags |= NBD_FLAG_CAN_MULTI_CONN; /* one node behind all connections: a flush of one is one of all */
+        exp->flags |=
+            NBD_FLAG_CAN_MULTI_CONN; /* one node behind all connections: a flush of one is one of all */
     }
     unsigned perm = BLOCK_PERM_CONSISTENT_READ | (options->writable ? BLOCK_PERM_WRITE : 0);
-    exp->root = block_root_new(node, "nbd", perm, BLOCK_PERM_ALL & ~(unsigned)BLOCK_PERM_RESIZE, &export_root_ops, exp,
-                               error);
+    exp->root = block_root_new(node, "nbd", perm, BLOCK_PERM_ALL & ~(unsigned)BLOCK_PERM_RESIZE,
+                               &export_root_ops, exp, error);
     bool ok = exp->root != NULL;
     for (const char *const *name = options->bitmaps; ok && name && *name; name++) {
         ok = export_add_bitmap(exp, *name, error);

@@ -2,8 +2,8 @@
  * The NBD server: exports of block nodes, and connections that use them.
  *
  * A server and its connections belong to one loop, whose thread calls everything here. A connection is one
- * coroutine that reads requests, and one for each request under way; requests are answered as they end. What a
- * client sends is hostile: sizes are capped, names checked, and a client that breaks the protocol loses its
+ * coroutine that reads requests, and one for each request under way; requests are answered as they end. What
+ * a client sends is hostile: sizes are capped, names checked, and a client that breaks the protocol loses its
  * connection and nothing else. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #ifndef RHEA_BLOCK_EXPORT_NBD_SERVER_H
@@ -19,7 +19,7 @@ typedef struct NbdExportOptions {
     const char *name;        /* "" is the default export */
     const char *description; /* or NULL */
     bool writable;
-    bool shared; /* several clients may be connected: flushes of one hold for all */
+    bool shared;       /* several clients may be connected: flushes of one hold for all */
     bool writethrough; /* every write is stable when it is answered */
     bool allocation_depth;
     const char *const *bitmaps; /* NULL-terminated names, or NULL */
@@ -41,7 +41,8 @@ unsigned nbd_server_clients(const NbdServer *server);
 void nbd_server_set_client_hook(NbdServer *server, void (*gone)(void *opaque), void *opaque);
 
 /* Takes permissions on node. NULL on error. Freed with the server, or before. */
-NbdExport *nbd_export_new(NbdServer *server, BlockNode *node, const NbdExportOptions *options, GError **error);
+NbdExport *nbd_export_new(NbdServer *server, BlockNode *node, const NbdExportOptions *options,
+                          GError **error);
 /* Its connections end first. */
 void nbd_export_free(NbdExport *exp);
 NbdExport *nbd_export_find(NbdServer *server, const char *name);
