@@ -85,7 +85,7 @@ typedef struct Settings {
     uint64_t offset;
     unsigned shared;
     ImgCache cache;
-    bool persistent, depth, list, fork, read_only, overlay, image_opts;
+    bool persistent, depth, list, fork, read_only, overlay, image_opts, verbose;
     bool has_cache;
 } Settings;
 
@@ -268,6 +268,8 @@ static void parse(Settings *s, int argc, char **argv)
             }
             break;
         case 'v':
+            s->verbose = true;
+            break;
         case 'T':
             break;
         case 'L':
@@ -295,7 +297,7 @@ static void parse(Settings *s, int argc, char **argv)
         case OPT_SELINUX_LABEL:
             fail("SELinux support not enabled in this binary");
         default:
-            log_error("Try `%s --help' for more information.", g_get_prgname());
+            log_error("Try `%s --help' for more information.", argv[0]);
             exit(EXIT_FAILURE);
         }
     }
@@ -504,7 +506,9 @@ static int serve(ImgTool *tool, const Settings *s, ImgDisk *disk, int listen_fd,
         goto out;
     }
     if (old_stderr >= 0) {
-        dup2(old_stderr, STDERR_FILENO); /* the parent sees the end of its pipe: the server runs */
+        /* The parent sees the end of its pipe: the server runs. Whoever waits for the end of our caller's stderr must
+         * not wait for the server's; -v keeps it all the same. */
+        dup2(s->verbose ? old_stderr : STDOUT_FILENO, STDERR_FILENO);
         close(old_stderr);
     }
     while (!serving.stop) {
@@ -559,7 +563,7 @@ int main(int argc, char **argv)
     }
     if (argc - optind != 1) {
         log_error("Invalid number of arguments");
-        log_hint("Try `%s --help' for more information.", g_get_prgname());
+        log_hint("Try `%s --help' for more information.", argv[0]);
         return EXIT_FAILURE;
     }
     if (s.image_opts && s.format) {

@@ -880,8 +880,8 @@ bool io_open(IoSession *s, const char *filename, const IoOpen *how, json_object 
         json_object_put(options);
         return false;
     }
-    if (how->discard && !json_object_object_get_ex(options, "discard", NULL)) {
-        json_object_object_add(options, "discard", json_object_new_string(how->discard));
+    if (!json_object_object_get_ex(options, "discard", NULL)) { /* unlike elsewhere, on by default here */
+        json_object_object_add(options, "discard", json_object_new_string(how->discard ? how->discard : "unmap"));
     }
     json_object *driver = NULL;
     json_object_object_get_ex(options, "driver", &driver);
@@ -1308,6 +1308,10 @@ static int run_command(IoSession *s, const IoCommand *c, int argc, char **argv)
                     argv[0], c->min, c->max);
         }
         return -EINVAL;
+    }
+    if (c->perm & (BLOCK_PERM_WRITE | BLOCK_PERM_RESIZE) && s->disk && s->disk->node->read_only) {
+        log_error("Block node is read-only");
+        return -EPERM;
     }
     if (c->perm && s->disk && (s->disk->root->perm & c->perm) != c->perm) {
         g_autoptr(GError) error = NULL;
