@@ -674,6 +674,11 @@ static void vm_on_block_error(void *opaque, BlockBackend *bb, const char *qdev, 
     }
 }
 
+static void vm_on_block_event(void *opaque, const char *event, json_object *data)
+{
+    vm_emit_event(opaque, event, data);
+}
+
 Vm *vm_new(GError **error)
 {
     Loop *loop = loop_new(NULL, error);
@@ -720,6 +725,7 @@ Vm *vm_new(GError **error)
     vm->blocks = block_registry_new(loop, vm->fds);
     block_property_set_registry(vm->blocks);
     block_registry_set_error_hook(vm->blocks, vm_on_block_error, vm);
+    block_graph_set_event_hook(block_registry_graph(vm->blocks), vm_on_block_event, vm);
     vm->nets = net_registry_new(loop, vm->fds);
     net_property_set_registry(vm->nets);
     return vm;

@@ -69,6 +69,10 @@ void block_node_unref(BlockNode *node);
 BlockChild *block_root_new(BlockNode *node, const char *name, unsigned perm, unsigned shared,
                            const BlockRootOps *ops, void *opaque, GError **error);
 void block_root_free(BlockChild *root);
+/* In a coroutine: waits while the node is drained, then counts as a request under way until released. For
+ * work of several requests through edges of nodes, that must not stand still half done. */
+void block_root_hold(BlockChild *root);
+void block_root_release(BlockChild *root);
 bool block_root_set_perm(BlockChild *root, unsigned perm, unsigned shared, GError **error);
 typedef enum BlockOp { BLOCK_READ, BLOCK_WRITE, BLOCK_FLUSH, BLOCK_DISCARD, BLOCK_WRITE_ZEROES } BlockOp;
 typedef void BlockDone(void *opaque, int result); /* 0 or a negative errno */
@@ -137,6 +141,9 @@ void block_copy_on_read_disable(BlockNode *node);
 /* Makes serialising requests (BLOCK_REQ_SERIALISING, BLOCK_REQ_COPY_ON_READ) of roots reliable; nests. */
 void block_serialise_enable(BlockNode *node);
 void block_serialise_disable(BlockNode *node);
+
+/* The end of a write beyond which BLOCK_WRITE_THRESHOLD is told once; 0: not. Drains by itself. */
+void block_node_set_write_threshold(BlockNode *node, uint64_t threshold);
 
 /* ---- looking at chains ---- */
 BlockNode *block_filtered(BlockNode *node);     /* a filter's child; NULL for others */
