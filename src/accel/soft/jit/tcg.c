@@ -40,7 +40,6 @@ static void tcg_instance_finalize(Object *obj)
     if (tcg->jit) {
         jit_free(tcg->jit);
     }
-    g_free(tcg->stress);
     g_ptr_array_unref(tcg->vcpus);
     g_mutex_clear(&tcg->lock);
 }

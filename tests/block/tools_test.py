@@ -1,0 +1,571 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The image tools as scripts call them: rhea-img, rhea-io and rhea-nbd, beside qemu-img, qemu-io, nbdinfo, nbdcopy and
+qemu-nbd where the host has them. Every comparison runs the same command line of both programs."""
+import argparse
+import json
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from harness import ROOT, Tap, expect, run  # noqa: E402
+
+
+class Bench:
+    """A directory of its own, and the two sets of tools under the same names."""
+
+    def __init__(self, build):
+        self.temporary = tempfile.TemporaryDirectory(prefix="rhea-tools-")
+        self.dir = pathlib.Path(self.temporary.name)
+        self.bin = self.dir / "bin"
+        self.bin.mkdir()
+        for ours, theirs in (("rhea-img", "qemu-img"), ("rhea-io", "qemu-io"), ("rhea-nbd", "qemu-nbd")):
+            (self.bin / theirs).symlink_to((build / ours).resolve())
+        status, out, err = self.ours("qemu-img", "--help")
+        expect(status == 0, err)
+        self.formats = out.split("Supported formats:")[1].split()
+
+    def ours(self, tool, *arguments, **options):
+        return run([self.bin / tool, *arguments], cwd=self.dir, **options)
+
+    def theirs(self, tool, *arguments, **options):
+        path = shutil.which(tool)
+        if not path:
+            raise Tap.Skip(f"the host has no {tool}")
+        return run([path, *arguments], cwd=self.dir, **options)
+
+    def ok(self, tool, *arguments):
+        status, out, err = self.ours(tool, *arguments)
+        expect(status == 0, f"{tool} {' '.join(map(str, arguments))}: status {status}: {out}{err}")
+        return out
+
+    def same(self, tool, *arguments, prepare=None, stdout=True):
+        """Both programs answer a command line alike: status, stdout, stderr. prepare() makes the input anew."""
+        answers = []
+        for runner in (self.theirs, self.ours):
+            if prepare:
+                prepare()
+            answers.append(runner(tool, *arguments))
+        (status, out, err), (our_status, our_out, our_err) = [
+            (s, o, re.sub(r"[^\s`]*/(qemu-\w+) --help", r"\1 --help", e)) for s, o, e in answers]
+        line = f"{tool} {' '.join(map(str, arguments))}"
+        expect(our_status == status, f"{line}: status {our_status}, not {status}: {our_err}")
+        if stdout:
+            expect(our_out == out, f"{line}: said\n{our_out}\nnot\n{out}")
+        expect(our_err == err, f"{line}: complained\n{our_err}\nnot\n{err}")
+
+    def need(self, name):
+        if name not in self.formats:
+            raise Tap.Skip(f"this build has no {name} driver")
+
+
+def no_rates(text):
+    """The lines of qemu-io but for what depends on time."""
+    return re.sub(r"ops; [^\n]*", "ops", text)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build")
+    args = parser.parse_args()
+    bench = Bench(args.build)
+    tap = Tap()
+    helpers = {"helper"}
+
+    def helper(function):
+        helpers.add(function.__name__)
+        return function
+
+    @helper
+    def fresh(name="t.raw", size=4 << 20, data=True):
+        path = bench.dir / name
+        path.unlink(missing_ok=True)
+        with open(path, "wb") as file:
+            file.truncate(size)
+            if data:
+                file.seek(1 << 20)
+                file.write(b"\x11" * 65536)
+                file.seek(3 << 20)
+                file.write(b"\x22" * 4096)
+        return path
+
+    @helper
+    def wait_for(condition, what, seconds=10):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            expect(time.monotonic() < deadline, f"{what} did not happen within {seconds} s")
+            time.sleep(0.02)
+
+    class Server:
+        """rhea-nbd --fork on a unix socket."""
+
+        def __init__(self, *arguments, tool=None):
+            self.socket = bench.dir / "nbd.sock"
+            self.pid_file = bench.dir / "nbd.pid"
+            self.uri = f"nbd+unix:///?socket={self.socket}"
+            command = ["--fork", f"--pid-file={self.pid_file}", "-k", self.socket, *arguments]
+            status, out, err = (tool or bench.ours)("qemu-nbd", *command)
+            expect(status == 0, f"the server did not start: {out}{err}")
+            self.pid = int(self.pid_file.read_text())
+
+        def alive(self):
+            try:
+                os.kill(self.pid, 0)
+                return "Z" not in pathlib.Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+            except (ProcessLookupError, FileNotFoundError):
+                return False
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            if self.alive():
+                os.kill(self.pid, signal.SIGTERM)
+            wait_for(lambda: not self.alive(), "the server's end")
+
+    helpers.add("Server")
+
+    # ---- names, help, mistakes ----
+
+    def called_by_its_own_name():
+        status, out, err = run([args.build / "rhea-img", "--version"])
+        expect(status == 0 and out.startswith("rhea-img version 7.2.0 "), out + err)
+        expect(bench.ok("qemu-img", "--version").startswith("qemu-img version 7.2.0 "), "the link's name is not used")
+        _, _, err = run([args.build / "rhea-img", "nonsense"])
+        expect(err.startswith("rhea-img: Command not found: nonsense"), err)
+
+    def mistakes_on_the_command_line():
+        for line in (["nonsense"], ["create"], ["info"], ["info", "--nonsense", "x"], ["create", "-f"], ["resize", "x"],
+                     ["compare", "a"], ["check", "-r", "some", "x"], ["snapshot", "-l", "-c", "x", "y"],
+                     ["create", "-f", "raw", "t.raw", "1Q"], ["create", "-f", "raw", "t.raw", "-1"],
+                     ["create", "-f", "raw", "t.raw"], ["create", "-f", "raw", "-o", "foo=1", "t.raw", "1M"],
+                     ["create", "-f", "raw", "-o", "size=1,,2", "t.raw"], ["create", "-f", "raw", "-o", ",", "t.raw", "1M"],
+                     ["create", "-f", "raw", "-b", "x", "t.raw", "1M"], ["create", "-f", "nonsense", "t.raw", "1M"],
+                     ["convert"], ["convert", "-O", "raw", "x"], ["convert", "-m", "0", "a", "b"],
+                     ["convert", "-S", "3", "a", "b"], ["convert", "-c", "-C", "a", "b"], ["rebase", "x"],
+                     ["amend", "x"], ["bitmap", "x", "y"], ["bitmap", "--clear", "-g", "64k", "x", "y"],
+                     ["measure"], ["measure", "--size", "1M", "x"], ["dd", "if=a"], ["dd", "if=a", "of=b", "nonsense"],
+                     ["info", "--output=yaml", "x"], ["bench", "-c", "x", "y"], ["map", "-s", "-1", "x"]):
+            bench.same("qemu-img", *line)
+
+    def missing_files():
+        for line in (["info", "none.raw"], ["map", "none.raw"], ["compare", "none.raw", "none.raw"],
+                     ["convert", "none.raw", "b.raw"], ["check", "none.raw"]):
+            status, _, err = bench.ours("qemu-img", *line)
+            expect(status == (2 if line[0] == "compare" else 1), f"{line}: {status}")
+            expect("Could not open 'none.raw'" in err and "No such file or directory" in err, err)
+
+    # ---- raw images ----
+
+    def create_raw():
+        def remove():
+            (bench.dir / "c.raw").unlink(missing_ok=True)
+        bench.same("qemu-img", "create", "-f", "raw", "c.raw", "10M", prepare=remove)
+        expect((bench.dir / "c.raw").stat().st_size == 10 << 20, "wrong size")
+        bench.same("qemu-img", "create", "-f", "raw", "-o", "size=1.5k", "c.raw", prepare=remove)
+        bench.same("qemu-img", "create", "-q", "-f", "raw", "c.raw", "0", prepare=remove)
+
+    def info_raw():
+        fresh()
+        bench.same("qemu-img", "info", "-f", "raw", "t.raw")
+        bench.same("qemu-img", "info", "-f", "raw", "--output=json", "t.raw")
+        bench.same("qemu-img", "info", "-f", "raw", "--output=json", "--backing-chain", "t.raw")
+        bench.same("qemu-img", "info", "--output=json", "--image-opts", "driver=raw,file.driver=file,file.filename=t.raw")
+
+    def map_raw():
+        fresh()
+        for options in ([], ["--output=json"], ["--output=json", "-s", "1M", "-l", "128k"]):
+            bench.same("qemu-img", "map", "-f", "raw", *options, "t.raw")
+
+    def check_raw():
+        fresh()
+        bench.same("qemu-img", "check", "-f", "raw", "t.raw")
+
+    def resize_raw():
+        for size in ("8M", "+1M", "+512", "-1M", "1M", "0", "-100M", "banana"):
+            bench.same("qemu-img", "resize", "-f", "raw", "t.raw", size, prepare=fresh)
+        bench.same("qemu-img", "resize", "-f", "raw", "--shrink", "t.raw", "1M", prepare=fresh)
+        expect((bench.dir / "t.raw").stat().st_size == 1 << 20, "not shrunk")
+        bench.same("qemu-img", "resize", "-q", "-f", "raw", "--preallocation=full", "t.raw", "6M", prepare=fresh)
+        bench.same("qemu-img", "resize", "-f", "raw", "--preallocation=some", "t.raw", "6M", prepare=fresh)
+
+    def convert_raw():
+        source = fresh().read_bytes()
+        bench.ok("qemu-img", "convert", "-f", "raw", "-O", "raw", "t.raw", "out.raw")
+        out = bench.dir / "out.raw"
+        expect(out.read_bytes() == source, "contents differ")
+        expect(out.stat().st_blocks <= 160, f"holes were written: {out.stat().st_blocks} blocks")
+        bench.ok("qemu-img", "convert", "-S", "0", "-O", "raw", "-f", "raw", "t.raw", "full.raw")
+        expect((bench.dir / "full.raw").stat().st_blocks >= 8192, "-S 0 left holes")
+        out.write_bytes(b"\xff" * len(source))  # an existing target: zeroes must be written
+        bench.ok("qemu-img", "convert", "-n", "-W", "-m", "3", "-f", "raw", "-O", "raw", "t.raw", "out.raw")
+        expect(out.read_bytes() == source, "contents differ with -n")
+        bench.ok("qemu-img", "convert", "-f", "raw", "-O", "raw", "t.raw", "t.raw", "twice.raw")
+        expect((bench.dir / "twice.raw").read_bytes() == source * 2, "two sources do not follow each other")
+        text = bench.ok("qemu-img", "convert", "-p", "-f", "raw", "-O", "raw", "t.raw", "out.raw")
+        expect(text.startswith("    (0.00/100%)\n") and text.endswith("(100.00/100%)\n"), repr(text))  # \r reads as \n
+
+    def convert_random_extents():
+        generator = random.Random(3)
+        path = fresh("random.raw", 8 << 20, data=False)
+        with open(path, "r+b") as file:
+            for _ in range(300):
+                file.seek(generator.randrange(0, (8 << 20) - 9000))
+                file.write(bytes([generator.randrange(0, 3)]) * generator.randrange(1, 9000))
+        for options in ([], ["-S", "512"], ["-S", "64k"], ["-m", "1"], ["-W", "-m", "16"], ["-C"]):
+            bench.ok("qemu-img", "convert", *options, "-f", "raw", "-O", "raw", "random.raw", "out.raw")
+            expect((bench.dir / "out.raw").read_bytes() == path.read_bytes(), f"contents differ with {options}")
+
+    def compare_raw():
+        fresh("a.raw")
+        fresh("b.raw")
+        bench.same("qemu-img", "compare", "-f", "raw", "-F", "raw", "a.raw", "b.raw")
+        bench.same("qemu-img", "compare", "-s", "-f", "raw", "-F", "raw", "a.raw", "b.raw")
+        with open(bench.dir / "b.raw", "r+b") as file:
+            file.seek((1 << 20) + 7)
+            file.write(b"!")
+        bench.same("qemu-img", "compare", "-f", "raw", "-F", "raw", "a.raw", "b.raw")
+        fresh("b.raw", 5 << 20)
+        bench.same("qemu-img", "compare", "-f", "raw", "-F", "raw", "a.raw", "b.raw")
+        bench.same("qemu-img", "compare", "-s", "-f", "raw", "-F", "raw", "a.raw", "b.raw")
+        with open(bench.dir / "b.raw", "r+b") as file:
+            file.seek((4 << 20) + 4096)
+            file.write(b"!")
+        bench.same("qemu-img", "compare", "-f", "raw", "-F", "raw", "a.raw", "b.raw")
+
+    def dd_raw():
+        source = fresh().read_bytes()
+        # As the manual says: skip blocks, then count blocks (QEMU 7.2 counts what it skips).
+        bench.ok("qemu-img", "dd", "-f", "raw", "-O", "raw", "bs=512", "skip=2048", "count=200", "if=t.raw", "of=dd.raw")
+        expect((bench.dir / "dd.raw").read_bytes() == source[2048 * 512:2248 * 512], "dd with skip and count")
+        for operands in (["bs=64k"], ["bs=1M", "count=1"], ["bs=3", "skip=349525"],
+                         ["bs=1M", "skip=3"]):
+            outputs = []
+            for runner in (bench.theirs, bench.ours):
+                (bench.dir / "dd.raw").unlink(missing_ok=True)
+                status, out, err = runner("qemu-img", "dd", "-f", "raw", "-O", "raw", *operands, "if=t.raw", "of=dd.raw")
+                outputs.append((status, out, err, (bench.dir / "dd.raw").read_bytes()))
+            expect(outputs[0] == outputs[1], f"dd {operands}: {outputs[0][:3]} and {outputs[1][:3]}, "
+                   f"{len(outputs[0][3])} and {len(outputs[1][3])} bytes")
+
+    def bench_raw():
+        fresh()
+        text = bench.ok("qemu-img", "bench", "-f", "raw", "-c", "500", "-d", "8", "-w", "--flush-interval=64", "t.raw")
+        expect(text.startswith("Sending 500 write requests, 4096 bytes each, 8 in parallel (starting at offset 0, "
+                               "step size 4096)\nSending flush every 64 requests\nRun completed in "), text)
+
+    def progress_on_sigusr1():
+        source = fresh("big.raw", 256 << 20, data=False)
+        with open(source, "r+b") as file:
+            file.write(os.urandom(64 << 20))
+        child = subprocess.Popen([bench.bin / "qemu-img", "convert", "-r", "32M", "-f", "raw", "-O", "raw", "big.raw",
+                                  "out.raw"], cwd=bench.dir, stderr=subprocess.PIPE, text=True)
+        time.sleep(0.5)
+        child.send_signal(signal.SIGUSR1)
+        _, err = child.communicate(timeout=60)
+        expect(child.returncode == 0, err)
+        expect(re.fullmatch(r"    \(\d+\.\d\d/100%\)\n", err), repr(err))
+        source.unlink()
+        (bench.dir / "out.raw").unlink()
+
+    # ---- rhea-io ----
+
+    @helper
+    def same_io(*commands, options=("-f", "raw")):
+        arguments = [word for command in commands for word in ("-c", command)]
+        answers = []
+        for runner in (bench.theirs, bench.ours):
+            fresh()
+            status, out, err = runner("qemu-io", *options, *arguments, "t.raw")
+            answers.append((status, no_rates(out), err, (bench.dir / "t.raw").read_bytes()))
+        expect(answers[0][:3] == answers[1][:3], f"qemu-io {commands}: {answers[1][:3]}\nnot\n{answers[0][:3]}")
+        expect(answers[0][3] == answers[1][3], f"qemu-io {commands}: the images differ")
+
+    def io_reads_and_writes():
+        same_io("read 0 4k", "read -P 0x11 1M 64k", "read -P 0x12 1M 64k", "read -P 0x11 -s 512 -l 1k 1M 4k")
+        same_io("write -P 5 0 512", "write 1k 3k", "write -z 1M 32k", "write -zu 3M 4k", "writev -P 9 2M 512 1k 512",
+                "readv -P 9 2M 1k 1k", "flush", "length", "discard -q 0 64k")
+        same_io("read -v 1048570 40", "read 0 512", "write -q -P 1 100 3", "read -v 96 16")
+        same_io("aio_write -P 3 0 64k", "aio_flush", "aio_read -P 3 0 64k", "aio_flush", "truncate 5M", "length")
+
+    def io_mistakes():
+        same_io("read", "read 0", "read x 1k", "read 0 1Z", "nonsense", "read -P 300 0 1k", "read -s 1 0 1k", "help nonsense",
+                "write -u 0 1k", "write -z -P 1 0 1k", "write -n 0 1k", "read 100M 1k", "read 0 3G", "alloc", "sleep x",
+                "close", "read 0 1k")
+        same_io("write 0 1k", options=("-f", "raw", "-r"))
+
+    def io_stdin():
+        fresh()
+        (bench.dir / "commands").write_text("read 0 512\nlength\nnonsense\nquit\n")
+        answers = [runner("qemu-io", "-f", "raw", "t.raw", stdin=open(bench.dir / "commands"))
+                   for runner in (bench.theirs, bench.ours)]
+        answers = [(status, no_rates(out), err) for status, out, err in answers]
+        expect(answers[0] == answers[1], f"{answers[1]} not {answers[0]}")
+
+    # ---- rhea-nbd ----
+
+    def nbd_info():
+        if not shutil.which("nbdinfo"):
+            raise Tap.Skip("the host has no nbdinfo (libnbd-bin)")
+        fresh()
+        with Server("-f", "raw", "-t", "-e", "0", "-x", "disk", "-D", "some text", "t.raw") as server:
+            status, out, err = run(["nbdinfo", "--json", f"nbd+unix:///disk?socket={server.socket}"])
+            expect(status == 0, err)
+            export = json.loads(out)["exports"][0]
+            expect(export["export-name"] == "disk" and export["description"] == "some text", out)
+            expect(export["export-size"] == 4 << 20 and not export["is_read_only"] and export["can_multi_conn"], out)
+            expect("base:allocation" in export["contexts"], out)
+            status, out, err = run(["nbdinfo", "--map", f"nbd+unix:///disk?socket={server.socket}"])
+            expect(status == 0 and "hole,zero" in out and "data" in out, out + err)
+            status, _, err = run(["nbdinfo", f"nbd+unix:///other?socket={server.socket}"])
+            expect(status != 0 and "other" in err, err)
+
+    def nbd_copies():
+        if not shutil.which("nbdcopy"):
+            raise Tap.Skip("the host has no nbdcopy (libnbd-bin)")
+        source = fresh()
+        (bench.dir / "new.raw").write_bytes(os.urandom(4 << 20))
+        with Server("-f", "raw", "-t", "-e", "0", "t.raw") as server:
+            status, _, err = run(["nbdcopy", server.uri, bench.dir / "copy.raw"])
+            expect(status == 0, err)
+            expect((bench.dir / "copy.raw").read_bytes() == source.read_bytes(), "what was read differs")
+            status, _, err = run(["nbdcopy", bench.dir / "new.raw", server.uri])
+            expect(status == 0, err)
+        expect(source.read_bytes() == (bench.dir / "new.raw").read_bytes(), "what was written differs")
+
+    def nbd_with_qemus_client():
+        source = fresh()
+        with Server("-f", "raw", "-t", "-e", "2", "t.raw") as server:
+            status, out, err = bench.theirs("qemu-io", "-f", "raw", "-c", "write -P 7 64k 64k", "-c", "write -z 1M 4k", "-c",
+                                            "discard 2M 64k", "-c", "read -P 7 64k 64k", "-c", "flush", server.uri)
+            expect(status == 0 and "failed" not in out, out + err)
+            status, _, err = bench.theirs("qemu-img", "convert", "-f", "raw", "-O", "raw", server.uri, "copy.raw")
+            expect(status == 0, err)
+        expect((bench.dir / "copy.raw").read_bytes() == source.read_bytes(), "what was read differs")
+        expect(source.read_bytes()[65536:131072] == b"\7" * 65536, "what was written is not there")
+
+    def nbd_lists_like_qemu():
+        fresh()
+        with Server("-f", "raw", "-t", "-e", "0", "-A", "-D", "text", "t.raw") as server:
+            theirs = bench.theirs("qemu-nbd", "-L", "-k", server.socket)
+            ours = bench.ours("qemu-nbd", "-L", "-k", server.socket)
+            expect(ours == theirs, f"{ours} not {theirs}")
+        with Server("-f", "raw", "-t", "t.raw", tool=bench.theirs) as server:
+            theirs = bench.theirs("qemu-nbd", "-L", "-k", server.socket)
+            ours = bench.ours("qemu-nbd", "-L", "-k", server.socket)
+            expect(ours == theirs, f"of QEMU's server: {ours} not {theirs}")
+
+    def nbd_read_only_and_offset():
+        source = fresh()
+        with Server("-f", "raw", "-r", "-t", "-o", "1M", "t.raw") as server:
+            status, out, _ = bench.theirs("qemu-io", "-r", "-f", "raw", "-c", "read -P 0x11 0 64k", "-c", "length", server.uri)
+            expect(status == 0 and "3 MiB" in out, out)
+            status, _, err = bench.theirs("qemu-io", "-f", "raw", "-c", "write 0 64k", server.uri)
+            expect(status != 0, "a write went through")
+        expect(source.read_bytes()[1 << 20:(1 << 20) + 4] == b"\x11" * 4, "the image changed")
+
+    def nbd_ends_with_its_last_client():
+        fresh()
+        server = Server("-f", "raw", "t.raw")
+        with socket.socket(socket.AF_UNIX) as stranger:  # goes without having chosen an export
+            stranger.connect(str(server.socket))
+            expect(stranger.recv(18).startswith(b"NBDMAGIC"), "no greeting")
+        time.sleep(0.2)
+        expect(server.alive(), "a client that chose nothing ended it")
+        bench.theirs("qemu-io", "-f", "raw", "-c", "read 0 512", server.uri)
+        wait_for(lambda: not server.alive(), "the server's end")
+        expect(not server.socket.exists() and not server.pid_file.exists(), "files were left behind")
+
+    def nbd_socket_activation():
+        fresh()
+        path = bench.dir / "activated.sock"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+            listener.listen()
+
+            def adopt():
+                os.dup2(listener.fileno(), 3)
+                os.set_inheritable(3, True)
+            script = 'import os,sys\nos.environ["LISTEN_PID"]=str(os.getpid())\nos.execv(sys.argv[1],sys.argv[1:])'
+            child = subprocess.Popen([sys.executable, "-c", script, bench.bin / "qemu-nbd", "-f", "raw", "t.raw"],
+                                     cwd=bench.dir, env=dict(os.environ, LISTEN_FDS="1"), preexec_fn=adopt,
+                                     close_fds=False)
+            status, out, err = bench.theirs("qemu-io", "-f", "raw", "-c", "read -P 0x11 1M 64k",
+                                            f"nbd+unix:///?socket={path}")
+            expect(status == 0, out + err)
+            expect(child.wait(timeout=10) == 0, "the server failed")
+
+    def nbd_mistakes():
+        for line in (["-k", "relative", "x"], ["-e", "-1", "x"], ["--cache=some", "x"], ["--aio=some", "x"], ["-L", "x"], [],
+                     ["--discard=some", "x"], ["--detect-zeroes=unmap", "x"], ["-o", "x", "y"], ["--image-opts", "-f", "raw", "x"]):
+            bench.same("qemu-nbd", *line)
+        status, _, err = bench.ours("qemu-nbd", "--fork", "-k", bench.dir / "x.sock", "-f", "raw", "none.raw")
+        expect(status == 1 and "none.raw" in err and "No such file" in err, f"{status} {err}")
+
+    # ---- qcow2 ----
+
+    @helper
+    def pattern(image, *commands, fmt="qcow2"):
+        bench.ok("qemu-io", "-f", fmt, *[word for command in commands for word in ("-c", command)], image)
+
+    @helper
+    def both_see(image, fmt="qcow2"):
+        """The same bytes for both programs."""
+        bench.ok("qemu-img", "convert", "-f", fmt, "-O", "raw", image, "ours.raw")
+        status, _, err = bench.theirs("qemu-img", "convert", "-f", fmt, "-O", "raw", image, "theirs.raw")
+        expect(status == 0, err)
+        expect((bench.dir / "ours.raw").read_bytes() == (bench.dir / "theirs.raw").read_bytes(), f"{image} reads differently")
+
+    @helper
+    def chain():
+        for name in ("base.q", "mid.q", "top.q"):
+            (bench.dir / name).unlink(missing_ok=True)
+        bench.ok("qemu-img", "create", "-q", "-f", "qcow2", "base.q", "8M")
+        pattern("base.q", "write -P 1 0 2M")
+        bench.ok("qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.q", "-F", "qcow2", "mid.q")
+        pattern("mid.q", "write -P 2 1M 2M")
+        bench.ok("qemu-img", "create", "-q", "-f", "qcow2", "-b", "mid.q", "-F", "qcow2", "top.q")
+        pattern("top.q", "write -P 3 2M 2M", "write -z 6M 64k")
+
+    def qcow2_create_and_info():
+        bench.need("qcow2")
+
+        def remove():
+            (bench.dir / "c.q").unlink(missing_ok=True)
+        for options in ([], ["-o", "cluster_size=4k"], ["-o", "compat=v2"], ["-o", "lazy_refcounts=on,refcount_bits=32"]):
+            bench.same("qemu-img", "create", "-f", "qcow2", *options, "c.q", "64M", prepare=remove)
+            status, out, _ = bench.theirs("qemu-img", "check", "-f", "qcow2", "c.q")
+            expect(status == 0, out)
+        for line in (["-o", "cluster_size=3k"], ["-o", "refcount_bits=7"], ["-o", "compat=v9"], ["-b", "none.q"],
+                     ["-o", "preallocation=some"]):
+            bench.same("qemu-img", "create", "-f", "qcow2", *line, "c.q", "64M", prepare=remove)
+
+    def qcow2_chain_is_described():
+        bench.need("qcow2")
+        chain()
+        for options in (["info"], ["info", "--backing-chain"], ["info", "--backing-chain", "--output=json"]):
+            bench.same("qemu-img", *options, "top.q")
+        bench.same("qemu-img", "map", "--output=json", "top.q")
+        bench.same("qemu-img", "check", "top.q")
+        both_see("top.q")
+
+    def qcow2_convert():
+        bench.need("qcow2")
+        source = fresh("t.raw").read_bytes()
+        for options in ([], ["-c"], ["-W", "-m", "16"], ["-o", "cluster_size=512"], ["-c", "-o", "compression_type=zstd"]):
+            bench.ok("qemu-img", "convert", "-f", "raw", "-O", "qcow2", *options, "t.raw", "c.q")
+            status, out, err = bench.theirs("qemu-img", "check", "c.q")
+            expect(status == 0, out + err)
+            both_see("c.q")
+            expect((bench.dir / "ours.raw").read_bytes() == source, f"contents differ with {options}")
+
+    def qcow2_rebase_and_commit():
+        bench.need("qcow2")
+        chain()
+        bench.ok("qemu-img", "convert", "-O", "raw", "top.q", "before.raw")
+        bench.ok("qemu-img", "rebase", "-b", "base.q", "-F", "qcow2", "top.q")
+        bench.ok("qemu-img", "convert", "-O", "raw", "top.q", "after.raw")
+        expect((bench.dir / "before.raw").read_bytes() == (bench.dir / "after.raw").read_bytes(), "rebase changed the contents")
+        bench.ok("qemu-img", "rebase", "-b", "", "top.q")
+        both_see("top.q")
+        expect((bench.dir / "before.raw").read_bytes() == (bench.dir / "ours.raw").read_bytes(), "rebase to nothing changed it")
+        chain()
+        expect(bench.ok("qemu-img", "commit", "top.q") == "Image committed.\n", "another message")
+        both_see("mid.q")
+        expect((bench.dir / "before.raw").read_bytes() == (bench.dir / "ours.raw").read_bytes(), "commit lost something")
+        chain()
+        bench.ok("qemu-img", "commit", "-b", "base.q", "top.q")
+        both_see("base.q")
+        expect((bench.dir / "before.raw").read_bytes() == (bench.dir / "ours.raw").read_bytes(), "commit -b lost something")
+
+    def qcow2_snapshots():
+        bench.need("qcow2")
+        (bench.dir / "s.q").unlink(missing_ok=True)
+        bench.ok("qemu-img", "create", "-q", "-f", "qcow2", "s.q", "4M")
+        pattern("s.q", "write -P 1 0 1M")
+        bench.ok("qemu-img", "snapshot", "-c", "one", "s.q")
+        pattern("s.q", "write -P 2 0 1M")
+        bench.same("qemu-img", "snapshot", "-l", "s.q")
+        bench.ok("qemu-img", "convert", "-l", "one", "-O", "raw", "s.q", "one.raw")
+        expect((bench.dir / "one.raw").read_bytes()[:4] == b"\1\1\1\1", "convert -l does not show the snapshot")
+        bench.ok("qemu-img", "snapshot", "-a", "one", "s.q")
+        pattern("s.q", "read -P 1 0 1M")
+        bench.ok("qemu-img", "snapshot", "-d", "one", "s.q")
+        bench.same("qemu-img", "check", "s.q")
+        bench.same("qemu-img", "snapshot", "-d", "one", "s.q")
+
+    def qcow2_measure():
+        bench.need("qcow2")
+        fresh()
+        for line in (["--size", "1G"], ["-f", "raw", "t.raw"]):
+            for output in ("human", "json"):
+                bench.same("qemu-img", "measure", f"--output={output}", "-O", "qcow2", *line)
+
+    def qcow2_bitmaps():
+        bench.need("qcow2")
+
+        def make():
+            (bench.dir / "b.q").unlink(missing_ok=True)
+            bench.ok("qemu-img", "create", "-q", "-f", "qcow2", "b.q", "4M")
+        make()
+        bench.ok("qemu-img", "bitmap", "--add", "-g", "64k", "b.q", "b0")
+        bench.ok("qemu-io", "-f", "qcow2", "-c", "write 1M 128k", "b.q")
+        bench.same("qemu-img", "info", "b.q")
+        bench.ok("qemu-img", "bitmap", "--disable", "b.q", "b0")
+        bench.same("qemu-img", "bitmap", "--add", "b.q", "b0")
+        bench.ok("qemu-img", "bitmap", "--remove", "b.q", "b0")
+        bench.same("qemu-img", "bitmap", "--remove", "b.q", "b0")
+
+    def qcow2_amend():
+        bench.need("qcow2")
+        (bench.dir / "a.q").unlink(missing_ok=True)
+        bench.ok("qemu-img", "create", "-q", "-f", "qcow2", "a.q", "4M")
+        bench.ok("qemu-img", "amend", "-o", "lazy_refcounts=on", "a.q")
+        expect("lazy refcounts: true" in bench.ok("qemu-img", "info", "a.q"), "not amended")
+        bench.same("qemu-img", "amend", "-o", "cluster_size=32k", "a.q")
+
+    def qcow2_random_operations():
+        """The same image, changed by either program in turn; a file of bytes says what it must hold."""
+        bench.need("qcow2")
+        generator = random.Random(int(os.environ.get("RHEA_SEED", "20")))
+        size = 4 << 20
+        model = bytearray(size)
+        (bench.dir / "r.q").unlink(missing_ok=True)
+        bench.ok("qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=4k", "r.q", str(size))
+        for turn in range(24):
+            runner = bench.ours if turn % 2 else bench.theirs
+            commands = []
+            for _ in range(12):
+                offset = generator.randrange(0, size)
+                length = min(generator.randrange(1, 70000), size - offset)
+                kind, byte = generator.choice(("write", "zero", "discard")), generator.randrange(1, 256)
+                if kind == "write":
+                    commands.append(f"write -q -P {byte} {offset} {length}")
+                    model[offset:offset + length] = bytes([byte]) * length
+                elif kind == "zero":
+                    commands.append(f"write -q -z {offset} {length}")
+                    model[offset:offset + length] = bytes(length)
+            status, out, err = runner("qemu-io", "-f", "qcow2", *[w for c in commands for w in ("-c", c)], "r.q")
+            expect(status == 0, f"turn {turn}: {out}{err}")
+            status, out, err = (bench.theirs if turn % 2 else bench.ours)("qemu-img", "check", "-f", "qcow2", "r.q")
+            expect(status == 0, f"turn {turn}: {out}{err}")
+            both_see("r.q")
+            expect((bench.dir / "ours.raw").read_bytes() == bytes(model), f"turn {turn}: not what was written")
+
+    for name, function in list(locals().items()):
+        if callable(function) and getattr(function, "__name__", None) == name and name not in helpers:
+            tap.test(name.replace("_", " "), function)
+    tap.finish()
+
+
+if __name__ == "__main__":
+    main()
