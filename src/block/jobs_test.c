@@ -313,7 +313,8 @@ static void test_backup(void)
     g_assert_cmpstr(bb_node_name(bb), ==, "source");
     after = content(target);
     g_assert_true(memcmp(before, after, SIZE) == 0);
-    g_assert_true(memcmp(before, content(source), SIZE) != 0);
+    g_autofree char *now = content(source);
+    g_assert_true(memcmp(before, now, SIZE) != 0);
     /* What changed since, into the same target. */
     DirtyBitmap *b0 = dirty_bitmap_find(source, "b0");
     g_assert_cmpint(dirty_bitmap_count(b0), >, 0);
