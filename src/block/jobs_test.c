@@ -5,6 +5,7 @@
 #include "block/operate.h"
 
 #include "base/error.h"
+#include "qapi/visitor.h"
 
 #include <errno.h>
 #include <string.h>
@@ -312,7 +313,8 @@ static void test_backup(void)
     g_assert_cmpstr(bb_node_name(bb), ==, "source");
     after = content(target);
     g_assert_true(memcmp(before, after, SIZE) == 0);
-    g_assert_true(memcmp(before, content(source), SIZE) != 0);
+    g_autofree char *now = content(source);
+    g_assert_true(memcmp(before, now, SIZE) != 0);
     /* What changed since, into the same target. */
     DirtyBitmap *b0 = dirty_bitmap_find(source, "b0");
     g_assert_cmpint(dirty_bitmap_count(b0), >, 0);
@@ -603,6 +605,83 @@ static void test_copy_on_read(void)
     end();
 }
 
+static GPtrArray *actions_of(const char *json)
+{
+    json_object *o = json_tokener_parse(json);
+    g_autoptr(Visitor) v = visitor_new_input(o, false);
+    g_autoptr(GError) error = NULL;
+    GPtrArray *list = g_ptr_array_new_with_free_func((GDestroyNotify)qapi_TransactionAction_free);
+    size_t n;
+
+    g_assert_nonnull(o);
+    g_assert_true(visit_start_list(v, NULL, &n, &error));
+    for (size_t i = 0; i < n; i++) {
+        QapiTransactionAction *a = NULL;
+
+        qapi_visit_TransactionAction(v, NULL, &a, &error);
+        g_assert_no_error(error);
+        g_ptr_array_add(list, a);
+    }
+    visit_end_list(v);
+    json_object_put(o);
+    return list;
+}
+
+static void test_transaction(void)
+{
+    static const char *const bad =
+        "[{\"type\":\"block-dirty-bitmap-clear\",\"data\":{\"node\":\"base\",\"name\":\"b0\"}},"
+        "{\"type\":\"block-dirty-bitmap-disable\",\"data\":{\"node\":\"base\",\"name\":\"b0\"}},"
+        "{\"type\":\"block-dirty-bitmap-add\",\"data\":{\"node\":\"base\",\"name\":\"b1\"}},"
+        "{\"type\":\"blockdev-backup\",\"data\":{\"job-id\":\"j\",\"device\":\"base\",\"target\":\"target\","
+        "\"sync\":\"full\"}},"
+        "{\"type\":\"abort\",\"data\":{}}]";
+    static const char *const good =
+        "[{\"type\":\"block-dirty-bitmap-add\",\"data\":{\"node\":\"base\",\"name\":\"b1\"}},"
+        "{\"type\":\"blockdev-backup\",\"data\":{\"job-id\":\"j\",\"device\":\"base\",\"target\":\"target\","
+        "\"sync\":\"full\"}},"
+        "{\"type\":\"block-dirty-bitmap-remove\",\"data\":{\"node\":\"base\",\"name\":\"b0\"}}]";
+    QapiBlockDirtyBitmapAdd add_b0 = { .node = (char *)"base", .name = (char *)"b0" };
+    g_autoptr(GError) error = NULL;
+    GPtrArray *actions;
+    BlockNode *base;
+    BlockBackend *bb;
+    uint64_t count;
+
+    begin();
+    base = add("base", 'b');
+    add("target", 0);
+    bb = guest_on("base");
+    g_assert_true(block_op_bitmap_add(reg, &add_b0, &error));
+    guest_writes(bb);
+    count = dirty_bitmap_count(dirty_bitmap_find(base, "b0"));
+    g_assert_cmpint(count, >, 0);
+    actions = actions_of(bad);
+    g_assert_false(block_op_transaction(reg, actions, &error));
+    g_assert_nonnull(strstr(error->message, "Abort"));
+    g_clear_error(&error);
+    g_ptr_array_unref(actions);
+    run_until("j", NULL, NULL);
+    g_assert_cmpstr(last_event(), ==, "BLOCK_JOB_CANCELLED");
+    g_assert_cmpint(dirty_bitmap_count(dirty_bitmap_find(base, "b0")), ==, count);
+    g_assert_true(dirty_bitmap_find(base, "b0")->enabled);
+    g_assert_null(dirty_bitmap_find(base, "b1"));
+    g_assert_true(bb_node(bb) == base);
+    guest_writes(bb);
+    actions = actions_of(good);
+    g_assert_true(block_op_transaction(reg, actions, &error));
+    g_assert_no_error(error);
+    g_ptr_array_unref(actions);
+    g_assert_null(dirty_bitmap_find(base, "b0"));
+    g_assert_nonnull(dirty_bitmap_find(base, "b1"));
+    g_autofree char *before = content(base);
+    run_until("j", NULL, bb);
+    g_autofree char *after = content(block_node_find(graph, "target"));
+    g_assert_true(memcmp(before, after, SIZE) == 0);
+    g_assert_cmpint(dirty_bitmap_count(dirty_bitmap_find(base, "b1")), >, 0);
+    end();
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -612,6 +691,7 @@ int main(int argc, char **argv)
     g_test_add_func("/jobs/backup", test_backup);
     g_test_add_func("/jobs/stream", test_stream);
     g_test_add_func("/jobs/commit", test_commit);
+    g_test_add_func("/jobs/transaction", test_transaction);
     g_test_add_func("/jobs/copy-on-read", test_copy_on_read);
     return g_test_run();
 }
