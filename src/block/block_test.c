@@ -267,7 +267,6 @@ static void test_errors(void)
         "file=/nonexistent/x,format=raw",
         "file=%s,format=qcow2",
         "file=%s,format=foo",
-        "file=%s,snapshot=on",
         "file=%s,cache=sometimes",
         "file=%s,frmat=raw",
         "format=raw",
