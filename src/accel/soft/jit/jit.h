@@ -237,6 +237,19 @@ struct JitBlock {
     uint64_t va, runs;      /* -d out_asm: where it was when it was made, how often it was entered */
 };
 
+/* Blocks by page, offset and key. Looked up without the lock, between two looks at Jit.epoch: what is found
+ * is there until the vCPU has seen the next one. Changed with the lock held. */
+typedef struct JitHashEntry {
+    uint64_t tag;    /* atomic: of page, offset and key; 0: free, 1: was in use */
+    JitBlock *block; /* atomic */
+} JitHashEntry;
+typedef struct JitHash {
+    unsigned bits;
+    unsigned used;         /* entries that are not free */
+    struct JitHash *older; /* those before, in which somebody may still look */
+    JitHashEntry *entries;
+} JitHash;
+
 #define JIT_REGIONS 8
 /* Memory that is given back as a whole, to be used again. */
 typedef struct JitArena {
@@ -252,6 +265,7 @@ typedef struct JitRegion {
     uint8_t *ready, *cold_ready;                /* up to here the host has made its pages */
     GPtrArray *blocks;                          /* in the order of their addresses */
     JitArena arena;                             /* of its blocks, their links and call-outs */
+    JitHash *old_hashes;                        /* to be freed once every vCPU has seen epoch */
     uint64_t epoch; /* of the eviction; every vCPU must have seen it before reuse */
 } JitRegion;
 
@@ -264,19 +278,6 @@ typedef struct JitThunks {
     uint8_t *site[2][2]; /* by user, by write */
 } JitThunks;
 
-/* Blocks by page, offset and key. Looked up without the lock, between two looks at Jit.epoch: what is found
- * is there until the vCPU has seen the next one. Changed with the lock held. */
-typedef struct JitHashEntry {
-    uint64_t tag;    /* atomic: of page, offset and key; 0: free, 1: was in use */
-    JitBlock *block; /* atomic */
-} JitHashEntry;
-typedef struct JitHash {
-    unsigned bits;
-    unsigned used;         /* entries that are not free */
-    struct JitHash *older; /* those before, in which somebody may still look */
-    JitHashEntry *entries;
-} JitHash;
-
 /* What all vCPUs of a machine share. */
 typedef struct Jit {
     pthread_mutex_t lock;
@@ -286,6 +287,7 @@ typedef struct Jit {
     JitThunks thunks;
     JitRegion regions[JIT_REGIONS];
     unsigned current;
+    uint64_t turns; /* how often current changed */
     JitHash *hash; /* atomic */
     unsigned block_count;
     GHashTable *pages; /* host page -> JitPage */
