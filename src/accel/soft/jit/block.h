@@ -76,6 +76,9 @@ typedef struct Cold {
         COLD_POLL,
         COLD_REG_ENTRY,
         COLD_INDIRECT,
+        COLD_LINK,
+        COLD_RET,
+        COLD_RETURNS_FULL,
         COLD_STRING
     } type;
     uint8_t *site; /* the jump that leads here */
@@ -91,6 +94,8 @@ typedef struct Cold {
     int32_t target;        /* TAKEN */
     uint8_t *slow[4];      /* STRING: the jumps that lead here */
     unsigned slow_count;
+    JitLink *link;       /* LINK */
+    unsigned extra;      /* RET: the operand */
     JitCallout *callout; /* STRING */
     const JitFast *fast; /* PROBE, LOOP_OUT, TAKEN: in the fast loop: put registers back */
     FlagState flags;
