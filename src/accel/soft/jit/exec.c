@@ -821,6 +821,7 @@ void jit_single(Jit *jit)
 {
     jit->chain = false;
     jit->max_insns = 1;
+    jit->lookahead = false; /* all flags are looked at */
 }
 
 void jit_thread_enter(X86Cpu *cpu)

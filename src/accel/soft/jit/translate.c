@@ -231,23 +231,6 @@ static void swap_reg_and_rm(JitOperands *o)
     }
 }
 
-/* Whether the instruction does with a memory operand what it does with a register in its place. */
-static bool takes_memory(unsigned map, unsigned opcode)
-{
-    if (map == 1) {
-        return (opcode & 0xf0) == 0x40 || opcode == 0xaf || opcode == 0xb6 || opcode == 0xb7 ||
-               opcode == 0xb8 || (opcode >= 0xbc && opcode <= 0xbf);
-    }
-    if (map != 0) {
-        return false;
-    }
-    return (opcode < 0x40 && (opcode & 7) < 4) || opcode == 0x63 || opcode == 0x69 || opcode == 0x6b ||
-           (opcode >= 0x80 && opcode <= 0x85 && opcode != 0x82) || (opcode >= 0x88 && opcode <= 0x8b) ||
-           opcode == 0xc0 || opcode == 0xc1 || opcode == 0xc6 || opcode == 0xc7 ||
-           (opcode >= 0xd0 && opcode <= 0xd3) || opcode == 0xf6 || opcode == 0xf7 || opcode == 0xfe ||
-           opcode == 0xff;
-}
-
 /* Register operands that live in memory are used there, where the instruction can. *insn and *o become those
  * of the instruction with a memory operand. What writes less than eight bytes of a register is not done so:
  * four bytes clear the others, and fewer would hold up whoever reads all eight. */
@@ -256,13 +239,12 @@ static bool use_in_memory(const T *t, X86Insn *insn, JitOperands *o)
     unsigned map = insn->form->map;
     uint8_t *opcode = &insn->bytes[insn->opcode_offset];
 
-    if (insn->form->space != X86_SPACE_LEGACY || !insn->form->has_modrm || o->high_byte ||
-        !takes_memory(map, *opcode) || !o->rm_gpr) {
+    if (!jit_takes_memory(insn) || o->high_byte || !o->rm_gpr) {
         return false;
     }
     bool reg_spilled = o->reg_gpr && is_spilled(t, (unsigned)o->reg);
     bool rm_spilled = is_spilled(t, (unsigned)o->rm);
-    if (reg_spilled && !rm_spilled && map == 0) {
+    if (reg_spilled && !rm_spilled && map == 0 && insn->form->space == X86_SPACE_LEGACY) {
         if (*opcode < 0x40 || (*opcode >= 0x88 && *opcode <= 0x8b)) {
             if (o->writes[0] && (o->byte[0] || insn->operand_size != 8)) {
                 return false;
@@ -329,6 +311,8 @@ static void emit_copy(T *t, TInsn *i)
             if (mem_uses(&m, T0)) {
                 first_free = 1;
                 block_t1_release(t);
+            } else if (insn->form->mnemonic == X86_MULX) {
+                block_t1_release(t); /* both may be outputs, which are written behind the access */
             }
         } else if (spilled > 1) {
             block_t1_release(t);
