@@ -115,6 +115,9 @@ typedef struct T {
     Cold cold[MAX_COLD];
     unsigned cold_count;
     FlagState f;
+    /* At t0_at, and nowhere else, T0 holds the guest's register t0_guest. */
+    const uint8_t *t0_at;
+    int t0_guest;
     int t1_group;   /* whose delta T1 holds; -1 */
     bool fpu;       /* the block uses vector or x87 registers */
     bool too_many;  /* out-of-line parts: fewer instructions would do */

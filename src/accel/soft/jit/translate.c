@@ -349,8 +349,9 @@ static void emit_copy(T *t, TInsn *i)
         *roles[k] = scratch[(s + first_free) & 1];
     }
     for (unsigned s = 0; s < used; s++) {
-        if (reads_gpr[s]) {
-            a_mov_load(a, (unsigned)scratch[(s + first_free) & 1], REG(guest[s]));
+        unsigned to = (unsigned)scratch[(s + first_free) & 1];
+        if (reads_gpr[s] && !(to == T0 && t->t0_at == a->p && t->t0_guest == guest[s])) {
+            a_mov_load(a, to, REG(guest[s]));
         }
     }
     /* Flags that the instruction reads or leaves alone must be there. */
@@ -375,6 +376,10 @@ static void emit_copy(T *t, TInsn *i)
     for (unsigned s = 0; s < used; s++) {
         if (writes_gpr[s]) {
             a_mov_store(a, REG(guest[s]), (unsigned)scratch[(s + first_free) & 1]);
+            if (used == 1 && !first_free) {
+                t->t0_at = a->p;
+                t->t0_guest = guest[s];
+            }
         }
     }
     if (touched) {
@@ -975,6 +980,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     t->count = t->group_count = t->slots = t->cold_count = t->pc_count = 0;
     t->f = (FlagState){ 0 };
     t->t1_group = -1;
+    t->t0_at = NULL;
     t->fpu = t->straddles = false;
     t->check = check;
     t->too_many = false;
