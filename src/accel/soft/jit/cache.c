@@ -97,7 +97,8 @@ Jit *jit_new(size_t size, GError **error)
     jit->rw = rw;
     jit->rx_delta = (uint8_t *)rx - (uint8_t *)rw;
     jit->size = size;
-    jit->chain = jit->elide = jit->loops = jit->sites = jit->superblocks = jit->lookahead = true;
+    jit->chain = jit->elide = jit->loops = jit->sites = jit->superblocks = jit->lookahead = jit->returns =
+        true;
     jit->max_insns = JIT_MAX_INSNS;
     jit->bmi2 = __builtin_cpu_supports("bmi2");
     if (!jit_range_add(rx, size)) {
@@ -640,6 +641,7 @@ void jit_table_clear(JitVcpu *v, unsigned i)
 
 void jit_tables_drop(JitVcpu *v)
 {
+    jit_returns_drop(v->cpu);
     for (unsigned i = 0; i < v->table_count; i++) {
         jit_table_clear(v, i);
     }
