@@ -139,6 +139,16 @@ FdTable *block_graph_fds(BlockGraph *graph)
     return graph->fds;
 }
 
+void block_graph_set_objects(BlockGraph *graph, Object *root)
+{
+    graph->objects = root;
+}
+
+Object *block_graph_objects(BlockGraph *graph)
+{
+    return graph->objects;
+}
+
 GPtrArray *block_graph_nodes(BlockGraph *graph)
 {
     return graph->nodes;
