@@ -241,6 +241,7 @@ BlockNode *block_node_find(BlockGraph *graph, const char *name)
 void block_node_ref(BlockNode *node)
 {
     node->refs++;
+    node->fresh = false;
 }
 
 void block_node_unref(BlockNode *node)
@@ -397,6 +398,7 @@ BlockNode *block_node_open(BlockGraph *graph, QapiBlockdevOptions *options, bool
         node->filename = g_strdup(primary ? primary->node->filename : "");
     }
     node->opening = false;
+    node->fresh = true;
     g_ptr_array_add(graph->nodes, node);
     return node;
 }
