@@ -2,6 +2,8 @@
  * The registry of back ends, and their requests. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/block_internal.h"
+#include "block/graph/dirty_bitmap.h"
+#include "block/operate.h"
 
 #include "base/error.h"
 #include "io/options.h"
@@ -20,7 +22,6 @@ typedef struct BlockStats {
 struct BlockBackend {
     BlockRegistry *reg;
     char *name;       /* "" for that of a bare node */
-    BlockNode *node;  /* of root */
     BlockChild *root; /* NULL: no medium */
     bool write_cache; /* atomic */
     char *serial;
@@ -36,6 +37,7 @@ struct BlockBackend {
 
 struct BlockRegistry {
     BlockGraph *graph;
+    JobManager *jobs;
     Loop *loop;
     FdTable *fds;
     GPtrArray *backends; /* of BlockBackend * */
@@ -83,6 +85,7 @@ BlockRegistry *block_registry_new(Loop *loop, FdTable *fds)
     reg->fds = fds;
     reg->graph = block_graph_new(loop, fds);
     block_graph_set_name_check(reg->graph, name_taken, reg);
+    reg->jobs = job_manager_new(reg->graph);
     reg->backends = g_ptr_array_new();
     reg->drives = g_ptr_array_new_with_free_func(drive_free);
     return reg;
@@ -106,6 +109,7 @@ void block_registry_free(BlockRegistry *reg)
     if (property_registry == reg) {
         property_registry = NULL;
     }
+    job_manager_free(reg->jobs);
     for (guint i = 0; i < reg->backends->len; i++) {
         BlockBackend *bb = g_ptr_array_index(reg->backends, i);
 
@@ -149,6 +153,11 @@ BlockGraph *block_registry_graph(BlockRegistry *reg)
     return reg->graph;
 }
 
+JobManager *block_registry_jobs(BlockRegistry *reg)
+{
+    return reg->jobs;
+}
+
 /* ---- nodes ---- */
 
 bool blockdev_add(BlockRegistry *reg, QapiBlockdevOptions *options, GError **error)
@@ -180,7 +189,7 @@ static BlockBackend *backend_of(BlockRegistry *reg, BlockNode *node)
     for (guint i = 0; i < reg->backends->len; i++) {
         BlockBackend *bb = g_ptr_array_index(reg->backends, i);
 
-        if (!*bb->name && bb->node == node) {
+        if (!*bb->name && bb_node(bb) == node) {
             return bb;
         }
     }
@@ -231,7 +240,6 @@ BlockBackend *block_backend_new(BlockRegistry *reg, const char *name, BlockNode 
 
     bb->reg = reg;
     bb->name = g_strdup(name);
-    bb->node = node;
     bb->write_cache = true;
     bb->on_read_error = BLOCK_ON_ERROR_REPORT;
     bb->on_write_error = BLOCK_ON_ERROR_ENOSPC;
@@ -289,7 +297,7 @@ BlockBackend *bb_find(BlockRegistry *reg, const char *name, GError **error)
     return bb ? bb : block_backend_new(reg, "", node, error);
 }
 
-BlockNode *bb_node(BlockBackend *bb)
+BlockNode *bb_node(const BlockBackend *bb)
 {
     return bb->root ? bb->root->node : NULL;
 }
@@ -323,22 +331,22 @@ uint64_t bb_size(BlockBackend *bb)
 
 bool bb_read_only(const BlockBackend *bb)
 {
-    return !bb->node || bb->node->read_only;
+    return !bb_node(bb) || bb_node(bb)->read_only;
 }
 
 bool bb_has_medium(const BlockBackend *bb)
 {
-    return bb->node != NULL;
+    return bb_node(bb) != NULL;
 }
 
 void bb_limits(const BlockBackend *bb, BlockLimits *limits)
 {
-    *limits = bb->node ? bb->node->limits
-                       : (BlockLimits){ .request_alignment = 1,
-                                        .memory_alignment = 1,
-                                        .logical_block_size = 512,
-                                        .physical_block_size = 512,
-                                        .max_iov = 1024 };
+    *limits = bb_node(bb) ? bb_node(bb)->limits
+                          : (BlockLimits){ .request_alignment = 1,
+                                           .memory_alignment = 1,
+                                           .logical_block_size = 512,
+                                           .physical_block_size = 512,
+                                           .max_iov = 1024 };
 }
 
 bool bb_write_cache(const BlockBackend *bb)
@@ -358,7 +366,7 @@ const char *bb_name(const BlockBackend *bb)
 
 const char *bb_node_name(const BlockBackend *bb)
 {
-    return bb->node ? bb->node->name : NULL;
+    return bb_node(bb) ? bb_node(bb)->name : NULL;
 }
 
 const char *bb_serial(const BlockBackend *bb)
@@ -369,7 +377,7 @@ const char *bb_serial(const BlockBackend *bb)
 /* For messages: an anonymous back end goes by its node. */
 static const char *bb_label(const BlockBackend *bb)
 {
-    return *bb->name ? bb->name : bb->node ? bb->node->name : "?";
+    return *bb->name ? bb->name : bb_node(bb) ? bb_node(bb)->name : "?";
 }
 
 bool bb_attach_device(BlockBackend *bb, const char *qdev, bool read_only, bool share_rw,
@@ -708,6 +716,30 @@ static void put_bool(json_object *o, const char *name, bool value)
     json_object_object_add(o, name, json_object_new_boolean(value));
 }
 
+static json_object *bitmaps_info(BlockNode *node)
+{
+    json_object *list = json_object_new_array();
+
+    for (guint i = 0; i < node->bitmaps->len; i++) {
+        DirtyBitmap *b = g_ptr_array_index(node->bitmaps, i);
+        json_object *o = json_object_new_object();
+
+        if (b->name) {
+            put(o, "name", b->name);
+        }
+        put_u64(o, "count", dirty_bitmap_count(b));
+        put_u64(o, "granularity", b->granularity);
+        put_bool(o, "recording", b->enabled || (b->successor && b->successor->enabled));
+        put_bool(o, "busy", b->busy);
+        put_bool(o, "persistent", b->persistent);
+        if (b->inconsistent) {
+            put_bool(o, "inconsistent", true);
+        }
+        json_object_array_add(list, o);
+    }
+    return list;
+}
+
 static json_object *node_info(BlockNode *node, bool write_cache)
 {
     static const char *const zero[] = { "bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr" };
@@ -754,6 +786,9 @@ static json_object *node_info(BlockNode *node, bool write_cache)
     put(o, "node-name", node->name);
     put_bool(o, "ro", node->read_only);
     put(o, "drv", node->driver->name);
+    if (node->bitmaps->len) {
+        json_object_object_add(o, "dirty-bitmaps", bitmaps_info(node));
+    }
     put_bool(o, "encrypted", false);
     put_u64(o, "backing_file_depth", (uint64_t)depth);
     put(o, "detect_zeroes", enum_name(&qapi_BlockdevDetectZeroesOptions_lookup, node->detect_zeroes));
@@ -782,8 +817,8 @@ json_object *block_query(BlockRegistry *reg)
         put(o, "device", bb->name);
         put_bool(o, "locked", false);
         put_bool(o, "removable", false);
-        if (bb->node) {
-            json_object_object_add(o, "inserted", node_info(bb->node, bb_write_cache(bb)));
+        if (bb_node(bb)) {
+            json_object_object_add(o, "inserted", node_info(bb_node(bb), bb_write_cache(bb)));
         }
         if (bb->qdev) {
             put(o, "qdev", bb->qdev);
@@ -878,8 +913,8 @@ json_object *block_query_stats(BlockRegistry *reg, bool nodes)
         if (!*bb->name && !bb->attached) {
             continue;
         }
-        o = bb->node ? node_stats(bb->node, &bb->stats) : json_object_new_object();
-        if (!bb->node) {
+        o = bb_node(bb) ? node_stats(bb_node(bb), &bb->stats) : json_object_new_object();
+        if (!bb_node(bb)) {
             json_object_object_add(o, "stats", stats_json(&bb->stats));
         }
         put(o, "device", bb->name);
@@ -897,7 +932,7 @@ char *block_info(BlockRegistry *reg)
 
     for (guint i = 0; i < reg->backends->len; i++) {
         BlockBackend *bb = g_ptr_array_index(reg->backends, i);
-        BlockNode *file = bb->node ? block_protocol_node(bb->node) : NULL;
+        BlockNode *file = bb_node(bb) ? block_protocol_node(bb_node(bb)) : NULL;
 
         if (!*bb->name && !bb->attached) {
             continue;
@@ -906,9 +941,9 @@ char *block_info(BlockRegistry *reg)
         if (!file) {
             g_string_append(s, ": [not inserted]\n");
         } else {
-            g_string_append_printf(s, " (%s): %s (%s%s)\n", bb->node->name,
-                                   file->filename ? file->filename : "", bb->node->driver->name,
-                                   bb->node->read_only ? ", read-only" : "");
+            g_string_append_printf(s, " (%s): %s (%s%s)\n", bb_node(bb)->name,
+                                   file->filename ? file->filename : "", bb_node(bb)->driver->name,
+                                   bb_node(bb)->read_only ? ", read-only" : "");
         }
         if (bb->qdev) {
             g_string_append_printf(s, "    Attached to:      %s\n", bb->qdev);
@@ -928,7 +963,7 @@ static bool drive_property_get(Object *obj, Visitor *v, const char *name, const 
                                GError **error)
 {
     BlockBackend *bb = *(BlockBackend **)field;
-    g_autofree char *id = g_strdup(!bb ? "" : *bb->name ? bb->name : bb->node ? bb->node->name : "");
+    g_autofree char *id = g_strdup(!bb ? "" : *bb->name ? bb->name : bb_node(bb) ? bb_node(bb)->name : "");
 
     return visit_str(v, name, &id, error);
 }

@@ -114,7 +114,7 @@ BlockBackend *bb_find(BlockRegistry *reg, const char *name, GError **error);
 /* The nodes and their graph. Borrowed. */
 BlockGraph *block_registry_graph(BlockRegistry *reg);
 /* The backend's node; NULL without a medium. Borrowed. */
-BlockNode *bb_node(BlockBackend *bb);
+BlockNode *bb_node(const BlockBackend *bb);
 /* The node that a backend's id or a node name means; NULL with an error (class DeviceNotFound for ids). */
 BlockNode *block_lookup(BlockRegistry *reg, const char *device, const char *node_name, GError **error);
 /* block_resize. */

@@ -1,4 +1,4 @@
-/* QMP: character devices, network, block devices, migration's capabilities. SPDX-License-Identifier:
+/* QMP: character devices, network, migration's capabilities. SPDX-License-Identifier:
  * GPL-2.0-or-later */
 #include "base/error.h"
 #include "monitor/monitor_internal.h"
@@ -86,59 +86,6 @@ bool qmp_netdev_del(QmpContext *ctx, const char *id, GError **error)
 bool qmp_set_link(QmpContext *ctx, const char *name, bool up, GError **error)
 {
     return net_set_link(vm_nets(ctx->vm), name, up, error);
-}
-
-/* ---- block devices ---- */
-
-bool qmp_query_block(QmpContext *ctx, json_object **ret, GError **error)
-{
-    *ret = block_query(vm_blocks(ctx->vm));
-    return true;
-}
-
-/* raw-return commands with arguments get them checked by the generated code. */
-bool qmp_query_named_block_nodes(QmpContext *ctx, bool has_flat, bool flat, json_object **ret, GError **error)
-{
-    *ret = block_query_nodes(vm_blocks(ctx->vm), has_flat && flat);
-    return true;
-}
-
-bool qmp_query_blockstats(QmpContext *ctx, bool has_query_nodes, bool query_nodes, json_object **ret,
-                          GError **error)
-{
-    *ret = block_query_stats(vm_blocks(ctx->vm), has_query_nodes && query_nodes);
-    return true;
-}
-
-bool qmp_blockdev_add(QmpContext *ctx, QapiBlockdevOptions *args, GError **error)
-{
-    return blockdev_add(vm_blocks(ctx->vm), args, error);
-}
-
-bool qmp_blockdev_del(QmpContext *ctx, const char *node_name, GError **error)
-{
-    return blockdev_del(vm_blocks(ctx->vm), node_name, error);
-}
-
-bool qmp_block_resize(QmpContext *ctx, const char *device, const char *node_name, int64_t size,
-                      GError **error)
-{
-    if (size < 0) {
-        return error_set(error, "Parameter 'size' expects a >0 size");
-    }
-    return block_resize(vm_blocks(ctx->vm), device, node_name, (uint64_t)size, error);
-}
-
-bool qmp_query_jobs(QmpContext *ctx, json_object **ret, GError **error)
-{
-    *ret = json_object_new_array();
-    return true;
-}
-
-bool qmp_query_block_jobs(QmpContext *ctx, json_object **ret, GError **error)
-{
-    *ret = json_object_new_array();
-    return true;
 }
 
 /* ---- migration ---- */

@@ -674,6 +674,11 @@ static void vm_on_block_error(void *opaque, BlockBackend *bb, const char *qdev, 
     }
 }
 
+static void vm_on_block_event(void *opaque, const char *event, json_object *data)
+{
+    vm_emit_event(opaque, event, data);
+}
+
 Vm *vm_new(GError **error)
 {
     Loop *loop = loop_new(NULL, error);
@@ -693,7 +698,10 @@ Vm *vm_new(GError **error)
     vm->sinks = g_ptr_array_new_with_free_func(g_free);
     vm->run_handlers = g_ptr_array_new_with_free_func(g_free);
     vm->powerdown_handlers = g_ptr_array_new_with_free_func(g_free);
+    vm->displays = display_registry_new();
     vm->globals = g_ptr_array_new();
+    vm->firmware_dirs = g_ptr_array_new_with_free_func(g_free);
+    g_ptr_array_add(vm->firmware_dirs, NULL);
     vm->root = object_root_new();
     vm->clocks = clock_set_new();
     vm->request_bh = bh_new(loop, vm_process_requests, vm, NULL);
@@ -720,6 +728,7 @@ Vm *vm_new(GError **error)
     vm->blocks = block_registry_new(loop, vm->fds);
     block_property_set_registry(vm->blocks);
     block_registry_set_error_hook(vm->blocks, vm_on_block_error, vm);
+    block_graph_set_event_hook(block_registry_graph(vm->blocks), vm_on_block_event, vm);
     vm->nets = net_registry_new(loop, vm->fds);
     net_property_set_registry(vm->nets);
     return vm;
@@ -743,6 +752,7 @@ void vm_free(Vm *vm)
     object_unref(OBJECT(vm->accel));
     net_property_set_registry(NULL);
     net_registry_free(vm->nets);
+    display_registry_free(vm->displays);
     block_property_set_registry(NULL);
     block_registry_free(vm->blocks);
     chardev_property_set_registry(NULL);
@@ -761,6 +771,7 @@ void vm_free(Vm *vm)
         g_free(vm->globals->pdata[i]);
     }
     g_ptr_array_unref(vm->globals);
+    g_ptr_array_unref(vm->firmware_dirs);
     g_ptr_array_unref(vm->sinks);
     g_ptr_array_unref(vm->run_handlers);
     g_ptr_array_unref(vm->powerdown_handlers);
@@ -811,6 +822,7 @@ bool vm_init_machine(Vm *vm, Accel *accel, MachineConfig *config, GError **error
     config->globals = vm->globals;
     config->blocks = vm->blocks;
     config->nets = vm->nets;
+    config->displays = vm->displays;
     config->uuid = vm->uuid[0] ? vm->uuid : NULL;
     return machine_init(vm->machine, config, error);
 }
@@ -872,6 +884,16 @@ BlockRegistry *vm_blocks(Vm *vm)
 NetRegistry *vm_nets(Vm *vm)
 {
     return vm->nets;
+}
+
+DisplayRegistry *vm_displays(Vm *vm)
+{
+    return vm->displays;
+}
+
+GPtrArray *vm_firmware_dirs(Vm *vm)
+{
+    return vm->firmware_dirs;
 }
 
 GPtrArray *vm_globals(Vm *vm)

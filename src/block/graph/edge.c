@@ -550,6 +550,15 @@ void block_serialise_disable(BlockNode *node)
     copy_on_read_add(node, -1, false);
 }
 
+void block_node_set_write_threshold(BlockNode *node, uint64_t threshold)
+{
+    BlockDrain *drain = block_drain_begin(node);
+
+    __atomic_store_n(&node->write_threshold, threshold, __ATOMIC_RELAXED);
+    block_graph_refresh_direct(node->graph);
+    block_drain_end(drain);
+}
+
 /* ---- chains ---- */
 
 BlockNode *block_filtered(BlockNode *node)

@@ -69,6 +69,10 @@ void block_node_unref(BlockNode *node);
 BlockChild *block_root_new(BlockNode *node, const char *name, unsigned perm, unsigned shared,
                            const BlockRootOps *ops, void *opaque, GError **error);
 void block_root_free(BlockChild *root);
+/* In a coroutine: waits while the node is drained, then counts as a request under way until released. For
+ * work of several requests through edges of nodes, that must not stand still half done. */
+void block_root_hold(BlockChild *root);
+void block_root_release(BlockChild *root);
 bool block_root_set_perm(BlockChild *root, unsigned perm, unsigned shared, GError **error);
 typedef enum BlockOp { BLOCK_READ, BLOCK_WRITE, BLOCK_FLUSH, BLOCK_DISCARD, BLOCK_WRITE_ZEROES } BlockOp;
 typedef void BlockDone(void *opaque, int result); /* 0 or a negative errno */
@@ -138,6 +142,9 @@ void block_copy_on_read_disable(BlockNode *node);
 void block_serialise_enable(BlockNode *node);
 void block_serialise_disable(BlockNode *node);
 
+/* The end of a write beyond which BLOCK_WRITE_THRESHOLD is told once; 0: not. Drains by itself. */
+void block_node_set_write_threshold(BlockNode *node, uint64_t threshold);
+
 /* ---- looking at chains ---- */
 BlockNode *block_filtered(BlockNode *node);     /* a filter's child; NULL for others */
 BlockNode *block_skip_filters(BlockNode *node); /* the first that is no filter */
@@ -157,8 +164,11 @@ bool block_node_info(BlockNode *node, BlockInfo *info, GError **error);
 json_object *block_node_specific_info(BlockNode *node); /* or NULL */
 
 /* ---- images by name ---- */
-/* Makes the file or remote object under a format, of that size; in a coroutine. */
+/* Makes the file or remote object under a format, empty: of the options it takes what the protocol knows, but
+ * for the format's own size and preallocation; in a coroutine. */
 bool block_co_create_file(BlockGraph *graph, const char *filename, json_object *options, GError **error);
+/* The same with size and preallocation, for images that are just the file. */
+bool block_co_create_raw(BlockGraph *graph, const char *filename, json_object *options, GError **error);
 /* What rhea-img create does: format, name, size (UINT64_MAX: the backing image's), -o options as text. Checks
  * options against the drivers' tables and the backing image. Blocking. */
 bool block_image_create(BlockGraph *graph, const char *format, const char *filename, uint64_t size,

@@ -50,6 +50,16 @@ static void leave(BlockChild *child)
     }
 }
 
+void block_root_hold(BlockChild *root)
+{
+    enter(root);
+}
+
+void block_root_release(BlockChild *root)
+{
+    leave(root);
+}
+
 /* ---- requests that overlap ---- */
 
 BlockTracker *block_tracker_new(void)
