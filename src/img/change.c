@@ -618,6 +618,13 @@ int img_cmd_amend(ImgTool *tool, int argc, char **argv)
     img_progress_start(args.progress, 1);
     amend.options = img_options_parse(tables, text, &error);
     if (!amend.options) {
+        /* Known, but not to be changed? */
+        const BlockOption *all[] = { driver->create_options, NULL };
+        json_object *other = img_options_parse(all, text, NULL);
+        if (other) {
+            json_object_put(other);
+            error_append_hint(&error, "This option is only supported for image creation");
+        }
         error_report(error);
         img_progress_end();
         goto out;

@@ -196,7 +196,7 @@ bool img_create(ImgTool *tool, const ImgCreate *create, GError **error)
         goto out;
     }
     if (!create->quiet) {
-        g_autofree char *text = img_options_text(tables, options);
+        g_autofree char *text = img_options_text(tables, create->format, options);
         printf("Formatting '%s', fmt=%s %s\n", create->filename, create->format, text);
         fflush(stdout);
     }
