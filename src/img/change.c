@@ -372,7 +372,7 @@ static void co_commit(void *opaque)
         }
         if (r < 0) {
             cm->result = r;
-            cm->what = "Could not commit image";
+            cm->what = "Block job failed";
         }
         offset += count;
         img_progress_ratio(offset, size);
@@ -393,6 +393,17 @@ static char *backing_of(BlockNode *node, const char **format)
 {
     *format = node->backing_format && *node->backing_format ? node->backing_format : NULL;
     return node->backing_file && *node->backing_file ? block_backing_full_name(node, NULL) : NULL;
+}
+
+/* Whether the user's name, which counts from the overlay's directory, means the file `full`. */
+static bool same_image(BlockNode *overlay, const char *name, const char *full)
+{
+    g_autofree char *combined = block_combine_path(overlay->filename, name);
+    char *a = realpath(combined, NULL), *b = realpath(full, NULL);
+    bool same = a && b ? g_str_equal(a, b) : g_str_equal(combined, full);
+    free(a);
+    free(b);
+    return same;
 }
 
 /*
@@ -459,7 +470,7 @@ int img_cmd_commit(ImgTool *tool, int argc, char **argv)
         }
         goto out;
     }
-    while (base_name && !g_str_equal(base_name, node->backing_file) && !g_str_equal(base_name, below)) {
+    while (base_name && !same_image(node, base_name, below)) {
         ImgDisk *layer = img_open(tool, false, below, format, IMG_OPEN_NO_BACKING, NULL, false, NULL);
         if (!layer) {
             goto out;
