@@ -1,8 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Makes a guest from Debian's packages: kernel, its virtio modules, busybox, in a small initramfs.
-#   tools/guest.sh [-k cloud|generic] [-o DIRECTORY]
-# Leaves DIRECTORY/vmlinuz, DIRECTORY/initrd.gz and DIRECTORY/kernel-release. The packages are unpacked below
+#   tools/guest.sh [-k cloud|generic|rt] [-o DIRECTORY]
+# Leaves DIRECTORY/vmlinuz, DIRECTORY/initrd.gz, DIRECTORY/kernel-release, and DIRECTORY/ide.gz: IDE's drivers as an
+# initial ramdisk to put behind the other. The packages are unpacked below
 # DIRECTORY and not installed. Nothing is done where the result is already there and newer than this script.
 set -eu
 
@@ -13,13 +14,14 @@ while getopts k:o: option; do
     case $option in
     k) flavour=$OPTARG ;;
     o) out=$OPTARG ;;
-    *) echo "usage: $0 [-k cloud|generic] [-o DIRECTORY]" >&2; exit 2 ;;
+    *) echo "usage: $0 [-k cloud|generic|rt] [-o DIRECTORY]" >&2; exit 2 ;;
     esac
 done
 case $flavour in
 cloud) meta=linux-image-cloud-amd64 ;;
 generic) meta=linux-image-amd64 ;;
-*) echo "$0: unknown kernel flavour '$flavour': cloud or generic" >&2; exit 2 ;;
+rt) meta=linux-image-rt-amd64 ;;
+*) echo "$0: unknown kernel flavour '$flavour': cloud, generic or rt" >&2; exit 2 ;;
 esac
 
 if [ -e "$out/initrd.gz" ] && [ "$out/initrd.gz" -nt "$0" ] && [ "$out/initrd.gz" -nt "$here/guest-init" ]; then
@@ -79,5 +81,9 @@ cp "$modules/modules.builtin" "$modules/modules.order" "$ram/lib/modules/$releas
 "$out/root/bin/busybox" depmod -b "$ram" "$release"
 
 (cd "$ram" && find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0) | gzip -n -6 >"$out/initrd.gz.new"
+# IDE's drivers, for a second ramdisk behind the first.
+copy_module ata_piix sd_mod sr_mod
+"$out/root/bin/busybox" depmod -b "$ram" "$release"
+(cd "$ram" && find lib/modules | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0) | gzip -n -6 >"$out/ide.gz"
 mv "$out/initrd.gz.new" "$out/initrd.gz"
 echo "guest: Linux $release with busybox in $out" >&2

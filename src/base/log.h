@@ -34,6 +34,7 @@ typedef enum LogClass {
     LOG_MMU = 1u << 5,         /* -d mmu */
     LOG_EXEC = 1u << 6,        /* -d exec */
     LOG_CPU = 1u << 7,         /* -d cpu */
+    LOG_OUT_ASM = 1u << 9,     /* -d out_asm: host code made of it */
     LOG_TRACE = 1u << 8,       /* trace points of the log back end */
 } LogClass;
 

@@ -6,11 +6,14 @@
 #include "block/graph/dirty_bitmap.h"
 
 #include "base/error.h"
+#include "rhea_config.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static Loop *loop;
@@ -466,6 +469,105 @@ static void test_breakpoint(void)
     end();
 }
 
+/* ---- NBD ---- */
+
+#ifdef CONFIG_LIBNBD
+/* qemu-nbd with one export over a Unix socket; 0: there is no such program. */
+static pid_t serve(const char *path, const char *socket, bool read_only)
+{
+    const char *args[16] = { "qemu-nbd", "-t", "-e", "8", "-f", "raw", "-x", "disk", "-k", socket };
+    int n = 10;
+    GPid pid;
+
+    if (read_only) {
+        args[n++] = "-r";
+    } else {
+        args[n++] = "--discard=unmap";
+    }
+    args[n] = path;
+    if (!g_spawn_async(NULL, (char **)(void *)args, NULL,
+                       G_SPAWN_SEARCH_PATH | G_SPAWN_DO_NOT_REAP_CHILD | G_SPAWN_STDERR_TO_DEV_NULL, NULL,
+                       NULL, &pid, NULL)) {
+        return 0;
+    }
+    for (int i = 0; i < 500 && access(socket, F_OK) != 0; i++) {
+        g_usleep(10000);
+    }
+    return pid;
+}
+
+static void test_nbd(void)
+{
+    g_autofree char *path = NULL, *socket = NULL, *uri = NULL;
+    g_autofree uint8_t *buf = g_malloc(1 << 20), *back = g_malloc(1 << 20);
+    g_autoptr(GError) error = NULL;
+    BlockNode *node;
+    BlockChild *root;
+    BlockStatus st;
+    pid_t pid;
+
+    begin();
+    path = make_file("disk", 4 << 20, 'n');
+    socket = g_build_filename(dir, "sock", NULL);
+    uri = g_strdup_printf("nbd+unix:///disk?socket=%s", socket);
+    g_assert_null(block_node_open_image(graph, uri, NULL, 0, &error)); /* nobody listens */
+    g_test_message("%s", error->message);
+    g_clear_error(&error);
+    pid = serve(path, socket, false);
+    if (!pid) {
+        g_test_skip("no qemu-nbd here");
+        end();
+        return;
+    }
+    node = block_node_open_image(graph, uri, NULL, 0, &error);
+    g_assert_no_error(error);
+    g_assert_cmpstr(node->driver->name, ==, "raw");
+    g_assert_cmpstr(node->file->node->driver->name, ==, "nbd");
+    g_assert_cmpint(node->size, ==, 4 << 20);
+    root = root_of(node, RW, BLOCK_PERM_ALL);
+    g_assert_cmpint(blk_pread(root, 12345, 1000, back, 0), ==, 0);
+    g_assert_true(back[0] == 'n' && back[999] == 'n');
+    for (int i = 0; i < 1 << 20; i++) {
+        buf[i] = (uint8_t)(i * 31 >> 3);
+    }
+    struct iovec iov[3] = { { buf, 1000 }, { buf + 1000, 5000 }, { buf + 6000, (1 << 20) - 6000 } };
+    g_assert_cmpint(blk_pwritev(root, 777, 1 << 20, &(BlockVec){ iov, 3 }, BLOCK_REQ_FUA), ==, 0);
+    g_assert_cmpint(blk_pread(root, 777, 1 << 20, back, 0), ==, 0);
+    g_assert_cmpmem(buf, 1 << 20, back, 1 << 20);
+    g_assert_cmpint(blk_pwrite_zeroes(root, 2 << 20, 1 << 20, BLOCK_REQ_MAY_UNMAP), ==, 0);
+    g_assert_cmpint(blk_flush(root), ==, 0);
+    g_assert_cmpint(blk_status(node, 2 << 20, 2 << 20, &st), ==, 0);
+    g_assert_true(st.flags & BLOCK_STATUS_ZERO);
+    g_assert_cmpint(st.bytes, ==, 1 << 20);
+    g_assert_cmpint(blk_pread(root, (3 << 20) - 500, 1000, back, 0), ==, 0);
+    g_assert_true(back[0] == 0 && back[499] == 0 && back[500] == 'n');
+    /* The server goes. */
+    kill(pid, SIGKILL);
+    g_assert_cmpint(blk_pread(root, 0, 512, back, 0), ==, -EIO);
+    g_assert_cmpint(blk_pwrite(root, 0, 512, back, 0), ==, -EIO);
+    block_root_free(root);
+    waitpid(pid, NULL, 0);
+    unlink(socket);
+    /* With a delay the request waits for the next one. */
+    pid = serve(path, socket, false);
+    node =
+        add("driver=nbd,node-name=n,server.type=unix,server.path=%s,export=disk,reconnect-delay=20", socket);
+    root = root_of(node, RW, BLOCK_PERM_ALL);
+    g_assert_cmpint(blk_pread(root, 777, 1000, back, 0), ==, 0);
+    g_assert_cmpmem(buf, 1000, back, 1000);
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    unlink(socket);
+    pid = serve(path, socket, false);
+    g_assert_cmpint(blk_pwrite(root, 0, 1000, buf, 0), ==, 0);
+    block_root_free(root);
+    g_assert_true(block_node_del(graph, "n", &error));
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    end();
+}
+#endif
+
 /* ---- detect-zeroes, status ---- */
 
 static void test_zeroes(void)
@@ -565,6 +667,9 @@ int main(int argc, char **argv)
     g_test_add_func("/graph/alignment", test_alignment);
     g_test_add_func("/graph/blkdebug", test_blkdebug);
     g_test_add_func("/graph/breakpoint", test_breakpoint);
+#ifdef CONFIG_LIBNBD
+    g_test_add_func("/graph/nbd", test_nbd);
+#endif
     g_test_add_func("/graph/zeroes", test_zeroes);
     g_test_add_func("/graph/bitmaps", test_bitmaps);
     return g_test_run();

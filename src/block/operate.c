@@ -426,3 +426,172 @@ bool block_op_backup(BlockRegistry *reg, const QapiBlockdevBackup *a, GError **e
     o.start.on_target_error = on_error(a->has_on_target_error, a->on_target_error);
     return job_backup_start(block_registry_jobs(reg), source, target, &o, error);
 }
+
+/* ---- transactions ---- */
+
+/* What an action that was done needs to be undone. */
+typedef struct Undo {
+    QapiTransactionActionKind kind;
+    BlockNode *top, *base; /* snapshots; counted */
+    DirtyBitmap *bitmap;
+    uint64_t *bits; /* as they were */
+    bool enabled, started;
+    const char *job_id;
+} Undo;
+
+static bool keep_bits(Undo *u, DirtyBitmap *b)
+{
+    u->bitmap = b;
+    u->enabled = b->enabled;
+    u->bits = g_memdup2(b->bits, b->words * sizeof(*b->bits));
+    return true;
+}
+
+static bool do_snapshot(BlockRegistry *reg, Undo *u, const QapiTransactionAction *a, GError **error)
+{
+    bool sync = a->type == QAPI_TRANSACTION_ACTION_KIND_BLOCKDEV_SNAPSHOT_SYNC;
+    const QapiBlockdevSnapshotSync *s = sync ? a->u_blockdev_snapshot_sync->data : NULL;
+    const QapiBlockdevSnapshot *o = sync ? NULL : a->u_blockdev_snapshot->data;
+    BlockNode *base =
+        sync ? block_lookup(reg, s->device, s->node_name, error) : node_by_name(reg, o->node, error);
+    bool ok;
+
+    if (!base) {
+        return false;
+    }
+    block_node_ref(base);
+    ok = sync ? block_op_snapshot_sync(reg, s, error) : block_op_snapshot(reg, o->node, o->overlay, error);
+    if (!ok) {
+        block_node_unref(base);
+        return false;
+    }
+    u->base = base;
+    for (guint i = 0; i < base->parents->len; i++) {
+        BlockChild *up = g_ptr_array_index(base->parents, i);
+
+        if (up->parent && up->parent->backing == up) {
+            u->top = up->parent;
+        }
+    }
+    if (u->top) {
+        block_node_ref(u->top);
+    }
+    return true;
+}
+
+static bool act(BlockRegistry *reg, Undo *u, const QapiTransactionAction *a, GError **error)
+{
+    const QapiBlockDirtyBitmap *which = NULL;
+    DirtyBitmap *b;
+
+    switch (a->type) {
+    case QAPI_TRANSACTION_ACTION_KIND_ABORT:
+        return error_set(error, "Transaction aborted using Abort action");
+    case QAPI_TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_ADD: {
+        const QapiBlockDirtyBitmapAdd *add = a->u_block_dirty_bitmap_add->data;
+
+        if (!block_op_bitmap_add(reg, add, error)) {
+            return false;
+        }
+        u->bitmap = bitmap_of(reg, add->node, add->name, false, error);
+        return true;
+    }
+    case QAPI_TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_REMOVE:
+        which = a->u_block_dirty_bitmap_remove->data;
+        b = bitmap_of(reg, which->node, which->name, true, error);
+        return b && (!b->read_only || writable(b, error)); /* it goes when all has gone well */
+    case QAPI_TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_CLEAR:
+        which = a->u_block_dirty_bitmap_clear->data;
+        b = bitmap_of(reg, which->node, which->name, true, error);
+        return b && keep_bits(u, b) && block_op_bitmap_clear(reg, which, error);
+    case QAPI_TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_ENABLE:
+    case QAPI_TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_DISABLE: {
+        bool on = a->type == QAPI_TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_ENABLE;
+
+        which = on ? a->u_block_dirty_bitmap_enable->data : a->u_block_dirty_bitmap_disable->data;
+        b = bitmap_of(reg, which->node, which->name, true, error);
+        return b && keep_bits(u, b) && block_op_bitmap_enable(reg, which, on, error);
+    }
+    case QAPI_TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_MERGE: {
+        const QapiBlockDirtyBitmapMerge *merge = a->u_block_dirty_bitmap_merge->data;
+
+        b = bitmap_of(reg, merge->node, merge->target, true, error);
+        return b && keep_bits(u, b) && block_op_bitmap_merge(reg, merge, error);
+    }
+    case QAPI_TRANSACTION_ACTION_KIND_BLOCKDEV_BACKUP: {
+        const QapiBlockdevBackup *backup = a->u_blockdev_backup->data;
+
+        u->job_id = backup->job_id ? backup->job_id : backup->device;
+        u->started = block_op_backup(reg, backup, error);
+        return u->started;
+    }
+    case QAPI_TRANSACTION_ACTION_KIND_BLOCKDEV_SNAPSHOT:
+    case QAPI_TRANSACTION_ACTION_KIND_BLOCKDEV_SNAPSHOT_SYNC:
+        return do_snapshot(reg, u, a, error);
+    default:
+        return error_set(error, "Unknown transaction action");
+    }
+}
+
+static void undo(BlockRegistry *reg, Undo *u)
+{
+    Job *job = u->started ? job_find(block_registry_jobs(reg), u->job_id, false, NULL) : NULL;
+
+    if (job) {
+        job_cancel(job, true, NULL);
+    }
+    if (u->top) {
+        /* Who has seen the overlay sees the base again. */
+        if (block_node_replace(u->top, u->base, NULL)) {
+            block_backing_set(u->top, NULL, NULL);
+        }
+    }
+    if (u->bits && u->bitmap) {
+        memcpy(u->bitmap->bits, u->bits, u->bitmap->words * sizeof(*u->bits));
+        for (uint64_t w = 0; w < u->bitmap->words; w++) {
+            u->bitmap->summary[w / 64] |= (uint64_t) !!u->bits[w] << (w % 64);
+        }
+        u->bitmap->enabled = u->enabled;
+    } else if (u->bitmap) {
+        dirty_bitmap_free(u->bitmap);
+    }
+}
+
+bool block_op_transaction(BlockRegistry *reg, GPtrArray *actions, GError **error)
+{
+    g_autofree Undo *undos = g_new0(Undo, actions->len + 1);
+    BlockDrain *drain = block_drain_all_begin(block_registry_graph(reg));
+    bool ok = true;
+    guint done;
+
+    for (done = 0; done < actions->len; done++) {
+        const QapiTransactionAction *a = g_ptr_array_index(actions, done);
+
+        undos[done].kind = a->type;
+        ok = act(reg, &undos[done], a, error);
+        if (!ok) {
+            break;
+        }
+    }
+    for (guint i = done; !ok && i-- > 0;) {
+        undo(reg, &undos[i]);
+    }
+    for (guint i = 0; ok && i < actions->len; i++) {
+        const QapiTransactionAction *a = g_ptr_array_index(actions, i);
+
+        if (a->type == QAPI_TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_REMOVE) {
+            block_op_bitmap_remove(reg, a->u_block_dirty_bitmap_remove->data, NULL);
+        }
+    }
+    for (guint i = 0; i < actions->len; i++) {
+        g_free(undos[i].bits);
+        if (undos[i].top) {
+            block_node_unref(undos[i].top);
+        }
+        if (undos[i].base) {
+            block_node_unref(undos[i].base);
+        }
+    }
+    block_drain_end(drain);
+    return ok;
+}

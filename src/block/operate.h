@@ -30,4 +30,7 @@ bool block_op_commit(BlockRegistry *reg, const QapiBlockCommit *args, GError **e
 bool block_op_stream(BlockRegistry *reg, const QapiBlockStream *args, GError **error);
 bool block_op_backup(BlockRegistry *reg, const QapiBlockdevBackup *args, GError **error);
 
+/* Of QapiTransactionAction *: all at one moment, or none. */
+bool block_op_transaction(BlockRegistry *reg, GPtrArray *actions, GError **error);
+
 #endif

@@ -191,6 +191,26 @@ static void set_cache_default(json_object *options, const char *member, bool val
     }
 }
 
+/* The graph names the image in front of what a driver says; the callers here do that themselves. What the host says of
+ * a file ("Could not open 'x': No such file or directory") stays as it is. */
+static void drop_name(GError **error, const char *filename)
+{
+    g_autofree char *head = g_strdup_printf("Could not open '%s': ", filename);
+    if (!error || !*error || !g_str_has_prefix((*error)->message, head)) {
+        return;
+    }
+    const char *rest = (*error)->message + strlen(head);
+    bool from_host = g_str_has_prefix(rest, "it is no file") || g_str_has_prefix(rest, "character devices");
+    for (int e = 1; e < 134 && !from_host; e++) {
+        from_host = g_str_equal(rest, g_strerror(e));
+    }
+    if (!from_host) {
+        char *text = g_strdup(rest);
+        g_free((*error)->message);
+        (*error)->message = text;
+    }
+}
+
 ImgDisk *img_try_open(ImgTool *tool, bool image_opts, const char *filename, const char *format,
                       unsigned flags, const ImgCache *cache, bool force_share, json_object *more,
                       GError **error)
@@ -236,6 +256,7 @@ ImgDisk *img_try_open(ImgTool *tool, bool image_opts, const char *filename, cons
         block_node_open_image(tool->graph, image_opts ? NULL : filename, options, open_flags, error);
     json_object_put(options);
     if (!node) {
+        drop_name(error, filename);
         return NULL;
     }
     ImgDisk *disk = g_new0(ImgDisk, 1);

@@ -539,7 +539,63 @@ static guint build_hpet(GByteArray *t)
     return start;
 }
 
-GByteArray *acpi_build(const AcpiBoard *board, uint32_t address, GError **error)
+AcpiLinks *acpi_links_new(void)
+{
+    AcpiLinks *links = g_new0(AcpiLinks, 1);
+    links->pointers = g_array_new(false, false, sizeof(AcpiPointer));
+    links->checksums = g_array_new(false, false, sizeof(AcpiChecksum));
+    return links;
+}
+
+void acpi_links_free(AcpiLinks *links)
+{
+    g_array_unref(links->pointers);
+    g_array_unref(links->checksums);
+    g_free(links);
+}
+
+static void link_pointer(AcpiLinks *links, guint offset, uint8_t size)
+{
+    AcpiPointer pointer = { offset, size };
+    if (links) {
+        g_array_append_val(links->pointers, pointer);
+    }
+}
+
+static void link_checksum(AcpiLinks *links, guint offset, guint start, guint length)
+{
+    AcpiChecksum sum = { offset, start, length };
+    if (links) {
+        g_array_append_val(links->checksums, sum);
+    }
+}
+
+/* A table with the addresses of others (XSDT and RSDT); its place in the image. */
+static guint build_root(GByteArray *t, const char *signature, const uint32_t *tables, unsigned count,
+                        uint8_t size, AcpiLinks *links)
+{
+    guint start = table_begin(t, signature, 1);
+    for (unsigned i = 0; i < count; i++) {
+        link_pointer(links, t->len, size);
+        put(t, tables[i], size);
+    }
+    table_end(t, start);
+    link_checksum(links, start + 9, start, t->len - start);
+    return start;
+}
+
+static void link_fadt(AcpiLinks *links, guint fadt, guint end, bool facs)
+{
+    enum { FIRMWARE_CTRL = 36, DSDT = 40, X_DSDT = 140 };
+    if (facs) {
+        link_pointer(links, fadt + FIRMWARE_CTRL, 4);
+    }
+    link_pointer(links, fadt + DSDT, 4);
+    link_pointer(links, fadt + X_DSDT, 8);
+    link_checksum(links, fadt + 9, fadt, end - fadt);
+}
+
+GByteArray *acpi_build(const AcpiBoard *board, uint32_t address, AcpiLinks *links, GError **error)
 {
     if (board->cpus > board->max_cpus || board->max_cpus > MAX_CPUS) {
         error_set(error, "ACPI tables: %u of %u CPUs do not fit (at most %u)", board->cpus, board->max_cpus,
@@ -547,38 +603,36 @@ GByteArray *acpi_build(const AcpiBoard *board, uint32_t address, GError **error)
         return NULL;
     }
     GByteArray *t = g_byte_array_new();
-    /* RSDP of revision 2, 36 bytes; filled in at the end. */
-    for (int i = 0; i < 36; i++) {
+    /* RSDP of revision 2; filled in at the end. */
+    for (int i = 0; i < ACPI_RSDP_SIZE; i++) {
         put(t, 0, 1);
     }
     uint32_t facs = board->pm_base ? address + build_facs(t) : 0;
     uint32_t dsdt = address + build_dsdt(t, board);
     uint32_t tables[3];
     unsigned count = 0;
-    tables[count++] = address + build_fadt(t, board, facs, dsdt);
+    guint fadt = build_fadt(t, board, facs, dsdt);
+    link_fadt(links, fadt, t->len, board->pm_base != 0);
+    tables[count++] = address + fadt;
     tables[count++] = address + build_madt(t, board);
     if (board->hpet) {
         tables[count++] = address + build_hpet(t);
     }
-    guint xsdt = table_begin(t, "XSDT", 1);
-    for (unsigned i = 0; i < count; i++) {
-        put(t, tables[i], 8);
-    }
-    table_end(t, xsdt);
-    guint rsdt = table_begin(t, "RSDT", 1);
-    for (unsigned i = 0; i < count; i++) {
-        put(t, tables[i], 4);
-    }
-    table_end(t, rsdt);
+    guint xsdt = build_root(t, "XSDT", tables, count, 8, links);
+    guint rsdt = build_root(t, "RSDT", tables, count, 4, links);
 
     uint8_t *rsdp = t->data;
     memcpy(rsdp, "RSD PTR ", 8);
     memcpy(rsdp + 9, OEM_ID, 6);
     rsdp[15] = 2;
     patch32(t, 16, address + rsdt);
-    patch32(t, 20, 36);
+    patch32(t, 20, ACPI_RSDP_SIZE);
     patch32(t, 24, address + xsdt);
     rsdp[8] = checksum(rsdp, 20);
-    rsdp[32] = checksum(rsdp, 36);
+    rsdp[32] = checksum(rsdp, ACPI_RSDP_SIZE);
+    link_pointer(links, 16, 4);
+    link_pointer(links, 24, 8);
+    link_checksum(links, 8, 0, 20);
+    link_checksum(links, 32, 0, ACPI_RSDP_SIZE);
     return t;
 }

@@ -46,9 +46,26 @@ typedef struct AcpiBoard {
     bool legacy_free;         /* no VGA, no legacy devices (FADT boot flags) */
 } AcpiBoard;
 
+/* Where tables hold addresses of each other and checksums, for firmware that places them itself. Offsets are
+ * those of the image. */
+#define ACPI_RSDP_SIZE 36
+typedef struct AcpiPointer {
+    uint32_t offset;
+    uint8_t size;
+} AcpiPointer;
+typedef struct AcpiChecksum {
+    uint32_t offset, start, length;
+} AcpiChecksum;
+typedef struct AcpiLinks {
+    GArray *pointers;  /* of AcpiPointer */
+    GArray *checksums; /* of AcpiChecksum, of whole tables first, then of the RSDP */
+} AcpiLinks;
+AcpiLinks *acpi_links_new(void);
+void acpi_links_free(AcpiLinks *links);
+
 /* Builds all tables as one image to be placed at guest physical address `address` (16-byte aligned, below 4
- * GiB); the RSDP is its first structure. NULL with an error where the board does not fit ACPI (too many
- * CPUs). Caller owns. */
-GByteArray *acpi_build(const AcpiBoard *board, uint32_t address, GError **error);
+ * GiB); the RSDP is its first structure. links (may be NULL) gets its pointers and checksums. NULL with an
+ * error where the board does not fit ACPI (too many CPUs). Caller owns. */
+GByteArray *acpi_build(const AcpiBoard *board, uint32_t address, AcpiLinks *links, GError **error);
 
 #endif

@@ -97,7 +97,7 @@ static void test_pc(void)
 {
     AcpiBoard board = pc_board();
     g_autoptr(GError) error = NULL;
-    g_autoptr(GByteArray) image = acpi_build(&board, ADDRESS, &error);
+    g_autoptr(GByteArray) image = acpi_build(&board, ADDRESS, NULL, &error);
     g_assert_no_error(error);
 
     const uint8_t *fadt = the_table(image, "FACP");
@@ -135,7 +135,7 @@ static void test_pc(void)
 static void test_reduced(void)
 {
     AcpiBoard board = microvm_board();
-    g_autoptr(GByteArray) image = acpi_build(&board, ADDRESS, NULL);
+    g_autoptr(GByteArray) image = acpi_build(&board, ADDRESS, NULL, NULL);
     const uint8_t *fadt = the_table(image, "FACP");
     g_assert_cmpuint(get32(fadt + 112) & (1u << 20), !=, 0);
     g_assert_cmpuint(get32(fadt + 36), ==, 0);
@@ -148,14 +148,14 @@ static void test_too_many_cpus(void)
     AcpiBoard board = pc_board();
     board.cpus = 5;
     g_autoptr(GError) error = NULL;
-    g_assert_null(acpi_build(&board, ADDRESS, &error));
+    g_assert_null(acpi_build(&board, ADDRESS, NULL, &error));
     g_assert_error(error, RHEA_ERROR, ERROR_CLASS_GENERIC);
 }
 
 /* Writes each table to a file of a directory, so that a disassembler can judge it: --dump DIR. */
 static int dump(const char *directory, const char *name, AcpiBoard board)
 {
-    g_autoptr(GByteArray) image = acpi_build(&board, ADDRESS, NULL);
+    g_autoptr(GByteArray) image = acpi_build(&board, ADDRESS, NULL, NULL);
     const uint8_t *fadt = the_table(image, "FACP");
     const uint8_t *dsdt = image->data + (get32(fadt + 40) - ADDRESS);
     const struct {

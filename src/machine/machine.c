@@ -385,6 +385,8 @@ bool machine_init(Machine *machine, const MachineConfig *config, GError **error)
         .loop = config->loop,
         .vm = config->vm,
         .root = config->root,
+        .firmware_dirs = config->firmware_dirs,
+        .displays = config->displays,
     };
     /* libvirt and the monitor look for these even where they are empty. */
     container_get(config->root, "/machine/peripheral");
@@ -395,9 +397,6 @@ bool machine_init(Machine *machine, const MachineConfig *config, GError **error)
     }
     if (machine->dtb) {
         return error_set(error, "machine option 'dtb': PCs have no device tree");
-    }
-    if (machine->firmware) {
-        return error_set(error, "machine option 'firmware': firmware start is not supported yet");
     }
     if (!mc->no_cpus) {
         if (!machine_smp_complete(&machine->smp, mc->max_cpus, mc->name, error) ||
@@ -520,6 +519,13 @@ static const Property machine_properties[] = {
     PROP_STR("memory-backend", Machine, memory_backend, NULL,
              "id of the memory backend that is the machine's RAM"),
     PROP_STR("boot-order", Machine, boot_order, NULL, "order of boot devices"),
+    PROP_STR("boot-once", Machine, boot_once, NULL, "order of boot devices at the first start"),
+    PROP_BOOL("boot-menu", Machine, boot_menu, false, "firmware offers a boot menu"),
+    PROP_BOOL("boot-strict", Machine, boot_strict, false, "boot from nothing but what has a bootindex"),
+    PROP_INT32("boot-splash-time", Machine, boot_splash_time, -1, "ms that the boot menu waits for a key"),
+    PROP_INT32("boot-reboot-timeout", Machine, boot_reboot_timeout, -1,
+               "ms after which a machine that found nothing to boot starts again"),
+    PROP_STR("option-roms", Machine, option_roms, NULL, "files of option ROMs, a line each"),
     PROP_BOOL("dump-guest-core", Machine, dump_guest_core, true, "include guest memory in a core dump"),
     PROP_BOOL("mem-merge", Machine, mem_merge, true, "let the host merge equal pages"),
     PROP_BOOL("usb", Machine, usb, false, "add a USB controller"),

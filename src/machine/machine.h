@@ -46,7 +46,9 @@ typedef struct MachineConfig {
     Chardev *serial[MACHINE_MAX_SERIALS]; /* -serial; NULL: no such port */
     const char *uuid;
     const char *rtc_base, *rtc_clock, *rtc_driftfix; /* of -rtc, as the RTC's properties take them; or NULL */
-    bool graphics_off;                               /* -nographic, -display none */
+    bool graphics_off;                               /* -nographic: firmware talks to the serial port */
+    struct DisplayRegistry *displays;                /* where video cards register; may be NULL */
+    const char *const *firmware_dirs;                /* of -L, NULL-terminated; kept by the VM */
 } MachineConfig;
 
 /* A CPU place of the machine, present or not (query-hotpluggable-cpus). */
@@ -62,7 +64,11 @@ struct Machine {
     /* ---- properties ---- */
     char *kernel, *initrd, *append, *dtb, *firmware;
     char *memory_backend; /* id of a memory-backend object */
-    char *boot_order;     /* of -boot, for fw_cfg */
+    /* Of -boot, for firmware. */
+    char *boot_order, *boot_once;
+    bool boot_menu, boot_strict;
+    int32_t boot_splash_time, boot_reboot_timeout; /* ms; -1: not given */
+    char *option_roms;                             /* of -option-rom: names with newlines between */
     bool dump_guest_core, mem_merge, usb, graphics, suppress_vmdesc;
 
     /* ---- built ---- */
@@ -74,6 +80,7 @@ struct Machine {
     uint64_t ram_size;
     uint64_t below_4g, above_4g; /* how RAM is split around the hole */
     MachineSmp smp;
+    uint8_t uuid[16];          /* in text order; zeros: none was given */
     MachineCpuSlot *cpu_slots; /* smp.max_cpus of them */
     ApicBus *apic_bus;
     FwCfg *fw_cfg;  /* or NULL */

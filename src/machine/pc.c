@@ -2,7 +2,7 @@
  * The PC with an i440FX host bridge and a PIIX3/PIIX4 south bridge, in versions that differ only by tables of
  * compatibility properties. SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include "machine/x86_machine.h"
+#include "machine/firmware.h"
 
 #include "base/error.h"
 #include "hw/acpi/piix4_pm.h"
@@ -11,6 +11,7 @@
 #include "hw/isa/piix3.h"
 #include "hw/misc/port92.h"
 #include "hw/pci/i440fx.h"
+#include "hw/storage/piix3_ide.h"
 #include "object/property.h"
 
 #define TYPE_PC_MACHINE "generic-pc-machine"
@@ -33,6 +34,12 @@ typedef struct PcMachine {
 } PcMachine;
 #define PC_MACHINE(obj) OBJECT_CHECK(PcMachine, obj, TYPE_PC_MACHINE)
 
+/* Whether devices come out of reset as PC firmware leaves them, since there is none. */
+static const char *pc_preset(X86Machine *x86)
+{
+    return x86->firmware ? "off" : "on";
+}
+
 static Device *pc_new_pci(X86Machine *x86, const char *type, const char *addr, GError **error)
 {
     Machine *machine = MACHINE(x86);
@@ -41,7 +48,7 @@ static Device *pc_new_pci(X86Machine *x86, const char *type, const char *addr, G
     if (!object_apply_globals(OBJECT(dev), machine->config.globals, error) ||
         !object_property_parse(OBJECT(dev), "addr", addr, error) ||
         !object_property_parse(OBJECT(dev), "multifunction", "on", error) ||
-        !object_property_parse(OBJECT(dev), "firmware-preset", "on", error)) {
+        !object_property_parse(OBJECT(dev), "firmware-preset", pc_preset(x86), error)) {
         return NULL;
     }
     return dev;
@@ -73,17 +80,20 @@ static bool pc_init(Machine *machine, GError **error)
         return error_set(error, "machine '%s' needs at least 1 MiB of memory",
                          MACHINE_GET_CLASS(machine)->name);
     }
+    x86->firmware = !machine->kernel;
+    machine->env.firmware = x86->firmware;
     x86_machine_init_memory(x86);
     memory_region_init(&pc->pci_memory, pc, "pci", UINT64_MAX);
     memory_region_add_overlap(&machine->system_memory, 0, &pc->pci_memory, -1);
-    if (!x86_machine_init_cpus(x86, error) ||
-        !x86_machine_init_interrupts(x86, on_off_auto(x86->pic, true), true, error) ||
+    if ((x86->firmware && !x86_firmware_map(x86, &pc->pci_memory, error)) ||
+        !x86_machine_init_cpus(x86, error) ||
+        !x86_machine_init_interrupts(x86, on_off_auto(x86->pic, true), !x86->firmware, error) ||
         !x86_machine_init_fw_cfg(x86, error)) {
         return false;
     }
     pc->host = device_new_unattached(machine->config.root, TYPE_I440FX_HOST, NULL);
     i440fx_set_memory(pc->host, &machine->ram, &pc->pci_memory, x86->smram ? &x86->smram_root : NULL);
-    if (!object_property_parse(OBJECT(pc->host), "firmware-preset", "on", error) ||
+    if (!object_property_parse(OBJECT(pc->host), "firmware-preset", pc_preset(x86), error) ||
         !device_realize(pc->host, NULL, &machine->env, error)) {
         return false;
     }
@@ -97,7 +107,12 @@ static bool pc_init(Machine *machine, GError **error)
         !pc_init_isa(pc, piix3_isa_bus(piix3), error)) {
         return false;
     }
-    if (x86->pit_dev && !object_property_parse(OBJECT(x86->pit_dev), "firmware-preset", "on", error)) {
+    if (x86->pit_dev &&
+        !object_property_parse(OBJECT(x86->pit_dev), "firmware-preset", pc_preset(x86), error)) {
+        return false;
+    }
+    Device *ide = pc_new_pci(x86, TYPE_PIIX3_IDE, "01.1", error);
+    if (!ide || !device_realize(ide, pci, NULL, error)) {
         return false;
     }
     if (on_off_auto(x86->acpi, true)) {
@@ -117,7 +132,8 @@ static bool pc_ready(Machine *machine, GError **error)
     PcMachine *pc = PC_MACHINE(machine);
     X86Machine *x86 = X86_MACHINE(machine);
     uint64_t above = 4 * GIB + ((machine->above_4g + GIB - 1) & ~(GIB - 1));
-    uint64_t hole = MAX(machine->below_4g, PCI_MEM_START);
+    /* Firmware gives addresses as it likes; here it is ours to keep the hole small. */
+    uint64_t hole = x86->firmware ? machine->below_4g : MAX(machine->below_4g, PCI_MEM_START);
     AcpiBoard board = {
         .sci_irq = PIIX4_SCI_IRQ,
         .pm_base = PIIX4_PM_BASE,
@@ -175,6 +191,10 @@ static void pc_reset(Machine *machine)
 {
     PcMachine *pc = PC_MACHINE(machine);
 
+    if (X86_MACHINE(machine)->firmware) {
+        x86_machine_reset(X86_MACHINE(machine));
+        return;
+    }
     pc_write_vectors(machine);
     pci_bus_assign_resources(i440fx_bus(pc->host), PCI_IO_START, PCI_IO_END,
                              MAX(machine->below_4g, PCI_MEM_START), PCI_MEM_END, pc_interrupt_line);

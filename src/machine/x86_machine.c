@@ -15,6 +15,7 @@
 #include "hw/timer/hpet.h"
 #include "hw/timer/i8254.h"
 #include "hw/timer/mc146818rtc.h"
+#include "machine/firmware.h"
 #include "object/property.h"
 
 #include <string.h>
@@ -82,6 +83,11 @@ void x86_machine_init_memory(X86Machine *x86)
     memory_region_add(&x86->smram_root, 0, &x86->smram_view);
     if (on_off_auto(x86->smm, true)) {
         x86->smram = address_space_new(&x86->smram_root, "cpu-smm");
+    }
+    if (x86->firmware) { /* it takes its own places out */
+        x86_add_e820(x86, 0, machine->below_4g, E820_RAM);
+        x86_add_e820(x86, 4 * GIB, 4 * GIB + machine->above_4g, E820_RAM);
+        return;
     }
     x86_add_e820(x86, 0, 0x9fc00, E820_RAM);
     x86_add_e820(x86, 0x9fc00, 0xa0000, E820_RESERVED);
@@ -247,7 +253,7 @@ bool x86_machine_init_fw_cfg(X86Machine *x86, GError **error)
         memcpy(e820 + i * 20 + 16, &x86->e820[i].type, 4);
     }
     if (machine->config.uuid) {
-        uint8_t uuid[16];
+        uint8_t *uuid = machine->uuid;
         unsigned at = 0;
         for (const char *p = machine->config.uuid; *p && at < 32; p++) {
             int digit = g_ascii_xdigit_value(*p);
@@ -256,7 +262,7 @@ bool x86_machine_init_fw_cfg(X86Machine *x86, GError **error)
                 at++;
             }
         }
-        fw_cfg_add_bytes(fw_cfg, FW_CFG_UUID, uuid, sizeof(uuid));
+        fw_cfg_add_bytes(fw_cfg, FW_CFG_UUID, uuid, sizeof(machine->uuid));
     }
     return fw_cfg_add_file(fw_cfg, "etc/e820", e820, x86->e820_count * 20, error);
 }
@@ -285,9 +291,14 @@ bool x86_machine_ready(X86Machine *x86, AcpiBoard *board, const char *extra_cmdl
 {
     Machine *machine = MACHINE(x86);
     bool acpi = on_off_auto(x86->acpi, true);
+    g_autofree uint32_t *apic_ids = NULL;
 
+    if (!machine->kernel && (machine->initrd || machine->append)) {
+        return error_set(error, "-%s only allowed with -kernel option",
+                         machine->initrd ? "initrd" : "append");
+    }
     if (acpi) {
-        g_autofree uint32_t *apic_ids = g_new(uint32_t, machine->smp.max_cpus);
+        apic_ids = g_new(uint32_t, machine->smp.max_cpus);
         for (unsigned i = 0; i < machine->smp.max_cpus; i++) {
             apic_ids[i] = machine->cpu_slots[i].apic_id;
         }
@@ -300,7 +311,12 @@ bool x86_machine_ready(X86Machine *x86, AcpiBoard *board, const char *extra_cmdl
         board->hpet = x86->hpet_dev;
         board->rtc = machine->rtc;
         board->serial_ports = x86->serial_ports;
-        x86->acpi_tables = acpi_build(board, X86_ACPI_ADDRESS, error);
+    }
+    if (x86->firmware) {
+        return x86_firmware_publish(x86, acpi ? board : NULL, error);
+    }
+    if (acpi) {
+        x86->acpi_tables = acpi_build(board, X86_ACPI_ADDRESS, NULL, error);
         if (!x86->acpi_tables) {
             return false;
         }
@@ -310,14 +326,7 @@ bool x86_machine_ready(X86Machine *x86, AcpiBoard *board, const char *extra_cmdl
         }
     }
     if (!machine->kernel) {
-        if (machine->initrd) {
-            return error_set(error, "-initrd only allowed with -kernel option");
-        }
-        if (machine->append) {
-            return error_set(error, "-append only allowed with -kernel option");
-        }
-        error_set(error, "firmware start is not supported yet: machine '%s' needs a kernel",
-                  MACHINE_GET_CLASS(machine)->name);
+        error_set(error, "machine '%s' has no firmware: it needs a kernel", MACHINE_GET_CLASS(machine)->name);
         error_append_hint(error, "Give one with -kernel FILE.");
         return false;
     }
@@ -370,6 +379,10 @@ void x86_machine_reset(X86Machine *x86)
     Machine *machine = MACHINE(x86);
     g_autoptr(GError) error = NULL;
 
+    if (x86->firmware) {
+        x86_firmware_reset(x86);
+        return;
+    }
     for (unsigned i = 0; i < machine->smp.cpus; i++) {
         x86_firmware_cpu_state(machine, machine->cpu_slots[i].cpu);
     }
@@ -402,6 +415,7 @@ static void x86_machine_instance_finalize(Object *obj)
     X86Machine *x86 = X86_MACHINE(obj);
 
     x86_machine_fini(x86);
+    x86_firmware_fini(x86);
     address_space_free(x86->smram);
     MemoryRegion *const regions[] = { &x86->smram_view, &x86->smram_root, &x86->msi, &x86->ram_above_4g,
                                       &x86->ram_below_4g };

@@ -20,7 +20,10 @@ typedef struct X86Machine {
     int acpi, smm, pit, pic; /* OnOffAuto */
     uint64_t max_ram_below_4g;
 
-    MemoryRegion ram_below_4g, ram_above_4g, smram_root, smram_view, msi;
+    bool firmware;    /* starts through firmware, which sets up everything itself */
+    bool booted_once; /* has been reset before */
+
+    MemoryRegion ram_below_4g, ram_above_4g, smram_root, smram_view, msi, bios, isa_bios;
     AddressSpace *smram; /* what CPUs see in SMM */
     GsiLines *lines;
     IrqLine *a20;
@@ -55,7 +58,8 @@ bool x86_machine_init_serial(X86Machine *x86, Bus *isa, GError **error);
  */
 Device *x86_machine_add_device(X86Machine *x86, const char *type, Bus *bus, GError **error,
                                ...) G_GNUC_NULL_TERMINATED;
-/* Finishes `board` with what is known here (CPUs), builds tables unless acpi=off, and loads the kernel.
+/* Finishes `board` with what is known here (CPUs), builds tables unless acpi=off, and loads the kernel or
+ * tells firmware.
  * extra_cmdline (may be NULL) goes behind -append. */
 bool x86_machine_ready(X86Machine *x86, AcpiBoard *board, const char *extra_cmdline, GError **error);
 /* What firmware would have left in CPUs and memory, then the kernel's entry state. */

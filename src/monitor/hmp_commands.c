@@ -67,6 +67,24 @@ static bool hmp_cont(HmpContext *ctx, const char *args, GError **error)
     return simple(ctx, "cont", NULL, error);
 }
 
+static bool hmp_screendump(HmpContext *ctx, const char *args, GError **error)
+{
+    json_object *qmp_args = json_object_new_object();
+    g_autofree char *word = hmp_word(&args);
+    if (g_strcmp0(word, "-f") == 0) {
+        g_autofree char *format = hmp_word(&args);
+        json_object_object_add(qmp_args, "format", json_object_new_string(format ? format : ""));
+        g_free(word);
+        word = hmp_word(&args);
+    }
+    if (!word) {
+        json_object_put(qmp_args);
+        return error_set(error, "FILE is missing");
+    }
+    json_object_object_add(qmp_args, "filename", json_object_new_string(word));
+    return simple(ctx, "screendump", qmp_args, error);
+}
+
 static bool hmp_system_reset(HmpContext *ctx, const char *args, GError **error)
 {
     return simple(ctx, "system_reset", NULL, error);
@@ -278,6 +296,7 @@ const HmpCommand hmp_commands[] = {
     { "quit|q", "", "end the process", hmp_quit },
     { "stop|s", "", "pause the machine", hmp_stop },
     { "cont|c", "", "let it run again", hmp_cont },
+    { "screendump", "[-f FORMAT] FILE", "write a picture of the screen; FORMAT: ppm, png", hmp_screendump },
     { "system_reset", "", "press the reset button", hmp_system_reset },
     { "system_powerdown", "", "press the power button", hmp_system_powerdown },
     { "system_wakeup", "", "wake a suspended guest", hmp_system_wakeup },

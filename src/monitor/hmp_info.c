@@ -197,21 +197,27 @@ static bool info_chardev(HmpContext *ctx, const char *args, GError **error)
     return true;
 }
 
-static bool info_jit(HmpContext *ctx, const char *args, GError **error)
+char *monitor_info_jit(Vm *vm)
 {
-    Accel *accel = vm_accel(ctx->vm);
+    Accel *accel = vm_accel(vm);
     if (!accel || !ACCEL_GET_CLASS(accel)->info) {
-        hmp_print(ctx, "no information\n");
-        return true;
+        return NULL;
     }
-    VcpuSet *vcpus = vm_vcpus(ctx->vm);
+    VcpuSet *vcpus = vm_vcpus(vm);
     if (vcpus) {
         vcpu_set_pause(vcpus);
     }
-    print_owned(ctx, ACCEL_GET_CLASS(accel)->info(accel));
+    char *text = ACCEL_GET_CLASS(accel)->info(accel);
     if (vcpus) {
         vcpu_set_resume(vcpus);
     }
+    return text;
+}
+
+static bool info_jit(HmpContext *ctx, const char *args, GError **error)
+{
+    char *text = monitor_info_jit(ctx->vm);
+    print_owned(ctx, text ? text : g_strdup("no information\n"));
     return true;
 }
 
@@ -296,6 +302,17 @@ static bool info_pci(HmpContext *ctx, const char *args, GError **error)
     return true;
 }
 
+static bool info_screen(HmpContext *ctx, const char *args, GError **error)
+{
+    DisplayConsole *console = display_console_find(vm_displays(ctx->vm), NULL, error);
+    if (!console) {
+        return false;
+    }
+    g_autofree char *text = display_console_text(console);
+    hmp_print(ctx, "%s", text ? text : "The screen shows graphics.\n");
+    return true;
+}
+
 const HmpCommand hmp_info_commands[] = {
     { "version", "", "of this program", info_version },
     { "status", "", "whether the machine runs", info_status },
@@ -316,6 +333,7 @@ const HmpCommand hmp_info_commands[] = {
     { "jit", "", "what the software CPU did", info_jit },
     { "memory_size_summary", "", "the size of memory", info_memory_size },
     { "pci", "", "the PCI functions", info_pci },
+    { "screen", "", "the text that the guest's screen shows", info_screen },
     { "trace-events", "[PATTERN]", "the trace points", info_trace_events },
     { "migrate", "", "the state of a migration", info_migrate },
     { "balloon", "", "the size of the balloon", info_balloon },

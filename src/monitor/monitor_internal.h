@@ -86,6 +86,9 @@ void hmp_run(MonitorSet *set, Monitor *mon, unsigned *cpu_index, const char *lin
 /* The vCPU of an index, or NULL with an error. */
 X86Cpu *monitor_cpu(MonitorSet *set, uint64_t index, GError **error);
 
+/* What info jit shows; the caller frees it. NULL: there is nothing to show. (hmp_info.c) */
+char *monitor_info_jit(Vm *vm);
+
 /* Reads guest-virtual memory without side effects; false where something is not mapped. The vCPU stands
  * still. */
 bool monitor_read_virtual(Vm *vm, X86Cpu *cpu, uint64_t address, void *buffer, size_t size);

@@ -131,6 +131,12 @@ bool qmp_blockdev_backup(QmpContext *ctx, QapiBlockdevBackup *args, GError **err
     return block_op_backup(vm_blocks(ctx->vm), args, error);
 }
 
+bool qmp_transaction(QmpContext *ctx, GPtrArray *actions, QapiTransactionProperties *properties,
+                     GError **error)
+{
+    return block_op_transaction(vm_blocks(ctx->vm), actions, error);
+}
+
 /* ---- jobs ---- */
 
 bool qmp_query_jobs(QmpContext *ctx, json_object **ret, GError **error)

@@ -55,6 +55,17 @@ bool qmp_human_monitor_command(QmpContext *ctx, const char *command_line, bool h
     return true;
 }
 
+bool qmp_x_query_jit(QmpContext *ctx, QapiHumanReadableText **ret, GError **error)
+{
+    char *text = monitor_info_jit(ctx->set->vm);
+    if (!text) {
+        return error_set(error, "This accelerator keeps no statistics; -accel tcg does");
+    }
+    *ret = g_new0(QapiHumanReadableText, 1);
+    (*ret)->human_readable_text = text;
+    return true;
+}
+
 bool qmp_query_command_line_options(QmpContext *ctx, const char *option, json_object **ret, GError **error)
 {
     json_object *all = ctx->set->command_line_options;
@@ -173,6 +184,33 @@ bool qmp_trace_event_set_state(QmpContext *ctx, const char *name, bool enable, b
 {
     if (!trace_set(name, enable) && !strpbrk(name, "*?")) {
         return error_set(error, "unknown event \"%s\"", name);
+    }
+    return true;
+}
+
+/* ---- screens ---- */
+
+bool qmp_screendump(QmpContext *ctx, const char *filename, const char *device, bool has_head, int64_t head,
+                    bool has_format, QapiImageFormat format, GError **error)
+{
+    DisplayConsole *console = display_console_find(vm_displays(ctx->vm), device, error);
+    DisplaySurface surface;
+    g_autoptr(GError) local = NULL;
+
+    if (!console) {
+        return false;
+    }
+    if (has_head && head != 0) {
+        return error_set(error, "There is no head %" PRId64 ": screens have one", head);
+    }
+    display_surface_init(&surface);
+    display_console_render(console, &surface);
+    g_autoptr(GByteArray) image = display_surface_encode(
+        &surface, has_format && format == QAPI_IMAGE_FORMAT_PNG ? DISPLAY_IMAGE_PNG : DISPLAY_IMAGE_PPM);
+    display_surface_clear(&surface);
+    if (!g_file_set_contents_full(filename, (const char *)image->data, image->len, G_FILE_SET_CONTENTS_NONE,
+                                  0644, &local)) {
+        return error_set(error, "failed to write '%s': %s", filename, local->message);
     }
     return true;
 }

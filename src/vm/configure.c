@@ -381,9 +381,8 @@ static bool configure_accel(Setup *s, const Option *o, GError **error)
     }
     g_string_append_printf(s->accels, "%s%s", s->accels->len ? ":" : "", name);
     json_object_object_del(dict, "accel");
-    /* These are QEMU's; this software CPU always runs each vCPU in a thread and sizes its caches itself. */
+    /* This is QEMU's; this software CPU always runs each vCPU in a thread. */
     json_object_object_del(dict, "thread");
-    json_object_object_del(dict, "tb-size");
     json_object_put(s->accel_properties);
     s->accel_properties = json_object_object_length(dict) ? json_object_get(dict) : NULL;
     json_object_put(dict);
@@ -444,7 +443,10 @@ static bool add_device(Setup *s, GError **error, const char *driver, ...)
     va_start(pairs, driver);
     while ((key = va_arg(pairs, const char *))) {
         const char *value = va_arg(pairs, const char *);
-        if (value) {
+        if (value && strcmp(key, "bus") == 0) {
+            g_free(options->bus);
+            options->bus = g_strdup(value);
+        } else if (value) {
             json_object_object_add(options->more, key, json_object_new_string(value));
         }
     }
@@ -452,10 +454,47 @@ static bool add_device(Setup *s, GError **error, const char *driver, ...)
     return device_create(vm_root(s->vm), options, false, vm_globals(s->vm), error) != NULL;
 }
 
+/* Where an IDE drive goes: index n is channel n / 2, unit n % 2; without one, the first free place. */
+static bool add_ide_drive(Setup *s, const BlockDrive *drive, unsigned *used, GError **error)
+{
+    int place = drive->index;
+
+    if (place < 0 && (drive->bus >= 0 || drive->unit >= 0)) {
+        if (drive->unit > 1) {
+            return error_set(error, "drive '%s': IDE channels have units 0 and 1, not %d", bb_name(drive->bb),
+                             drive->unit);
+        }
+        place = 2 * MAX(drive->bus, 0) + MAX(drive->unit, 0);
+    }
+    for (int i = 0; place < 0 && i < 4; i++) {
+        place = *used & 1u << i ? -1 : i;
+    }
+    if (place < 0 || place > 3) {
+        return error_set(error, "drive '%s': there are four places for IDE drives, index 0 to 3",
+                         bb_name(drive->bb));
+    }
+    if (*used & 1u << place) {
+        return error_set(error, "drive '%s': index %d is taken by another drive", bb_name(drive->bb), place);
+    }
+    *used |= 1u << place;
+    g_autofree char *bus = g_strdup_printf("ide.%d", place / 2);
+    g_autofree char *unit = g_strdup_printf("%d", place % 2);
+    g_autofree char *bootindex = drive->bootindex >= 0 ? g_strdup_printf("%d", drive->bootindex) : NULL;
+    g_autoptr(GError) missing = NULL;
+    if (!bus_find(vm_root(s->vm), "IDE", bus, &missing)) {
+        error_set(error, "drive '%s': machine '%s' has no IDE controller", bb_name(drive->bb), s->mc->name);
+        error_append_hint(error, "Use if=virtio, or if=none with a -device.");
+        return false;
+    }
+    return add_device(s, error, strcmp(drive->media, "cdrom") == 0 ? "ide-cd" : "ide-hd", "bus", bus, "unit",
+                      unit, "drive", bb_name(drive->bb), "bootindex", bootindex, NULL);
+}
+
 /* -drive if=virtio and the like: a device for each drive whose interface says so. */
 static bool configure_drive_devices(Setup *s, GError **error)
 {
     GPtrArray *drives = block_drives(vm_blocks(s->vm));
+    unsigned ide_used = 0;
 
     for (guint i = 0; i < drives->len; i++) {
         const BlockDrive *drive = drives->pdata[i];
@@ -468,14 +507,22 @@ static bool configure_drive_devices(Setup *s, GError **error)
             if (!s->mc->default_nic_model) {
                 return error_set(error, "machine '%s' has no bus for a virtio disk", s->mc->name);
             }
+            g_autofree char *bootindex =
+                drive->bootindex >= 0 ? g_strdup_printf("%d", drive->bootindex) : NULL;
             if (!add_device(s, error, pci ? "virtio-blk-pci" : "virtio-blk-device", "drive",
-                            bb_name(drive->bb), NULL)) {
+                            bb_name(drive->bb), "bootindex", bootindex, NULL)) {
+                return false;
+            }
+            continue;
+        }
+        if (strcmp(interface, "ide") == 0) {
+            if (!add_ide_drive(s, drive, &ide_used, error)) {
                 return false;
             }
             continue;
         }
         error_set(error, "-drive: interface '%s' is not supported yet", interface);
-        error_append_hint(error, "Use if=virtio, or if=none with a -device.");
+        error_append_hint(error, "Use if=virtio or if=ide, or if=none with a -device.");
         return false;
     }
     return true;
@@ -802,7 +849,29 @@ static bool step_display(Setup *s, const Option *o, GError **error)
 
 static bool step_vga(Setup *s, const Option *o, GError **error)
 {
-    return configure_none_only(o, "type", "video card", error);
+    static const char *const cards[] = { "none", "std", NULL };
+
+    if (!g_strv_contains(cards, o->argument)) {
+        error_set(error, "video card '%s' is not supported; 'std' and 'none' are", o->argument);
+        return false;
+    }
+    return true;
+}
+
+/* A PC that starts a kernel at once has no screen unless asked for: nothing would set its mode. */
+static bool configure_video(Setup *s, GError **error)
+{
+    const char *card = cmdline_last(s->options, OPT_VGA);
+    bool by_default = !card && !s->nodefaults && vm_machine(s->vm)->env.firmware;
+
+    if (!by_default && (!card || strcmp(card, "none") == 0)) {
+        return true;
+    }
+    g_autoptr(GError) missing = NULL;
+    if (!bus_find(vm_root(s->vm), "PCI", NULL, &missing)) {
+        return error_set(error, "-vga %s: machine '%s' has no PCI bus", card, s->mc->name);
+    }
+    return add_device(s, error, "VGA", NULL);
 }
 
 static bool step_audio(Setup *s, const Option *o, GError **error)
@@ -821,11 +890,32 @@ static bool step_boot(Setup *s, const Option *o, GError **error)
     json_object *dict = option_dict(o, "order", error);
     bool ok = dict && cmdline_check_keys(dict, o->info->keys, error);
 
-    if (ok && cmdline_get(dict, "order")) {
-        ok = machine_set(s, "boot-order", cmdline_get(dict, "order"), error);
+    static const char *const keys[] = { "order", "once", "menu", "strict", "splash-time", "reboot-timeout" };
+    for (size_t i = 0; ok && i < G_N_ELEMENTS(keys); i++) {
+        const char *value = cmdline_get(dict, keys[i]);
+        g_autofree char *property = g_strconcat("boot-", keys[i], NULL);
+        ok = !value || machine_set(s, property, value, error);
     }
     json_object_put(dict);
     return ok;
+}
+
+/* What firmware is made of; the directories stay, since devices look for their ROMs there. */
+static bool configure_firmware(Setup *s, GError **error)
+{
+    GPtrArray *dirs = vm_firmware_dirs(s->vm);
+    g_autoptr(GString) roms = g_string_new(NULL);
+
+    FOR_OPTION(s, o, OPT_DATA_DIR)
+    {
+        g_ptr_array_insert(dirs, (gint)dirs->len - 1, g_strdup(o->argument)); /* before the NULL */
+    }
+    s->config.firmware_dirs = (const char *const *)dirs->pdata;
+    FOR_OPTION(s, o, OPT_OPTION_ROM)
+    {
+        g_string_append_printf(roms, "%s\n", o->argument);
+    }
+    return !roms->len || machine_set(s, "option-roms", roms->str, error);
 }
 
 static bool step_watchdog(Setup *s, const Option *o, GError **error)
@@ -861,6 +951,25 @@ static bool step_drive(Setup *s, const Option *o, GError **error)
     return block_drive_add_text(vm_blocks(s->vm), o->argument, s->mc->default_disk_interface, error) != NULL;
 }
 
+/* -hda and its kin. */
+static bool step_disk(Setup *s, const Option *o, GError **error)
+{
+    bool cdrom = o->info->id == OPT_CDROM;
+    g_auto(GStrv) parts = g_strsplit(o->argument, ",", -1);
+    g_autofree char *file = g_strjoinv(",,", parts);
+    g_autofree char *text = g_strdup_printf("media=%s,index=%d,file=%s", cdrom ? "cdrom" : "disk",
+                                            cdrom ? 2 : (int)(o->info->id - OPT_HDA), file);
+
+    return block_drive_add_text(vm_blocks(s->vm), text, s->mc->default_disk_interface, error) != NULL;
+}
+
+static bool configure_disks(Setup *s, GError **error)
+{
+    return for_each(s, OPT_HDA, step_disk, error) && for_each(s, OPT_HDB, step_disk, error) &&
+           for_each(s, OPT_HDC, step_disk, error) && for_each(s, OPT_HDD, step_disk, error) &&
+           for_each(s, OPT_CDROM, step_disk, error);
+}
+
 static bool step_netdev(Setup *s, const Option *o, GError **error)
 {
     return net_client_add_text(vm_nets(s->vm), o->argument, error) != NULL;
@@ -893,12 +1002,13 @@ static bool configure_vm(Setup *s, GError **error)
     if (!for_each(s, OPT_ECHR, step_echr, error) || !for_each(s, OPT_CHARDEV, step_chardev, error) ||
         !for_each(s, OPT_OBJECT, configure_object, error) ||
         !for_each(s, OPT_BLOCKDEV, step_blockdev, error) || !for_each(s, OPT_DRIVE, step_drive, error) ||
-        !for_each(s, OPT_NETDEV, step_netdev, error) || !configure_lines(s, error)) {
+        !configure_disks(s, error) || !for_each(s, OPT_NETDEV, step_netdev, error) ||
+        !configure_lines(s, error)) {
         return false;
     }
     /* The machine. */
     if (!for_each(s, OPT_MACHINE, configure_machine_properties, error) ||
-        !for_each(s, OPT_BOOT, step_boot, error)) {
+        !for_each(s, OPT_BOOT, step_boot, error) || !configure_firmware(s, error)) {
         return false;
     }
     static const struct {
@@ -906,7 +1016,7 @@ static bool configure_vm(Setup *s, GError **error)
         const char *property, *value;
     } shorthands[] = {
         { OPT_KERNEL, "kernel", NULL }, { OPT_INITRD, "initrd", NULL }, { OPT_APPEND, "append", NULL },
-        { OPT_NO_ACPI, "acpi", "off" }, { OPT_NO_HPET, "hpet", "off" },
+        { OPT_NO_ACPI, "acpi", "off" }, { OPT_NO_HPET, "hpet", "off" }, { OPT_BIOS, "firmware", NULL },
     };
     for (size_t i = 0; i < G_N_ELEMENTS(shorthands); i++) {
         if (cmdline_has(s->options, shorthands[i].id)) {
@@ -934,7 +1044,7 @@ static bool configure_vm(Setup *s, GError **error)
     s->config.cpu_model = cmdline_last(s->options, OPT_CPU);
     s->config.mem_path = cmdline_last(s->options, OPT_MEM_PATH);
     s->config.mem_prealloc = cmdline_has(s->options, OPT_MEM_PREALLOC);
-    s->config.graphics_off = true;
+    s->config.graphics_off = s->nographic;
     json_object *rtc = NULL;
     bool ok = true;
     FOR_OPTION(s, o, OPT_RTC)
@@ -949,7 +1059,7 @@ static bool configure_vm(Setup *s, GError **error)
         return false;
     }
     /* What hangs on it. */
-    ok = for_each(s, OPT_FW_CFG, configure_fw_cfg, error) &&
+    ok = for_each(s, OPT_FW_CFG, configure_fw_cfg, error) && configure_video(s, error) &&
          for_each(s, OPT_DEVICE, configure_device, error) && configure_drive_devices(s, error) &&
          configure_networks(s, error);
     /* Last, because the first front end of a mux has its focus: that is to be the guest's line. */
@@ -1192,8 +1302,12 @@ bool vm_answer_help(const Options *options, bool *failed, GError **error)
                 return true;
             }
             break;
-        case OPT_DISPLAY:
         case OPT_VGA:
+            if (is_help(o->argument)) {
+                text = g_strdup("none\nstd\n");
+            }
+            break;
+        case OPT_DISPLAY:
         case OPT_AUDIODEV:
             if (is_help(o->argument)) {
                 text = g_strdup("none\n");

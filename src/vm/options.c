@@ -19,9 +19,6 @@
     "type,accel,kernel,initrd,append,memory-backend,dump-guest-core,mem-merge,usb,graphics,acpi,smm,vmport," \
     "hpet,pit,"                                                                                              \
     "pic,rtc,isa-serial,x-option-roms,auto-kernel-cmdline,kernel-irqchip,max-ram-below-4g,i8042"
-#define NO_IDE                                                                                   \
-    "IDE disks are not supported yet; use -drive file=FILE,if=virtio or -blockdev with -device " \
-    "virtio-blk-pci"
 
 /* clang-format off */
 static const OptionInfo option_table[] = {
@@ -50,7 +47,7 @@ static const OptionInfo option_table[] = {
       "names the guest; threads are always named", OPT_NAME, "guest,process,debug-threads" },
     { "uuid", "uuid", STANDARD, "sets the machine's UUID", OPT_UUID },
     { "boot", "[order=drives][,once=drives][,menu=on|off][,strict=on|off]", STANDARD,
-      "boot order, for firmware (accepted; there is no firmware yet)", OPT_BOOT,
+      "boot order for firmware: letters a (floppy), c (disk), d (CD-ROM), n (network); once= at the first start", OPT_BOOT,
       "order,once,menu,splash,splash-time,reboot-timeout,strict" },
     { "rtc", "[base=utc|localtime|date][,clock=host|rt|vm][,driftfix=none|slew]", STANDARD, "sets the real-time clock",
       OPT_RTC, "base,clock,driftfix" },
@@ -73,12 +70,11 @@ static const OptionInfo option_table[] = {
       "file,if,id,format,media,index,bus,unit,cache,aio,discard,detect-zeroes,readonly,snapshot,serial,werror,rerror" },
     { "blockdev", "[driver=]driver[,node-name=name][,...]", BLOCK, "defines a block node (key=value or JSON)", OPT_BLOCKDEV,
       "driver,node-name,filename,file,read-only,cache.direct,cache.no-flush,discard,detect-zeroes,aio,locking" },
-    { "hda", "file", BLOCK, "IDE disk", OPT_UNSUPPORTED, NULL, NO_IDE },
-    { "hdb", "file", BLOCK, "IDE disk", OPT_UNSUPPORTED, NULL, NO_IDE },
-    { "hdc", "file", BLOCK, "IDE disk", OPT_UNSUPPORTED, NULL, NO_IDE },
-    { "hdd", "file", BLOCK, "IDE disk", OPT_UNSUPPORTED, NULL, NO_IDE },
-    { "cdrom", "file", BLOCK, "IDE CD-ROM", OPT_UNSUPPORTED, NULL,
-      "CD-ROM drives are not supported yet; use -drive file=FILE,if=virtio,readonly=on" },
+    { "hda", "file", BLOCK, "the first disk: the same as -drive file=FILE,index=0,media=disk", OPT_HDA },
+    { "hdb", "file", BLOCK, "the second, index=1", OPT_HDB },
+    { "hdc", "file", BLOCK, "the third, index=2", OPT_HDC },
+    { "hdd", "file", BLOCK, "the fourth, index=3", OPT_HDD },
+    { "cdrom", "file", BLOCK, "a CD-ROM: the same as -drive file=FILE,index=2,media=cdrom", OPT_CDROM },
     { "snapshot", NULL, BLOCK, "temporary overlays", OPT_UNSUPPORTED, NULL, "temporary overlays are not supported yet" },
 
     { "device", "driver[,prop=value...]", STANDARD,
@@ -108,7 +104,8 @@ static const OptionInfo option_table[] = {
     { "nographic", NULL, DISPLAY, "no graphics; the serial port and the monitor share the terminal (Ctrl-A C)",
       OPT_NOGRAPHIC },
     { "display", "none", DISPLAY, "selects the display ('none' is the only one yet)", OPT_DISPLAY, "type" },
-    { "vga", "none", DISPLAY, "selects the video card ('none' is the only one yet)", OPT_VGA },
+    { "vga", "std|none", DISPLAY,
+      "selects the video card; 'std' is a PC's own where it starts through firmware, else there is none", OPT_VGA },
     { "audiodev", "[driver=]none,id=id", DISPLAY, "defines an audio back end ('none' is the only one yet)", OPT_AUDIODEV,
       "driver,id" },
     { "k", "language", DISPLAY, "keyboard layout (accepted; there is no keyboard yet)", OPT_KEYMAP },
@@ -122,11 +119,10 @@ static const OptionInfo option_table[] = {
     { "append", "cmdline", BOOT, "the kernel's command line", OPT_APPEND },
     { "initrd", "file", BOOT, "the initial ramdisk; for multiboot 'file args,file args'", OPT_INITRD },
     { "dtb", "file", BOOT, "device tree", OPT_UNSUPPORTED, NULL, "PCs have no device tree" },
-    { "bios", "file", BOOT, "firmware image", OPT_UNSUPPORTED, NULL,
-      "firmware start is not supported yet; start a kernel with -kernel" },
+    { "bios", "file", BOOT, "firmware image instead of SeaBIOS (bios-256k.bin)", OPT_BIOS },
     { "pflash", "file", BOOT, "firmware flash", OPT_UNSUPPORTED, NULL,
-      "firmware start is not supported yet; start a kernel with -kernel" },
-    { "option-rom", "file", BOOT, "option ROM", OPT_UNSUPPORTED, NULL, "option ROMs need firmware, which is not supported yet" },
+      "firmware in flash is not supported yet; use -bios" },
+    { "option-rom", "file", BOOT, "an option ROM for firmware to run", OPT_OPTION_ROM },
 
     { "S", NULL, RUNNING, "does not start the CPUs ('cont' does)", OPT_STOPPED },
     { "daemonize", NULL, RUNNING, "goes to the background once everything is set up", OPT_DAEMONIZE },
@@ -145,7 +141,7 @@ static const OptionInfo option_table[] = {
     { "D", "file", RUNNING, "logs to a file instead of stderr", OPT_LOGFILE },
     { "trace", "[enable=]pattern[,events=file][,file=file]", RUNNING, "switches trace points on ('-trace help' lists them)",
       OPT_TRACE, "enable,events,file" },
-    { "L", "path", RUNNING, "directory of firmware (accepted; there is no firmware yet)", OPT_IGNORED },
+    { "L", "path", RUNNING, "a directory where firmware is looked for first", OPT_DATA_DIR },
     { "no-fd-bootchk", NULL, RUNNING, "accepted", OPT_IGNORED },
     { "compat", "policy", RUNNING, "accepted", OPT_IGNORED },
     { "seed", "n", RUNNING, "accepted", OPT_IGNORED },

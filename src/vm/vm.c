@@ -698,7 +698,10 @@ Vm *vm_new(GError **error)
     vm->sinks = g_ptr_array_new_with_free_func(g_free);
     vm->run_handlers = g_ptr_array_new_with_free_func(g_free);
     vm->powerdown_handlers = g_ptr_array_new_with_free_func(g_free);
+    vm->displays = display_registry_new();
     vm->globals = g_ptr_array_new();
+    vm->firmware_dirs = g_ptr_array_new_with_free_func(g_free);
+    g_ptr_array_add(vm->firmware_dirs, NULL);
     vm->root = object_root_new();
     vm->clocks = clock_set_new();
     vm->request_bh = bh_new(loop, vm_process_requests, vm, NULL);
@@ -749,6 +752,7 @@ void vm_free(Vm *vm)
     object_unref(OBJECT(vm->accel));
     net_property_set_registry(NULL);
     net_registry_free(vm->nets);
+    display_registry_free(vm->displays);
     block_property_set_registry(NULL);
     block_registry_free(vm->blocks);
     chardev_property_set_registry(NULL);
@@ -767,6 +771,7 @@ void vm_free(Vm *vm)
         g_free(vm->globals->pdata[i]);
     }
     g_ptr_array_unref(vm->globals);
+    g_ptr_array_unref(vm->firmware_dirs);
     g_ptr_array_unref(vm->sinks);
     g_ptr_array_unref(vm->run_handlers);
     g_ptr_array_unref(vm->powerdown_handlers);
@@ -817,6 +822,7 @@ bool vm_init_machine(Vm *vm, Accel *accel, MachineConfig *config, GError **error
     config->globals = vm->globals;
     config->blocks = vm->blocks;
     config->nets = vm->nets;
+    config->displays = vm->displays;
     config->uuid = vm->uuid[0] ? vm->uuid : NULL;
     return machine_init(vm->machine, config, error);
 }
@@ -878,6 +884,16 @@ BlockRegistry *vm_blocks(Vm *vm)
 NetRegistry *vm_nets(Vm *vm)
 {
     return vm->nets;
+}
+
+DisplayRegistry *vm_displays(Vm *vm)
+{
+    return vm->displays;
+}
+
+GPtrArray *vm_firmware_dirs(Vm *vm)
+{
+    return vm->firmware_dirs;
 }
 
 GPtrArray *vm_globals(Vm *vm)

@@ -12,6 +12,7 @@
 #include "accel/accel.h"
 #include "block/block.h"
 #include "chardev/chardev.h"
+#include "display/display.h"
 #include "hw/core/device.h"
 #include "io/fd_table.h"
 #include "loop/loop.h"
@@ -55,10 +56,12 @@ FdTable *vm_fds(Vm *vm);
 ChardevRegistry *vm_chardevs(Vm *vm);
 BlockRegistry *vm_blocks(Vm *vm);
 NetRegistry *vm_nets(Vm *vm);
-GPtrArray *vm_globals(Vm *vm); /* of GlobalProperty *: compat properties first, then -global's */
-Machine *vm_machine(Vm *vm);   /* NULL before vm_create_machine */
-Accel *vm_accel(Vm *vm);       /* the same */
-VcpuSet *vm_vcpus(Vm *vm);     /* the same */
+DisplayRegistry *vm_displays(Vm *vm);
+GPtrArray *vm_firmware_dirs(Vm *vm); /* of char *, ends with NULL: where firmware is looked for first */
+GPtrArray *vm_globals(Vm *vm);       /* of GlobalProperty *: compat properties first, then -global's */
+Machine *vm_machine(Vm *vm);         /* NULL before vm_create_machine */
+Accel *vm_accel(Vm *vm);             /* the same */
+VcpuSet *vm_vcpus(Vm *vm);           /* the same */
 const VmServices *vm_services(Vm *vm);
 const char *vm_name(Vm *vm); /* -name, or NULL */
 void vm_set_name(Vm *vm, const char *name);

@@ -33,7 +33,9 @@ struct Vm {
     ChardevRegistry *chardevs;
     BlockRegistry *blocks;
     NetRegistry *nets;
+    DisplayRegistry *displays;
     GPtrArray *globals;
+    GPtrArray *firmware_dirs;
     Machine *machine; /* the tree has the reference */
     Accel *accel;
     VcpuSet *vcpus;

@@ -517,7 +517,7 @@ def parse(argv):
     parser.add_argument("--rhea", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--qemu-binary", default="qemu-system-x86_64")
     parser.add_argument("--rhea-binary", help="default BUILD/rhea-system-x86_64")
-    parser.add_argument("--accel-args", default="tcg,jit=on", help="Rhea's -accel, for example tcg,jit=on,elide=off")
+    parser.add_argument("--accel-args", default="tcg", help="Rhea's -accel, for example tcg,elide=off")
     parser.add_argument("--qemu-accel-args", default="tcg")
     parser.add_argument("--memory", default="1G")
     parser.add_argument("--smp", type=int, default=1, help="vCPUs of the guests")

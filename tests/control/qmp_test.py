@@ -183,6 +183,8 @@ def test_running(binary):
                      "x/2i $rip", "p $rip", "info version"):
             text = qmp.execute("human-monitor-command", command_line=line)
             expect("return" in text, f"{line}: {text}")
+        text = qmp.command("x-query-jit")["human-readable-text"]
+        expect("cycles for each" in text and "CPU #0" in text, f"x-query-jit: {text}")
         expect("CPU" in qmp.command("human-monitor-command", command_line="info cpus"), "info cpus names them")
         expect("RIP=" in qmp.command("human-monitor-command", command_line="info registers").upper().replace(" ", ""),
                "info registers shows RIP")

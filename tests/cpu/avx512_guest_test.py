@@ -72,15 +72,15 @@ def main():
 
         def first_sets(cpu):
             want = [line for line in host if "later-sets" not in line]
-            got = boot("tcg,jit=on", cpu)
+            got = boot("tcg", cpu)
             expect(got == want, f"host: {want}\nguest: {got}")
 
         def hidden(cpu):
-            got = boot("tcg,jit=on", cpu)
+            got = boot("tcg", cpu)
             expect(got == ["avx512: none", "avx512: done"], f"guest: {got}")
 
-        tap.test("translated", same, "tcg,jit=on", "max")
-        tap.test("translated, -cpu host, two CPUs", same, "tcg,jit=on", "host", 2)
+        tap.test("translated", same, "tcg", "max")
+        tap.test("translated, -cpu host, two CPUs", same, "tcg", "host", 2)
         tap.test("interpreted", same, "tcg,jit=off", "max")
         tap.test("-cpu Skylake-Server: what that has", first_sets, "Skylake-Server")
         tap.test("-cpu max,-avx512f: not there", hidden, "max,-avx512f")

@@ -70,12 +70,12 @@ def main():
             expect(got.pop("cpus", None) == "2", f"two CPUs: {got}")
             expect(len(got) >= 9 and set(got.values()) == {"0"}, f"seen what must not be: {got}")
 
-        lockstep = ["tcg,jit=on,lockstep=on,lockstep-every=100", "tcg,jit=on,stress=evict+flush+poll"]
-        two = ["tcg,jit=on"]
+        lockstep = ["tcg,lockstep=on,lockstep-every=100", "tcg,stress=evict+flush+poll"]
+        two = ["tcg"]
         if args.long:
-            lockstep += ["tcg,jit=on,lockstep=on", "tcg,jit=on,lockstep=on,elide=off", "tcg,jit=on,lockstep=on,lockstep-every=5,stress=evict+flush",
-                         "tcg,jit=on,lockstep=on,lockstep-every=5,max-insns=3"]
-            two += ["tcg,jit=on,stress=evict+flush+poll", "tcg,jit=on,chain=off", "tcg,jit=off"] + ["tcg,jit=on"] * 10
+            lockstep += ["tcg,lockstep=on", "tcg,lockstep=on,elide=off", "tcg,lockstep=on,lockstep-every=5,stress=evict+flush",
+                         "tcg,lockstep=on,lockstep-every=5,max-insns=3"]
+            two += ["tcg,stress=evict+flush+poll", "tcg,chain=off", "tcg,jit=off"] + ["tcg"] * 10
         for accel in lockstep if args.lockstep else []:
             tap.test(f"-accel {accel}", work, accel)
         for accel in two if args.smp else []:

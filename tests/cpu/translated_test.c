@@ -1,13 +1,15 @@
 /*
  * What a single random instruction does not show of translated code: the places of a program share the slots
- * in which they keep translations. SPDX-License-Identifier: GPL-2.0-or-later
+ * in which they keep translations; and the log of it. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "soft_run.h"
 
 #include "arch/x86/cpu.h"
+#include "base/log.h"
 
 #include <glib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* More than there are slots. */
 #define PLACES    300
@@ -81,6 +83,36 @@ static void test_writable(void)
     }
 }
 
+/* -d out_asm: guest code beside host code. */
+static void test_log(void)
+{
+    GError *error = NULL;
+    g_autofree char *name = NULL, *text = NULL;
+    int fd = g_file_open_tmp("rhea-log-XXXXXX", &name, &error);
+    g_assert_no_error(error);
+    close(fd);
+    g_assert_true(log_set_file(name, &error));
+    code_make();
+    memcpy(soft_code() + READERS, "\x48\x0f\xc8", 3); /* bswap rax */
+    soft_code_written();
+    log_set_mask(LOG_OUT_ASM);
+    state.regs[R_RAX] = 1;
+    g_assert_cmpint(run_at(READERS, WRITABLE), ==, -1);
+    g_assert_cmphex(outcome.state.regs[R_RAX], ==, UINT64_C(1) << 56);
+    log_set_mask(0);
+    g_assert_true(log_set_file(NULL, &error));
+    g_assert_true(g_file_get_contents(name, &text, NULL, &error));
+    unlink(name);
+    g_autofree char *head = g_strdup_printf("block at %016" G_GINT64_MODIFIER "x: 1 instructions in 3 bytes",
+                                            (uint64_t)CASE_CODE_BASE + READERS);
+    g_assert_nonnull(strstr(text, head));
+    /* Once as the guest's, behind it as the host's. */
+    const char *guest = strstr(text, "48 0f c8");
+    g_assert_nonnull(guest);
+    g_assert_nonnull(strstr(guest + 8, "48 0f c8"));
+    g_assert_nonnull(strstr(text, "ways out:"));
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -91,5 +123,6 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/translated/read_only", test_read_only);
     g_test_add_func("/translated/writable", test_writable);
+    g_test_add_func("/translated/log", test_log);
     return g_test_run();
 }

@@ -35,6 +35,8 @@ static double seconds = 0.05;
 static const struct {
     const char *type, *name, *value;
 } needs[] = {
+    { "ide-cd", "drive", "cd0" },
+    { "ide-hd", "drive", "disk0" },
     { "isa-debugcon", "chardev", "null0" },
     { "isa-serial", "chardev", "null0" },
     { "virtconsole", "chardev", "null0" },
@@ -48,6 +50,7 @@ static const struct {
 static const struct {
     const char *bus_type, *provider;
 } providers[] = {
+    { "IDE", "piix3-ide" },
     { "virtio-bus", "virtio-mmio" },
     { "virtio-serial-bus", "virtio-serial-pci" },
 };
@@ -62,6 +65,8 @@ static void bench_init(Bench *n)
     g_assert_no_error(error);
     n->blocks = block_registry_new(n->board->loop, NULL);
     blockdev_add_text(n->blocks, "driver=null-co,node-name=disk0,size=1M,read-zeroes=on", &error);
+    g_assert_no_error(error);
+    blockdev_add_text(n->blocks, "driver=null-co,node-name=cd0,size=1M,read-zeroes=on,read-only=on", &error);
     g_assert_no_error(error);
     n->nets = net_registry_new(n->board->loop, NULL);
     memory_region_init(&n->pci_memory, NULL, "pci", UINT64_MAX);

@@ -16,7 +16,7 @@ typedef struct Reader {
     X86DecodeStatus status; /* OK until a read fails */
 } Reader;
 
-static bool reader_has(Reader *r, unsigned count)
+static inline bool reader_has(Reader *r, unsigned count)
 {
     if (r->pos + count > X86_INSN_MAX) {
         r->status = r->available >= X86_INSN_MAX ? X86_DECODE_TOO_LONG : X86_DECODE_MORE;
@@ -33,7 +33,7 @@ static bool reader_has(Reader *r, unsigned count)
 }
 
 /* The next byte, or 0 with the status set. */
-static uint8_t reader_byte(Reader *r)
+static inline uint8_t reader_byte(Reader *r)
 {
     return reader_has(r, 1) ? r->bytes[r->pos++] : 0;
 }
@@ -41,12 +41,30 @@ static uint8_t reader_byte(Reader *r)
 static uint64_t reader_unsigned(Reader *r, unsigned count)
 {
     uint64_t value = 0;
+    uint32_t v32;
+    uint16_t v16;
     if (!reader_has(r, count)) {
         return 0;
     }
-    memcpy(&value, r->bytes + r->pos, count);
+    const uint8_t *from = r->bytes + r->pos;
     r->pos += count;
-    return value;
+    /* Copies whose size the compiler knows. */
+    switch (count) {
+    case 1:
+        return *from;
+    case 2:
+        memcpy(&v16, from, 2);
+        return v16;
+    case 4:
+        memcpy(&v32, from, 4);
+        return v32;
+    case 8:
+        memcpy(&value, from, 8);
+        return value;
+    default:
+        memcpy(&value, from, count);
+        return value;
+    }
 }
 
 static int64_t sign_extend(uint64_t value, unsigned bytes)
@@ -515,7 +533,11 @@ X86DecodeStatus x86_decode(const X86DecodeMode *mode, const uint8_t *bytes, size
     Prefixes p = { 0 };
     unsigned map = 0, space = X86_SPACE_LEGACY;
     memset(insn, 0, sizeof(*insn));
-    memcpy(insn->bytes, bytes, r.available);
+    if (available >= sizeof(insn->bytes)) {
+        memcpy(insn->bytes, bytes, sizeof(insn->bytes)); /* of a size that the compiler knows */
+    } else {
+        memcpy(insn->bytes, bytes, r.available);
+    }
     insn->base = insn->index = X86_REG_NONE;
     read_legacy_prefixes(mode, &r, &p);
     uint8_t opcode = reader_byte(&r);

@@ -484,8 +484,11 @@ static int blkdebug_co_block_status(BlockNode *node, bool want_zero, uint64_t of
     return ret;
 }
 
+static const char *const blkdebug_prefixes[] = { "blkdebug", NULL };
+
 static const BlockDriver blkdebug_driver = {
     .name = "blkdebug",
+    .prefixes = blkdebug_prefixes,
     .instance_size = sizeof(BlkdebugNode),
     .is_filter = true,
     .parse_filename = blkdebug_parse_filename,

@@ -68,6 +68,10 @@ typedef struct DeviceEnv {
     struct FwCfg *fw_cfg; /* hw/firmware/fw_cfg.h; may be NULL */
     IrqLine **isa_irqs;   /* 16 ISA interrupt inputs, or NULL */
     IrqLine **gsi;        /* the global system interrupts (24), or NULL */
+    /* Where firmware files are looked for first (hw/core/firmware_file.h); NULL-terminated, may be NULL. */
+    const char *const *firmware_dirs;
+    struct DisplayRegistry *displays; /* display/display.h; may be NULL */
+    bool firmware;                    /* the machine starts through firmware: option ROMs are wanted */
 } DeviceEnv;
 
 struct Device {

@@ -18,6 +18,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "hw/core/firmware_file.h"
 #include "hw/pci/pci_internal.h"
 #include "trace/trace.h"
 
@@ -28,6 +29,7 @@ TRACE_EVENT(pci_config_write, "%s %02x.%x offset 0x%02x size %u value 0x%x");
 TRACE_EVENT(pci_bar_map,
             "%s %02x.%x bar %d address 0x%" G_GINT64_MODIFIER "x size 0x%" G_GINT64_MODIFIER "x");
 TRACE_EVENT(pci_bar_unmap, "%s %02x.%x bar %d");
+TRACE_EVENT(pci_rom_missing, "%s file %s");
 TRACE_EVENT(pci_irq, "%s %02x.%x level %d");
 
 #define PCI_NO_ADDRESS               UINT64_MAX
@@ -443,48 +445,76 @@ static void config_init(PciDevice *dev)
     dev->msi_cap = dev->msix_cap = 0;
 }
 
-typedef struct PciRom {
-    MemoryRegion region;
-} PciRom;
+/* Firmware runs a ROM only for the device whose ids it names: those of the function are put there, and the
+ * checksum is made right with a byte that the header keeps free (PCI Firmware Specification 3.0, 5.1.1). */
+static void rom_patch_ids(PciDevice *dev, uint8_t *rom, gsize length)
+{
+    enum { PCIR_POINTER = 0x18, PCIR_VENDOR = 4, PCIR_DEVICE = 6, PCIR_SIZE = 0x18, SPARE = 6 };
+    const uint8_t *ids = dev->config + PCI_VENDOR_ID;
+
+    if (length < PCIR_POINTER + 2 || rom[0] != 0x55 || rom[1] != 0xaa) {
+        return;
+    }
+    gsize pcir = pci_get_word(rom + PCIR_POINTER);
+    if (pcir + PCIR_SIZE > length || memcmp(rom + pcir, "PCIR", 4) != 0) {
+        return;
+    }
+    for (unsigned i = 0; i < 4; i++) {
+        uint8_t *to = rom + pcir + PCIR_VENDOR + i;
+        rom[SPARE] += *to - ids[i];
+        *to = ids[i];
+    }
+}
 
 static bool rom_load(PciDevice *dev, GError **error)
 {
-    if (!dev->romfile || !*dev->romfile || dev->rombar == 0) {
+    const PciDeviceClass *pc = PCI_DEVICE_GET_CLASS(dev);
+    const DeviceEnv *env = dev->parent_obj.env;
+    bool by_default = !dev->romfile && env && env->firmware;
+    const char *file = by_default ? pc->default_rom : dev->romfile;
+    if (!file || !*file || dev->rombar == 0) {
         return true;
     }
-    g_autofree char *data = NULL;
-    gsize length = 0;
     g_autoptr(GError) local = NULL;
-    if (!g_file_get_contents(dev->romfile, &data, &length, &local)) {
-        return error_set(error, "%s: cannot read romfile: %s", type_of(dev), local->message);
-    }
-    if (length == 0 || length > PCI_ROM_MAX_BYTES) {
-        return error_set(error, "romfile \"%s\" has an impossible size of %zu bytes", dev->romfile,
-                         (size_t)length);
-    }
-    uint64_t size = 2048;
-    while (size < length) {
-        size *= 2;
-    }
-    PciRom *rom = g_new0(PciRom, 1);
-    g_autofree char *name = g_strdup_printf("%s.rom", type_of(dev));
-    if (!memory_region_init_rom(&rom->region, dev, name, size < 4096 ? 4096 : size, error)) {
-        g_free(rom);
+    g_autoptr(GByteArray) rom =
+        firmware_file_load(env ? env->firmware_dirs : NULL, file, PCI_ROM_MAX_BYTES, &local);
+    if (!rom) {
+        if (by_default && !pc->default_rom_required) {
+            TRACE(pci_rom_missing, type_of(dev), file);
+            return true;
+        }
+        g_propagate_error(error, g_steal_pointer(&local));
+        error_prefix(error, "%s: ", type_of(dev));
         return false;
     }
-    memcpy(rom->region.ram->host, data, length);
-    pci_register_bar(dev, PCI_ROM_SLOT, PCI_BAR_MEM32, &rom->region);
+    if (by_default) {
+        rom_patch_ids(dev, rom->data, rom->len);
+    }
+    uint64_t size = 4096;
+    while (size < rom->len) {
+        size *= 2;
+    }
+    MemoryRegion *region = g_new0(MemoryRegion, 1);
+    g_autofree char *address = pci_device_address(dev);
+    g_autofree char *name = g_strdup_printf("%s/%s.rom", address, type_of(dev));
+    if (!memory_region_init_rom(region, dev, name, size, error)) {
+        g_free(region);
+        return false;
+    }
+    memcpy(region->ram->host, rom->data, rom->len);
+    ram_written(region->ram, 0, rom->len);
+    dev->rom = region;
+    pci_register_bar(dev, PCI_ROM_SLOT, PCI_BAR_MEM32, region);
     return true;
 }
 
 static void rom_free(PciDevice *dev)
 {
-    MemoryRegion *region = dev->regions[PCI_ROM_SLOT].memory;
-    if (region && dev->romfile && *dev->romfile) {
-        memory_region_destroy(region);
-        g_free(region); /* the first member of PciRom */
+    if (dev->rom) {
+        dev->regions[PCI_ROM_SLOT].memory = NULL;
+        memory_region_destroy(dev->rom);
+        g_clear_pointer(&dev->rom, g_free);
     }
-    dev->regions[PCI_ROM_SLOT].memory = NULL;
 }
 
 static void unmap_all(PciDevice *dev)
@@ -576,10 +606,28 @@ PciBus *pci_root_bus_new(Device *owner, const char *name, const DeviceEnv *env, 
 
 static char *pci_device_path(Device *device)
 {
+    /* Open Firmware's generic names, by class; what hangs on a disk's or a network card's function. */
+    static const struct {
+        uint16_t class_id;
+        const char *name, *child;
+    } classes[] = {
+        { PCI_CLASS_STORAGE_SCSI, "scsi", "/disk@0,0" },
+        { PCI_CLASS_STORAGE_IDE, "ide", "" },
+        { PCI_CLASS_NETWORK_ETHERNET, "ethernet", "/ethernet-phy@0" },
+        { PCI_CLASS_DISPLAY_VGA, "display", "" },
+    };
     PciDevice *dev = PCI_DEVICE(device);
+    uint16_t class_id = pci_get_word(dev->config + PCI_CLASS_DEVICE);
+    const char *name = "pci", *child = "";
+    for (size_t i = 0; i < G_N_ELEMENTS(classes); i++) {
+        if (classes[i].class_id == class_id) {
+            name = classes[i].name;
+            child = classes[i].child;
+        }
+    }
     return PCI_FUNC(dev->devfn)
-               ? g_strdup_printf("%s@%x,%x", type_of(dev), PCI_SLOT(dev->devfn), PCI_FUNC(dev->devfn))
-               : g_strdup_printf("%s@%x", type_of(dev), PCI_SLOT(dev->devfn));
+               ? g_strdup_printf("%s@%x,%x%s", name, PCI_SLOT(dev->devfn), PCI_FUNC(dev->devfn), child)
+               : g_strdup_printf("%s@%x%s", name, PCI_SLOT(dev->devfn), child);
 }
 
 static void pci_print_device(Device *device, GString *out, int indent)

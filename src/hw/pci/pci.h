@@ -53,6 +53,7 @@ struct PciDevice {
     uint8_t irq_pin_level;     /* INTx as the device drives it */
     uint8_t msi_cap, msix_cap; /* offsets; 0: none */
     struct PciMsix *msix;
+    MemoryRegion *rom; /* of a ROM file; owned, or NULL */
 };
 
 typedef struct PciDeviceClass {
@@ -60,6 +61,10 @@ typedef struct PciDeviceClass {
     uint16_t vendor_id, device_id, subsystem_vendor_id, subsystem_id, class_id;
     uint8_t revision;
     bool is_bridge;
+    /* The firmware file of its expansion ROM, where romfile says nothing and the machine starts through
+     * firmware. Required: it is an error if it is missing. */
+    const char *default_rom;
+    bool default_rom_required;
     bool (*realize)(PciDevice *dev, GError **error); /* config header is set up; register BARs here */
     void (*unrealize)(PciDevice *dev);
     /* NULL: the default does BARs, command register, INTx disable, MSI. Overriders call pci_default_*. */

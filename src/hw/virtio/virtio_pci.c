@@ -675,6 +675,9 @@ static void kind_class_init(ObjectClass *klass, const void *data)
     PCI_DEVICE_CLASS(klass)->device_id = DEVICE_ID_MODERN + kind->virtio_id;
     PCI_DEVICE_CLASS(klass)->class_id = kind->class_id;
     DEVICE_CLASS(klass)->category = kind->category;
+    if (kind->virtio_id == VIRTIO_ID_NET) {
+        PCI_DEVICE_CLASS(klass)->default_rom = "efi-virtio.rom"; /* network boot */
+    }
     virtio_proxy_class_add_backend_properties(klass, kind->backend, backend_of);
 }
 

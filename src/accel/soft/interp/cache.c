@@ -28,7 +28,7 @@
 #define THRASH_NS        (INT64_C(400) * 1000 * 1000)
 #define TRIM_PERIOD_NS   (INT64_C(1000) * 1000 * 1000)
 #define MAX_OPS          64
-#define HASH_BITS        10
+#define HASH_BITS        12
 
 typedef struct Chunk {
     struct Chunk *next;
@@ -50,6 +50,15 @@ void *interp_cache_alloc(Interp *d, size_t size)
     Chunk *c = d->chunks;
     if (!c || c->size - c->used < size) {
         size_t bytes = MAX(size + sizeof(Chunk), CHUNK_BYTES);
+        if (d->spare_chunks && d->spare_chunks->size >= size) {
+            c = d->spare_chunks;
+            d->spare_chunks = c->next;
+            c->next = d->chunks;
+            c->used = 0;
+            d->chunks = c;
+            d->chunk_bytes += c->size + sizeof(Chunk);
+            goto found;
+        }
         void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (p == MAP_FAILED) {
             g_error("out of memory for decoded code");
@@ -61,6 +70,7 @@ void *interp_cache_alloc(Interp *d, size_t size)
         d->chunks = c;
         d->chunk_bytes += bytes;
     }
+found:;
     void *result = c->data + c->used;
     c->used += size;
     return result;
@@ -133,12 +143,28 @@ static void page_invalidate(Interp *d, const uint8_t *host_page)
     g_hash_table_remove(d->pages, host_page);
 }
 
-void interp_cache_flush(Interp *d)
+static void chunks_free(Chunk *first)
 {
     Chunk *next;
-    for (Chunk *c = d->chunks; c; c = next) {
+    for (Chunk *c = first; c; c = next) {
         next = c->next;
         munmap(c, c->size + sizeof(Chunk));
+    }
+}
+
+/* keep: the memory is about to be used again. */
+static void flush(Interp *d, bool keep)
+{
+    Chunk *next;
+    for (Chunk *c = d->chunks; c && keep; c = next) {
+        next = c->next;
+        c->next = d->spare_chunks;
+        d->spare_chunks = c;
+    }
+    if (!keep) {
+        chunks_free(d->chunks);
+        chunks_free(d->spare_chunks);
+        d->spare_chunks = NULL;
     }
     d->chunks = NULL;
     d->chunk_bytes = 0;
@@ -151,6 +177,11 @@ void interp_cache_flush(Interp *d)
     d->link_slot = NULL;
     d->cpu->current_op = NULL;
     d->flushes++;
+}
+
+void interp_cache_flush(Interp *d)
+{
+    flush(d, false);
 }
 
 static int64_t thread_ns(void)
@@ -169,7 +200,7 @@ static void cache_full(Interp *d)
         return;
     }
     d->flush_ns = now;
-    interp_cache_flush(d);
+    flush(d, true);
 }
 
 void interp_cache_trim(Interp *d)
@@ -345,6 +376,12 @@ void interp_cache_free(Interp *d)
 /* ---- building ---- */
 /* Pages whose bit is cleared, but whose write translations other vCPUs may still have. */
 static int protecting; /* atomic */
+
+bool interp_protect_pending(const X86Cpu *cpu)
+{
+    return __atomic_load_n(&protecting, __ATOMIC_SEQ_CST) != 0 ||
+           (__atomic_load_n(&cpu->interrupt_request, __ATOMIC_SEQ_CST) & CPU_INTERRUPT_TLB);
+}
 
 /* Invariant 2. */
 void interp_page_protect(X86Cpu *cpu, const CodePage *page)
@@ -553,10 +590,22 @@ static Block *build(X86Cpu *cpu, Interp *d, const CodePage *page, uint64_t linea
     if (second) {
         page_list_add(d, second, b, 1);
     }
-    if (++d->block_count > 1u << d->hash_bits) {
+    if (++d->block_count > 1u << (d->hash_bits - 2)) { /* chains lead to memory that is in no cache */
         hash_grow(d);
     }
     d->built++;
+    return b;
+}
+
+Block *interp_block_at(X86Cpu *cpu, const uint8_t *host)
+{
+    Interp *d = cpu->accel_data;
+    Block *b = d->hash[block_hash(d, host, cpu->mode)];
+
+    while (b && (b->host != host || b->mode != cpu->mode || b->host2)) {
+        b = b->hash_next;
+    }
+    current = d;
     return b;
 }
 

@@ -33,6 +33,7 @@ struct Block {
     uint32_t mode;        /* MODE_* and INTERP_SINGLE */
     uint16_t length;      /* bytes of code */
     uint16_t count;       /* operations, without the link */
+    uint32_t runs;        /* the translator's: how often it was run for it */
     Block *page_next[2];
     InterpOp ops[] __attribute__((aligned(32)));
 };
@@ -53,7 +54,7 @@ struct Interp {
     /* Block cache: cache.c. */
     Block **hash;
     unsigned hash_bits, block_count;
-    struct Chunk *chunks;
+    struct Chunk *chunks, *spare_chunks;
     size_t chunk_bytes, cache_limit;
     int64_t flush_ns;              /* of the last flush, in the thread's CPU time */
     int64_t trim_ns, trim_busy_ns; /* when interp_cache_trim last looked, and the CPU time then */
@@ -82,8 +83,14 @@ struct Interp {
 
 /* cache.c */
 Block *interp_find_block(X86Cpu *cpu, bool single); /* may raise */
+/* The one at cpu->rip, where host is its code's address, and which lies in one page; NULL: there is none. For
+ * 64-bit code. */
+Block *interp_block_at(X86Cpu *cpu, const uint8_t *host);
 /* Before the page's bytes are decoded: every later write to it is reported. Waits for other vCPUs. */
 void interp_page_protect(X86Cpu *cpu, const CodePage *page);
+/* Whether a page whose DIRTY_CODE bit is clear may still be written unnoticed, or this vCPU may still hold a
+ * write translation of it, so that interp_page_protect is not to be left out. */
+bool interp_protect_pending(const X86Cpu *cpu);
 void interp_cache_init(X86Cpu *cpu, Interp *d);
 void interp_cache_free(Interp *d);
 void interp_cache_process(Interp *d); /* CPU_INTERRUPT_CODE */

@@ -53,7 +53,7 @@ void block_t1_release(T *t)
         if (g->left && !g->saved) {
             if (t->slots < JIT_SLOTS) {
                 g->slot = (uint8_t)t->slots++;
-                a_mov_store(&t->a, mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, slots) + 8u * g->slot),
+                a_mov_store(&t->a, mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, slots) + 8u * g->slot),
                             T1);
                 g->saved = true;
             } else {
@@ -104,7 +104,7 @@ HostMem block_guest_address(T *t, const TInsn *i, bool segments)
     }
     if (segments && insn->segment >= SEG_FS) {
         HostMem base =
-            mem_gs(offsetof(X86Cpu, segs) + sizeof(X86Segment) * insn->segment + offsetof(X86Segment, base));
+            mem_cpu(offsetof(X86Cpu, segs) + sizeof(X86Segment) * insn->segment + offsetof(X86Segment, base));
         if (m.base < 0 && m.index < 0) {
             a_mov_load(a, T0, base);
             m = mem_base(T0, m.disp);
@@ -136,9 +136,46 @@ Cold *block_probe_cold(T *t, const TInsn *i, uint8_t *retry, unsigned span, bool
     c->flags = t->f;
     c->fast = t->fast;
     c->meta = (JitRefill){
-        .offset = i->offset, .span = (uint16_t)span, .write = write, .careful = t->careful, .stack = stack
+        .offset = i->offset,
+        .limit = (uint16_t)(4096 - span),
+        .write = write,
+        .flags = (uint8_t)((t->careful ? JIT_REFILL_CAREFUL : 0) | (stack ? JIT_REFILL_STACK : 0) |
+                           (t->fast ? JIT_REFILL_LOOP : 0)),
     };
+    c->tag = TAG_OFFSET(write);
     return c;
+}
+
+/* Base and index both live in memory. */
+static bool is_spilled_pair(const T *t, const TInsn *i)
+{
+    return i->insn.base < 16 && i->insn.index < 16 && is_spilled(t, i->insn.base) &&
+           is_spilled(t, i->insn.index);
+}
+
+/* Where the TLB's entry for the address in a register is: T1. Changes the flags. */
+void block_tlb_entry(T *t, unsigned address)
+{
+    Asm *a = &t->a;
+    if (t->jit->bmi2) {
+        a_rorx(a, T1, address, 7);
+    } else {
+        a_mov_reg(a, T1, address);
+        a_shr_imm(a, true, T1, 7);
+    }
+    a_alu_imm(a, false, 4, T1, (TLB_SIZE - 1) << 5);
+    a_op_mem(a, true, 0x03, T1, CPU(tlb));
+}
+
+/* Whether T0 in the operand holds no more than a register of the guest's, or the page of the code: it is
+ * loaded again sooner than computed back. */
+static bool is_just_loaded(const T *t, const TInsn *i, const HostMem *m)
+{
+    const X86Insn *insn = &i->insn;
+    return i->kind != JIT_LEAVE && insn->address_size == 8 && insn->segment < SEG_FS &&
+           !is_spilled_pair(t, i) &&
+           (insn->base == X86_REG_RIP || (m->base == T0 && insn->base < 16 && is_spilled(t, insn->base)) ||
+            (m->base != T0 && m->index == T0 && insn->index < 16 && is_spilled(t, insn->index)));
 }
 
 /* Checks [*m + adjust, + span) and leaves host minus guest address in T1. *m may change: it is what the
@@ -153,17 +190,15 @@ static void emit_probe(T *t, const TInsn *i, HostMem *m, int32_t adjust, unsigne
 
     start.disp += adjust;
     c->m = start;
-    c->meta.pad = (uint8_t)TAG_OFFSET(write);
-    if (t->jit->sites && !g_hash_table_contains(t->jit->scattered, t->b->page + i->offset)) {
+    if (t->sites && !(t->scattered && g_hash_table_contains(t->jit->scattered, t->b->page + i->offset))) {
         /* The page that this place saw last; behind it the TLB. */
         unsigned user = (t->key >> MODE_CPL_SHIFT & 3) == 3;
         /* Places share slots, but readers' and writers' never: what may be read only is not to be written. */
         unsigned n = (t->jit->next_site++ * 2 + write) % G_N_ELEMENTS(t->cpu->jit_sites[0]);
-        c->site_slot = (int32_t)(offsetof(X86Cpu, jit_sites) + sizeof(t->cpu->jit_sites[0]) * user +
-                                 sizeof(t->cpu->jit_sites[0][0]) * n);
-        c->user = user;
-        c->budget = (int32_t)(offsetof(X86Cpu, jit_budget) + sizeof(t->cpu->jit_budget[0]) * user +
-                              sizeof(uint32_t) * n);
+        uint64_t slot = offsetof(X86Cpu, jit_sites) + sizeof(t->cpu->jit_sites[0]) * user +
+                        sizeof(t->cpu->jit_sites[0][0]) * n;
+        c->thunk = t->jit->thunks.site[user][write];
+        c->meta.site = (uint16_t)n;
         if (uses_t0) {
             a_lea(a, T0, c->m);
             a_mov_reg(a, T1, T0);
@@ -172,28 +207,30 @@ static void emit_probe(T *t, const TInsn *i, HostMem *m, int32_t adjust, unsigne
         } else {
             a_lea(a, T1, c->m);
         }
-        a_op_mem(a, true, 0x2b, T1, mem_gs((uint64_t)c->site_slot));
+        a_op_mem(a, true, 0x2b, T1, mem_cpu(slot));
         a_alu_imm(a, true, 7, T1, (int32_t)(4096 - span));
         c->site = a_jcc_forward(a, CC_A);
-        a_mov_load(a, T1, mem_gs((uint64_t)c->site_slot + 8));
-        c->back = a->p;
+        a_mov_load(a, T1, mem_cpu(slot + 8));
+        c->retry = a->p;
         return;
     }
-    if (uses_t0) {
-        a_lea(a, T0, start);
-        a_mov_reg(a, T1, T0);
-        c->add_tag = true;
+    bool plain = start.index < 0 && start.disp == 0 && start.base != T0;
+    if (plain) {
+        a_mov_reg(a, T0, (unsigned)start.base);
     } else {
-        a_lea(a, T1, start);
-        a_mov_reg(a, T0, T1);
+        a_lea(a, T0, start);
     }
-    a_shr_imm(a, true, T1, 7);
-    a_alu_imm(a, false, 4, T1, (TLB_SIZE - 1) << 5);
-    a_op_mem(a, true, 0x03, T1, CPU(tlb));
+    c->add_tag = uses_t0;
+    block_tlb_entry(t, plain ? (unsigned)start.base : T0);
     a_op_mem(a, true, 0x2b, T0, mem_base(T1, TAG_OFFSET(write)));
     a_alu_imm(a, true, 7, T0, (int32_t)(4096 - span));
     c->site = a_jcc_forward(a, CC_A);
-    if (uses_t0) {
+    if (uses_t0 && is_just_loaded(t, i, m)) {
+        a_mov_load(a, T0,
+                   i->insn.base == X86_REG_RIP ? AREA(page_va)
+                   : m->base == T0             ? REG(i->insn.base)
+                                               : REG(i->insn.index));
+    } else if (uses_t0) {
         a_op_mem(a, true, 0x03, T0, mem_base(T1, TAG_OFFSET(write)));
         *m = mem_base(T0, -(int64_t)adjust);
     }
@@ -255,13 +292,6 @@ HostMem block_stack_operand(const TInsn *i)
     return mem_index(GSP, SD, 0, i->stack_disp);
 }
 
-/* Base and index both live in memory. */
-static bool is_spilled_pair(const T *t, const TInsn *i)
-{
-    return i->insn.base < 16 && i->insn.index < 16 && is_spilled(t, i->insn.base) &&
-           is_spilled(t, i->insn.index);
-}
-
 /* The host operand of an instruction's explicit memory operand, checked. */
 HostMem block_checked_operand(T *t, TInsn *i)
 {
@@ -314,7 +344,7 @@ HostMem block_checked_operand(T *t, TInsn *i)
     g->left--;
     if (t->t1_group != access->group) {
         block_t1_release(t);
-        a_mov_load(&t->a, T1, mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, slots) + 8u * g->slot));
+        a_mov_load(&t->a, T1, mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, slots) + 8u * g->slot));
         t->t1_group = access->group;
     }
     return with_delta(t, m);

@@ -4,6 +4,9 @@
  */
 #include "accel/soft/jit/block.h"
 
+/* How many instructions are looked at for dead flags where a block goes on. */
+#define LOOKAHEAD 6
+
 static bool may_write_memory(const TInsn *i)
 {
     bool write;
@@ -26,6 +29,14 @@ static bool looks_at(const X86Insn *insn, unsigned flags)
 {
     unsigned mnemonic = insn->form->mnemonic;
     return flags && (mnemonic == X86_PUSHF || mnemonic == X86_LAHF || (insn->form->flags_read & flags));
+}
+
+/* Whether the block goes on behind a branch, which becomes a way out in its middle: behind forward ones,
+ * which compilers mostly lay out so that what is likely comes next. */
+static bool goes_on_behind(const T *t, const TInsn *i)
+{
+    return i->kind == JIT_JCC && (int64_t)i->insn.imm > 0 && t->jit->superblocks && !t->check &&
+           t->exits < MAX_EXITS - 2;
 }
 
 /* second: the host address of the next page, where the first instruction goes on there; it is the only one
@@ -82,11 +93,17 @@ void block_decode(T *t, const uint8_t *page, unsigned offset, const uint8_t *sec
         if (t->check && may_write_memory(i)) {
             break;
         }
+        if (goes_on_behind(t, i)) {
+            t->exits++;
+            t->undefined_exits |= t->undefined_out;
+            continue;
+        }
         if (jit_ends_block(i->kind) || (i->kind == JIT_CALLOUT && (i->insn.form->attrs & X86_ATTR_END))) {
             break;
         }
     }
     t->next = (int32_t)offset;
+    t->undefined_exits |= t->undefined_out;
     /* No interrupt comes between STI and what follows (HLT, often), which the next block's poll would let in.
      */
     TInsn *last = t->count ? &t->insns[t->count - 1] : NULL;
@@ -130,14 +147,72 @@ void block_flags_of(const TInsn *i, unsigned *reads, unsigned *writes)
     }
 }
 
-void block_liveness(T *t)
+/* Flags that the code at the page offset may look at before it sets them, as far as some instructions show.
+ * Accesses that fault on the way do not matter: the flags that a handler sees are those of code that is
+ * never to use them. */
+static unsigned live_at(T *t, const uint8_t *page, int64_t offset)
 {
-    unsigned live = t->live_out;
+    Interp *d = t->cpu->accel_data;
+    unsigned dead = 0;
 
+    if (!t->jit->lookahead || t->check) {
+        return FLAGS_ALL; /* what is there now may be something else soon */
+    }
+    for (unsigned n = 0; n < LOOKAHEAD && dead != FLAGS_ALL && offset >= 0 && offset < 4096; n++) {
+        TInsn i = { 0 };
+        unsigned reads, writes;
+        if (x86_decode(&d->decode_mode, page + offset, 4096 - (size_t)offset, &i.insn) != X86_DECODE_OK) {
+            break;
+        }
+        i.kind = jit_classify(&i.insn, t->key);
+        offset += i.insn.length;
+        if (i.kind == JIT_JMP || i.kind == JIT_CALL) {
+            offset += (int64_t)i.insn.imm;
+            continue;
+        }
+        if (jit_ends_block(i.kind)) {
+            break;
+        }
+        block_flags_of(&i, &reads, &writes);
+        if (reads & ~dead) {
+            break;
+        }
+        dead |= writes;
+    }
+    return FLAGS_ALL & ~dead;
+}
+
+/* Flags that matter where the block's branches lead. */
+static unsigned live_at_exit(T *t, const uint8_t *page, int64_t offset)
+{
+    unsigned live = live_at(t, page, offset);
+    if (t->jit->lockstep && live != FLAGS_ALL && t->pc_count < MAX_EXITS) {
+        t->pcs[t->pc_count] = (JitPc){ .offset = (uint16_t)offset & 4095, .exit = true };
+        t->pc_flags[t->pc_count++] = (JitPcFlags){ .live = (uint16_t)live, .undefined = t->undefined_exits };
+    }
+    return live;
+}
+
+void block_liveness(T *t, const uint8_t *page)
+{
+    TInsn *last = &t->insns[t->count - 1];
+    int64_t target = t->next + (int64_t)last->insn.imm;
+    unsigned live = FLAGS_ALL;
+
+    if (last->kind == JIT_JCC) {
+        live = live_at_exit(t, page, t->next) | live_at_exit(t, page, target);
+    } else if (last->kind == JIT_JMP || last->kind == JIT_CALL) {
+        live = live_at_exit(t, page, target);
+    } else if (!jit_ends_block(last->kind) && last->kind != JIT_CALLOUT) {
+        live = live_at_exit(t, page, t->next);
+    }
     for (unsigned k = t->count; k-- > 0;) {
         TInsn *i = &t->insns[k];
         unsigned reads, writes;
         block_flags_of(i, &reads, &writes);
+        if (i->kind == JIT_JCC && i != last) {
+            reads |= live_at_exit(t, page, i->offset + i->insn.length + (int64_t)i->insn.imm);
+        }
         i->live_after = (uint16_t)live;
         live = (live & ~writes) | reads;
         i->live_before = (uint16_t)live;

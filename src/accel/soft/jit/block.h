@@ -12,15 +12,16 @@
 #include <stddef.h>
 
 #define MAX_INSNS         JIT_MAX_INSNS
+#define MAX_EXITS         8 /* of a block, with those in the middle */
 #define MAX_GROUPS        JIT_MAX_GROUPS
 #define GROUP_SPAN        1024
 #define MAX_COLD          (MAX_INSNS * 4)
 #define FLAGS_ALL         FLAGS_ARITH
 #define TAG_OFFSET(write) ((write) ? 8 : 0)
 
-#define CPU(field)  mem_gs(offsetof(X86Cpu, field))
-#define AREA(field) mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, field))
-#define REG(n)      mem_gs(offsetof(X86Cpu, regs) + 8u * (unsigned)(n))
+#define CPU(field)  mem_cpu(offsetof(X86Cpu, field))
+#define AREA(field) mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, field))
+#define REG(n)      mem_cpu(offsetof(X86Cpu, regs) + 8u * (unsigned)(n))
 
 G_STATIC_ASSERT(offsetof(TlbEntry, tag) == 0 && offsetof(TlbEntry, addend) == 24 && sizeof(TlbEntry) == 32);
 
@@ -81,10 +82,8 @@ typedef struct Cold {
     uint8_t *retry;
     HostMem m;             /* PROBE: what T0 is made of */
     bool add_tag;          /* PROBE: T0 is restored by adding the tag behind T1 */
-    int32_t site_slot;     /* PROBE: where the place's own translation lies, from gs; 0: none */
-    bool user;             /* PROBE: by user code */
-    int32_t budget;        /* PROBE: where its X86Cpu.jit_budget lies, from gs */
-    uint8_t *back;         /* PROBE: behind the check */
+    unsigned tag;          /* PROBE: of which tag (its offset in a TlbEntry) */
+    const uint8_t *thunk;  /* PROBE: of a place that has a translation of its own; NULL: the refill thunk */
     bool keep_t1;          /* PROBE: T1 holds a delta that is needed afterwards */
     JitRefill meta;        /* PROBE */
     struct Cold *slow_way; /* PROBE: or a way that lies behind it */
@@ -93,12 +92,12 @@ typedef struct Cold {
     uint8_t *slow[4];      /* STRING: the jumps that lead here */
     unsigned slow_count;
     JitCallout *callout; /* STRING */
-    const JitFast *fast; /* PROBE, LOOP_OUT: in the fast loop: put registers back */
+    const JitFast *fast; /* PROBE, LOOP_OUT, TAKEN: in the fast loop: put registers back */
     FlagState flags;
 } Cold;
 
 typedef struct T {
-    Asm a;
+    Asm a, cold_asm; /* where code goes, and what of it is seldom run */
     Jit *jit;
     X86Cpu *cpu;
     JitBlock *b;
@@ -115,15 +114,21 @@ typedef struct T {
     bool fpu;       /* the block uses vector or x87 registers */
     bool too_many;  /* out-of-line parts: fewer instructions would do */
     bool check;     /* the block checks itself */
+    bool sites;     /* accesses get places in X86Cpu.jit_sites */
+    bool scattered; /* some instruction of the page is in Jit.scattered */
     bool straddles; /* what follows the block lies in two pages */
     uint16_t live_in, live_out, undefined_out;
+    uint16_t undefined_exits;         /* flags, at some exit */
+    unsigned exits;                   /* branches in the middle */
     uint8_t snapshot[MAX_INSNS * 16]; /* of a block that checks itself: the code it is made of */
     int8_t host[16];                  /* where the guest's general registers are; -1: in memory */
     RegTrack after;                   /* what the block did to them */
     JitFast *fast;                    /* while the fast loop is emitted */
     int32_t next;                     /* page offset behind the last instruction */
-    JitPc pcs[2 * MAX_INSNS];
+    JitPc pcs[2 * MAX_INSNS + MAX_EXITS];
+    JitPcFlags pc_flags[2 * MAX_INSNS + MAX_EXITS]; /* of lockstep */
     unsigned pc_count;
+    uint32_t body_end; /* where the out-of-line parts begin */
 } T;
 
 /* ---- translate.c ---- */
@@ -151,7 +156,7 @@ void block_decode(T *t, const uint8_t *page, unsigned offset, const uint8_t *sec
 /* Which of FLAGS_ALL an instruction reads, and which it defines or leaves undefined. */
 void block_flags_of(const TInsn *i, unsigned *reads, unsigned *writes);
 /* Backwards from live_out: live_before and live_after of each instruction, live_in. */
-void block_liveness(T *t);
+void block_liveness(T *t, const uint8_t *page);
 /* Finds the access groups. */
 void block_analyse(T *t);
 
@@ -165,6 +170,8 @@ void block_flags_release(T *t, unsigned live);
 void block_flags_want(T *t);
 /* T1 is wanted for something else. */
 void block_t1_release(T *t);
+/* Where the TLB's entry for the address in a register is: T1. Changes the flags. */
+void block_tlb_entry(T *t, unsigned address);
 HostMem block_guest_address(T *t, const TInsn *i, bool segments);
 Cold *block_probe_cold(T *t, const TInsn *i, uint8_t *retry, unsigned span, bool write, bool stack);
 /* Makes m, an address made of the guest's stack pointer or frame pointer, one that SD may be added to. */
@@ -180,6 +187,10 @@ void block_emit_system(T *t, TInsn *i);
 /* Behind something that may have put the vector registers into cpu->xsave. */
 void block_emit_fpu_check(T *t);
 
+/* ---- dump.c ---- */
+/* Writes the block that was just made to the log (-d in_asm, out_asm). */
+void jit_dump_block(const T *t);
+
 /* ---- loop.c ---- */
 /* How a loop of one block runs fast: see there. */
 struct JitFast {
@@ -190,7 +201,7 @@ struct JitFast {
     uint16_t written;  /* guest registers that the block writes */
     bool scratch;      /* T0 and T1 are free for probes */
     uint8_t *top;
-    uint32_t state; /* where its JitLoop lies, from gs */
+    uint32_t state; /* where its JitLoop lies in X86Cpu */
 };
 /* Whether the block is a loop that can run fast; fills fast. */
 bool loop_plan(T *t, unsigned offset, JitFast *fast);

@@ -7,6 +7,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "accel/soft/jit/jit.h"
+#include "base/log.h"
 
 #include "base/error.h"
 
@@ -17,10 +18,56 @@
 #include <time.h>
 #include <unistd.h>
 
-#define HASH_BITS 12
+/* The part of a region that is for hot code. */
+#define HOT_SHARE(size) ((size) / 3 * 2 & ~(size_t)4095)
+#define HASH_BITS       16
+#define PAGES_LIMIT     65536u
+#define HUGE_PAGE       ((size_t)2 << 20)
+#define ARENA_CHUNK     HUGE_PAGE
+/* How much code memory the host makes at a time. */
+#define READY_STEP ((size_t)256 << 10)
 /* See jit_checked_in_vain. */
-#define VAIN_MAX  256
-#define SPLIT_MAX 4096
+#define VAIN_MAX    1024 /* within VAIN_CYCLES: a few per cent of the time */
+#define VAIN_CYCLES (UINT64_C(1) << 24)
+#define SPLIT_MAX   4096
+
+/* Memory of zeros, in large pages where the host has them; never fails. */
+static void *map_zeros(size_t size)
+{
+    size_t align = size >= HUGE_PAGE ? HUGE_PAGE : 4096;
+    uint8_t *p = mmap(NULL, size + align, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) {
+        g_error("out of memory for what belongs to translated code");
+    }
+    uint8_t *start = (uint8_t *)(((uintptr_t)p + align - 1) & ~(uintptr_t)(align - 1));
+    if (start > p) {
+        munmap(p, (size_t)(start - p));
+    }
+    munmap(start + size, (size_t)(p + align - start));
+    if (size >= HUGE_PAGE) {
+        madvise(start, size, MADV_HUGEPAGE);
+    }
+    return start;
+}
+
+static JitHash *hash_new(unsigned bits)
+{
+    JitHash *hash = g_new0(JitHash, 1);
+    hash->bits = bits;
+    hash->entries = map_zeros(sizeof(JitHashEntry) << bits);
+    return hash;
+}
+
+static void hash_free(JitHash *hash)
+{
+    munmap(hash->entries, sizeof(JitHashEntry) << hash->bits);
+    g_free(hash);
+}
+
+static void chunk_free(void *chunk)
+{
+    munmap(chunk, ARENA_CHUNK);
+}
 
 Jit *jit_new(size_t size, GError **error)
 {
@@ -41,8 +88,9 @@ Jit *jit_new(size_t size, GError **error)
     jit->rw = rw;
     jit->rx_delta = (uint8_t *)rx - (uint8_t *)rw;
     jit->size = size;
-    jit->chain = jit->elide = jit->loops = jit->sites = true;
+    jit->chain = jit->elide = jit->loops = jit->sites = jit->superblocks = jit->lookahead = true;
     jit->max_insns = JIT_MAX_INSNS;
+    jit->bmi2 = __builtin_cpu_supports("bmi2");
     if (!jit_range_add(rx, size)) {
         error_set(error, "Too many machines with translated code in one process");
         munmap(rw, size);
@@ -56,15 +104,17 @@ Jit *jit_new(size_t size, GError **error)
     for (unsigned i = 0; i < JIT_REGIONS; i++) {
         JitRegion *r = &jit->regions[i];
         r->start = r->used = a.p + i * part;
-        r->end = r->start + part;
+        r->end = r->cold_start = r->cold_used = r->start + HOT_SHARE(part);
+        r->cold_end = r->start + part;
+        r->ready = r->start;
+        r->cold_ready = r->cold_start;
         r->blocks = g_ptr_array_new();
-        r->arena.chunks = g_ptr_array_new_with_free_func(g_aligned_free);
+        r->arena.chunks = g_ptr_array_new_with_free_func(chunk_free);
     }
     pthread_mutex_init(&jit->lock, NULL);
-    jit->hash_bits = HASH_BITS;
-    jit->hash = g_new0(JitBlock *, (gsize)1 << HASH_BITS);
-    jit->pages = g_hash_table_new_full(NULL, NULL, NULL, (GDestroyNotify)g_ptr_array_unref);
-    jit->writes = g_hash_table_new_full(NULL, NULL, NULL, g_free);
+    jit->hash = hash_new(HASH_BITS);
+    jit->pages = g_hash_table_new_full(NULL, NULL, NULL, g_free);
+    jit->pages_limit = PAGES_LIMIT;
     jit->vcpus = g_ptr_array_new();
     jit->split = g_hash_table_new(NULL, NULL);
     jit->scattered = g_hash_table_new(NULL, NULL);
@@ -78,7 +128,6 @@ fail:
 }
 
 #define SCATTERED_MAX 4096u
-#define ARENA_CHUNK   (256u * 1024)
 
 void *jit_alloc(Jit *jit, size_t size, bool align64)
 {
@@ -87,34 +136,45 @@ void *jit_alloc(Jit *jit, size_t size, bool align64)
     uintptr_t p = ((uintptr_t)arena->p + align) & ~align;
 
     if (!arena->p || p + size > (uintptr_t)arena->end) {
-        void *chunk = g_aligned_alloc(1, ARENA_CHUNK, 64);
-        g_ptr_array_add(arena->chunks, chunk);
+        if (arena->next == arena->chunks->len) {
+            g_ptr_array_add(arena->chunks, map_zeros(ARENA_CHUNK));
+        }
+        uint8_t *chunk = arena->chunks->pdata[arena->next++];
         p = (uintptr_t)chunk;
-        arena->end = (uint8_t *)chunk + ARENA_CHUNK;
+        arena->end = chunk + ARENA_CHUNK;
     }
     arena->p = (uint8_t *)p + size;
-    memset((void *)p, 0, size);
+    if (arena->next <= arena->fresh) {
+        memset((void *)p, 0, size);
+    }
     return (void *)p;
 }
 
 static void arena_empty(JitArena *arena)
 {
-    g_ptr_array_set_size(arena->chunks, 0);
+    arena->fresh = MAX(arena->fresh, arena->next);
+    arena->next = 0;
     arena->p = arena->end = NULL;
 }
 
 void jit_free(Jit *jit)
 {
     jit_range_remove(jit->rw + jit->rx_delta);
+    if (log_mask & LOG_OUT_ASM) {
+        jit_dump_hot(jit);
+    }
     for (unsigned i = 0; i < JIT_REGIONS; i++) {
         g_ptr_array_unref(jit->regions[i].blocks);
         g_ptr_array_unref(jit->regions[i].arena.chunks);
     }
     munmap(jit->rw, jit->size);
     munmap(jit->rw + jit->rx_delta, jit->size);
-    g_free(jit->hash);
+    JitHash *older;
+    for (JitHash *h = jit->hash; h; h = older) {
+        older = h->older;
+        hash_free(h);
+    }
     g_hash_table_unref(jit->pages);
-    g_hash_table_unref(jit->writes);
     g_ptr_array_unref(jit->vcpus);
     g_hash_table_unref(jit->split);
     g_hash_table_unref(jit->scattered);
@@ -124,54 +184,105 @@ void jit_free(Jit *jit)
 
 /* ---- the hash ---- */
 
-static unsigned hash_of(const Jit *jit, const uint8_t *page, unsigned offset, uint32_t key)
+enum { TAG_FREE, TAG_WAS_USED, TAG_FIRST };
+
+static uint64_t tag_of(const uint8_t *page, unsigned offset, uint32_t key)
 {
     uint64_t h = ((uint64_t)(uintptr_t)page + offset) ^ (uint64_t)key << 40;
-    return (unsigned)(h * UINT64_C(0x9e3779b97f4a7c15) >> (64 - jit->hash_bits));
+    h *= UINT64_C(0x9e3779b97f4a7c15);
+    return h < TAG_FIRST ? TAG_FIRST : h;
 }
 
-/* second: where the next page is, if anybody knows. */
+/* second: where the next page is, if anybody knows. Without the lock it may not find what is there, while
+ * others change the table. */
 static JitBlock *hash_find(const Jit *jit, const uint8_t *page, unsigned offset, uint32_t key,
                            const uint8_t *second)
 {
-    JitBlock *b = jit->hash[hash_of(jit, page, offset, key)];
-    while (b &&
-           (b->page != page || b->offset != offset || b->key != key || (b->second && b->second != second))) {
-        b = b->hash_next;
+    const JitHash *hash = __atomic_load_n(&jit->hash, __ATOMIC_ACQUIRE);
+    uint64_t tag = tag_of(page, offset, key);
+    size_t mask = ((size_t)1 << hash->bits) - 1;
+
+    for (size_t n = tag >> (64 - hash->bits);; n = (n + 1) & mask) {
+        const JitHashEntry *e = &hash->entries[n];
+        uint64_t found = __atomic_load_n(&e->tag, __ATOMIC_ACQUIRE);
+        if (found == TAG_FREE) {
+            return NULL;
+        }
+        if (found == tag) {
+            JitBlock *b = __atomic_load_n(&e->block, __ATOMIC_ACQUIRE);
+            if (b->page == page && b->offset == offset && b->key == key && !b->stale &&
+                (!b->second || b->second == second)) {
+                return b;
+            }
+        }
     }
-    return b;
+}
+
+static void hash_insert(JitHash *hash, JitBlock *b)
+{
+    uint64_t tag = tag_of(b->page, b->offset, b->key);
+    size_t mask = ((size_t)1 << hash->bits) - 1, n = tag >> (64 - hash->bits);
+
+    while (hash->entries[n].tag >= TAG_FIRST) {
+        n = (n + 1) & mask;
+    }
+    hash->used += hash->entries[n].tag == TAG_FREE;
+    __atomic_store_n(&hash->entries[n].block, b, __ATOMIC_RELEASE);
+    __atomic_store_n(&hash->entries[n].tag, tag, __ATOMIC_RELEASE);
+}
+
+/* Another one, with room for twice the blocks that there are at least. */
+static void hash_renew(Jit *jit)
+{
+    JitHash *old = jit->hash, *hash;
+    unsigned bits = HASH_BITS;
+
+    while (jit->block_count > 1u << (bits - 2)) {
+        bits++;
+    }
+    hash = hash_new(bits);
+    for (size_t n = 0; n < (size_t)1 << old->bits; n++) {
+        if (old->entries[n].tag >= TAG_FIRST) {
+            hash_insert(hash, old->entries[n].block);
+        }
+    }
+    hash->older = old;
+    __atomic_store_n(&jit->hash, hash, __ATOMIC_RELEASE);
+}
+
+/* Those in which nobody looks any more: every vCPU was seen since. The lock is held. */
+static void hash_free_older(JitHash *hash)
+{
+    JitHash *next;
+    for (JitHash *h = hash->older; h; h = next) {
+        next = h->older;
+        hash_free(h);
+    }
+    hash->older = NULL;
 }
 
 static void hash_add(Jit *jit, JitBlock *b)
 {
-    if (++jit->block_count > 1u << jit->hash_bits) {
-        JitBlock **old = jit->hash;
-        unsigned old_size = 1u << jit->hash_bits;
-        jit->hash_bits++;
-        jit->hash = g_new0(JitBlock *, (gsize)1 << jit->hash_bits);
-        for (unsigned i = 0; i < old_size; i++) {
-            JitBlock *next;
-            for (JitBlock *e = old[i]; e; e = next) {
-                next = e->hash_next;
-                unsigned h = hash_of(jit, e->page, e->offset, e->key);
-                e->hash_next = jit->hash[h];
-                jit->hash[h] = e;
-            }
-        }
-        g_free(old);
+    if (jit->hash->used >= 1u << (jit->hash->bits - 1)) {
+        hash_renew(jit);
     }
-    unsigned h = hash_of(jit, b->page, b->offset, b->key);
-    b->hash_next = jit->hash[h];
-    jit->hash[h] = b;
+    jit->block_count++;
+    hash_insert(jit->hash, b);
+    b->in_hash = true;
 }
 
-static void hash_remove(Jit *jit, JitBlock *b)
+static void hash_remove(Jit *jit, const JitBlock *b)
 {
-    JitBlock **p = &jit->hash[hash_of(jit, b->page, b->offset, b->key)];
-    while (*p != b) {
-        p = &(*p)->hash_next;
+    JitHash *hash = jit->hash;
+    uint64_t tag = tag_of(b->page, b->offset, b->key);
+    size_t mask = ((size_t)1 << hash->bits) - 1, n = tag >> (64 - hash->bits);
+
+    while (hash->entries[n].tag != tag || hash->entries[n].block != b) {
+        n = (n + 1) & mask;
     }
-    *p = b->hash_next;
+    bool last = hash->entries[(n + 1) & mask].tag == TAG_FREE;
+    __atomic_store_n(&hash->entries[n].tag, last ? TAG_FREE : TAG_WAS_USED, __ATOMIC_RELEASE);
+    hash->used -= last;
     jit->block_count--;
 }
 
@@ -207,6 +318,28 @@ void jit_link_to(Jit *jit, JitLink *link, JitBlock *to)
     link->next_in = to->incoming;
     to->incoming = link;
     site_write(link->site, jit_rw(jit, entry));
+}
+
+JitLink *jit_careful_link(Jit *jit, X86Cpu *cpu, const JitCareful *way, const JitBlock *to)
+{
+    JitLink *link = NULL;
+
+    x86_fpu_leave(cpu);
+    pthread_mutex_lock(&jit->lock);
+    JitBlock *from = jit_block_at(jit, (const uint8_t *)way);
+    if (from && !from->stale && !to->stale && to->page == from->page && to->offset == (*way & 4095)) {
+        link = jit_alloc(jit, sizeof(JitLink), false);
+        link->from = from;
+        link->target = to->offset;
+        link->in_mem = *way & JIT_CAREFUL_IN_MEM;
+        link->careful = true;
+        link->site = jit_rw(jit, (const uint8_t *)way) - JIT_CAREFUL_SITE;
+        link->stub = jit_rw(jit, (const uint8_t *)way) - JIT_CAREFUL_STUB;
+        link->next_out = from->links;
+        from->links = link;
+    }
+    pthread_mutex_unlock(&jit->lock);
+    return link;
 }
 
 static void unlink_incoming(JitBlock *b)
@@ -251,26 +384,22 @@ static void patch_entry(Jit *jit, JitBlock *b)
     __atomic_store_n((uint64_t *)(void *)b->code, word, __ATOMIC_RELEASE);
 }
 
-/* Invariant 6. */
-static void block_make_stale(Jit *jit, JitBlock *b)
+/* ---- pages ---- */
+
+/* Whether the instruction TLB has the page of linear, and it is RAM. */
+static bool code_page_now(const X86Cpu *cpu, uint64_t linear, const uint8_t **host)
 {
-    if (b->stale) {
-        return;
+    const ItlbEntry *e = mmu_itlb_entry(cpu, linear);
+    const X86Mmu *mmu = cpu->mmu;
+
+    if (e->page != (linear & PAGE_MASK_4K) ||
+        e->generation != (e->global ? mmu->global_generation : mmu->generation) || !e->code.ram) {
+        return false;
     }
-    b->stale = true;
-    hash_remove(jit, b);
-    unlink_incoming(b);
-    unlink_outgoing(b);
-    patch_entry(jit, b);
-    jit->stale_count++;
+    *host = e->code.host;
+    return *host != NULL;
 }
 
-/* Writes to a page with code: of late, and whether its blocks check themselves since. */
-typedef struct JitWrites {
-    int64_t since_ns;
-    unsigned count;
-    bool often;
-} JitWrites;
 #define OFTEN_COUNT     6
 #define OFTEN_WINDOW_NS (100 * INT64_C(1000000))
 #define OFTEN_KEEP_NS   (2000 * INT64_C(1000000))
@@ -282,67 +411,120 @@ static int64_t now_ns(void)
     return ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
 }
 
-static void count_write(Jit *jit, const uint8_t *host_page)
+static gboolean page_is_idle(gpointer key, gpointer value, gpointer user_data)
 {
-    JitWrites *w = g_hash_table_lookup(jit->writes, host_page);
+    const JitPage *page = value;
+    (void)key;
+    return !page->blocks && !page->has_split && !page->has_scattered &&
+           *(int64_t *)user_data - page->since_ns > OFTEN_KEEP_NS;
+}
+
+/* Forgets pages of which nothing is known, where there are many. */
+static void pages_trim(Jit *jit)
+{
+    if (g_hash_table_size(jit->pages) >= jit->pages_limit) {
+        int64_t now = now_ns();
+        g_hash_table_foreach_remove(jit->pages, page_is_idle, &now);
+        jit->pages_limit = MAX(PAGES_LIMIT, g_hash_table_size(jit->pages) * 2);
+    }
+}
+
+/* What is known of a page, from now on. */
+static JitPage *page_get(Jit *jit, const uint8_t *host)
+{
+    JitPage *page = g_hash_table_lookup(jit->pages, host);
+    if (!page) {
+        page = g_new0(JitPage, 1);
+        page->host = host;
+        g_hash_table_insert(jit->pages, (gpointer)host, page);
+    }
+    return page;
+}
+
+static void page_add(JitPage *page, JitBlock *b, unsigned which)
+{
+    JitBlock *first = page->blocks;
+    b->of_page[which].page = page;
+    b->of_page[which].next = first;
+    b->of_page[which].previous = NULL;
+    if (first) {
+        first->of_page[first->page != page->host].previous = b;
+    }
+    page->blocks = b;
+}
+
+static void page_remove(JitBlock *b)
+{
+    for (unsigned which = 0; which < 2; which++) {
+        JitPage *page = b->of_page[which].page;
+        if (!page) {
+            continue;
+        }
+        JitBlock *next = b->of_page[which].next, *previous = b->of_page[which].previous;
+        if (next) {
+            next->of_page[next->page != page->host].previous = previous;
+        }
+        if (previous) {
+            previous->of_page[previous->page != page->host].next = next;
+        } else {
+            page->blocks = next;
+        }
+        b->of_page[which].page = NULL;
+    }
+}
+
+static void count_write(JitPage *page)
+{
     int64_t now = now_ns();
-    if (!w) {
-        w = g_new0(JitWrites, 1);
-        g_hash_table_insert(jit->writes, (gpointer)host_page, w);
+    if (now - page->since_ns > OFTEN_WINDOW_NS) {
+        page->since_ns = now;
+        page->writes = 0;
     }
-    if (now - w->since_ns > OFTEN_WINDOW_NS) {
-        w->since_ns = now;
-        w->count = 0;
-    }
-    if (++w->count >= OFTEN_COUNT) {
-        w->often = true;
-        w->since_ns = now;
+    if (++page->writes >= OFTEN_COUNT) {
+        page->often = true;
+        page->since_ns = now;
     }
 }
 
 /* Whether blocks of the page are to check themselves. The lock is held. */
-static bool written_often(Jit *jit, const uint8_t *host_page)
+static bool written_often(JitPage *page)
 {
-    JitWrites *w = host_page ? g_hash_table_lookup(jit->writes, host_page) : NULL;
-    if (!w || !w->often) {
+    if (!page->often) {
         return false;
     }
-    if (now_ns() - w->since_ns > OFTEN_KEEP_NS) {
-        g_hash_table_remove(jit->writes, host_page);
+    if (now_ns() - page->since_ns > OFTEN_KEEP_NS) {
+        page->often = false;
+        page->writes = 0;
         return false;
     }
     return true;
 }
 
-static void page_invalidate(Jit *jit, const uint8_t *host_page)
+/* Invariant 6. */
+static void block_make_stale(Jit *jit, JitBlock *b)
 {
-    GPtrArray *blocks = g_hash_table_lookup(jit->pages, host_page);
-    if (!blocks) {
+    if (b->stale) {
         return;
     }
-    for (guint i = 0; i < blocks->len; i++) {
-        block_make_stale(jit, blocks->pdata[i]);
-    }
-    g_hash_table_remove(jit->pages, host_page);
-    count_write(jit, host_page);
+    b->stale = true;
+    hash_remove(jit, b);
+    page_remove(b);
+    unlink_incoming(b);
+    unlink_outgoing(b);
+    patch_entry(jit, b);
+    jit->stale_count++;
 }
 
-static void page_add(Jit *jit, const uint8_t *host_page, JitBlock *b)
+static void page_invalidate(Jit *jit, const uint8_t *host_page)
 {
-    GPtrArray *blocks = g_hash_table_lookup(jit->pages, host_page);
-    if (!blocks) {
-        blocks = g_ptr_array_new();
-        g_hash_table_insert(jit->pages, (gpointer)host_page, blocks);
+    JitPage *page = g_hash_table_lookup(jit->pages, host_page);
+    if (!page || !page->blocks) {
+        return;
     }
-    g_ptr_array_add(blocks, b);
-}
-
-static void page_remove(Jit *jit, const uint8_t *host_page, JitBlock *b)
-{
-    GPtrArray *blocks = g_hash_table_lookup(jit->pages, host_page);
-    if (blocks && g_ptr_array_remove_fast(blocks, b) && blocks->len == 0) {
-        g_hash_table_remove(jit->pages, host_page);
+    while (page->blocks) {
+        block_make_stale(jit, page->blocks);
     }
+    count_write(page);
 }
 
 void jit_block_changed(Jit *jit, JitBlock *block)
@@ -352,14 +534,49 @@ void jit_block_changed(Jit *jit, JitBlock *block)
     pthread_mutex_unlock(&jit->lock);
 }
 
-void jit_block_scattered(Jit *jit, JitBlock *block, unsigned offset)
+void jit_block_scattered(Jit *jit, const void *executable, unsigned offset)
 {
     pthread_mutex_lock(&jit->lock);
-    if (g_hash_table_size(jit->scattered) > SCATTERED_MAX) {
-        g_hash_table_remove_all(jit->scattered); /* what is still so is found again */
+    JitBlock *b = jit_block_at(jit, executable);
+    if (b) {
+        if (g_hash_table_size(jit->scattered) > SCATTERED_MAX) {
+            g_hash_table_remove_all(jit->scattered); /* what is still so is found again */
+        }
+        g_hash_table_add(jit->scattered, (gpointer)(b->page + offset));
+        page_get(jit, b->page)->has_scattered = true;
+        block_make_stale(jit, b);
     }
-    g_hash_table_add(jit->scattered, (gpointer)(block->page + offset));
-    block_make_stale(jit, block);
+    pthread_mutex_unlock(&jit->lock);
+}
+
+/* A page is hot that is found HEAT times with less than HEAT_GAP other samples in between, and for so long.
+ */
+#define HEAT     3
+#define HEAT_GAP 24u
+
+void jit_sample(Jit *jit, X86Cpu *cpu)
+{
+    const uint8_t *host;
+
+    if (!jit->sites || !code_page_now(cpu, cpu->rip, &host)) {
+        return;
+    }
+    x86_fpu_leave(cpu);
+    pthread_mutex_lock(&jit->lock);
+    JitPage *page = g_hash_table_lookup(jit->pages, host);
+    uint32_t passed = jit->samples++ - (page ? page->sampled : 0);
+    if (page) {
+        page->sampled = jit->samples;
+        page->heat = (uint8_t)(passed < HEAT_GAP ? MIN(page->heat + 1, HEAT) : 1);
+        if (page->heat == HEAT && !page->hot) {
+            page->hot = true;
+            while (page->blocks) {
+                block_make_stale(jit, page->blocks);
+            }
+        } else if (page->heat == 1) {
+            page->hot = false; /* for what is made from now on */
+        }
+    }
     pthread_mutex_unlock(&jit->lock);
 }
 
@@ -378,7 +595,6 @@ void jit_drop_all(Jit *jit)
             block_make_stale(jit, jit->regions[i].blocks->pdata[k]);
         }
     }
-    g_hash_table_remove_all(jit->pages);
     pthread_mutex_unlock(&jit->lock);
 }
 
@@ -388,12 +604,7 @@ void jit_drop_all(Jit *jit)
 static void region_evict(Jit *jit, JitRegion *r)
 {
     for (guint i = 0; i < r->blocks->len; i++) {
-        JitBlock *b = r->blocks->pdata[i];
-        block_make_stale(jit, b);
-        page_remove(jit, b->page, b);
-        if (b->second) {
-            page_remove(jit, b->second, b);
-        }
+        block_make_stale(jit, r->blocks->pdata[i]);
     }
     r->epoch = __atomic_add_fetch(&jit->epoch, 1, __ATOMIC_SEQ_CST);
     for (guint i = 0; i < jit->vcpus->len; i++) {
@@ -433,6 +644,21 @@ void jit_tables_drop(JitVcpu *v)
     __atomic_store_n(&v->epoch_seen, __atomic_load_n(&v->jit->epoch, __ATOMIC_SEQ_CST), __ATOMIC_SEQ_CST);
 }
 
+/* Has the host make the pages that the next block goes to, some at a time: that costs less than faults. */
+static void make_ready(const Jit *jit, const uint8_t *used, uint8_t **ready, const uint8_t *end)
+{
+    if (used + READY_STEP / 2 <= *ready || *ready >= end) {
+        return;
+    }
+    uintptr_t from = (uintptr_t)*ready & ~(uintptr_t)4095, to = from + READY_STEP;
+    size_t size = MIN(to, (uintptr_t)end) - from;
+#ifdef MADV_POPULATE_WRITE
+    madvise((void *)from, size, MADV_POPULATE_WRITE);
+    madvise((uint8_t *)from + jit->rx_delta, size, MADV_POPULATE_READ);
+#endif
+    *ready = (uint8_t *)from + size;
+}
+
 /* Goes on with the next region. The lock is held; let go of while waiting. */
 static void region_next(Jit *jit, JitVcpu *v)
 {
@@ -452,6 +678,8 @@ static void region_next(Jit *jit, JitVcpu *v)
         g_ptr_array_set_size(r->blocks, 0);
         arena_empty(&r->arena);
         r->used = r->start;
+        r->cold_used = r->cold_start;
+        hash_free_older(jit->hash);
     }
     jit->current = next;
 }
@@ -461,21 +689,25 @@ JitBlock *jit_block_at(Jit *jit, const uint8_t *executable)
     const uint8_t *p = jit_rw(jit, executable);
     for (unsigned i = 0; i < JIT_REGIONS; i++) {
         JitRegion *r = &jit->regions[i];
-        if (p < r->start || p >= r->used) {
+        bool cold = p >= r->cold_start && p < r->cold_used;
+        if (!cold && (p < r->start || p >= r->used)) {
             continue;
         }
         guint low = 0, high = r->blocks->len;
         while (low < high) {
             guint mid = (low + high) / 2;
-            JitBlock *b = r->blocks->pdata[mid];
-            if (p >= b->code + b->code_size) {
+            const JitBlock *b = r->blocks->pdata[mid];
+            if (p >= (cold ? b->cold + b->cold_size : b->code + b->code_size)) {
                 low = mid + 1;
             } else {
                 high = mid;
             }
         }
-        if (low < r->blocks->len && p >= ((JitBlock *)r->blocks->pdata[low])->code) {
-            return r->blocks->pdata[low];
+        if (low < r->blocks->len) {
+            JitBlock *b = r->blocks->pdata[low];
+            if (p >= (cold ? b->cold : b->code)) {
+                return b;
+            }
         }
     }
     return NULL;
@@ -485,12 +717,18 @@ void jit_checked_in_vain(Jit *jit, X86Cpu *cpu, const void *executable)
 {
     pthread_mutex_lock(&jit->lock);
     JitBlock *b = jit_block_at(jit, executable);
+    uint64_t now = __builtin_ia32_rdtsc();
+    if (b && now - b->in_vain_since > VAIN_CYCLES) {
+        b->in_vain_since = now;
+        b->in_vain = 0;
+    }
     if (b && !b->stale && ++b->in_vain == VAIN_MAX) {
         x86_fpu_leave(cpu);
         if (g_hash_table_size(jit->split) >= SPLIT_MAX) {
             g_hash_table_remove_all(jit->split);
         }
         g_hash_table_add(jit->split, (gpointer)(b->page + b->offset));
+        page_get(jit, b->page)->has_split = true;
         block_make_stale(jit, b);
     }
     pthread_mutex_unlock(&jit->lock);
@@ -503,13 +741,7 @@ void jit_evict_one(Jit *jit, X86Cpu *cpu, unsigned random)
     const JitRegion *r = &jit->regions[random % (jit->current + 1)];
     if (r->blocks->len) {
         JitBlock *b = r->blocks->pdata[random / JIT_REGIONS % r->blocks->len];
-        if (!b->stale) {
-            block_make_stale(jit, b);
-            page_remove(jit, b->page, b);
-            if (b->second) {
-                page_remove(jit, b->second, b);
-            }
-        }
+        block_make_stale(jit, b);
     }
     pthread_mutex_unlock(&jit->lock);
 }
@@ -527,69 +759,112 @@ static JitBlock *translate(X86Cpu *cpu, JitVcpu *v, const CodePage *page, const 
 {
     Jit *jit = v->jit;
     unsigned offset = (unsigned)(cpu->rip & 4095);
-    const uint8_t *second_host = second ? second->host : NULL;
-    JitBlock *b = NULL;
-    bool full;
+    JitBlock *b;
+    bool full, check = false, protected = false;
 
     x86_fpu_leave(cpu);
     pthread_mutex_lock(&jit->lock);
-    bool check = written_often(jit, page->host) || written_often(jit, second_host);
-    pthread_mutex_unlock(&jit->lock);
-    if (!check) {
-        interp_page_protect(cpu, page);
-        if (second) {
-            interp_page_protect(cpu, second);
-        }
-    }
-    pthread_mutex_lock(&jit->lock);
-    /* Somebody else may have made it meanwhile. */
-    b = hash_find(jit, page->host, offset, key, second_host);
-    while (!b) {
-        b = jit_translate(jit, cpu, page->host, offset, second_host, key, check, &full);
-        if (!b && full) {
-            region_next(jit, v);
-            continue;
-        }
-        break;
-    }
-    if (b && !b->in_hash) {
-        g_ptr_array_add(jit->regions[jit->current].blocks, b);
-        b->in_hash = true;
-        hash_add(jit, b);
-        if (!check) {
-            page_add(jit, b->page, b);
-            if (second) {
-                page_add(jit, b->second, b);
+    for (;;) {
+        pages_trim(jit);
+        JitPage *first_page = page_get(jit, page->host);
+        JitPage *second_page = second ? page_get(jit, second->host) : NULL;
+        check = written_often(first_page) || (second && written_often(second_page));
+        if (!check && !protected) {
+            /* Where that is not so already the lock must not be held: it waits for others. */
+            protected = true;
+            if (!still_protected(page) || (second && !still_protected(second)) ||
+                interp_protect_pending(cpu)) {
+                pthread_mutex_unlock(&jit->lock);
+                interp_page_protect(cpu, page);
+                if (second) {
+                    interp_page_protect(cpu, second);
+                }
+                pthread_mutex_lock(&jit->lock);
+                continue;
             }
         }
-        if (!check && (!still_protected(page) || (second && !still_protected(second)))) {
-            /* Written while it was read: whoever wrote did not find it. */
-            block_make_stale(jit, b);
-            b = NULL;
+        /* Somebody else may have made it meanwhile. */
+        b = hash_find(jit, page->host, offset, key, second ? second->host : NULL);
+        if (b) {
+            break;
         }
+        JitRegion *region = &jit->regions[jit->current];
+        make_ready(jit, region->used, &region->ready, region->end);
+        make_ready(jit, region->cold_used, &region->cold_ready, region->cold_end);
+        b = jit_translate(jit, cpu, first_page, offset, second_page, key, check, &full);
+        if (!b && full) {
+            region_next(jit, v);
+            continue; /* the lock was let go of */
+        }
+        if (!b) {
+            break;
+        }
+        g_ptr_array_add(jit->regions[jit->current].blocks, b);
+        hash_add(jit, b);
+        if (!check) {
+            page_add(first_page, b, 0);
+            if (second && second_page != first_page) {
+                page_add(second_page, b, 1);
+            }
+            if (!still_protected(page) || (second && !still_protected(second))) {
+                /* Written while it was read: whoever wrote did not find it. */
+                block_make_stale(jit, b);
+                b = NULL;
+            }
+        }
+        break;
     }
     pthread_mutex_unlock(&jit->lock);
     return b;
 }
 
-JitBlock *jit_find(X86Cpu *cpu, JitVcpu *v, uint32_t key)
+JitBlock *jit_find_now(X86Cpu *cpu, const Jit *jit, uint32_t key)
 {
-    Jit *jit = v->jit;
     unsigned offset = (unsigned)(cpu->rip & 4095);
-    CodePage page, next;
+    const uint8_t *page, *second = NULL;
+
+    if (!code_page_now(cpu, cpu->rip, &page)) {
+        return NULL;
+    }
+    if (offset + X86_INSN_MAX > 4096 && !code_page_now(cpu, (cpu->rip & PAGE_MASK_4K) + 4096, &second)) {
+        second = NULL;
+    }
+    return hash_find(jit, page, offset, key, second);
+}
+
+const uint8_t *jit_code_at(X86Cpu *cpu)
+{
+    CodePage page;
 
     cpu->current_op = NULL;
     x86_code_page(cpu, cpu->rip, &page);
-    if (!page.host || !page.ram) {
-        return NULL;
-    }
+    return page.host && page.ram ? page.host + (cpu->rip & 4095) : NULL;
+}
+
+JitBlock *jit_find_made(X86Cpu *cpu, JitVcpu *v, uint32_t key, const uint8_t *host)
+{
+    unsigned offset = (unsigned)((uintptr_t)host & 4095);
+    const uint8_t *second = NULL;
+
     v->lookups++;
-    pthread_mutex_lock(&jit->lock);
-    JitBlock *b = hash_find(jit, page.host, offset, key, NULL);
-    pthread_mutex_unlock(&jit->lock);
-    if (b) {
+    if (offset + X86_INSN_MAX > 4096 && !code_page_now(cpu, (cpu->rip & PAGE_MASK_4K) + 4096, &second)) {
+        second = NULL;
+    }
+    return hash_find(v->jit, host - offset, offset, key, second);
+}
+
+JitBlock *jit_find(X86Cpu *cpu, JitVcpu *v, uint32_t key)
+{
+    unsigned offset = (unsigned)(cpu->rip & 4095);
+    const uint8_t *host;
+    CodePage page, next;
+
+    host = jit_code_at(cpu);
+    JitBlock *b = host ? jit_find_made(cpu, v, key, host) : NULL;
+    if (b || !host) {
         return b;
     }
+    x86_code_page(cpu, cpu->rip, &page);
     b = translate(cpu, v, &page, NULL, key);
     if (b || offset + X86_INSN_MAX <= 4096) {
         return b;

@@ -15,11 +15,10 @@ typedef struct Asm {
     bool overflow;
 } Asm;
 
-/* A host memory operand: [base + index << scale + disp], or gs:[disp]. -1: no register. */
+/* A host memory operand: [base + index << scale + disp]. -1: no register. */
 typedef struct HostMem {
     int8_t base, index;
     uint8_t scale;
-    bool gs;
     int32_t disp;
 } HostMem;
 
@@ -45,10 +44,6 @@ enum {
 /* Condition codes as in Jcc's opcode. */
 enum { CC_O_ = 0, CC_B = 2, CC_AE = 3, CC_E = 4, CC_NE = 5, CC_BE = 6, CC_A = 7, CC_S = 8, CC_NS = 9 };
 
-static inline HostMem mem_gs(uint64_t offset)
-{
-    return (HostMem){ .base = -1, .index = -1, .gs = true, .disp = (int32_t)offset };
-}
 static inline HostMem mem_base(int base, int64_t disp)
 {
     return (HostMem){ .base = (int8_t)base, .index = -1, .disp = (int32_t)disp };
@@ -98,7 +93,7 @@ static inline void a_modrm_mem_disp(Asm *a, unsigned reg, const HostMem *m, bool
 {
     reg = (reg & 7) << 3;
     if (m->base < 0) {
-        /* no base: SIB with base 5 and mod 0; gs:[disp32] or [index*s+disp32] */
+        /* no base: SIB with base 5 and mod 0 */
         a_byte(a, reg | 4);
         a_byte(a, (unsigned)m->scale << 6 | (m->index < 0 ? 4u : (unsigned)m->index & 7) << 3 | 5);
         a_u32(a, (uint32_t)m->disp);
@@ -133,9 +128,6 @@ static inline void a_modrm_mem32(Asm *a, unsigned reg, const HostMem *m)
 /* op reg, mem with an optional REX.W; opcode: up to three bytes, 0x0fXX for two-byte ones. */
 static inline void a_op_mem(Asm *a, bool w, unsigned opcode, unsigned reg, HostMem m)
 {
-    if (m.gs) {
-        a_byte(a, 0x65);
-    }
     unsigned rex = (w ? 8u : 0) | (reg > 7 ? 4u : 0) | mem_rex(&m);
     if (rex) {
         a_byte(a, 0x40 | rex);
@@ -217,6 +209,16 @@ static inline void a_shr_imm(Asm *a, bool w, unsigned reg, unsigned count)
 static inline void a_shl_imm(Asm *a, bool w, unsigned reg, unsigned count)
 {
     a_op_reg(a, w, 0xc1, 4, reg);
+    a_byte(a, count);
+}
+
+/* to = from rotated right by count; BMI2. Leaves the flags alone. */
+static inline void a_rorx(Asm *a, unsigned to, unsigned from, unsigned count)
+{
+    a_byte(a, 0xc4);
+    a_byte(a, (to > 7 ? 0 : 0x80u) | 0x40 | (from > 7 ? 0 : 0x20u) | 3);
+    a_bytes(a, "\xfb\xf0", 2);
+    a_byte(a, 0xc0 | (to & 7) << 3 | (from & 7));
     a_byte(a, count);
 }
 

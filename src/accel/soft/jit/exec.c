@@ -12,28 +12,11 @@
 #include "accel/soft/jit/jit.h"
 #include "base/error.h"
 
-#include <asm/prctl.h>
 #include <errno.h>
 #include <signal.h>
 #include <stddef.h>
-#include <sys/auxv.h>
-#include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
-
-/* ---- the GS base ---- */
-
-static void set_gs_base(void *base)
-{
-#ifndef HWCAP2_FSGSBASE
-#define HWCAP2_FSGSBASE (1 << 1)
-#endif
-    if (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) {
-        __asm__ volatile("wrgsbase %0" : : "r"(base) : "memory");
-    } else {
-        syscall(SYS_arch_prctl, ARCH_SET_GS, base);
-    }
-}
 
 /* ---- keys and tables ---- */
 
@@ -102,6 +85,15 @@ static void code_mapping_changed(X86Cpu *cpu, unsigned context, uint64_t linear,
     area->key = 0;
 }
 
+static void table_fill(JitVcpu *v, JitArea *area, uint64_t rip, const JitBlock *b)
+{
+    IbtcEntry *e = &area->ibtc[jit_ibtc_slot(rip)];
+    e->va = rip;
+    e->code = b->ibtc_entry;
+    v->tables[area->table].empty = false;
+    v->fills++;
+}
+
 /* Copies of TLB entries are good until the MMU drops something. */
 static void sites_check(X86Cpu *cpu)
 {
@@ -131,17 +123,20 @@ static void stack_slot_check(X86Cpu *cpu)
     }
 }
 
-/* Makes what translated code relies on true again after anything that C did. */
+void jit_epoch_check(X86Cpu *cpu, JitVcpu *v)
+{
+    if (G_UNLIKELY(v->epoch_seen != __atomic_load_n(&v->jit->epoch, __ATOMIC_SEQ_CST))) {
+        x86_fpu_leave(cpu);
+        jit_tables_drop(v);
+    }
+}
+
 void jit_area_refresh(X86Cpu *cpu, JitVcpu *v)
 {
     JitArea *area = jit_area(cpu);
     uint32_t key = current_key(cpu);
     unsigned context = key_context(cpu);
 
-    if (G_UNLIKELY(v->epoch_seen != __atomic_load_n(&v->jit->epoch, __ATOMIC_RELAXED))) {
-        x86_fpu_leave(cpu);
-        jit_tables_drop(v);
-    }
     if (area->key != key || area->context != context) {
         area->key = key;
         area->context = context;
@@ -166,9 +161,9 @@ int jit_refill(X86Cpu *cpu, uint64_t linear, const JitRefill *meta)
     const TlbEntry *e = mmu_entry_now(cpu, linear);
 
     v->refills++;
-    if (linear - page + meta->span > 4096) {
+    if (linear - page > meta->limit) {
         v->refill_failures++;
-        if (!meta->careful) {
+        if (!(meta->flags & JIT_REFILL_CAREFUL)) {
             jit_checked_in_vain(v->jit, cpu, meta);
         }
         return 1;
@@ -177,7 +172,7 @@ int jit_refill(X86Cpu *cpu, uint64_t linear, const JitRefill *meta)
         v->refill_failures++;
         return 1;
     }
-    if (meta->stack) {
+    if (meta->flags & JIT_REFILL_STACK) {
         area->stack_lo = page;
         area->stack_delta = (uint64_t)e->addend;
     } else {
@@ -227,8 +222,40 @@ int jit_callout_end(X86Cpu *cpu, JitCallout *callout)
     if (!translatable(cpu) || wants_attention(cpu)) {
         return 1;
     }
+    jit_epoch_check(cpu, jit_vcpu(cpu));
     jit_area_refresh(cpu, jit_vcpu(cpu));
     return 0;
+}
+
+/* The code to go on with at cpu->rip, put into the look-up table; NULL: back to the loop. */
+const uint8_t *jit_lookup(X86Cpu *cpu)
+{
+    JitVcpu *v = jit_vcpu(cpu);
+    JitArea *area = jit_area(cpu);
+
+    area->exit_reason = JIT_EXIT_IBTC;
+    if (!v->jit->chain || v->jit->stress || area->key != current_key(cpu) ||
+        area->context != key_context(cpu)) {
+        return NULL;
+    }
+    const JitBlock *b = jit_find_now(cpu, v->jit, area->key);
+    if (!b) {
+        return NULL;
+    }
+    v->lookups++;
+    table_fill(v, area, cpu->rip, b);
+    return b->ibtc_entry;
+}
+
+/* The same behind an indirect branch that is yet to be done. May raise. */
+const uint8_t *jit_lookup_indirect(X86Cpu *cpu)
+{
+    if (!jit_vcpu(cpu)->jit->chain) {
+        jit_area(cpu)->exit_reason = JIT_EXIT_INDIRECT;
+        return NULL;
+    }
+    jit_indirect_branch(cpu);
+    return jit_lookup(cpu);
 }
 
 /* An indirect branch that found no entry. Raises what it raises. */
@@ -304,6 +331,71 @@ static void fill_budgets(X86Cpu *cpu, JitVcpu *v)
     }
 }
 
+/* ---- code that is not worth translating yet ---- */
+
+/* Code that is decoded anew as often as this, with less than so many cycles (0.4 ms) in between, lies beside
+ * what it writes or is patched all the time: translated code can do without the page's protection. */
+#define REBUILDS       7
+#define REBUILD_CYCLES 20 /* log2 */
+
+static JitPast *past_of(JitVcpu *v, const uint8_t *host)
+{
+    uint64_t hash = (uint64_t)(uintptr_t)host * UINT64_C(0x9e3779b97f4a7c15);
+    JitPast *past = &v->past[hash >> (64 - JIT_PAST_BITS)];
+    uint32_t tag = (uint32_t)(hash >> (48 - JIT_PAST_BITS)) & 0xffff;
+
+    if (past->tag != tag) {
+        *past = (JitPast){ .tag = tag };
+    }
+    return past;
+}
+
+/* Whether code that is not decoded at present is to be translated at once. */
+static bool is_worth_it(JitVcpu *v, const uint8_t *host)
+{
+    JitPast *past = past_of(v, host);
+    uint32_t now = (uint32_t)(__builtin_ia32_rdtsc() >> REBUILD_CYCLES) & 0xfff;
+
+    if (past->hot) {
+        return true;
+    }
+    if (((now - past->when) & 0xfff) > 1) {
+        past->builds = 0;
+    }
+    past->when = now & 0xfff;
+    if (past->builds == REBUILDS) {
+        return true;
+    }
+    past->builds++;
+    return false;
+}
+
+typedef enum ColdEnd { COLD_GO_ON, COLD_LOOK, COLD_WARM } ColdEnd;
+
+/* Interprets the block at cpu->rip, unless it is WARM: to be translated. LOOK: there is something to look at
+ * before the next one. */
+static ColdEnd run_cold(X86Cpu *cpu, JitVcpu *v, const uint8_t *host, Block *b)
+{
+    if (b && b->runs >= JIT_COLD_RUNS) {
+        past_of(v, host)->hot = 1;
+        return COLD_WARM;
+    }
+    if (!b && is_worth_it(v, host)) {
+        return COLD_WARM;
+    }
+    x86_fpu_leave(cpu);
+    if (!b) {
+        b = interp_find_block(cpu, false);
+    }
+    b->runs++;
+    v->cold_runs++;
+    /* So that it goes on to no other block; then as interp_vcpu_exec does, so that no request is lost. */
+    __atomic_store_n(&cpu->interrupt_poll, 1, __ATOMIC_RELAXED);
+    interp_run(cpu, b->ops);
+    __atomic_store_n(&cpu->interrupt_poll, 0, __ATOMIC_SEQ_CST);
+    return __atomic_load_n(&cpu->interrupt_request, __ATOMIC_SEQ_CST) ? COLD_LOOK : COLD_GO_ON;
+}
+
 static void run_loop(X86Cpu *cpu)
 {
     JitVcpu *v = jit_vcpu(cpu);
@@ -311,7 +403,8 @@ static void run_loop(X86Cpu *cpu)
     JitArea *area = jit_area(cpu);
     bool first = true;
     JitLink *link = NULL;
-    bool fill = false;
+    const JitCareful *way = NULL;    /* to a careful variant */
+    bool fill = false, cold = false; /* cold: interpreted code ran just now */
 
     v->look_at_requests = false;
     fill_budgets(cpu, v);
@@ -325,15 +418,41 @@ static void run_loop(X86Cpu *cpu)
             return;
         }
         /* Not on the way to a careful variant: from its start on, the block would come to the same end. */
-        if (!first && !(link && link->careful) && (wants_attention(cpu) || v->look_at_requests)) {
+        if (!first && !way && !(link && link->careful) && (wants_attention(cpu) || v->look_at_requests)) {
             return;
         }
         first = false;
         uint32_t key = current_key(cpu);
-        bool careful = (link && link->careful) || (v->careful_next && v->careful_rip == cpu->rip);
+        bool careful = way || (link && link->careful) || (v->careful_next && v->careful_rip == cpu->rip);
         v->careful_next = false;
         uint64_t seen = v->epoch_seen;
-        JitBlock *b = jit_find(cpu, v, key | (careful ? KEY_CAREFUL : 0));
+        jit_epoch_check(cpu, v);
+        const uint8_t *host = jit_code_at(cpu);
+        JitBlock *b = NULL;
+        if (host && !careful && jit->tier) {
+            /* Behind a cold block there is often another one. */
+            Block *cold_block = cold ? interp_block_at(cpu, host) : NULL;
+            if (!cold_block || cold_block->runs >= JIT_COLD_RUNS) {
+                b = jit_find_made(cpu, v, key, host);
+                cold_block = b || cold ? cold_block : interp_block_at(cpu, host);
+            }
+            cold = false;
+            if (!b) {
+                ColdEnd end = run_cold(cpu, v, host, cold_block);
+                if (end == COLD_LOOK) {
+                    return;
+                }
+                if (end == COLD_GO_ON) {
+                    cold = true;
+                    link = NULL;
+                    fill = false;
+                    continue;
+                }
+            }
+        }
+        if (!b && host) {
+            b = jit_find(cpu, v, key | (careful ? KEY_CAREFUL : 0));
+        }
         if (!b) {
             v->steps++;
             x86_fpu_leave(cpu);
@@ -343,6 +462,11 @@ static void run_loop(X86Cpu *cpu)
         jit_area_refresh(cpu, v);
         if (v->epoch_seen != seen) {
             link = NULL; /* its block's memory may be somebody else's by now */
+            way = NULL;
+        }
+        if (way) {
+            link = jit_careful_link(jit, cpu, way, b);
+            way = NULL;
         }
         if (link) {
             if (b->second) {
@@ -356,11 +480,7 @@ static void run_loop(X86Cpu *cpu)
             pthread_mutex_unlock(&jit->lock);
         }
         if (fill && !careful) {
-            IbtcEntry *e = &area->ibtc[jit_ibtc_slot(cpu->rip)];
-            e->va = cpu->rip;
-            v->fills++;
-            e->code = b->ibtc_entry;
-            v->tables[area->table].empty = false;
+            table_fill(v, area, cpu->rip, b);
         }
         if (G_UNLIKELY(jit->stress) && stress(cpu, v, b)) {
             return;
@@ -393,10 +513,15 @@ static void run_loop(X86Cpu *cpu)
             x86_fpu_leave(cpu);
             interp_run_one(cpu);
             return;
+        case JIT_EXIT_CAREFUL:
+            way = area->exit_arg;
+            cpu->rip = area->page_va + (*way & 4095);
+            break;
         case JIT_EXIT_CHANGED:
             block_left(cpu, jit, area);
             break;
         case JIT_EXIT_POLL:
+            jit_sample(jit, cpu);
             return;
         }
     }
@@ -428,7 +553,10 @@ static bool recover(ucontext_t *uc)
     Jit *jit = v->jit;
     greg_t *g = uc->uc_mcontext.gregs;
     const uint8_t *pc = (const uint8_t *)(uintptr_t)g[REG_RIP];
-    JitBlock *b = jit_block_at(jit, pc);
+    /* This thread was in translated code, so that it does not hold the lock. */
+    pthread_mutex_lock(&jit->lock);
+    const JitBlock *b = jit_block_at(jit, pc);
+    pthread_mutex_unlock(&jit->lock);
     if (!b) {
         return false;
     }
@@ -450,14 +578,14 @@ static bool recover(ucontext_t *uc)
                                                           : cpu->regs[r];
         }
         for (unsigned r = 0; r < 16; r++) {
-            if (r >= 12) {
+            if (r >= FIRST_SPILLED) {
                 cpu->regs[r] = value[r];
             } else if (r != R_RSP) {
                 g[host_gregs[r]] = (greg_t)value[r];
             }
         }
         g[REG_R15] = (greg_t)value[R_RSP];
-        g[REG_R14] = (greg_t)area->stack_delta;
+        g[REG_R11] = (greg_t)area->stack_delta;
     }
     if (b->pcs[n].in_reg) {
         x86_set_arith(cpu, (uint32_t)g[REG_EFL] & FLAGS_ARITH);
@@ -564,7 +692,7 @@ void jit_vcpu_init(Jit *jit, X86Cpu *cpu)
     install_handlers();
     v->cpu = cpu;
     v->jit = jit;
-    *area = (JitArea){ .self = cpu, .stack_lo = JIT_NO_STACK };
+    *area = (JitArea){ .stack_lo = JIT_NO_STACK };
     for (unsigned k = 0; k < 2; k++) {
         for (unsigned n = 0; n < G_N_ELEMENTS(cpu->jit_sites[k]); n++) {
             cpu->jit_sites[k][n].tag = JIT_NO_STACK;
@@ -636,6 +764,7 @@ bool jit_step_one(X86Cpu *cpu)
                 interp_run_one(cpu);
                 break;
             }
+            jit_epoch_check(cpu, v);
             JitBlock *b = jit_find(cpu, v, current_key(cpu) | (careful ? KEY_CAREFUL : 0));
             if (!b) {
                 x86_fpu_leave(cpu);
@@ -645,7 +774,7 @@ bool jit_step_one(X86Cpu *cpu)
             jit_area_refresh(cpu, v);
             area->page_va = rip & PAGE_MASK_4K;
             v->jit->thunks.enter(cpu, b->mem_entry);
-            if (area->exit_reason == JIT_EXIT_LINK && !careful) {
+            if (area->exit_reason == JIT_EXIT_CAREFUL && !careful) {
                 careful = true;
                 continue;
             }
@@ -685,5 +814,4 @@ void jit_single(Jit *jit)
 void jit_thread_enter(X86Cpu *cpu)
 {
     running_cpu = cpu;
-    set_gs_base(cpu);
 }

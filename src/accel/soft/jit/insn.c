@@ -432,7 +432,7 @@ void jit_operands(const X86Insn *insn, JitOperands *o)
         if (o->byte[role] && o->legacy_byte && number >= 4) {
             o->high_byte = true;
         }
-        if (number >= 12) {
+        if (number >= FIRST_SPILLED) {
             spilled |= 1u << number;
         }
     }

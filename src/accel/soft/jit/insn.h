@@ -8,6 +8,9 @@
 #include "accel/soft/jit/emit.h"
 #include "arch/x86/decode.h"
 
+/* The guest's general registers from this one on live in memory. */
+#define FIRST_SPILLED 11
+
 typedef enum JitKind {
     JIT_COPY, /* the same instruction with other operands */
     JIT_NOP,

@@ -4,14 +4,18 @@
  * The guest speaks the host's instruction set, so that translated code is mostly the guest's own instructions
  * with their memory operands rewritten. While translated code runs:
  *
- *   rax rcx rdx rbx rbp rsi rdi r8 r9 r10 r11   the guest's registers of the same name
- *   r15                                         the guest's rsp
- *   r12 (T0), r13 (T1)                          scratch
- *   r14 (SD)                                    host minus guest address of the stack page, see
- * JitArea.stack_lo rsp                                         the host's stack gs base: the X86Cpu; the
- * guest's r12 to r15 live there RFLAGS                                      the guest's arithmetic flags, or
- * nothing, or they are in cpu->cc xmm/ymm, x87, MXCSR                         the guest's, where
- * cpu->fpu_stale is 0; else they are in cpu->xsave
+ *   rax rcx rdx rbx rbp rsi rdi r8 r9 r10   the guest's registers of the same name
+ *   r15                                     the guest's rsp
+ *   r12 (T0), r13 (T1)                      scratch
+ *   r11 (SD)                                host minus guest address of the stack page: JitArea.stack_lo
+ *   r14 (BASE)                              the X86Cpu plus CPU_BIAS; the guest's r11 to r15 live there.
+ *                                           Processors rename memory behind a register and a constant, so
+ *                                           that what goes through there has no latency; they do not behind
+ *                                           a segment base
+ *   rsp                                     the host's stack
+ *   RFLAGS                                  the guest's arithmetic flags, or nothing, or they are in cpu->cc
+ *   xmm/ymm, x87, MXCSR                     the guest's, where cpu->fpu_stale is 0; else they are in
+ *                                           cpu->xsave
  *
  * Invariants:
  *  1. Only instructions that insn.c allows by name are emitted; everything else is a call-out to the
@@ -40,17 +44,25 @@
 
 #include "accel/soft/interp/ops.h"
 #include "accel/soft/jit/emit.h"
+#include "accel/soft/jit/insn.h"
 #include "arch/x86/decode.h"
 
-#define T0  H_R12
-#define T1  H_R13
-#define SD  H_R14
-#define GSP H_R15
+#define T0   H_R12
+#define T1   H_R13
+#define SD   H_R11
+#define BASE H_R14
+#define GSP  H_R15
+/* So that what is used most lies within a byte's displacement. */
+#define CPU_BIAS 0x118
+static inline HostMem mem_cpu(uint64_t offset)
+{
+    return mem_base(BASE, (int64_t)offset - CPU_BIAS);
+}
 
 #define JIT_SLOTS      16
 #define JIT_MAX_INSNS  64
 #define JIT_MAX_GROUPS 32
-#define JIT_IBTC_BITS  12
+#define JIT_IBTC_BITS  14
 #define JIT_IBTC_SIZE  (1u << JIT_IBTC_BITS)
 #define JIT_IBTC_HASH  UINT32_C(0x9e3779b1)
 
@@ -70,9 +82,11 @@ typedef enum JitExit {
     JIT_EXIT_IBTC,     /* the same, and the look-up table had no entry */
     JIT_EXIT_INDIRECT, /* an indirect branch, not done: exit_arg is the target, exit_info the rest */
     JIT_EXIT_LINK,     /* JitArea.exit_arg is the link that was followed */
+    JIT_EXIT_CAREFUL,  /* the block's careful variant is wanted: exit_arg is the JitCareful */
     JIT_EXIT_STEP,     /* the instruction at cpu->rip is the interpreter's */
-    JIT_EXIT_CHANGED,  /* exit_info is not 0: see jit_block_scattered; else: a block that checks itself found
-                          other code: exit_arg is the block, cpu->rip is set */
+    JIT_EXIT_CHANGED,  /* exit_info is not 0: see jit_block_scattered, exit_arg is some address in its code;
+                          else: a block that checks itself found  other code: exit_arg is the block, cpu->rip is
+                          set */
     JIT_EXIT_POLL,     /* cpu->interrupt_poll was set */
 } JitExit;
 
@@ -84,14 +98,16 @@ typedef struct JitLoop {
     uint32_t wait, planned, left;
 } JitLoop;
 
-/* Per vCPU, in X86Cpu.jit, reached through gs. */
+/* Per vCPU, in X86Cpu.jit; what is used most comes first, see CPU_BIAS. */
 typedef struct JitArea {
-    X86Cpu *self;
     uint64_t page_va;     /* guest address of the page whose code runs */
-    uint64_t c_rsp;       /* the C stack at the entry */
     uint64_t stack_lo;    /* a page that may be read and written with SD; JIT_NO_STACK: none */
     uint64_t stack_delta; /* what SD is, while C runs */
     IbtcEntry *ibtc;      /* of the current key */
+    uint64_t tmp[4];
+    uint64_t site_save[3]; /* T0, rax and rcx, in a site thunk */
+    uint64_t t1;           /* what T1 held, while a stack probe is refilled */
+    uint64_t c_rsp;        /* the C stack at the entry */
     const uint8_t *target;
     void *exit_arg;
     uint32_t exit_reason;
@@ -99,8 +115,6 @@ typedef struct JitArea {
         exit_info; /* page offset of the branch | JitIndirect << 12 | RET's operand or CALL's length << 14 */
     uint32_t key;  /* of the running code, without KEY_CAREFUL */
     uint32_t context, table;
-    uint64_t tmp[4];
-    uint64_t t1;         /* what T1 held, while a stack probe is refilled */
     uint64_t save[16];   /* guest registers whose host registers a fast loop uses */
     uint32_t sites_used; /* some of X86Cpu.jit_sites hold something */
     uint64_t drops;      /* X86Mmu.drops, when sites were last right */
@@ -143,57 +157,102 @@ typedef struct JitCallout {
     bool light; /* its handler calls nothing that may use vector registers without x86_fpu_leave */
 } JitCallout;
 
-/* Behind a call of the refill thunk, wherever that ends. */
+/* Behind a call of the refill or a site thunk and a five-byte jump to where to go on once it has helped;
+ * behind it lies the code for when it does not. */
 typedef struct __attribute__((packed)) JitRefill {
     uint16_t offset; /* of the instruction in its page */
-    uint16_t span;   /* bytes checked */
-    uint8_t write, careful, stack, pad;
+    uint16_t limit;  /* the last place in a page where the bytes checked may begin */
+    uint16_t site;   /* in X86Cpu.jit_sites */
+    uint8_t write, flags;
 } JitRefill;
+enum {
+    JIT_REFILL_CAREFUL = 1,
+    JIT_REFILL_STACK = 2,
+    JIT_REFILL_LOOP = 4, /* in a fast loop */
+};
+
+/* Behind a call of the careful thunk. */
+typedef uint16_t JitCareful;
+#define JIT_CAREFUL_IN_MEM 0x8000u /* the flags are in cpu->cc; else they are dead */
+/* The code from the jump to the call to it: where the link lies, once there is one. */
+#define JIT_CAREFUL_SITE 9 /* bytes before the JitCareful: the jump's rel32 */
+#define JIT_CAREFUL_STUB 5
 
 /* Where a guest instruction's code begins, for faults. */
 typedef struct JitPc {
-    uint32_t host;   /* from the block's code */
-    uint16_t offset; /* page offset of the instruction */
-    bool in_reg;     /* the flags are in RFLAGS, else in cpu->cc (or dead) */
-    bool fast;       /* in the fast loop: registers are where JitBlock.fast_host says */
-    /* Flags: that it or what follows may look at; that the manual leaves undefined there (lockstep). */
-    uint16_t live, undefined;
+    uint16_t host;        /* from the block's code */
+    uint16_t offset : 12; /* page offset of the instruction */
+    uint16_t in_reg : 1;  /* the flags are in RFLAGS, else in cpu->cc (or dead) */
+    uint16_t fast : 1;    /* in the fast loop: registers are where JitBlock.fast_host says */
+    uint16_t exit : 1;    /* no instruction of the block: where it goes on, for lockstep */
 } JitPc;
+/* For lockstep. Flags: that it or what follows may look at; that the manual leaves undefined there. */
+typedef struct JitPcFlags {
+    uint16_t live, undefined;
+} JitPcFlags;
+
+/* A page of guest code, and what has happened to it. */
+typedef struct JitPage {
+    const uint8_t *host;
+    JitBlock *blocks;   /* with code in it, through JitBlock.of_page */
+    int64_t since_ns;   /* of the writes that are counted */
+    unsigned writes;    /* of late */
+    bool often;         /* its blocks check themselves since since_ns */
+    bool has_split;     /* something in it is in Jit.split */
+    bool has_scattered; /* something in it is in Jit.scattered */
+    bool hot;           /* its code is run much: its accesses get places in X86Cpu.jit_sites */
+    uint8_t heat;
+    uint32_t sampled; /* Jit.samples, when its code was found running last */
+} JitPage;
 
 struct JitBlock {
-    JitBlock *hash_next;
+    /* What a look-up wants lies in one cache line. */
     const uint8_t *page;   /* host address of the guest's page */
     const uint8_t *second; /* of the next one, where the block's only instruction goes on there; else NULL */
     uint32_t key;
-    uint16_t offset, length; /* in its page, bytes of guest code */
-    uint16_t count;          /* guest instructions */
-    bool stale, in_hash, checks_itself;
-    uint16_t in_vain; /* how often a check of several accesses found them in two pages */
-    uint8_t *code;    /* writable mapping */
-    uint32_t code_size;
+    uint16_t offset, length;   /* in its page, bytes of guest code */
     const uint8_t *ibtc_entry; /* executable mapping: T0 is the guest address; flags in cpu->cc */
-    const uint8_t *mem_entry, *mem_poll_entry, *reg_entry, *reg_poll_entry;
+    const uint8_t *mem_entry, *mem_poll_entry;
+    uint16_t count; /* guest instructions */
+    bool stale, in_hash, checks_itself;
+    uint16_t in_vain; /* how often a check of several accesses found them in two pages, since in_vain_since */
+    uint64_t in_vain_since; /* TSC */
+    const uint8_t *reg_entry, *reg_poll_entry;
+    uint8_t *code; /* writable mapping */
+    uint32_t code_size, cold_size;
+    uint8_t *cold; /* the same of what is seldom run */
+    /* The lists of its pages; where it checks itself it is in none. */
+    struct {
+        JitPage *page;
+        JitBlock *next, *previous;
+    } of_page[2];
     JitLink *links; /* own exits */
     JitLink *incoming;
     JitPc *pcs;
+    JitPcFlags *pc_flags; /* NULL without lockstep */
     unsigned pc_count;
     int8_t fast_host[16];   /* -1: in memory */
     uint16_t fast_borrowed; /* guest registers that are in JitArea.save meanwhile */
-    uint16_t undefined;     /* flags, behind the last instruction */
+    uint16_t undefined;     /* flags, at some exit */
+    uint64_t va, runs;      /* -d out_asm: where it was when it was made, how often it was entered */
 };
 
 #define JIT_REGIONS 8
-/* Memory that is given back as a whole. */
+/* Memory that is given back as a whole, to be used again. */
 typedef struct JitArena {
-    GPtrArray *chunks; /* of void * */
+    GPtrArray *chunks; /* of void *, ARENA_CHUNK bytes each */
+    unsigned next;     /* which of them comes next */
+    unsigned fresh;    /* from this one on they are zero */
     uint8_t *p, *end;
 } JitArena;
 
 typedef struct JitRegion {
-    uint8_t *start, *end, *used; /* writable mapping */
-    GPtrArray *blocks;           /* in the order of their addresses */
-    JitArena arena;              /* of its blocks, their links and call-outs */
-    uint64_t epoch;              /* of the eviction; every vCPU must have seen it before reuse */
+    uint8_t *start, *end, *used;                /* writable mapping */
+    uint8_t *cold_start, *cold_end, *cold_used; /* of what is seldom run */
+    uint8_t *ready, *cold_ready;                /* up to here the host has made its pages */
+    GPtrArray *blocks;                          /* in the order of their addresses */
+    JitArena arena;                             /* of its blocks, their links and call-outs */
+    uint64_t epoch; /* of the eviction; every vCPU must have seen it before reuse */
 } JitRegion;
 
 typedef struct JitThunks {
@@ -201,8 +260,22 @@ typedef struct JitThunks {
     void (*enter)(X86Cpu *cpu, const uint8_t *code);
     /* writable mapping, for the assembler */
     uint8_t *leave, *ibtc_miss, *indirect, *link, *step, *poll, *changed, *refill, *callout, *callout_end,
-        *chain, *fpu_load, *stale;
+        *chain, *fpu_load, *stale, *careful;
+    uint8_t *site[2][2]; /* by user, by write */
 } JitThunks;
+
+/* Blocks by page, offset and key. Looked up without the lock, between two looks at Jit.epoch: what is found
+ * is there until the vCPU has seen the next one. Changed with the lock held. */
+typedef struct JitHashEntry {
+    uint64_t tag;    /* atomic: of page, offset and key; 0: free, 1: was in use */
+    JitBlock *block; /* atomic */
+} JitHashEntry;
+typedef struct JitHash {
+    unsigned bits;
+    unsigned used;         /* entries that are not free */
+    struct JitHash *older; /* those before, in which somebody may still look */
+    JitHashEntry *entries;
+} JitHash;
 
 /* What all vCPUs of a machine share. */
 typedef struct Jit {
@@ -213,19 +286,22 @@ typedef struct Jit {
     JitThunks thunks;
     JitRegion regions[JIT_REGIONS];
     unsigned current;
-    JitBlock **hash;
-    unsigned hash_bits, block_count;
-    GHashTable *pages;  /* host page -> GPtrArray of JitBlock * with code in it */
-    GHashTable *writes; /* host page -> JitWrites: pages with code that were written */
-    GPtrArray *vcpus;   /* of JitVcpu * */
+    JitHash *hash; /* atomic */
+    unsigned block_count;
+    GHashTable *pages; /* host page -> JitPage */
+    guint pages_limit; /* when to look for some that hold nothing */
+    uint32_t samples;  /* how often it was looked what code runs */
+    GPtrArray *vcpus;  /* of JitVcpu * */
     /* Host addresses of guest code whose accesses often lie in two pages: translated with a check for each.
      */
     GHashTable *split;
     GHashTable *scattered; /* host addresses of guest instructions whose accesses change pages all the time */
     uint64_t epoch;        /* atomic */
-    uint64_t code_bytes, translated, insns, stale_count, evictions;
-    bool elide, chain, loops, sites;
+    uint64_t code_bytes, cold_bytes, translated, insns, stale_count, evictions;
+    uint64_t cycles; /* of the host's TSC, that translation took */
+    bool elide, chain, loops, sites, tier, superblocks, lookahead;
     unsigned next_site, next_loop;
+    bool bmi2;          /* the host has it */
     unsigned max_insns; /* of a block */
     bool lockstep;
     unsigned lockstep_every; /* one block of so many is compared */
@@ -237,6 +313,17 @@ typedef struct Jit {
 #define JIT_STRESS_POLL  4u /* interrupts seem to be wanted all the time */
 
 typedef struct JitLockstep JitLockstep;
+
+/* How often a block is interpreted before it is translated: about where both have cost the same. */
+#define JIT_COLD_RUNS 32
+/* What is known of addresses of code that was interpreted, whatever code that was. */
+#define JIT_PAST_BITS 14
+typedef struct JitPast {
+    uint32_t tag : 16;
+    uint32_t hot : 1;    /* it was run so often that it was translated */
+    uint32_t builds : 3; /* in a row, soon after each other */
+    uint32_t when : 12;  /* of the last one */
+} JitPast;
 
 #define JIT_TABLES 24
 typedef struct JitVcpu {
@@ -263,44 +350,63 @@ typedef struct JitVcpu {
     uint64_t careful_rip;
     bool careful_next;
     uint32_t random; /* for stress */
+    uint64_t cold_runs;
+    JitPast past[1u << JIT_PAST_BITS];
 } JitVcpu;
 
 /* ---- thunks.c ---- */
 bool jit_thunks_make(Jit *jit, Asm *a);
 
 /* ---- translate.c ---- */
-/* Translates the code at page + offset (host addresses of guest code) for key. second: NULL, or the host
- * address of the next page for an instruction that lies in both. Called with the lock held, the page
+/* Translates the code at the page's offset for key. second: NULL, or the
+ * next page for an instruction that lies in both. Called with the lock held, the page
  * protected, unless the block is to check itself. NULL: the first instruction is not to be translated (it
  * goes beyond the page), or no room
  * (*full). */
-JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned offset, const uint8_t *second,
+JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *page, unsigned offset, const JitPage *second,
                         uint32_t key, bool check, bool *full);
 /* Makes the look-up the way of a link whose target must not be linked to. false: no room. */
 bool jit_emit_far_link(Jit *jit, JitLink *link);
+
+/* ---- dump.c ---- */
+/* Which blocks ran most, to the log. No vCPU runs. */
+void jit_dump_hot(const Jit *jit);
 
 /* ---- cache.c ---- */
 Jit *jit_new(size_t size, GError **error);
 void jit_free(Jit *jit);
 /* The block at cpu->rip, translated if need be; NULL: the interpreter's turn. May raise (fetch faults). */
 JitBlock *jit_find(X86Cpu *cpu, JitVcpu *v, uint32_t key);
+/* The host address of the code at cpu->rip; NULL: it is not in RAM. May raise. */
+const uint8_t *jit_code_at(X86Cpu *cpu);
+/* The block there, if it is made; else NULL. */
+JitBlock *jit_find_made(X86Cpu *cpu, JitVcpu *v, uint32_t key, const uint8_t *host);
+/* The same where it is there and its pages are in the instruction TLB; else NULL. Raises nothing, uses no
+ * vector registers. */
+JitBlock *jit_find_now(X86Cpu *cpu, const Jit *jit, uint32_t key);
 void jit_link_to(Jit *jit, JitLink *link, JitBlock *to);
+/* The link of a way to a careful variant (to), made where it is followed for the first time; NULL: none. */
+JitLink *jit_careful_link(Jit *jit, X86Cpu *cpu, const JitCareful *way, const JitBlock *to);
 /* Zeroed memory that lives as long as the blocks of the current region; 64-byte aligned where align64 says
  * so. */
 void *jit_alloc(Jit *jit, size_t size, bool align64);
+/* Code at cpu->rip runs just now: pages where that is often so are hot, and made anew. */
+void jit_sample(Jit *jit, X86Cpu *cpu);
 /* Pages of code were written: their blocks are stale. [any thread] */
 void jit_page_written(Jit *jit, const uint8_t *host_page);
 void jit_drop_all(Jit *jit);
 /* A block that checks itself found other code than it was made of. */
 void jit_block_changed(Jit *jit, JitBlock *block);
-/* The access of the instruction at the page offset is scattered: the block is to be made anew. */
-void jit_block_scattered(Jit *jit, JitBlock *block, unsigned offset);
+/* The access of the instruction at the page offset is scattered: the block whose code lies at this
+ * (executable) address is to be made anew. */
+void jit_block_scattered(Jit *jit, const void *executable, unsigned offset);
 /* Forgets what the look-up tables hold; the vCPU is at a boundary. */
 void jit_tables_drop(JitVcpu *v);
 void jit_table_clear(JitVcpu *v, unsigned i);
 /* A check in the block at this (executable) address was in vain because its accesses lie in two pages: where
  * that is usual, the block is made anew. */
 void jit_checked_in_vain(Jit *jit, X86Cpu *cpu, const void *executable);
+/* The block whose code is there. The lock is held. */
 JitBlock *jit_block_at(Jit *jit, const uint8_t *executable);
 
 /* Makes some block stale. The vCPU is at a boundary. */
@@ -324,6 +430,8 @@ uint64_t jit_lockstep_checked(const JitVcpu *v);
 void jit_area_refresh(X86Cpu *cpu, JitVcpu *v);
 /* An indirect branch that found no entry. Raises what it raises. */
 void jit_indirect_branch(X86Cpu *cpu);
+/* Before a look-up: forgets what is about to go, and says so. */
+void jit_epoch_check(X86Cpu *cpu, JitVcpu *v);
 /* Host faults in this (executable) range are the guest's. false: too many ranges. */
 bool jit_range_add(const void *start, size_t size);
 void jit_range_remove(const void *start);
@@ -331,6 +439,8 @@ void jit_range_remove(const void *start);
 int jit_refill(X86Cpu *cpu, uint64_t linear, const JitRefill *meta);
 int jit_callout(X86Cpu *cpu, JitCallout *callout);
 int jit_callout_end(X86Cpu *cpu, JitCallout *callout);
+const uint8_t *jit_lookup(X86Cpu *cpu);
+const uint8_t *jit_lookup_indirect(X86Cpu *cpu);
 
 static inline JitVcpu *jit_vcpu(X86Cpu *cpu)
 {

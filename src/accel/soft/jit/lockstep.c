@@ -213,9 +213,11 @@ static uint32_t live_flags(const JitBlock *b, const X86Cpu *cpu, uint64_t rip)
 {
     uint64_t start = jit_area((X86Cpu *)cpu)->page_va;
     uint64_t offset = rip - start;
-    for (unsigned k = 0; k < b->pc_count && !b->pcs[k].fast; k++) {
-        if (b->pcs[k].offset == offset) {
-            return b->pcs[k].live & ~(uint32_t)b->pcs[k].undefined;
+    for (unsigned exit = 0; exit < 2; exit++) {
+        for (unsigned k = 0; k < b->pc_count && !b->pcs[k].fast; k++) {
+            if (b->pcs[k].offset == offset && b->pcs[k].exit == exit) {
+                return b->pc_flags[k].live & ~(uint32_t)b->pc_flags[k].undefined;
+            }
         }
     }
     return FLAGS_ARITH & ~(uint32_t)b->undefined;
@@ -405,12 +407,13 @@ void jit_lockstep_run(X86Cpu *cpu, JitVcpu *v, JitBlock *b)
     v->jit->thunks.enter(cpu, b->mem_entry);
     x86_fpu_leave(cpu);
     switch ((JitExit)area->exit_reason) {
-    case JIT_EXIT_LINK: {
-        const JitLink *link = area->exit_arg;
-        cpu->rip = page_va + link->target;
-        careful = link->careful;
+    case JIT_EXIT_LINK:
+        cpu->rip = page_va + ((const JitLink *)area->exit_arg)->target;
         break;
-    }
+    case JIT_EXIT_CAREFUL:
+        cpu->rip = page_va + (*(const JitCareful *)area->exit_arg & 4095);
+        careful = true;
+        break;
     case JIT_EXIT_INDIRECT:
         if (x86_is_canonical((uint64_t)(uintptr_t)area->exit_arg)) {
             jit_indirect_branch(cpu);

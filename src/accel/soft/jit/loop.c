@@ -24,11 +24,8 @@
 #define SHORT_ROUNDS 12
 #define SHORT_WAIT   100
 
-#define AREA(field) mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, field))
-#define CPU(field)  mem_gs(offsetof(X86Cpu, field))
-#define REG(n)      mem_gs(offsetof(X86Cpu, regs) + 8u * (unsigned)(n))
-#define STATE(f)    mem_gs(fast->state + offsetof(JitLoop, f))
-#define SAVE(n)     mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, save) + 8u * (unsigned)(n))
+#define STATE(f) mem_cpu(fast->state + offsetof(JitLoop, f))
+#define SAVE(n)  mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, save) + 8u * (unsigned)(n))
 
 /* How far a group moves in a round; false: not by a constant. */
 static bool group_stride(const T *t, const Group *g, int64_t *stride)
@@ -91,12 +88,12 @@ bool loop_plan(T *t, unsigned offset, JitFast *fast)
     }
     own = read | written;
     fast->written = written;
-    if (!any && !(own >> 12)) {
+    if (!any && !(own >> FIRST_SPILLED)) {
         return false; /* nothing to gain */
     }
     /* Host registers to lend: of guest registers that the block does not use. Guest rsp's is r15. */
     uint16_t pool = 0;
-    for (unsigned g = 0; g < 12; g++) {
+    for (unsigned g = 0; g < FIRST_SPILLED; g++) {
         if (g != R_RSP && !(own >> g & 1)) {
             pool |= (uint16_t)(1u << g);
         }
@@ -109,7 +106,7 @@ bool loop_plan(T *t, unsigned offset, JitFast *fast)
     for (unsigned g = 0; g < t->group_count; g++) {
         wanted += groups_used[g];
     }
-    for (unsigned g = 12; g < 16; g++) {
+    for (unsigned g = FIRST_SPILLED; g < 16; g++) {
         wanted += own >> g & 1;
     }
     for (unsigned k = 0; k < t->count; k++) {
@@ -148,14 +145,14 @@ bool loop_plan(T *t, unsigned offset, JitFast *fast)
         }
     }
     memcpy(t->b->fast_host, t->host, sizeof(t->host));
-    for (unsigned g = 12; g < 16; g++) {
+    for (unsigned g = FIRST_SPILLED; g < 16; g++) {
         if (own >> g & 1) {
             t->b->fast_host[g] = (int8_t)take(&pool);
         }
     }
     fast->borrowed = (uint16_t)(all & ~pool);
     t->b->fast_borrowed = 0;
-    for (unsigned g = 0; g < 12; g++) {
+    for (unsigned g = 0; g < FIRST_SPILLED; g++) {
         int host = g == R_RSP ? GSP : (int)g;
         if (fast->borrowed >> host & 1) {
             t->b->fast_host[g] = -1;
@@ -219,13 +216,13 @@ void loop_restore(T *t, const JitFast *fast, bool used_up)
     } else {
         a_op_mem(a, false, 0x89, (unsigned)fast->counter, STATE(left));
     }
-    for (unsigned g = 12; g < 16; g++) {
+    for (unsigned g = FIRST_SPILLED; g < 16; g++) {
         int host = t->b->fast_host[g];
         if (host >= 0 && (fast->written >> g & 1)) {
             a_mov_store(a, REG(g), (unsigned)host);
         }
     }
-    for (unsigned g = 0; g < 12; g++) {
+    for (unsigned g = 0; g < FIRST_SPILLED; g++) {
         if (t->b->fast_borrowed >> g & 1) {
             a_mov_load(a, g == R_RSP ? GSP : g, SAVE(g));
         }
@@ -318,10 +315,7 @@ uint8_t *loop_emit(T *t, JitFast *fast, uint8_t *normal)
         group_stride(t, g, &stride);
         uint8_t *retry = a->p;
         group_start(t, g);
-        a_mov_reg(a, T1, T0);
-        a_shr_imm(a, true, T1, 7);
-        a_alu_imm(a, false, 4, T1, (TLB_SIZE - 1) << 5);
-        a_op_mem(a, true, 0x03, T1, CPU(tlb));
+        block_tlb_entry(t, T0);
         a_op_mem(a, true, 0x2b, T0, mem_base(T1, tag));
         a_alu_imm(a, true, 7, T0, (int32_t)(4096 - span));
         Cold *c = block_add_cold(t);
@@ -330,7 +324,8 @@ uint8_t *loop_emit(T *t, JitFast *fast, uint8_t *normal)
         c->retry = retry;
         c->add_tag = true;
         c->otherwise = normal;
-        c->meta = (JitRefill){ .span = (uint16_t)span, .write = g->write, .pad = (uint8_t)tag };
+        c->tag = tag;
+        c->meta = (JitRefill){ .limit = (uint16_t)(4096 - span), .write = g->write };
         if (stride) {
             /* Bytes left in the direction, over the stride, and this round. */
             uint64_t step = (uint64_t)(stride > 0 ? stride : -stride);
@@ -362,15 +357,15 @@ uint8_t *loop_emit(T *t, JitFast *fast, uint8_t *normal)
                 a_op_reg(a, true, 0x03, T1, (unsigned)t->host[g->base]);
             }
         }
-        a_mov_store(a, mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, loop_delta) + 8u * n), T1);
+        a_mov_store(a, mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, loop_delta) + 8u * n), T1);
     }
     /* Registers change hands. */
-    for (unsigned g = 0; g < 12; g++) {
+    for (unsigned g = 0; g < FIRST_SPILLED; g++) {
         if (t->b->fast_borrowed >> g & 1) {
             a_mov_store(a, SAVE(g), g == R_RSP ? GSP : g);
         }
     }
-    for (unsigned g = 12; g < 16; g++) {
+    for (unsigned g = FIRST_SPILLED; g < 16; g++) {
         if (t->b->fast_host[g] >= 0) {
             a_mov_load(a, (unsigned)t->b->fast_host[g], REG(g));
         }
@@ -378,7 +373,7 @@ uint8_t *loop_emit(T *t, JitFast *fast, uint8_t *normal)
     for (unsigned n = 0; n < t->group_count; n++) {
         if (fast->group[n] >= 0) {
             a_mov_load(a, (unsigned)fast->group[n],
-                       mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, loop_delta) + 8u * n));
+                       mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, loop_delta) + 8u * n));
         }
     }
     a_mov_load(a, (unsigned)fast->counter, AREA(loop_count));

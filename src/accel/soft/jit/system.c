@@ -92,7 +92,7 @@ void block_emit_string(T *t, TInsn *i)
 
     block_flags_release(t, i->live_before);
     block_t1_release(t);
-    a_op_mem(a, false, 0xf6, 0, mem_gs(offsetof(X86Cpu, rflags) + 1)); /* test byte [rflags+1], DF */
+    a_op_mem(a, false, 0xf6, 0, mem_cpu(offsetof(X86Cpu, rflags) + 1)); /* test byte [rflags+1], DF */
     a_byte(a, FLAG_DF >> 8);
     slow[0] = a_jcc_forward(a, CC_NE);
     uint8_t *again = a->p;
@@ -298,7 +298,7 @@ void block_emit_system(T *t, TInsn *i)
     }
     case X86_SWAPGS: {
         HostMem base =
-            mem_gs(offsetof(X86Cpu, segs) + sizeof(X86Segment) * SEG_GS + offsetof(X86Segment, base));
+            mem_cpu(offsetof(X86Cpu, segs) + sizeof(X86Segment) * SEG_GS + offsetof(X86Segment, base));
         block_t1_release(t);
         a_mov_load(a, T0, base);
         a_mov_load(a, T1, CPU(kernel_gs_base));
@@ -308,7 +308,7 @@ void block_emit_system(T *t, TInsn *i)
     }
     case X86_MOV_FROM_SEG: {
         HostMem selector =
-            mem_gs(offsetof(X86Cpu, segs) + sizeof(X86Segment) * insn->reg + offsetof(X86Segment, selector));
+            mem_cpu(offsetof(X86Cpu, segs) + sizeof(X86Segment) * insn->reg + offsetof(X86Segment, selector));
         if (is_spilled(t, insn->rm)) {
             a_op_mem(a, false, 0x0fb7, T0, selector);
             a_mov_store(a, REG(insn->rm), T0);

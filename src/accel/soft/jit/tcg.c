@@ -8,14 +8,16 @@
 #include "base/error.h"
 #include "object/property.h"
 
-#define DEFAULT_SIZE_MIB 64u
+#define DEFAULT_SIZE_MIB 128u
+#define MIN_SIZE_MIB     8u
+#define MAX_SIZE_MIB     2000u /* jumps reach 2 GiB */
 
 typedef struct TcgAccel {
     Accel parent_obj;
     GMutex lock;
     GPtrArray *vcpus; /* of X86Cpu * */
     Jit *jit;
-    bool use_jit, elide, chain, loops, sites, lockstep;
+    bool use_jit, elide, chain, loops, sites, tier, superblocks, lookahead, lockstep;
     uint32_t size_mib, max_insns, lockstep_every;
     char *stress;
 } TcgAccel;
@@ -25,7 +27,8 @@ static void tcg_instance_init(Object *obj)
     TcgAccel *tcg = (TcgAccel *)obj;
     g_mutex_init(&tcg->lock);
     tcg->vcpus = g_ptr_array_new();
-    tcg->elide = tcg->chain = tcg->loops = tcg->sites = true;
+    tcg->use_jit = tcg->elide = tcg->chain = tcg->loops = tcg->sites = tcg->tier = true;
+    tcg->superblocks = tcg->lookahead = true;
     tcg->size_mib = DEFAULT_SIZE_MIB;
     tcg->max_insns = JIT_MAX_INSNS;
     tcg->lockstep_every = 1;
@@ -78,6 +81,14 @@ static bool tcg_setup(Accel *accel, AddressSpace *memory, GError **error)
                   JIT_MAX_INSNS);
         return false;
     }
+    if (tcg->size_mib == 0) {
+        tcg->size_mib = DEFAULT_SIZE_MIB; /* as QEMU takes it */
+    }
+    if (tcg->size_mib < MIN_SIZE_MIB || tcg->size_mib > MAX_SIZE_MIB) {
+        error_set(error, "-accel tcg: tb-size=%u: code memory has %u to %u MiB; 0 is the default of %u",
+                  tcg->size_mib, MIN_SIZE_MIB, MAX_SIZE_MIB, DEFAULT_SIZE_MIB);
+        return false;
+    }
     if (tcg->lockstep && !tcg->use_jit) {
         error_set(error, "-accel tcg: lockstep=on compares translated code, which jit=off does not make");
         return false;
@@ -94,6 +105,9 @@ static bool tcg_setup(Accel *accel, AddressSpace *memory, GError **error)
         tcg->jit->chain = tcg->chain;
         tcg->jit->loops = tcg->loops;
         tcg->jit->sites = tcg->sites;
+        tcg->jit->tier = tcg->tier && !tcg->lockstep;
+        tcg->jit->superblocks = tcg->superblocks;
+        tcg->jit->lookahead = tcg->lookahead;
         tcg->jit->max_insns = tcg->max_insns;
         tcg->jit->lockstep = tcg->lockstep;
         tcg->jit->lockstep_every = tcg->lockstep_every;
@@ -164,12 +178,14 @@ static char *tcg_info(Accel *accel)
     GString *text = g_string_new(NULL);
     if (tcg->jit) {
         const Jit *jit = tcg->jit;
-        g_string_append_printf(text,
-                               "translator: %u blocks; %" G_GUINT64_FORMAT " made of %" G_GUINT64_FORMAT
-                               " instructions in %" G_GUINT64_FORMAT " KiB, %" G_GUINT64_FORMAT
-                               " made stale, %" G_GUINT64_FORMAT " regions evicted\n",
-                               jit->block_count, jit->translated, jit->insns, jit->code_bytes / 1024,
-                               jit->stale_count, jit->evictions);
+        g_string_append_printf(
+            text,
+            "translator: %u blocks; %" G_GUINT64_FORMAT " made of %" G_GUINT64_FORMAT
+            " instructions in %" G_GUINT64_FORMAT " + %" G_GUINT64_FORMAT " KiB, %" G_GUINT64_FORMAT
+            " made stale, %" G_GUINT64_FORMAT " regions evicted; %" G_GUINT64_FORMAT
+            " million cycles, %" G_GUINT64_FORMAT " cycles for each instruction\n",
+            jit->block_count, jit->translated, jit->insns, jit->code_bytes / 1024, jit->cold_bytes / 1024,
+            jit->stale_count, jit->evictions, jit->cycles / 1000000, jit->cycles / MAX(jit->insns, 1u));
     }
     g_mutex_lock(&tcg->lock);
     for (guint i = 0; i < tcg->vcpus->len; i++) {
@@ -185,13 +201,14 @@ static char *tcg_info(Accel *accel)
             __atomic_load_n(&d->built, __ATOMIC_RELAXED), __atomic_load_n(&d->invalidated, __ATOMIC_RELAXED),
             __atomic_load_n(&d->flushes, __ATOMIC_RELAXED));
         if (v) {
-            g_string_append_printf(text,
-                                   "        look-ups %" G_GUINT64_FORMAT ", links %" G_GUINT64_FORMAT
-                                   ", entries %" G_GUINT64_FORMAT ", refills %" G_GUINT64_FORMAT
-                                   " (%" G_GUINT64_FORMAT " in vain), steps %" G_GUINT64_FORMAT "\n",
-                                   v->lookups, v->links, v->fills, v->refills, v->refill_failures, v->steps);
-            static const char *const names[] = { "look-up", "table",   "indirect", "link",
-                                                 "step",    "changed", "poll" };
+            g_string_append_printf(
+                text,
+                "        look-ups %" G_GUINT64_FORMAT ", links %" G_GUINT64_FORMAT
+                ", entries %" G_GUINT64_FORMAT ", refills %" G_GUINT64_FORMAT " (%" G_GUINT64_FORMAT
+                " in vain), steps %" G_GUINT64_FORMAT ", interpreted blocks %" G_GUINT64_FORMAT "\n",
+                v->lookups, v->links, v->fills, v->refills, v->refill_failures, v->steps, v->cold_runs);
+            static const char *const names[] = { "look-up", "table", "indirect", "link",
+                                                 "careful", "step",  "changed",  "poll" };
             g_string_append(text, "        exits:");
             for (unsigned k = 0; k < G_N_ELEMENTS(names); k++) {
                 g_string_append_printf(text, " %s %" G_GUINT64_FORMAT, names[k], v->exits[k]);
@@ -214,13 +231,16 @@ static void tcg_vcpu_kick(Accel *accel, X86Cpu *cpu)
 }
 
 static const Property tcg_properties[] = {
-    PROP_BOOL("jit", TcgAccel, use_jit, false,
-              "translate 64-bit code (see docs/internals/translator.md); off: interpret all of it"),
+    PROP_BOOL("jit", TcgAccel, use_jit, true, "translate code; off: interpret all of it"),
     PROP_BOOL("elide", TcgAccel, elide, true, "check accesses of a block together"),
     PROP_BOOL("loops", TcgAccel, loops, true, "check the accesses of loops a page at a time"),
     PROP_BOOL("sites", TcgAccel, sites, true, "keep the last page of each access beside the TLB"),
+    PROP_BOOL("tier", TcgAccel, tier, true, "interpret code that has run a few times only"),
+    PROP_BOOL("superblocks", TcgAccel, superblocks, true, "go on in a block behind forward branches"),
+    PROP_BOOL("lookahead", TcgAccel, lookahead, true, "look for flags that are dead where a block goes on"),
     PROP_BOOL("chain", TcgAccel, chain, true, "go from block to block without a look-up in C"),
-    PROP_UINT32("tb-size", TcgAccel, size_mib, DEFAULT_SIZE_MIB, "memory for translated code, in MiB"),
+    PROP_UINT32("tb-size", TcgAccel, size_mib, DEFAULT_SIZE_MIB,
+                "memory for translated code, in MiB (touched as it is used); 0: the default"),
     PROP_UINT32("max-insns", TcgAccel, max_insns, JIT_MAX_INSNS, "instructions of a block, at most"),
     PROP_BOOL("lockstep", TcgAccel, lockstep, false, "compare each block with the interpreter (one vCPU)"),
     PROP_UINT32("lockstep-every", TcgAccel, lockstep_every, 1, "compare one block of so many"),

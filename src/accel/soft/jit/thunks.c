@@ -6,12 +6,12 @@
 
 #include <stddef.h>
 
-#define CPU(field)  mem_gs(offsetof(X86Cpu, field))
-#define AREA(field) mem_gs(offsetof(X86Cpu, jit) + offsetof(JitArea, field))
-#define REG(n)      mem_gs(offsetof(X86Cpu, regs) + 8u * (n))
+#define CPU(field)  mem_cpu(offsetof(X86Cpu, field))
+#define AREA(field) mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, field))
+#define REG(n)      mem_cpu(offsetof(X86Cpu, regs) + 8u * (n))
 
 /* Guest registers that live in host registers of the same number. */
-static const uint8_t pinned[] = { H_RAX, H_RCX, H_RDX, H_RBX, H_RBP, H_RSI, H_RDI, H_R8, H_R9, H_R10, H_R11 };
+static const uint8_t pinned[] = { H_RAX, H_RCX, H_RDX, H_RBX, H_RBP, H_RSI, H_RDI, H_R8, H_R9, H_R10 };
 
 static void save_registers(Asm *a)
 {
@@ -60,7 +60,7 @@ static void call_c(Asm *a, const void *function)
     a_op_reg(a, false, 0xff, 2, H_RAX);
 }
 
-/* mov dword gs:[exit_reason], reason; jmp leave */
+/* mov dword [exit_reason], reason; jmp leave */
 static void leave_with(Asm *a, const JitThunks *t, JitExit reason)
 {
     a_mov_mem_imm32(a, AREA(exit_reason), reason);
@@ -73,6 +73,7 @@ static void make_enter(Asm *a)
         a_push(a, callee_saved[i]);
     }
     a_alu_imm(a, true, 5, H_RSP, 8);
+    a_lea(a, BASE, mem_base(H_RDI, CPU_BIAS));
     a_mov_store(a, AREA(c_rsp), H_RSP);
     a_mov_store(a, AREA(target), H_RSI);
     load_registers(a);
@@ -94,7 +95,7 @@ static void make_leave(Asm *a)
 static void enter_c(Asm *a)
 {
     save_registers(a);
-    a_mov_load(a, H_RDI, AREA(self));
+    a_lea(a, H_RDI, mem_cpu(0));
 }
 
 static void make_fpu_load(Asm *a)
@@ -102,7 +103,7 @@ static void make_fpu_load(Asm *a)
     /* Called where T0 holds nothing and the flags are not in RFLAGS. */
     a_mov_store(a, AREA(tmp[0]), H_RAX);
     a_mov_store(a, AREA(tmp[1]), H_RDX);
-    a_mov_load(a, T0, AREA(self));
+    a_lea(a, T0, mem_cpu(0));
     a_op_mem(a, false, 0x8b, H_RAX, mem_base(T0, offsetof(X86Cpu, fpu_bv)));
     a_op_reg(a, false, 0x31, H_RDX, H_RDX);
     /* The header: XSTATE_BV says which components are in the image; others become zero. */
@@ -116,37 +117,154 @@ static void make_fpu_load(Asm *a)
     a_byte(a, 0xc3);
 }
 
-/*
- * Behind the call: JitRefill, then a five-byte jump to the probe's retry, then the code for when it does not
- * help. T0: the linear address.
- */
-static void make_refill(Asm *a, JitThunks *t)
+/* See JitRefill. T0: the linear address. Clobbers T0 and T1. */
+static void emit_refill(Asm *a, bool again)
 {
-    t->refill = a->p;
-    a_pop(a, T1);
+    a_mov_load(a, T1, mem_base(H_RSP, 0));
+    a_alu_imm(a, true, 5, H_RSP, 8);
     enter_c(a);
     a_mov_reg(a, H_RSI, T0);
-    a_mov_reg(a, H_RDX, T1);
+    a_lea(a, H_RDX, mem_base(T1, 5));
     call_c(a, (const void *)jit_refill);
+    a_alu_imm(a, true, 0, H_RSP, 8);
     a_op_reg(a, false, 0x85, H_RAX, H_RAX); /* test eax, eax */
     uint8_t *fail = a_jcc_forward(a, CC_NE);
-    a_lea(a, T1, mem_base(T1, -5)); /* to the jump behind the data */
-    a_bind(a, fail);
-    a_lea(a, T1, mem_base(T1, sizeof(JitRefill) + 5));
     load_registers(a);
+    uint8_t *on = NULL;
+    if (again) {
+        a_mov_load(a, T0, AREA(site_save[0]));
+        on = a_jmp_forward(a);
+    } else {
+        a_byte(a, 0xc3);
+    }
+    a_bind(a, fail);
+    load_registers(a);
+    a_pop(a, T1);
+    a_lea(a, T1, mem_base(T1, 5 + sizeof(JitRefill)));
     jump_reg(a, T1);
+    if (on) {
+        a_bind(a, on);
+    }
 }
 
-/* Back to C, with cpu->rip and the registers right as they are. */
-static void make_return(Asm *a)
+/* The TLB, for a place (JitRefill.site) that did not have the page of T0: into it, and its delta into T1. T0
+ * and all others stay. */
+static void make_site(Asm *a, JitThunks *t, bool user, bool write)
 {
-    a_mov_mem_imm32(a, AREA(exit_reason), JIT_EXIT_LOOKUP);
+    static const uint32_t size = sizeof(((X86Cpu *)0)->jit_sites[0]);
+    uint64_t sites = offsetof(X86Cpu, jit_sites) + (user ? size : 0);
+    uint64_t budgets = offsetof(X86Cpu, jit_budget) + (user ? sizeof(((X86Cpu *)0)->jit_budget[0]) : 0);
+    unsigned tag = write ? 8 : 0;
+    HostMem at = mem_cpu(budgets);
+
+    G_STATIC_ASSERT(sizeof(((X86Cpu *)0)->jit_sites[0][0]) == 16);
+    a_align(a, 16);
+    t->site[user][write] = a->p;
+    a_mov_store(a, AREA(site_save[0]), T0);
+    a_mov_store(a, AREA(site_save[1]), H_RAX);
+    a_mov_store(a, AREA(site_save[2]), H_RCX);
+    a_mov_load(a, H_RAX, mem_base(H_RSP, 0));
+    a_mov_reg(a, T1, T0);
+    a_shr_imm(a, true, T1, 7);
+    a_alu_imm(a, false, 4, T1, (TLB_SIZE - 1) << 5);
+    a_op_mem(a, true, 0x03, T1, CPU(tlb));
+    a_op_mem(a, false, 0x0fb7, H_RCX, mem_base(H_RAX, 5 + offsetof(JitRefill, limit)));
+    a_op_mem(a, true, 0x2b, T0, mem_base(T1, tag));
+    a_op_reg(a, true, 0x3b, T0, H_RCX);
+    uint8_t *miss = a_jcc_forward(a, CC_A);
+    a_op_mem(a, false, 0x0fb7, H_RCX, mem_base(H_RAX, 5 + offsetof(JitRefill, site)));
+    a_mov_load(a, T0, mem_base(T1, tag));
+    a_mov_load(a, T1, mem_base(T1, offsetof(TlbEntry, addend)));
+    /* A place that goes from page to page all the time does better without. */
+    at.index = H_RCX;
+    at.scale = 2;
+    a_op_mem(a, false, 0x83, 5, at);
+    a_byte(a, 1);
+    uint8_t *spent = a_jcc_forward(a, CC_E);
+    uint8_t *not_yet = a->p;
+    uint8_t *user_half = NULL;
+    if (!user) {
+        /* What SMAP lets through now it may not later. */
+        a_op_reg(a, true, 0x85, T0, T0);
+        user_half = a_jcc_forward(a, CC_NS);
+    }
+    a_op_reg(a, false, 0x03, H_RCX, H_RCX);
+    at = mem_cpu(sites);
+    at.index = H_RCX;
+    at.scale = 3;
+    a_mov_store(a, at, T0);
+    at.disp += 8;
+    a_mov_store(a, at, T1);
+    a_mov_mem_imm32(a, AREA(sites_used), 1);
+    if (user_half) {
+        a_bind(a, user_half);
+    }
+    a_mov_load(a, H_RAX, AREA(site_save[1]));
+    a_mov_load(a, H_RCX, AREA(site_save[2]));
+    a_mov_load(a, T0, AREA(site_save[0]));
+    a_byte(a, 0xc3);
+    a_bind(a, spent);
+    a_op_mem(a, false, 0xf6, 0, mem_base(H_RAX, 5 + offsetof(JitRefill, flags))); /* test byte, imm8 */
+    a_byte(a, JIT_REFILL_LOOP);
+    a_bind_to(a_jcc_forward(a, CC_NE), not_yet);
+    a_pop(a, T1);
+    a_op_mem(a, false, 0x0fb7, T0, mem_base(H_RAX, 5 + offsetof(JitRefill, offset)));
+    a_mov_load(a, H_RAX, AREA(site_save[1]));
+    a_lea(a, H_RCX, mem_base(T0, 1));
+    a_op_mem(a, false, 0x89, H_RCX, AREA(exit_info));
+    a_mov_load(a, H_RCX, AREA(site_save[2]));
+    a_op_mem(a, true, 0x03, T0, AREA(page_va));
+    a_jmp(a, t->changed);
+    a_bind(a, miss);
+    a_mov_load(a, H_RAX, AREA(site_save[1]));
+    a_mov_load(a, H_RCX, AREA(site_save[2]));
+    a_mov_load(a, T0, AREA(site_save[0]));
+    emit_refill(a, true);
+    a_jmp(a, t->site[user][write]);
+}
+
+/* Back to C, with cpu->rip, the registers and exit_reason right as they are. */
+static void make_unwind(Asm *a)
+{
     a_mov_load(a, H_RSP, AREA(c_rsp));
     a_alu_imm(a, true, 0, H_RSP, 8);
     for (unsigned i = sizeof(callee_saved); i-- > 0;) {
         a_pop(a, callee_saved[i]);
     }
     a_byte(a, 0xc3);
+}
+
+static void make_return(Asm *a)
+{
+    a_mov_mem_imm32(a, AREA(exit_reason), JIT_EXIT_LOOKUP);
+    make_unwind(a);
+}
+
+/* A look-up in C, whose exit_reason counts where it finds nothing. */
+static void make_lookup(Asm *a, JitThunks *t)
+{
+    /* T0: the target, exit_info: the branch. */
+    a_align(a, 16);
+    t->indirect = a->p;
+    a_mov_store(a, AREA(exit_arg), T0);
+    enter_c(a);
+    call_c(a, (const void *)jit_lookup_indirect);
+    uint8_t *on = a_jmp_forward(a);
+    /* T0: the guest address. */
+    a_align(a, 16);
+    t->ibtc_miss = t->stale = a->p;
+    a_mov_store(a, CPU(rip), T0);
+    enter_c(a);
+    call_c(a, (const void *)jit_lookup);
+    a_bind(a, on);
+    a_op_reg(a, true, 0x85, H_RAX, H_RAX);
+    uint8_t *none = a_jcc_forward(a, CC_E);
+    a_mov_reg(a, T1, H_RAX);
+    load_registers(a);
+    a_mov_load(a, T0, CPU(rip));
+    jump_reg(a, T1);
+    a_bind(a, none);
+    make_unwind(a);
 }
 
 bool jit_thunks_make(Jit *jit, Asm *a)
@@ -160,14 +278,7 @@ bool jit_thunks_make(Jit *jit, Asm *a)
     t->leave = a->p;
     make_leave(a);
 
-    /* T0: the guest address. */
-    t->ibtc_miss = a->p;
-    a_mov_store(a, CPU(rip), T0);
-    leave_with(a, t, JIT_EXIT_IBTC);
-    t->stale = t->ibtc_miss;
-    t->indirect = a->p;
-    a_mov_store(a, AREA(exit_arg), T0);
-    leave_with(a, t, JIT_EXIT_INDIRECT);
+    make_lookup(a, t);
     t->poll = a->p;
     a_mov_store(a, CPU(rip), T0);
     leave_with(a, t, JIT_EXIT_POLL);
@@ -187,11 +298,21 @@ bool jit_thunks_make(Jit *jit, Asm *a)
     a_mov_store(a, AREA(exit_arg), T1);
     leave_with(a, t, JIT_EXIT_LINK);
 
+    /* Called; a JitCareful follows. */
+    t->careful = a->p;
+    a_pop(a, T1);
+    a_mov_store(a, AREA(exit_arg), T1);
+    leave_with(a, t, JIT_EXIT_CAREFUL);
+
     a_align(a, 16);
     t->fpu_load = a->p;
     make_fpu_load(a);
     a_align(a, 16);
-    make_refill(a, t);
+    t->refill = a->p;
+    emit_refill(a, false);
+    for (unsigned k = 0; k < 4; k++) {
+        make_site(a, t, k >> 1, k & 1);
+    }
 
     /* Called; eight bytes with the JitCallout's address follow, then the code to go on with. */
     a_align(a, 16);

@@ -13,8 +13,12 @@
  * GPL-2.0-or-later
  */
 #include "accel/soft/jit/block.h"
+#include "base/log.h"
 
 #include <stdlib.h>
+
+/* How far before a block the start of a loop may lie that the block ends. */
+#define TIGHT_LOOP 256
 
 /* ---- exits ---- */
 
@@ -129,6 +133,18 @@ static void emit_taken(T *t, uint8_t *site, int32_t target)
     c->site = site;
     c->target = target;
     c->flags = t->f;
+    c->fast = t->fast;
+}
+
+/* A branch in the middle of the block. */
+static void emit_side_exit(T *t, const TInsn *i)
+{
+    Asm *a = &t->a;
+    align_site(a, 2);
+    a_byte(a, 0x0f);
+    a_byte(a, 0x80 | (i->insn.form->opcode & 15));
+    a_u32(a, 0);
+    emit_taken(t, a->p - 4, i->offset + i->insn.length + (int32_t)i->insn.imm);
 }
 
 static void emit_step(T *t, unsigned offset)
@@ -141,6 +157,74 @@ static void emit_step(T *t, unsigned offset)
 
 /* ---- instructions ---- */
 
+static void swap_reg_and_rm(JitOperands *o)
+{
+    JitOperands was = *o;
+    o->reg = was.rm;
+    o->rm = was.reg;
+    o->reg_gpr = was.rm_gpr;
+    o->rm_gpr = was.reg_gpr;
+    for (unsigned k = 0; k < 2; k++) {
+        o->byte[k] = was.byte[1 - k];
+        o->reads[k] = was.reads[1 - k];
+        o->writes[k] = was.writes[1 - k];
+    }
+}
+
+/* Whether the instruction does with a memory operand what it does with a register in its place. */
+static bool takes_memory(unsigned map, unsigned opcode)
+{
+    if (map == 1) {
+        return (opcode & 0xf0) == 0x40 || opcode == 0xaf || opcode == 0xb6 || opcode == 0xb7 ||
+               opcode == 0xb8 || (opcode >= 0xbc && opcode <= 0xbf);
+    }
+    if (map != 0) {
+        return false;
+    }
+    return (opcode < 0x40 && (opcode & 7) < 4) || opcode == 0x63 || opcode == 0x69 || opcode == 0x6b ||
+           (opcode >= 0x80 && opcode <= 0x85 && opcode != 0x82) || (opcode >= 0x88 && opcode <= 0x8b) ||
+           opcode == 0xc0 || opcode == 0xc1 || opcode == 0xc6 || opcode == 0xc7 ||
+           (opcode >= 0xd0 && opcode <= 0xd3) || opcode == 0xf6 || opcode == 0xf7 || opcode == 0xfe ||
+           opcode == 0xff;
+}
+
+/* Register operands that live in memory are used there, where the instruction can. *insn and *o become those
+ * of the instruction with a memory operand. What writes less than eight bytes of a register is not done so:
+ * four bytes clear the others, and fewer would hold up whoever reads all eight. */
+static bool use_in_memory(const T *t, X86Insn *insn, JitOperands *o)
+{
+    unsigned map = insn->form->map;
+    uint8_t *opcode = &insn->bytes[insn->opcode_offset];
+
+    if (insn->form->space != X86_SPACE_LEGACY || !insn->form->has_modrm || o->high_byte ||
+        !takes_memory(map, *opcode) || !o->rm_gpr) {
+        return false;
+    }
+    bool reg_spilled = o->reg_gpr && is_spilled(t, (unsigned)o->reg);
+    bool rm_spilled = is_spilled(t, (unsigned)o->rm);
+    if (reg_spilled && !rm_spilled && map == 0) {
+        if (*opcode < 0x40 || (*opcode >= 0x88 && *opcode <= 0x8b)) {
+            if (o->writes[0] && (o->byte[0] || insn->operand_size != 8)) {
+                return false;
+            }
+            *opcode ^= 2; /* the direction */
+        } else if ((*opcode & ~1u) != 0x84) {
+            return false;
+        }
+        swap_reg_and_rm(o);
+        return true;
+    }
+    return rm_spilled && !(o->writes[1] && (o->byte[1] || insn->operand_size != 8));
+}
+
+/* XOR or SUB of a register with itself. */
+static bool is_zero_idiom(const X86Insn *insn)
+{
+    unsigned opcode = insn->bytes[insn->opcode_offset];
+    return insn->form->space == X86_SPACE_LEGACY && insn->form->map == 0 && insn->reg == insn->rm &&
+           insn->operand_size >= 4 && (opcode == 0x29 || opcode == 0x2b || opcode == 0x31 || opcode == 0x33);
+}
+
 static void emit_copy(T *t, TInsn *i)
 {
     Asm *a = &t->a;
@@ -151,8 +235,19 @@ static void emit_copy(T *t, TInsn *i)
 
     jit_operands(insn, &o);
     block_flags_of(i, &reads, &writes);
+    X86Insn other;
+    bool in_memory = false;
     if (insn->is_memory) {
         m = block_checked_operand(t, i);
+    } else if (o.spilled) {
+        other = *insn;
+        in_memory = use_in_memory(t, &other, &o);
+        if (in_memory) {
+            m = REG(o.rm);
+            insn = &other;
+        } else if (is_zero_idiom(insn)) {
+            o.reads[0] = o.reads[1] = false;
+        }
     }
     /* Guest registers that live in memory get a scratch register each. */
     int scratch[2] = { T0, T1 }, guest[2] = { -1, -1 };
@@ -160,7 +255,7 @@ static void emit_copy(T *t, TInsn *i)
     unsigned spilled = 0;
     for (unsigned k = 0; k < 3; k++) {
         int number = k == 0 ? o.reg : k == 1 ? o.rm : o.vvvv;
-        bool gpr = k == 0 ? o.reg_gpr : k == 1 ? o.rm_gpr : o.vvvv_gpr;
+        bool gpr = k == 0 ? o.reg_gpr : k == 1 ? o.rm_gpr && !in_memory : o.vvvv_gpr;
         bool high = o.byte[k] && o.legacy_byte && number >= 4;
         spilled += gpr && !high && is_spilled(t, (unsigned)number);
     }
@@ -184,7 +279,7 @@ static void emit_copy(T *t, TInsn *i)
         m = mem_base(T0, 0);
     }
     int *roles[3] = { &o.reg, &o.rm, &o.vvvv };
-    bool is_gpr[3] = { o.reg_gpr, o.rm_gpr, o.vvvv_gpr };
+    bool is_gpr[3] = { o.reg_gpr, o.rm_gpr && !in_memory, o.vvvv_gpr };
     bool reads_gpr[2] = { false, false }, writes_gpr[2] = { false, false };
     for (unsigned k = 0; k < 3; k++) {
         if (!is_gpr[k]) {
@@ -231,7 +326,7 @@ static void emit_copy(T *t, TInsn *i)
         if (t->pc_count && !a->overflow) {
             t->pcs[t->pc_count - 1].in_reg = t->f.in_reg;
         }
-        jit_emit(a, insn, &o, insn->is_memory ? &m : NULL);
+        jit_emit(a, insn, &o, insn->is_memory || in_memory ? &m : NULL);
     }
     for (unsigned s = 0; s < used; s++) {
         if (writes_gpr[s]) {
@@ -361,12 +456,16 @@ void block_emit_insn(T *t, unsigned k)
     Asm *a = &t->a;
     int32_t next = i->offset + insn->length;
 
-    t->pcs[t->pc_count++] = (JitPc){ .host = (uint32_t)(a->p - t->b->code),
-                                     .offset = i->offset,
-                                     .in_reg = t->f.in_reg,
-                                     .fast = t->fast != NULL,
-                                     .live = i->live_before,
-                                     .undefined = i->undefined_before };
+    size_t host = (size_t)(a->p - t->b->code);
+    if (host > UINT16_MAX) {
+        a->overflow = t->too_many = true;
+    }
+    if (t->jit->lockstep) {
+        t->pc_flags[t->pc_count] = (JitPcFlags){ .live = i->live_before, .undefined = i->undefined_before };
+    }
+    t->pcs[t->pc_count++] = (JitPc){
+        .host = (uint16_t)host, .offset = i->offset, .in_reg = t->f.in_reg, .fast = t->fast != NULL
+    };
     switch (i->kind) {
     case JIT_NOP:
         break;
@@ -424,6 +523,10 @@ void block_emit_insn(T *t, unsigned k)
         break;
     case JIT_JCC:
         block_flags_want(t);
+        if (k + 1 < t->count) {
+            emit_side_exit(t, i);
+            break;
+        }
         if (t->fast) {
             a_byte(a, 0x0f);
             a_byte(a, 0x80 | (insn->form->opcode & 15));
@@ -547,6 +650,16 @@ static void emit_entries(T *t, unsigned offset)
     }
 }
 
+/* Counts the entry; leaves RFLAGS alone. */
+static void emit_count(T *t)
+{
+    Asm *a = &t->a;
+    a_mov_imm64(a, T1, (uint64_t)(uintptr_t)&t->b->runs);
+    a_mov_load(a, T0, mem_base(T1, 0));
+    a_lea(a, T0, mem_base(T0, 1));
+    a_mov_store(a, mem_base(T1, 0), T0);
+}
+
 /* Compares the guest's code with what it is now. RFLAGS are free, and T0 and T1. */
 static void emit_check(T *t, const uint8_t *page, const uint8_t *second, const uint8_t *changed)
 {
@@ -580,7 +693,21 @@ static void emit_check(T *t, const uint8_t *page, const uint8_t *second, const u
     }
 }
 
-static void emit_cold(T *t)
+/* Whether an out-of-line part is run often. */
+static bool is_warm(const T *t, const Cold *c)
+{
+    switch (c->type) {
+    case COLD_TAKEN:
+        return !is_near(t, c->target);
+    case COLD_LOOP_OUT:
+    case COLD_REG_ENTRY:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static void emit_cold(T *t, bool warm)
 {
     Asm *a = &t->a;
     Jit *jit = t->jit;
@@ -590,75 +717,32 @@ static void emit_cold(T *t)
         if (a->overflow) {
             return;
         }
+        if (is_warm(t, c) != warm) {
+            continue;
+        }
         switch (c->type) {
         case COLD_DONE:
             break;
         case COLD_PROBE:
             a_bind(a, c->site);
-            if (c->site_slot) {
-                /* The TLB; T0 stays the address where the access needs it. */
-                bool keep_t0 = c->m.base == T0 && c->m.index < 0 && c->m.disp == 0;
-                a_lea(a, T1, c->m);
-                if (!keep_t0) {
-                    a_mov_reg(a, T0, T1);
+            if (c->thunk) {
+                if (c->m.base != T0 || c->m.index >= 0 || c->m.disp) {
+                    a_lea(a, T0, c->m);
                 }
-                a_shr_imm(a, true, T1, 7);
-                a_alu_imm(a, false, 4, T1, (TLB_SIZE - 1) << 5);
-                a_op_mem(a, true, 0x03, T1, CPU(tlb));
-                a_op_mem(a, true, 0x2b, T0, mem_base(T1, c->meta.pad));
-                a_alu_imm(a, true, 7, T0, (int32_t)(4096 - c->meta.span));
-                uint8_t *miss = a_jcc_forward(a, CC_A);
-                if (keep_t0) {
-                    a_op_mem(a, true, 0x03, T0, mem_base(T1, c->meta.pad));
-                    a_mov_store(a, AREA(tmp[3]), T0);
-                }
-                a_mov_load(a, T0, mem_base(T1, c->meta.pad));
-                a_mov_load(a, T1, mem_base(T1, offsetof(TlbEntry, addend)));
-                uint8_t *user_half = NULL;
-                /* A place that goes from page to page all the time does better without. */
-                a_op_mem(a, false, 0x83, 5, mem_gs((uint64_t)c->budget));
-                a_byte(a, 1);
-                uint8_t *spent = c->fast ? NULL : a_jcc_forward(a, CC_E);
-                if (!c->user) {
-                    /* What SMAP lets through now it may not later. */
-                    a_op_reg(a, true, 0x85, T0, T0);
-                    user_half = a_jcc_forward(a, CC_NS);
-                }
-                a_mov_store(a, mem_gs((uint64_t)c->site_slot), T0);
-                a_mov_store(a, mem_gs((uint64_t)c->site_slot + 8), T1);
-                a_mov_mem_imm32(a, AREA(sites_used), 1);
-                if (user_half) {
-                    a_bind(a, user_half);
-                }
-                if (keep_t0) {
-                    a_mov_load(a, T0, AREA(tmp[3]));
-                }
-                a_jmp(a, c->back);
-                if (spent) {
-                    a_bind(a, spent);
-                    a_mov_mem_imm32(a, AREA(exit_info), c->meta.offset + 1u);
-                    a_mov_imm64(a, T1, (uint64_t)(uintptr_t)t->b);
-                    a_mov_load(a, T0, AREA(page_va));
-                    a_lea(a, T0, mem_base(T0, c->meta.offset));
-                    a_jmp(a, jit->thunks.changed);
-                }
-                a_bind(a, miss);
-                c->add_tag = true;
-            }
-            if (c->add_tag) {
-                a_op_mem(a, true, 0x03, T0, mem_base(T1, c->meta.pad));
+            } else if (c->add_tag) {
+                a_op_mem(a, true, 0x03, T0, mem_base(T1, c->tag));
             } else {
                 a_lea(a, T0, c->m);
             }
             if (c->keep_t1) {
                 a_mov_store(a, AREA(t1), T1);
             }
-            a_call(a, jit->thunks.refill);
-            a_bytes(a, &c->meta, sizeof(c->meta));
+            a_call(a, c->thunk ? c->thunk : jit->thunks.refill);
             uint8_t *again = a_jmp_forward(a);
             if (!c->keep_t1 && !a->overflow) {
                 a_bind_to(again, c->retry);
             }
+            a_bytes(a, &c->meta, sizeof(c->meta));
             if (c->fast) {
                 loop_restore(t, c->fast, false);
             }
@@ -672,10 +756,11 @@ static void emit_cold(T *t)
             } else if (t->careful) {
                 emit_step(t, c->meta.offset);
             } else {
-                JitLink *link = new_link(t, c->meta.offset, (FlagState){ .in_mem = c->flags.in_mem }, true);
                 align_site(a, 1);
-                link->site = a_jmp_forward(a);
-                emit_link_stub(t, link);
+                a_jmp(a, a->p + 5); /* see JitCareful */
+                a_call(a, jit->thunks.careful);
+                JitCareful way = (JitCareful)(c->meta.offset | (c->flags.in_mem ? JIT_CAREFUL_IN_MEM : 0));
+                a_bytes(a, &way, sizeof(way));
             }
             if (c->keep_t1) {
                 a_bind(a, again);
@@ -689,7 +774,19 @@ static void emit_cold(T *t)
             a_jmp(a, c->retry);
             break;
         case COLD_TAKEN:
-            if (is_near(t, c->target)) {
+            if (c->fast) {
+                /* Out of the fast loop. */
+                a_bind(a, c->site);
+                loop_restore(t, c->fast, false);
+                if (is_near(t, c->target)) {
+                    JitLink *link = new_link(t, c->target, c->flags, false);
+                    align_site(a, 1);
+                    link->site = a_jmp_forward(a);
+                    emit_link_stub(t, link);
+                } else {
+                    emit_far(t, c->target, c->flags, t->live_out);
+                }
+            } else if (is_near(t, c->target)) {
                 JitLink *link = new_link(t, c->target, c->flags, false);
                 link->site = c->site;
                 emit_link_stub(t, link);
@@ -763,12 +860,25 @@ static uint8_t *loop_way_on(T *t, unsigned offset)
     return way;
 }
 
-JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned offset, const uint8_t *second,
-                        uint32_t key, bool check, bool *full)
+/* Whether the block ends a round of a small loop, as far as one block shows. Only there a place's own page is
+ * looked at before the TLB: a loop waits for the TLB's answer in each round, while elsewhere the pages change
+ * so often that the misses cost more. */
+static bool in_tight_loop(const T *t, unsigned offset)
 {
+    const TInsn *last = &t->insns[t->count - 1];
+    int64_t target = last->offset + last->insn.length + (int64_t)last->insn.imm;
+    return (last->kind == JIT_JCC || last->kind == JIT_JMP || last->kind == JIT_LOOP) &&
+           target <= last->offset && target >= (int64_t)offset - TIGHT_LOOP;
+}
+
+JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsigned offset,
+                        const JitPage *second_page, uint32_t key, bool check, bool *full)
+{
+    const uint8_t *page = first_page->host, *second = second_page ? second_page->host : NULL;
     static GPrivate scratch = G_PRIVATE_INIT(g_free); /* goes with its thread */
     JitRegion *region = &jit->regions[jit->current];
     T *t = g_private_get(&scratch);
+    uint64_t start = __builtin_ia32_rdtsc();
 
     *full = false;
     if (!t) {
@@ -782,24 +892,29 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
     t->fpu = t->straddles = false;
     t->check = check;
     t->too_many = false;
-    t->undefined_out = 0;
+    t->undefined_out = t->undefined_exits = 0;
+    t->exits = 0;
     t->fast = NULL;
     for (int g = 0; g < 16; g++) {
-        t->host[g] = (int8_t)(g == R_RSP ? GSP : g >= 12 ? -1 : g);
+        t->host[g] = (int8_t)(g == R_RSP ? GSP : g >= FIRST_SPILLED ? -1 : g);
     }
     t->jit = jit;
     t->cpu = cpu;
     t->key = key;
-    t->careful = (key & KEY_CAREFUL) || !jit->elide || g_hash_table_contains(jit->split, page + offset);
+    t->careful = (key & KEY_CAREFUL) || !jit->elide ||
+                 (first_page->has_split && g_hash_table_contains(jit->split, page + offset));
+    t->scattered = first_page->has_scattered;
     t->live_out = FLAGS_ALL;
     t->a = (Asm){ .p = region->used, .end = region->end };
+    t->cold_asm = (Asm){ .p = region->cold_used, .end = region->cold_end };
     block_decode(t, page, offset, second);
     if (t->count == 0) {
         return NULL;
     }
-    block_liveness(t);
+    t->sites = jit->sites && (first_page->hot || !jit->chain || in_tight_loop(t, offset));
+    block_liveness(t, page);
     block_analyse(t);
-    JitBlock *b = t->b = jit_alloc(jit, sizeof(JitBlock), false);
+    JitBlock *b = t->b = jit_alloc(jit, sizeof(JitBlock), true);
     b->page = page;
     b->second = second;
     b->checks_itself = check;
@@ -816,6 +931,10 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
         a_jmp(&t->a, jit->thunks.changed);
     }
     emit_entries(t, offset);
+    if (G_UNLIKELY(log_mask & LOG_OUT_ASM)) {
+        b->va = cpu->rip;
+        emit_count(t);
+    }
     if (check) {
         emit_check(t, page, second, changed);
     }
@@ -837,27 +956,44 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const uint8_t *page, unsigned off
         !(last->kind == JIT_CALLOUT && (last->insn.form->attrs & X86_ATTR_END))) {
         block_emit_exit(t, t->next);
     }
-    emit_cold(t);
+    t->body_end = (uint32_t)(t->a.p - b->code);
+    emit_cold(t, true);
+    uint8_t *hot_end = t->a.p;
+    t->cold_asm.overflow = t->a.overflow;
+    t->a = t->cold_asm;
+    emit_cold(t, false);
     if (t->a.overflow) {
         if (t->too_many && t->count > 1) {
             unsigned limit = jit->max_insns;
             jit->max_insns = t->count / 2;
-            b = jit_translate(jit, cpu, page, offset, second, key, check, full);
+            b = jit_translate(jit, cpu, first_page, offset, second_page, key, check, full);
             jit->max_insns = limit;
             return b;
         }
         *full = true;
         return NULL;
     }
-    b->code_size = (uint32_t)(t->a.p - b->code);
+    b->code_size = (uint32_t)(hot_end - b->code);
+    b->cold = region->cold_used;
+    b->cold_size = (uint32_t)(t->a.p - b->cold);
     b->pcs = jit_alloc(jit, t->pc_count * sizeof(JitPc), false);
     memcpy(b->pcs, t->pcs, t->pc_count * sizeof(JitPc));
     b->pc_count = t->pc_count;
-    b->undefined = t->undefined_out;
-    region->used = t->a.p;
+    if (jit->lockstep) {
+        b->pc_flags = jit_alloc(jit, t->pc_count * sizeof(JitPcFlags), false);
+        memcpy(b->pc_flags, t->pc_flags, t->pc_count * sizeof(JitPcFlags));
+    }
+    b->undefined = t->undefined_exits;
+    region->used = hot_end;
+    region->cold_used = t->a.p;
     jit->code_bytes += b->code_size;
+    jit->cold_bytes += b->cold_size;
     jit->translated++;
     jit->insns += t->count;
+    jit->cycles += __builtin_ia32_rdtsc() - start;
+    if (G_UNLIKELY(log_mask & (LOG_IN_ASM | LOG_OUT_ASM))) {
+        jit_dump_block(t);
+    }
     return b;
 }
 

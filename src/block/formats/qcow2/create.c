@@ -245,10 +245,8 @@ static bool create(BlockGraph *graph, BlockNode *file, Want *w, GError **error)
     if (!root) {
         return false;
     }
-    ok = write_image(root, w, error);
-    if (ok) {
-        ok = finish(graph, file, w, error);
-    }
+    ok = write_image(root, w, error) && block_root_set_perm(root, 0, BLOCK_PERM_ALL, error) &&
+         finish(graph, file, w, error);
     block_root_free(root);
     return ok;
 }

@@ -635,7 +635,9 @@ void qcow2_release_frees(Qcow2Node *s)
             blk_pdiscard(s->node.file, f.cluster << s->g.cluster_bits, f.count << s->g.cluster_bits);
             pthread_mutex_lock(&s->lock);
         }
-        s->free_hint = MIN(s->free_hint, f.cluster);
+    }
+    for (guint i = 0; i < s->punching->len; i++) {
+        s->free_hint = MIN(s->free_hint, g_array_index(s->punching, Qcow2Free, i).cluster);
     }
     g_array_set_size(s->punching, 0);
     pthread_mutex_unlock(&s->lock);

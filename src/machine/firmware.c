@@ -1,0 +1,323 @@
+/*
+ * Sources: QEMU's "fw_cfg" and SeaBIOS's docs/Runtime_config (names of files), IEEE 1275 PCI binding (paths
+ * of the boot order), Phoenix CMOS map (bytes 0x38 and 0x3d). SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "machine/firmware.h"
+
+#include "base/error.h"
+#include "hw/core/firmware_file.h"
+#include "hw/timer/mc146818rtc.h"
+#include "machine/smbios.h"
+
+#include <string.h>
+
+#define BIOS_MAX_SIZE  (8u << 20)
+#define ISA_BIOS_SIZE  (128u << 10)
+#define FOUR_GIB       (UINT64_C(1) << 32)
+#define OPTION_ROM_MAX (128u << 10)
+
+enum { CMOS_BOOT_FLAGS = 0x38, CMOS_BOOT_ORDER = 0x3d };
+
+/* ---- the image ---- */
+
+bool x86_firmware_map(X86Machine *x86, MemoryRegion *container, GError **error)
+{
+    Machine *machine = MACHINE(x86);
+    const char *name = machine->firmware ? machine->firmware : FIRMWARE_DEFAULT;
+    g_autoptr(GByteArray) image =
+        firmware_file_load(machine->config.firmware_dirs, name, BIOS_MAX_SIZE, error);
+
+    if (!image) {
+        return false;
+    }
+    if (image->len % 0x10000) {
+        return error_set(error, "firmware '%s' has %u bytes, which are not whole 64 KiB", name, image->len);
+    }
+    if (!memory_region_init_rom(&x86->bios, x86, "pc.bios", image->len, error)) {
+        return false;
+    }
+    memcpy(x86->bios.ram->host, image->data, image->len);
+    ram_written(x86->bios.ram, 0, image->len);
+    memory_region_add_overlap(container, FOUR_GIB - image->len, &x86->bios, 1);
+    uint32_t low = MIN(image->len, ISA_BIOS_SIZE);
+    memory_region_init_alias(&x86->isa_bios, x86, "isa-bios", &x86->bios, image->len - low, low);
+    memory_region_set_readonly(&x86->isa_bios, true);
+    memory_region_add_overlap(container, 0x100000 - low, &x86->isa_bios, 1);
+    return true;
+}
+
+void x86_firmware_fini(X86Machine *x86)
+{
+    memory_region_destroy(&x86->isa_bios);
+    memory_region_destroy(&x86->bios);
+}
+
+/* ---- ACPI ---- */
+
+enum { LOADER_ALLOCATE = 1, LOADER_ADD_POINTER = 2, LOADER_ADD_CHECKSUM = 3 };
+enum { LOADER_ENTRY_SIZE = 128, LOADER_FILE_SIZE = 56 };
+enum { ZONE_HIGH = 1, ZONE_FSEG = 2 };
+#define TABLES_FILE "etc/acpi/tables"
+#define RSDP_FILE   "etc/acpi/rsdp"
+
+static void put_le32(uint8_t *p, uint32_t value)
+{
+    value = GUINT32_TO_LE(value);
+    memcpy(p, &value, 4);
+}
+
+static uint8_t *loader_entry(GByteArray *script, uint32_t command, const char *file)
+{
+    guint at = script->len;
+    g_byte_array_set_size(script, at + LOADER_ENTRY_SIZE);
+    uint8_t *entry = script->data + at;
+    memset(entry, 0, LOADER_ENTRY_SIZE);
+    put_le32(entry, command);
+    g_strlcpy((char *)entry + 4, file, LOADER_FILE_SIZE);
+    return entry;
+}
+
+static void loader_allocate(GByteArray *script, const char *file, uint32_t align, uint8_t zone)
+{
+    uint8_t *entry = loader_entry(script, LOADER_ALLOCATE, file);
+    put_le32(entry + 60, align);
+    entry[64] = zone;
+}
+
+static void loader_pointer(GByteArray *script, const char *file, uint32_t offset, uint8_t size)
+{
+    uint8_t *entry = loader_entry(script, LOADER_ADD_POINTER, file);
+    g_strlcpy((char *)entry + 60, TABLES_FILE, LOADER_FILE_SIZE);
+    put_le32(entry + 116, offset);
+    entry[120] = size;
+}
+
+static void loader_checksum(GByteArray *script, const char *file, uint32_t offset, uint32_t start,
+                            uint32_t length)
+{
+    uint8_t *entry = loader_entry(script, LOADER_ADD_CHECKSUM, file);
+    put_le32(entry + 60, offset);
+    put_le32(entry + 64, start);
+    put_le32(entry + 68, length);
+}
+
+GByteArray *acpi_loader_script(const AcpiLinks *links)
+{
+    GByteArray *script = g_byte_array_new();
+
+    loader_allocate(script, RSDP_FILE, 16, ZONE_FSEG);
+    loader_allocate(script, TABLES_FILE, 64, ZONE_HIGH);
+    for (guint i = 0; i < links->pointers->len; i++) {
+        const AcpiPointer *p = &g_array_index(links->pointers, AcpiPointer, i);
+        bool root = p->offset < ACPI_RSDP_SIZE;
+        loader_pointer(script, root ? RSDP_FILE : TABLES_FILE, p->offset, p->size);
+    }
+    for (guint i = 0; i < links->checksums->len; i++) {
+        const AcpiChecksum *c = &g_array_index(links->checksums, AcpiChecksum, i);
+        bool root = c->offset < ACPI_RSDP_SIZE;
+        loader_checksum(script, root ? RSDP_FILE : TABLES_FILE, c->offset, c->start, c->length);
+    }
+    return script;
+}
+
+static bool publish_acpi(FwCfg *fw_cfg, const AcpiBoard *board, GError **error)
+{
+    AcpiLinks *links = acpi_links_new();
+    GByteArray *tables = acpi_build(board, 0, links, error);
+    bool ok = tables != NULL;
+
+    if (ok) {
+        g_autoptr(GByteArray) script = acpi_loader_script(links);
+        ok = fw_cfg_add_file(fw_cfg, RSDP_FILE, tables->data, ACPI_RSDP_SIZE, error);
+        memset(tables->data, 0, ACPI_RSDP_SIZE); /* it is the other file */
+        ok = ok && fw_cfg_add_file(fw_cfg, TABLES_FILE, tables->data, tables->len, error) &&
+             fw_cfg_add_file(fw_cfg, "etc/table-loader", script->data, script->len, error);
+        g_byte_array_unref(tables);
+    }
+    acpi_links_free(links);
+    return ok;
+}
+
+/* ---- boot order ---- */
+
+typedef struct BootEntry {
+    int64_t index;
+    char *path;
+} BootEntry;
+
+typedef struct BootList {
+    GArray *entries;
+    GError *error;
+} BootList;
+
+/* "/pci@i0cf8/scsi@4/disk@0,0": NULL where a bus on the way has no such names. */
+static char *boot_path(Device *dev)
+{
+    if (!dev->bus) {
+        return g_strdup("/pci@i0cf8");
+    }
+    const BusClass *bc = BUS_GET_CLASS(dev->bus);
+    if (!bc->device_path || !dev->bus->owner) {
+        return NULL;
+    }
+    g_autofree char *parent = boot_path(dev->bus->owner);
+    g_autofree char *own = parent ? bc->device_path(dev) : NULL;
+    return own ? g_strdup_printf("%s/%s", parent, own) : NULL;
+}
+
+static void boot_list_add(Device *dev, void *opaque)
+{
+    BootList *list = opaque;
+    int64_t index = -1;
+
+    if (list->error || !object_property_find(OBJECT(dev), "bootindex") ||
+        !object_property_get_int(OBJECT(dev), "bootindex", &index, NULL) || index < 0) {
+        return;
+    }
+    char *path = boot_path(dev);
+    if (!path) {
+        return; /* a part of a device that is in the list itself */
+    }
+    for (guint i = 0; i < list->entries->len; i++) {
+        const BootEntry *other = &g_array_index(list->entries, BootEntry, i);
+        if (other->index == index) {
+            error_set(&list->error, "The bootindex %" PRId64 " has already been used", index);
+        }
+    }
+    BootEntry entry = { index, path };
+    g_array_append_val(list->entries, entry);
+}
+
+static int compare_boot_entries(const void *a, const void *b)
+{
+    const BootEntry *x = a, *y = b;
+    return x->index < y->index ? -1 : x->index > y->index;
+}
+
+static void boot_entry_clear(void *entry)
+{
+    g_free(((BootEntry *)entry)->path);
+}
+
+static bool publish_boot_order(Machine *machine, GError **error)
+{
+    BootList list = { .entries = g_array_new(false, false, sizeof(BootEntry)) };
+    g_autoptr(GString) text = g_string_new(NULL);
+    bool ok = true;
+
+    g_array_set_clear_func(list.entries, boot_entry_clear);
+    device_foreach(machine->config.root, boot_list_add, &list);
+    g_array_sort(list.entries, compare_boot_entries);
+    for (guint i = 0; i < list.entries->len; i++) {
+        g_string_append_printf(text, "%s%s", i ? "\n" : "", g_array_index(list.entries, BootEntry, i).path);
+    }
+    g_array_unref(list.entries);
+    if (machine->boot_strict) {
+        g_string_append_printf(text, "%sHALT", text->len ? "\n" : "");
+    }
+    if (list.error) {
+        g_propagate_error(error, list.error);
+        return false;
+    }
+    if (text->len) {
+        ok = fw_cfg_add_file(machine->fw_cfg, "bootorder", text->str, text->len + 1, error);
+    }
+    if (ok && machine->boot_splash_time >= 0) {
+        uint16_t wait = GUINT16_TO_LE((uint16_t)MIN(machine->boot_splash_time, 0xffff));
+        ok = fw_cfg_add_file(machine->fw_cfg, "etc/boot-menu-wait", &wait, sizeof(wait), error);
+    }
+    if (ok && machine->boot_reboot_timeout >= 0) {
+        uint32_t wait = GUINT32_TO_LE((uint32_t)machine->boot_reboot_timeout);
+        ok = fw_cfg_add_file(machine->fw_cfg, "etc/boot-fail-wait", &wait, sizeof(wait), error);
+    }
+    fw_cfg_add_u16(machine->fw_cfg, FW_CFG_BOOT_MENU, machine->boot_menu);
+    return ok;
+}
+
+/* The letters of -boot as CMOS has them: floppy, hard disk, CD, network. 0: no such letter. */
+static uint8_t boot_device_code(char letter)
+{
+    switch (letter) {
+    case 'a':
+    case 'b':
+        return 1;
+    case 'c':
+        return 2;
+    case 'd':
+        return 3;
+    case 'n':
+    case 'p':
+        return 4;
+    default:
+        return 0;
+    }
+}
+
+static bool boot_order_check(const char *option, const char *order, GError **error)
+{
+    unsigned seen = 0;
+
+    for (const char *p = order ? order : ""; *p; p++) {
+        if (!boot_device_code(*p)) {
+            return error_set(error,
+                             "-boot %s=%s: there is no boot device '%c' (a floppy, c disk, d CD-ROM, "
+                             "n network)",
+                             option, order, *p);
+        }
+        if (seen & 1u << (*p - 'a')) {
+            return error_set(error, "-boot %s=%s: boot device '%c' was given twice", option, order, *p);
+        }
+        seen |= 1u << (*p - 'a');
+    }
+    return true;
+}
+
+void x86_firmware_reset(X86Machine *x86)
+{
+    Machine *machine = MACHINE(x86);
+    const char *order = machine->boot_once && !x86->booted_once ? machine->boot_once : machine->boot_order;
+    uint8_t codes[3] = { 0 };
+
+    x86->booted_once = true;
+    if (!order || !*order) {
+        order = "cad";
+    }
+    for (unsigned i = 0; i < 3 && order[i]; i++) {
+        codes[i] = boot_device_code(order[i]);
+    }
+    if (machine->rtc) {
+        mc146818rtc_set_cmos(machine->rtc, CMOS_BOOT_ORDER, codes[1] << 4 | codes[0]);
+        mc146818rtc_set_cmos(machine->rtc, CMOS_BOOT_FLAGS, codes[2] << 4);
+    }
+}
+
+/* ---- all of it ---- */
+
+static bool publish_option_roms(Machine *machine, GError **error)
+{
+    g_auto(GStrv) names = g_strsplit(machine->option_roms ? machine->option_roms : "", "\n", -1);
+
+    for (char **name = names; *name; name++) {
+        if (!**name) {
+            continue;
+        }
+        g_autoptr(GByteArray) rom =
+            firmware_file_load(machine->config.firmware_dirs, *name, OPTION_ROM_MAX, error);
+        g_autofree char *base = g_path_get_basename(*name);
+        g_autofree char *file = g_strdup_printf("genroms/%s", base);
+        if (!rom || !fw_cfg_add_file(machine->fw_cfg, file, rom->data, rom->len, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool x86_firmware_publish(X86Machine *x86, const AcpiBoard *board, GError **error)
+{
+    Machine *machine = MACHINE(x86);
+
+    return boot_order_check("order", machine->boot_order, error) &&
+           boot_order_check("once", machine->boot_once, error) &&
+           (!board || publish_acpi(machine->fw_cfg, board, error)) && publish_boot_order(machine, error) &&
+           smbios_publish(machine, error) && publish_option_roms(machine, error);
+}

@@ -1,0 +1,27 @@
+/*
+ * Start through firmware: the BIOS image in the address space, and what SeaBIOS and OVMF read from fw_cfg and
+ * CMOS (ACPI tables with their loader's script, boot order, option ROMs). SPDX-License-Identifier:
+ * GPL-2.0-or-later
+ */
+#ifndef RHEA_MACHINE_FIRMWARE_H
+#define RHEA_MACHINE_FIRMWARE_H
+
+#include "machine/acpi_tables.h"
+#include "machine/x86_machine.h"
+
+#define FIRMWARE_DEFAULT "bios-256k.bin"
+
+/* Loads the machine's firmware (property "firmware", else SeaBIOS) and maps it below 4 GiB, its last 128 KiB
+ * also below 1 MiB, both in `container`. */
+bool x86_firmware_map(X86Machine *x86, MemoryRegion *container, GError **error);
+/* fw_cfg's files, once all devices are there. `board` describes the machine for ACPI; NULL: acpi=off. */
+bool x86_firmware_publish(X86Machine *x86, const AcpiBoard *board, GError **error);
+/* CMOS bytes that tell the boot order; after every reset. */
+void x86_firmware_reset(X86Machine *x86);
+void x86_firmware_fini(X86Machine *x86);
+
+/* The script by which firmware places ACPI tables (QEMU's documentation of fw_cfg, "ACPI table loader"):
+ * caller owns. For tests. */
+GByteArray *acpi_loader_script(const AcpiLinks *links);
+
+#endif

@@ -1,0 +1,150 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Starts a PC through SeaBIOS: from a disk that the test makes (GRUB, Debian's kernel), as an IDE disk and as a virtio
+disk, whose guest then checks itself; from a CD-ROM; and what firmware is told and prints."""
+import argparse
+import hashlib
+import os
+import pathlib
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from boot_disk import make_cd, make_disk, missing_tools  # noqa: E402
+from harness import ROOT, Machine, Tap, expect, run  # noqa: E402
+
+QUIET = ["-M", "pc", "-nodefaults", "-no-reboot", "-display", "none"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build")
+    parser.add_argument("--guest", type=pathlib.Path)
+    parser.add_argument("--accel", default="tcg", help="as -accel takes it")
+    parser.add_argument("--timeout", type=int, default=240)
+    parser.add_argument("--only", help="a regular expression: which tests")
+    args = parser.parse_args()
+    guest = pathlib.Path(args.guest or os.environ.get("RHEA_GUEST") or args.build / "guest").resolve()
+    binary = args.build / "rhea-system-x86_64"
+    tap = Tap()
+
+    def test(name, function, *arguments):
+        if not args.only or re.search(args.only, name):
+            tap.test(name, function, *arguments)
+
+    missing = missing_tools()
+    if not (guest / "ide.gz").exists():
+        missing = f"no guest in {guest}: run make guest"
+    if missing:
+        def skipped():
+            raise Tap.Skip(missing)
+        tap.test("firmware", skipped)
+        tap.finish()
+
+    with tempfile.TemporaryDirectory(prefix="rhea-firmware-") as name:
+        directory = pathlib.Path(name)
+
+        def boot(label, line, drive, extra=(), expected=2):
+            """Boots a fresh disk; the guest's checks must pass, and the machine must power off."""
+            disk = make_disk(directory / "disk.img", guest, f"console=ttyS0 quiet rhea.cpus=2 {line}")
+            start = time.monotonic()
+            debug = directory / "debug"
+            arguments = [*QUIET, "-accel", args.accel, "-m", "512", "-smp", "2", "-serial", "stdio",
+                         "-chardev", f"file,id=debug,path={debug}",
+                         "-device", "isa-debugcon,iobase=0x402,chardev=debug",
+                         *[argument.format(disk=disk) for argument in drive], *extra]
+            with Machine(binary, arguments, directory) as vm:
+                vm.wait_text("grub: boots Linux", args.timeout)
+                grub = time.monotonic()
+                vm.wait_text(r"init: Linux \S+ is up", args.timeout)
+                up = time.monotonic()
+                result = vm.wait_text(r"guest: (\d+) passed, (\d+) failed", args.timeout)
+                expect(result.group(2) == "0" and int(result.group(1)) == expected, vm.tail(40))
+                expect(vm.wait(60) == 0, f"exit status {vm.process.returncode}")
+            print(f"# {label}: GRUB after {grub - start:.2f} s, init after {up - start:.2f} s, "
+                  f"off after {time.monotonic() - start:.2f} s")
+            return debug.read_text(errors="replace")
+
+        def boots_from_ide():
+            content = random.Random(5).randbytes(3 << 20)
+            cd = directory / "cd.img"
+            cd.write_bytes(content)
+            checksum = hashlib.sha256(content).hexdigest()
+            log = boot("IDE", f"rhea.test=cpus,clock,disk,fs,cd rhea.disk=sd rhea.cd={checksum}",
+                       ["-hda", "{disk}"], ["-cdrom", cd], expected=5)
+            expect("ata0-0: QEMU HARDDISK ATA-7 Hard-Disk" in log, "SeaBIOS did not see the disk:\n" + log)
+            expect(re.search(r"DVD/CD \[ata1-0: QEMU DVD-ROM", log), "SeaBIOS did not see the CD-ROM:\n" + log)
+
+        def boots_from_virtio():
+            log = boot("virtio-blk", "rhea.test=cpus,clock,disk,fs", ["-drive", "file={disk},format=raw,if=virtio"],
+                       expected=4)
+            expect("found virtio-blk at 00:02.0" in log, log)
+            expect(re.search(r"table\(50434146\)=0x\w+ \(via xsdt\)", log), "no ACPI tables:\n" + log)
+            expect("Found 2 cpu(s) max supported 2 cpu(s)" in log, log)
+
+        def serial_of(arguments, pattern, timeout=60):
+            """The debug port's output, once it matches."""
+            with Machine(binary, [*QUIET, "-accel", args.accel, "-m", "64", "-chardev", "stdio,id=debug",
+                                  "-device", "isa-debugcon,iobase=0x402,chardev=debug", *arguments],
+                         directory) as vm:
+                vm.wait_text(pattern, timeout)
+                return vm.text()
+
+        def boots_from_cd():
+            cd = make_cd(directory / "boot.iso")
+            with Machine(binary, [*QUIET, "-accel", args.accel, "-m", "64", "-serial", "stdio", "-cdrom", cd, "-boot", "d"],
+                         directory) as vm:
+                vm.wait_text("grub: started from the CD-ROM", 60)
+
+        def boot_order():
+            for name in ["a", "b"]:
+                (directory / name).write_bytes(bytes(1 << 20))
+            log = serial_of(["-drive", f"file={directory}/a,format=raw,if=none,id=a", "-device",
+                             "ide-hd,drive=a,bus=ide.1,unit=1,bootindex=2",
+                             "-drive", f"file={directory}/b,format=raw,if=none,id=b", "-device",
+                             "virtio-blk-pci,drive=b,addr=7,bootindex=1", "-boot", "strict=on,reboot-timeout=100"],
+                            "No bootable device")
+            order = re.search(r"boot order:\n((?: .*\n)+)", log.replace("\r", ""))
+            expect(order, "SeaBIOS was given no boot order:\n" + log)
+            lines = [line.split(": ")[1] for line in order.group(1).splitlines()]
+            expect(lines == ["/pci@i0cf8/scsi@7/disk@0,0", "/pci@i0cf8/ide@1,1/drive@1/disk@1", "HALT"], f"{lines}")
+            first, second = log.find("drive 0x"), log.find("Booting from")
+            expect(0 < first < second, log)
+
+        def restarts():
+            """With nothing to boot, firmware resets the machine, which must start again from its ROM."""
+            with Machine(binary, ["-M", "pc", "-nodefaults", "-display", "none", "-accel", args.accel, "-m", "64",
+                                  "-chardev", "stdio,id=debug", "-device", "isa-debugcon,iobase=0x402,chardev=debug",
+                                  "-boot", "reboot-timeout=1"], directory) as vm:
+                vm.wait_text(r"(?s)(SeaBIOS \(version.*){5}", 90)
+
+        def missing_firmware():
+            status, _, err = run([binary, *QUIET, "-bios", "bios-none.bin"])
+            expect(status == 1 and "firmware file 'bios-none.bin' was not found" in err and "'seabios'" in err, err)
+            status, _, err = run([binary, *QUIET, "-bios", binary.parent / "no-such-file"])
+            expect(status == 1 and "was not found" in err, err)
+            (directory / "odd.bin").write_bytes(bytes(1000))
+            status, _, err = run([binary, *QUIET, "-L", directory, "-bios", "odd.bin"])
+            expect(status == 1 and "not whole 64 KiB" in err, err)
+            status, _, err = run([binary, *QUIET, "-boot", "order=cx"])
+            expect(status == 1 and "no boot device 'x'" in err, err)
+            status, _, err = run([binary, *QUIET, "-append", "console=ttyS0"])
+            expect(status == 1 and "only allowed with -kernel" in err, err)
+
+        test("boots from an IDE disk, reads a CD-ROM", boots_from_ide)
+        test("boots from a virtio disk", boots_from_virtio)
+        test("boots from a CD-ROM", boots_from_cd)
+        test("bootindex and -boot strict reach firmware", boot_order)
+        test("restarts through firmware", restarts)
+        test("clear errors", missing_firmware)
+    tap.finish()
+
+
+if __name__ == "__main__":
+    main()
