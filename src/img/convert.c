@@ -36,6 +36,7 @@ typedef struct Convert {
     uint64_t total, piece_bytes, cluster, align, sparse;
     uint64_t backing_size; /* of the target's backing image; UINT64_MAX: none or unknown */
     bool compressed, has_backing, zero_init, any_order, salvage, copy_range, quiet, count_first;
+    bool strict; /* a write ends before the next begins: what a format allocates stays in one run */
     int workers;
     int64_t rate;
     /* the cursor; looking at the status may yield */
@@ -340,8 +341,10 @@ static void convert_worker(void *opaque)
                 while (c->turn != ticket && c->result == 0) {
                     co_queue_wait(&c->turns);
                 }
-                c->turn++;
-                co_queue_wake_all(&c->turns);
+                if (!c->strict) {
+                    c->turn++;
+                    co_queue_wake_all(&c->turns);
+                }
             }
             if (r == 0 && c->result == 0 && !copied) {
                 r = write_piece(c, offset + done, n, buf, kind);
@@ -353,6 +356,10 @@ static void convert_worker(void *opaque)
             if (kind == PIECE_DATA) {
                 keep_rate(c, n);
             }
+        }
+        if (c->strict) {
+            c->turn++;
+            co_queue_wake_all(&c->turns);
         }
         if (r < 0) {
             if (c->result == 0) {
@@ -427,6 +434,7 @@ static int do_copy(Convert *c, bool target_is_new)
         }
         c->piece_bytes = c->cluster;
     }
+    c->strict = !c->any_order && !c->compressed && c->cluster > 0;
     co_mutex_init(&c->cursor_lock);
     co_queue_init(&c->turns);
     c->throttle_start = g_get_monotonic_time() * 1000;

@@ -201,6 +201,11 @@ bool img_create(ImgTool *tool, const ImgCreate *create, GError **error)
         fflush(stdout);
     }
     ok = img_create_image(tool, driver, create->filename, options, error);
+    if (!ok && error && img_errno_of(*error) == EFBIG) { /* the host's words would not help */
+        g_clear_error(error);
+        error_set(error, "The image size is too large for file format '%s'%s", create->format,
+                  table_has(tables, "cluster_size") ? " (try using a larger cluster size)" : "");
+    }
 out:
     json_object_put(options);
     return ok;

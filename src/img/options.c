@@ -112,11 +112,12 @@ static json_object *typed_value(const BlockOption *option, const char *text, GEr
         }
         return json_object_new_boolean(on);
     case BLOCK_OPTION_NUMBER:
-        if (!img_ulong(text, UINT64_MAX, &number)) {
+        /* A negative number is a huge one, which the driver refuses in its own words. */
+        if (!img_ulong(*text == '-' ? text + 1 : text, UINT64_MAX, &number)) {
             error_set(error, "Parameter '%s' expects a number", option->name);
             return NULL;
         }
-        return json_object_new_uint64(number);
+        return json_object_new_uint64(*text == '-' ? -number : number);
     case BLOCK_OPTION_SIZE:
         switch (img_size_value(text, 1, &number)) {
         case 0:

@@ -191,6 +191,16 @@ static void set_cache_default(json_object *options, const char *member, bool val
     }
 }
 
+int img_errno_of(const GError *error)
+{
+    for (int e = 1; error && e < 134; e++) {
+        if (g_str_has_suffix(error->message, g_strerror(e)) && !g_str_has_prefix(g_strerror(e), "Unknown")) {
+            return e;
+        }
+    }
+    return 0;
+}
+
 /* The graph names the image in front of what a driver says; the callers here do that themselves. What the host says of
  * a file ("Could not open 'x': No such file or directory") stays as it is. */
 static void drop_name(GError **error, const char *filename)
@@ -351,6 +361,14 @@ static void merge_over(json_object *to, json_object *from)
 static bool collect_reopen(BlockNode *node, json_object *changes, GPtrArray *list, GError **error)
 {
     static const char *const inherited[] = { "read-only", "cache", "discard", NULL };
+    json_object *fixed = NULL;
+    if ((json_object_object_get_ex(changes, "node-name", &fixed) &&
+         !g_str_equal(json_object_get_string(fixed), node->name)) ||
+        (json_object_object_get_ex(changes, "driver", &fixed) &&
+         !g_str_equal(json_object_get_string(fixed), node->driver->name))) {
+        bool driver = fixed == json_object_object_get(changes, "driver");
+        return error_set(error, "Cannot change the option '%s'", driver ? "driver" : "node-name");
+    }
     json_object *options = as_text(node->options);
     json_object_object_add(options, "node-name", json_object_new_string(node->name));
     for (guint i = 0; i < node->children->len; i++) {

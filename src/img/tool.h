@@ -192,6 +192,9 @@ void img_snapshot_print(const BlockSnapshotInfo *info);
 /* Sizes count in sectors of 512 bytes: a file's odd end is padded with zeroes. */
 #define ROUND_UP_SECTOR(n) (((n) + 511) & ~(uint64_t)511)
 
+/* The errno whose text an error ends with; 0: none. */
+int img_errno_of(const GError *error);
+
 /* ---- running ---- */
 /* fn in `count` coroutines at a time, each with the same opaque; returns when all ended. */
 void img_run_parallel(ImgTool *tool, CoroutineFunc *fn, void *opaque, int count);

@@ -12,6 +12,7 @@
 #include "qapi/visitor.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #define DEFAULT_TYPES ((1u << QAPI_BLKDEBUG_IOTYPE_BLOCK_STATUS) - 1) /* all but that one */
@@ -265,7 +266,11 @@ static void suspend(BlkdebugNode *b, const char *tag)
 
     g_ptr_array_add(b->suspended, &s);
     pthread_mutex_unlock(&b->lock);
+    printf("blkdebug: Suspended request '%s'\n", s.tag); /* tests that drive it wait for these lines */
+    fflush(stdout);
     coroutine_yield();
+    printf("blkdebug: Resuming request '%s'\n", s.tag);
+    fflush(stdout);
     pthread_mutex_lock(&b->lock);
     g_free(s.tag);
 }
