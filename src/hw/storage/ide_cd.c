@@ -156,7 +156,7 @@ static void invalid_field(IdeCd *s)
 }
 
 /* The size of the blocks in which data reaches the guest: even, but for the last. */
-static uint32_t block_size(const IdeCd *s)
+static uint32_t cd_block_size(const IdeCd *s)
 {
     uint32_t limit = s->limit ? s->limit : DEFAULT_BLOCK;
     limit = MIN(limit, DEFAULT_BLOCK);
@@ -179,7 +179,7 @@ static void reply(IdeCd *s, uint32_t length, uint32_t allocated)
         ide_start_dma(d);
     } else {
         d->op = OP_REPLY;
-        ide_start_in(d, length, block_size(s));
+        ide_start_in(d, length, cd_block_size(s));
     }
 }
 
@@ -528,7 +528,7 @@ static void cd_complete(IdeDrive *d, IdeRequest *req, int result)
             return;
         }
         memcpy(d->buffer, req->data, req->size);
-        ide_start_in(d, req->size, block_size(s));
+        ide_start_in(d, req->size, cd_block_size(s));
         return;
     }
     if (result < 0 ||
