@@ -244,7 +244,6 @@ static bool open_data_file(Qcow2Node *s, const QapiBlockdevOptions *options, Qap
     BlockNode *node = &s->node, *data;
     const BlockDriver *protocol;
     json_object *o;
-    char *path;
     bool ok;
 
     if (!(s->h.incompatible & QCOW2_INCOMPAT_DATA_FILE)) {
@@ -256,10 +255,8 @@ static bool open_data_file(Qcow2Node *s, const QapiBlockdevOptions *options, Qap
     if (!s->h.data_file) {
         return error_set(error, "'data-file' is required for this image");
     }
-    path = block_combine_path(node->file->node->filename, s->h.data_file);
-    protocol = block_protocol_of(path, error);
+    protocol = block_protocol_of(s->h.data_file, error);
     if (!protocol) {
-        g_free(path);
         return false;
     }
     o = json_object_new_object();
@@ -270,9 +267,8 @@ static bool open_data_file(Qcow2Node *s, const QapiBlockdevOptions *options, Qap
     json_object_object_add(o, "discard", json_object_new_string(node->discard ? "unmap" : "ignore"));
     json_object_object_add(o, "cache.direct", json_object_new_boolean(node->cache_direct));
     json_object_object_add(o, "cache.no-flush", json_object_new_boolean(node->cache_no_flush));
-    data = block_node_open_image(node->graph, path, o, node->open_flags & BLOCK_OPEN_INHERITED, error);
+    data = block_node_open_image(node->graph, s->h.data_file, o, node->open_flags & BLOCK_OPEN_INHERITED, error);
     json_object_put(o);
-    g_free(path);
     ok = data && block_child_attach(node, data, "data-file", BLOCK_ROLE_DATA, &s->data_child, error);
     return ok;
 }

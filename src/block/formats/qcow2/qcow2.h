@@ -213,8 +213,9 @@ void qcow2_meta_drop(Qcow2Node *s);
 Qcow2Page *qcow2_page_find(Qcow2Node *s, uint64_t offset);
 /* The same, read if needed. lock is not held. */
 int qcow2_page_get(Qcow2Node *s, uint64_t offset, Qcow2PageKind kind, Qcow2Page **page);
-/* Makes one that holds zeroes, without reading: the caller knows. lock is not held. */
-int qcow2_page_new(Qcow2Node *s, uint64_t offset, Qcow2PageKind kind, Qcow2Page **page);
+/* The place is a new table's, with these contents (NULL: zeroes), which are in the file: pages of what was there before
+ * go. lock is not held. */
+void qcow2_pages_forget(Qcow2Node *s, uint64_t offset, uint64_t bytes, const uint8_t *contents);
 void qcow2_page_put(Qcow2Node *s, Qcow2Page *page);                                  /* lock held */
 void qcow2_page_unpin(Qcow2Node *s, Qcow2Page *page);                                /* takes it */
 void qcow2_page_dirty(Qcow2Node *s, Qcow2Page *page, uint32_t from, uint32_t bytes); /* lock held */

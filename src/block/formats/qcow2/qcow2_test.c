@@ -64,8 +64,14 @@ static void make(const char *path, uint64_t size, const char *options)
     for (char **p = parts; *p && **p; p++) {
         char *eq = strchr(*p, '=');
 
-        *eq = 0;
-        json_object_object_add(o, *p, json_object_new_string(eq + 1));
+        *eq++ = 0;
+        if (strncmp(eq, "DIR/", 4) == 0) {
+            g_autofree char *full = at(eq + 4);
+
+            json_object_object_add(o, *p, json_object_new_string(full));
+        } else {
+            json_object_object_add(o, *p, json_object_new_string(eq));
+        }
     }
     block_image_create(graph, "qcow2", path, size, o, false, &error);
     g_assert_no_error(error);
@@ -325,8 +331,8 @@ static const Kind kinds[] = {
     { "journal-512", "journal=on,cluster_size=512", 4u << 20, 512, true, true },
     { "prealloc", "preallocation=metadata", 16u << 20, 65536, false, false },
     { "falloc", "preallocation=falloc,extended_l2=on", 16u << 20, 65536, false, false },
-    { "data-file", "data_file=data.raw", 16u << 20, 65536, true, false },
-    { "data-file-raw", "data_file=data.raw,data_file_raw=on", 16u << 20, 65536, false, false },
+    { "data-file", "data_file=DIR/data.raw", 16u << 20, 65536, true, false },
+    { "data-file-raw", "data_file=DIR/data.raw,data_file_raw=on", 16u << 20, 65536, false, false },
 };
 
 static void test_random(gconstpointer which)
