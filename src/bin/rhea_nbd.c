@@ -506,8 +506,8 @@ static int serve(ImgTool *tool, const Settings *s, ImgDisk *disk, int listen_fd,
         goto out;
     }
     if (old_stderr >= 0) {
-        /* The parent sees the end of its pipe: the server runs. Whoever waits for the end of our caller's stderr must
-         * not wait for the server's; -v keeps it all the same. */
+        /* The parent sees the end of its pipe: the server runs. Whoever waits for the end of our caller's
+         * stderr must not wait for the server's; -v keeps it all the same. */
         dup2(s->verbose ? old_stderr : STDOUT_FILENO, STDERR_FILENO);
         close(old_stderr);
     }

@@ -168,8 +168,10 @@ static void co_rebase(void *opaque)
     BlockNode *node = block_skip_filters(rb->overlay->node), *below = block_cow_child(node);
     uint64_t size = block_size(rb->overlay->root);
     for (uint64_t offset = 0; offset < size;) {
-        uint64_t count = 0;
-        int r = block_co_is_allocated_above(node, below, false, offset, size - offset, &count);
+        BlockStatus st = { 0 };
+        int r = block_co_status(node, offset, size - offset, &st);
+        uint64_t count = st.bytes;
+        r = r < 0 ? r : (st.flags & BLOCK_STATUS_ALLOCATED) != 0;
         if (r == 0 && rb->prefix && below) {
             /* What no layer between the overlay and the new base has is the same in both. */
             uint64_t changed = 0, limit = MIN(count, below->size > offset ? below->size - offset : count);
@@ -288,6 +290,12 @@ int img_cmd_rebase(ImgTool *tool, int argc, char **argv)
         }
         if (new_disk) {
             rb.new_base = new_disk->root;
+        }
+        if (!rb.old_base && rb.new_base && !block_backing_set(node, rb.new_base->node, &error)) {
+            /* With nothing below, a format may take zeroes for given and not write them: it must see the new
+             * base. */
+            error_report(error);
+            goto out;
         }
         rb.old_buf = img_buffer(rb.overlay->root, COPY_BYTES);
         rb.new_buf = img_buffer(rb.overlay->root, COPY_BYTES);
@@ -813,7 +821,8 @@ int img_cmd_bitmap(ImgTool *tool, int argc, char **argv)
     int status = EXIT_FAILURE;
     ImgDisk *source = NULL;
     if (source_file) {
-        source = img_open(tool, false, source_file, source_format, 0, NULL, false, NULL);
+        /* Its data does not matter, and its backing image may be the very one that is changed. */
+        source = img_open(tool, false, source_file, source_format, IMG_OPEN_NO_BACKING, NULL, false, NULL);
         if (!source) {
             goto out;
         }

@@ -458,12 +458,12 @@ static int do_copy(Convert *c, bool target_is_new)
 static bool check_bitmaps(BlockNode *node, bool skip_broken)
 {
     bool any = false;
-    for (guint i = 0; node->bitmaps && i < node->bitmaps->len; i++) {
+    for (guint i = node->bitmaps ? node->bitmaps->len : 0; i-- > 0;) {
         const DirtyBitmap *b = node->bitmaps->pdata[i];
         any = any || b->persistent;
         if (b->persistent && b->inconsistent && !skip_broken) {
             log_error("Cannot copy inconsistent bitmap '%s'", b->name);
-            log_hint("Try --skip-broken-bitmaps, or use 'qemu-img bitmap --remove'");
+            log_hint("Try --skip-broken-bitmaps, or use '%s bitmap --remove' to delete it", g_get_prgname());
             return false;
         }
     }
@@ -476,14 +476,16 @@ static bool check_bitmaps(BlockNode *node, bool skip_broken)
 
 static bool copy_bitmaps(BlockNode *from, BlockNode *to, bool skip_broken)
 {
+    for (guint i = from->bitmaps ? from->bitmaps->len : 0; i-- > 0;) {
+        const DirtyBitmap *b = from->bitmaps->pdata[i];
+        if (b->persistent && b->inconsistent && skip_broken) {
+            log_warning("Skipping inconsistent bitmap '%s'", b->name);
+        }
+    }
     for (guint i = 0; from->bitmaps && i < from->bitmaps->len; i++) {
         const DirtyBitmap *b = from->bitmaps->pdata[i];
         g_autoptr(GError) error = NULL;
-        if (!b->persistent || !b->name) {
-            continue;
-        }
-        if (b->inconsistent && skip_broken) {
-            log_warning("Skipping inconsistent bitmap '%s'", b->name);
+        if (!b->persistent || !b->name || b->inconsistent) {
             continue;
         }
         DirtyBitmap *copy = NULL;
@@ -659,10 +661,6 @@ int img_cmd_convert(ImgTool *tool, int argc, char **argv)
                            : skip_create && text             ? "-o has no effect when skipping image creation"
                            : c.zero_init && !skip_create     ? "--target-is-zero requires use of -n flag"
                                                              : NULL;
-    if (conflict && skip_create && text && g_str_has_prefix(conflict, "-o has")) {
-        log_warning("%s", conflict);
-        conflict = NULL;
-    }
     if (conflict) {
         log_error("%s", conflict);
         return EXIT_FAILURE;

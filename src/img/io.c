@@ -881,7 +881,8 @@ bool io_open(IoSession *s, const char *filename, const IoOpen *how, json_object 
         return false;
     }
     if (!json_object_object_get_ex(options, "discard", NULL)) { /* unlike elsewhere, on by default here */
-        json_object_object_add(options, "discard", json_object_new_string(how->discard ? how->discard : "unmap"));
+        json_object_object_add(options, "discard",
+                               json_object_new_string(how->discard ? how->discard : "unmap"));
     }
     json_object *driver = NULL;
     json_object_object_get_ex(options, "driver", &driver);
@@ -1009,7 +1010,8 @@ static int cmd_open(IoSession *s, int argc, char **argv)
 /* Whether these members, where they are given, are "on" or "off". */
 static bool check_switches(json_object *changes, GError **error)
 {
-    static const char *const names[] = { "read-only", "auto-read-only", "cache.direct", "cache.no-flush", NULL };
+    static const char *const names[] = { "read-only", "auto-read-only", "cache.direct", "cache.no-flush",
+                                         NULL };
     for (const char *const *name = names; *name; name++) {
         json_object *dict = changes, *value = NULL;
         const char *member = *name;
@@ -1018,7 +1020,8 @@ static bool check_switches(json_object *changes, GError **error)
             json_object_object_get_ex(changes, "cache", &dict);
         }
         if (json_object_is_type(dict, json_type_object) && json_object_object_get_ex(dict, member, &value) &&
-            !g_str_equal(json_object_get_string(value), "on") && !g_str_equal(json_object_get_string(value), "off")) {
+            !g_str_equal(json_object_get_string(value), "on") &&
+            !g_str_equal(json_object_get_string(value), "off")) {
             return error_set(error, "Parameter '%s' expects 'on' or 'off'", *name);
         }
     }

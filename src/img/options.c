@@ -236,7 +236,8 @@ char *img_options_text(const BlockOption *const *tables, const char *format, jso
         if (o) {
             json_object_object_get_ex(options, name, &value);
             append_option(out, o, value,
-                          automatic && g_str_equal(name, "extended_l2") ? NULL : qcow2_order[i].shown_default);
+                          automatic && g_str_equal(name, "extended_l2") ? NULL
+                                                                        : qcow2_order[i].shown_default);
             g_hash_table_add(done, (void *)name);
         }
     }

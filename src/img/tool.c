@@ -201,8 +201,8 @@ int img_errno_of(const GError *error)
     return 0;
 }
 
-/* The graph names the image in front of what a driver says; the callers here do that themselves. What the host says of
- * a file ("Could not open 'x': No such file or directory") stays as it is. */
+/* The graph names the image in front of what a driver says; the callers here do that themselves. What the
+ * host says of a file ("Could not open 'x': No such file or directory") stays as it is. */
 static void drop_name(GError **error, const char *filename)
 {
     g_autofree char *head = g_strdup_printf("Could not open '%s': ", filename);
