@@ -267,7 +267,7 @@ static void test_errors(void)
         "file=/nonexistent/x,format=raw",
         "file=%s,format=qcow2",
         "file=%s,format=foo",
-        "file=%s,snapshot=on",
+        "file=%s,snapshot=perhaps",
         "file=%s,cache=sometimes",
         "file=%s,frmat=raw",
         "format=raw",
@@ -279,7 +279,7 @@ static void test_errors(void)
         "file=%s,readonly=maybe",
         "file",
         "file=%s,rerror=enospc",
-        "file=QCOW",
+        "file=QCOW", /* a header that is cut off */
     };
     static const char *const nodes[] = { "driver=qcow2,node-name=a",
                                          "driver=file,node-name=a",
@@ -322,6 +322,33 @@ static void test_errors(void)
         g_assert_false(blockdev_add_text(reg, nodes[i], &error));
         g_assert_error(error, RHEA_ERROR, ERROR_CLASS_GENERIC);
         g_test_message("%s", error->message);
+    }
+    end();
+}
+
+/* snapshot=on: what is written goes with the program; and the image may be one that must not be written. */
+static void test_snapshot(void)
+{
+    g_autofree char *path = NULL, *data = NULL;
+    BlockBackend *bb;
+    char buf[1024], back[1024];
+    gsize size;
+
+    begin();
+    path = make_file("disk", 1 << 20);
+    bb = drive("file=%s,format=raw,id=d,snapshot=on,copy-on-read=off", path);
+    g_assert_cmpint(bb_size(bb), ==, 1 << 20);
+    g_assert_false(bb_read_only(bb));
+    memset(buf, 's', sizeof(buf));
+    g_assert_cmpint(wr(bb, 5000, buf, sizeof(buf)), ==, 0);
+    g_assert_cmpint(rd(bb, 5000, back, sizeof(back)), ==, 0);
+    g_assert_cmpmem(buf, sizeof(buf), back, sizeof(back));
+    g_assert_cmpint(rd(bb, 4000, back, sizeof(back)), ==, 0);
+    g_assert_true(back[0] == 0 && back[999] == 0 && back[1000] == 's');
+    g_assert_cmpint(fl(bb), ==, 0);
+    g_assert_true(g_file_get_contents(path, &data, &size, NULL));
+    for (gsize i = 0; i < size; i++) {
+        g_assert_cmpint(data[i], ==, 0);
     }
     end();
 }
@@ -504,6 +531,7 @@ int main(int argc, char **argv)
     g_test_add_func("/block/bounds", test_bounds);
     g_test_add_func("/block/blockdev", test_blockdev);
     g_test_add_func("/block/errors", test_errors);
+    g_test_add_func("/block/snapshot", test_snapshot);
     g_test_add_func("/block/lock", test_lock);
     g_test_add_func("/block/error-policy", test_error_policy);
     g_test_add_func("/block/loops", test_loops);

@@ -156,7 +156,7 @@ static int raw_probe(const uint8_t *head, size_t size, const char *filename)
 
 static bool raw_co_create_named(BlockGraph *graph, const char *filename, json_object *options, GError **error)
 {
-    return block_co_create_file(graph, filename, options, error);
+    return block_co_create_raw(graph, filename, options, error);
 }
 
 static bool raw_co_measure(BlockGraph *graph, json_object *options, BlockNode *source, BlockMeasure *measure,

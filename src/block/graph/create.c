@@ -86,7 +86,7 @@ static json_object *check_options(const BlockDriver *drv, const BlockDriver *pro
     return out;
 }
 
-bool block_co_create_file(BlockGraph *graph, const char *filename, json_object *options, GError **error)
+bool block_co_create_raw(BlockGraph *graph, const char *filename, json_object *options, GError **error)
 {
     const BlockDriver *drv = block_protocol_of(filename, error);
     json_object *mine;
@@ -108,6 +108,22 @@ bool block_co_create_file(BlockGraph *graph, const char *filename, json_object *
     }
     ok = drv->co_create_named(graph, filename, mine, error);
     json_object_put(mine);
+    return ok;
+}
+
+bool block_co_create_file(BlockGraph *graph, const char *filename, json_object *options, GError **error)
+{
+    json_object *rest = json_object_new_object();
+    bool ok;
+
+    json_object_object_foreach(options, key, value)
+    {
+        if (strcmp(key, "size") != 0 && strcmp(key, "preallocation") != 0) {
+            json_object_object_add(rest, key, json_object_get(value));
+        }
+    }
+    ok = block_co_create_raw(graph, filename, rest, error);
+    json_object_put(rest);
     return ok;
 }
 

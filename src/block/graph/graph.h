@@ -164,8 +164,11 @@ bool block_node_info(BlockNode *node, BlockInfo *info, GError **error);
 json_object *block_node_specific_info(BlockNode *node); /* or NULL */
 
 /* ---- images by name ---- */
-/* Makes the file or remote object under a format, of that size; in a coroutine. */
+/* Makes the file or remote object under a format, empty: of the options it takes what the protocol knows, but
+ * for the format's own size and preallocation; in a coroutine. */
 bool block_co_create_file(BlockGraph *graph, const char *filename, json_object *options, GError **error);
+/* The same with size and preallocation, for images that are just the file. */
+bool block_co_create_raw(BlockGraph *graph, const char *filename, json_object *options, GError **error);
 /* What rhea-img create does: format, name, size (UINT64_MAX: the backing image's), -o options as text. Checks
  * options against the drivers' tables and the backing image. Blocking. */
 bool block_image_create(BlockGraph *graph, const char *format, const char *filename, uint64_t size,
