@@ -386,13 +386,6 @@ static int commit_locked(Qcow2Node *s, bool all)
     pthread_mutex_lock(&s->lock);
     covers = s->ticket;
     pthread_mutex_unlock(&s->lock);
-    if (s->journal.wanted && !s->journal.active && has_work(s)) {
-        /* Where there is no room for one it goes without. */
-        ret = qcow2_journal_start(s);
-        if (ret < 0) {
-            s->journal.wanted = false;
-        }
-    }
     ret = s->journal.active ? commit_journal(s, false) : commit_plain(s, all);
     if (ret >= 0) {
         s->committed = covers;
@@ -411,6 +404,26 @@ int qcow2_commit(Qcow2Node *s)
     co_mutex_lock(&s->commit_lock);
     if (s->committed < ticket) {
         ret = commit_locked(s, false);
+    }
+    co_mutex_unlock(&s->commit_lock);
+    return ret;
+}
+
+int qcow2_begin_change(Qcow2Node *s)
+{
+    int ret = 0;
+
+    if (!__atomic_load_n(&s->journal.wanted, __ATOMIC_RELAXED) ||
+        __atomic_load_n(&s->journal.active, __ATOMIC_ACQUIRE)) {
+        return 0;
+    }
+    co_mutex_lock(&s->commit_lock);
+    if (s->journal.wanted && !s->journal.active) {
+        ret = qcow2_journal_start(s);
+        if (ret == -ENOSPC || ret == -EFBIG) { /* no room for one: it goes without */
+            s->journal.wanted = false;
+            ret = 0;
+        }
     }
     co_mutex_unlock(&s->commit_lock);
     return ret;

@@ -277,6 +277,10 @@ int qcow2_l2_writable(Qcow2Node *s, uint64_t offset, Qcow2Page **page)
     if (index >= s->h.l1_size) {
         return -EIO;
     }
+    ret = qcow2_begin_change(s);
+    if (ret < 0) {
+        return ret;
+    }
     if (!(__atomic_load_n(&s->l1[index], __ATOMIC_RELAXED) & QCOW2_COPIED)) {
         co_mutex_lock(&s->table_lock);
         if (!(s->l1[index] & QCOW2_COPIED)) {

@@ -231,8 +231,8 @@ static void settle(Model *m, Task *t)
     default:
         for (uint64_t i = 0; i < t->bytes; i++) {
             if (t->buf[i] != m->bytes[t->offset + i]) {
-                g_error("byte %#" G_GINT64_MODIFIER "x of %s reads %02x, not %02x", t->offset + i, m->path, t->buf[i],
-                        m->bytes[t->offset + i]);
+                g_error("byte %#" G_GINT64_MODIFIER "x of %s reads %02x, not %02x", t->offset + i, m->path,
+                        t->buf[i], m->bytes[t->offset + i]);
             }
         }
         break;
