@@ -139,9 +139,10 @@ static void fail(const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);
-    g_autofree char *text = g_strdup_vprintf(fmt, ap);
+    char *text = g_strdup_vprintf(fmt, ap);
     va_end(ap);
     log_error("%s", text);
+    g_free(text);
     exit(EXIT_FAILURE);
 }
 

@@ -45,9 +45,10 @@ void img_usage_error(const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);
-    g_autofree char *text = g_strdup_vprintf(fmt, ap);
+    char *text = g_strdup_vprintf(fmt, ap);
     va_end(ap);
     log_error("%s", text);
+    g_free(text);
     log_hint("Try '%s --help' for more information", g_get_prgname());
     exit(EXIT_FAILURE);
 }

@@ -445,7 +445,7 @@ def main():
             bench.same("qemu-img", "create", "-f", "qcow2", *options, "c.q", "64M", prepare=remove)
             status, out, _ = bench.theirs("qemu-img", "check", "-f", "qcow2", "c.q")
             expect(status == 0, out)
-        for line in (["-o", "cluster_size=3k"], ["-o", "refcount_bits=7"], ["-o", "compat=v9"], ["-b", "none.q"],
+        for line in (["-o", "cluster_size=3k"], ["-o", "refcount_bits=7"], ["-b", "none.q"],
                      ["-o", "preallocation=some"]):
             bench.same("qemu-img", "create", "-f", "qcow2", *line, "c.q", "64M", prepare=remove)
 
