@@ -139,9 +139,10 @@ static void fail(const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);
-    g_autofree char *text = g_strdup_vprintf(fmt, ap);
+    char *text = g_strdup_vprintf(fmt, ap);
     va_end(ap);
     log_error("%s", text);
+    g_free(text);
     exit(EXIT_FAILURE);
 }
 
@@ -506,8 +507,8 @@ static int serve(ImgTool *tool, const Settings *s, ImgDisk *disk, int listen_fd,
         goto out;
     }
     if (old_stderr >= 0) {
-        /* The parent sees the end of its pipe: the server runs. Whoever waits for the end of our caller's stderr must
-         * not wait for the server's; -v keeps it all the same. */
+        /* The parent sees the end of its pipe: the server runs. Whoever waits for the end of our caller's
+         * stderr must not wait for the server's; -v keeps it all the same. */
         dup2(s->verbose ? old_stderr : STDOUT_FILENO, STDERR_FILENO);
         close(old_stderr);
     }

@@ -168,8 +168,10 @@ static void co_rebase(void *opaque)
     BlockNode *node = block_skip_filters(rb->overlay->node), *below = block_cow_child(node);
     uint64_t size = block_size(rb->overlay->root);
     for (uint64_t offset = 0; offset < size;) {
-        uint64_t count = 0;
-        int r = block_co_is_allocated_above(node, below, false, offset, size - offset, &count);
+        BlockStatus st = { 0 };
+        int r = block_co_status(node, offset, size - offset, &st);
+        uint64_t count = st.bytes;
+        r = r < 0 ? r : (st.flags & BLOCK_STATUS_ALLOCATED) != 0;
         if (r == 0 && rb->prefix && below) {
             /* What no layer between the overlay and the new base has is the same in both. */
             uint64_t changed = 0, limit = MIN(count, below->size > offset ? below->size - offset : count);
@@ -289,6 +291,12 @@ int img_cmd_rebase(ImgTool *tool, int argc, char **argv)
         if (new_disk) {
             rb.new_base = new_disk->root;
         }
+        if (!rb.old_base && rb.new_base && !block_backing_set(node, rb.new_base->node, &error)) {
+            /* With nothing below, a format may take zeroes for given and not write them: it must see the new
+             * base. */
+            error_report(error);
+            goto out;
+        }
         rb.old_buf = img_buffer(rb.overlay->root, COPY_BYTES);
         rb.new_buf = img_buffer(rb.overlay->root, COPY_BYTES);
         block_run(tool->graph, co_rebase, &rb);
@@ -372,7 +380,7 @@ static void co_commit(void *opaque)
         }
         if (r < 0) {
             cm->result = r;
-            cm->what = "Could not commit image";
+            cm->what = "Block job failed";
         }
         offset += count;
         img_progress_ratio(offset, size);
@@ -393,6 +401,17 @@ static char *backing_of(BlockNode *node, const char **format)
 {
     *format = node->backing_format && *node->backing_format ? node->backing_format : NULL;
     return node->backing_file && *node->backing_file ? block_backing_full_name(node, NULL) : NULL;
+}
+
+/* Whether the user's name, which counts from the overlay's directory, means the file `full`. */
+static bool same_image(BlockNode *overlay, const char *name, const char *full)
+{
+    g_autofree char *combined = block_combine_path(overlay->filename, name);
+    char *a = realpath(combined, NULL), *b = realpath(full, NULL);
+    bool same = a && b ? g_str_equal(a, b) : g_str_equal(combined, full);
+    free(a);
+    free(b);
+    return same;
 }
 
 /*
@@ -459,7 +478,7 @@ int img_cmd_commit(ImgTool *tool, int argc, char **argv)
         }
         goto out;
     }
-    while (base_name && !g_str_equal(base_name, node->backing_file) && !g_str_equal(base_name, below)) {
+    while (base_name && !same_image(node, base_name, below)) {
         ImgDisk *layer = img_open(tool, false, below, format, IMG_OPEN_NO_BACKING, NULL, false, NULL);
         if (!layer) {
             goto out;
@@ -618,6 +637,13 @@ int img_cmd_amend(ImgTool *tool, int argc, char **argv)
     img_progress_start(args.progress, 1);
     amend.options = img_options_parse(tables, text, &error);
     if (!amend.options) {
+        /* Known, but not to be changed? */
+        const BlockOption *all[] = { driver->create_options, NULL };
+        json_object *other = img_options_parse(all, text, NULL);
+        if (other) {
+            json_object_put(other);
+            error_append_hint(&error, "This option is only supported for image creation");
+        }
         error_report(error);
         img_progress_end();
         goto out;
@@ -795,7 +821,8 @@ int img_cmd_bitmap(ImgTool *tool, int argc, char **argv)
     int status = EXIT_FAILURE;
     ImgDisk *source = NULL;
     if (source_file) {
-        source = img_open(tool, false, source_file, source_format, 0, NULL, false, NULL);
+        /* Its data does not matter, and its backing image may be the very one that is changed. */
+        source = img_open(tool, false, source_file, source_format, IMG_OPEN_NO_BACKING, NULL, false, NULL);
         if (!source) {
             goto out;
         }

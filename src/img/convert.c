@@ -36,6 +36,7 @@ typedef struct Convert {
     uint64_t total, piece_bytes, cluster, align, sparse;
     uint64_t backing_size; /* of the target's backing image; UINT64_MAX: none or unknown */
     bool compressed, has_backing, zero_init, any_order, salvage, copy_range, quiet, count_first;
+    bool strict; /* a write ends before the next begins: what a format allocates stays in one run */
     int workers;
     int64_t rate;
     /* the cursor; looking at the status may yield */
@@ -340,8 +341,10 @@ static void convert_worker(void *opaque)
                 while (c->turn != ticket && c->result == 0) {
                     co_queue_wait(&c->turns);
                 }
-                c->turn++;
-                co_queue_wake_all(&c->turns);
+                if (!c->strict) {
+                    c->turn++;
+                    co_queue_wake_all(&c->turns);
+                }
             }
             if (r == 0 && c->result == 0 && !copied) {
                 r = write_piece(c, offset + done, n, buf, kind);
@@ -353,6 +356,10 @@ static void convert_worker(void *opaque)
             if (kind == PIECE_DATA) {
                 keep_rate(c, n);
             }
+        }
+        if (c->strict) {
+            c->turn++;
+            co_queue_wake_all(&c->turns);
         }
         if (r < 0) {
             if (c->result == 0) {
@@ -427,6 +434,7 @@ static int do_copy(Convert *c, bool target_is_new)
         }
         c->piece_bytes = c->cluster;
     }
+    c->strict = !c->any_order && !c->compressed && c->cluster > 0;
     co_mutex_init(&c->cursor_lock);
     co_queue_init(&c->turns);
     c->throttle_start = g_get_monotonic_time() * 1000;
@@ -450,12 +458,12 @@ static int do_copy(Convert *c, bool target_is_new)
 static bool check_bitmaps(BlockNode *node, bool skip_broken)
 {
     bool any = false;
-    for (guint i = 0; node->bitmaps && i < node->bitmaps->len; i++) {
+    for (guint i = node->bitmaps ? node->bitmaps->len : 0; i-- > 0;) {
         const DirtyBitmap *b = node->bitmaps->pdata[i];
         any = any || b->persistent;
         if (b->persistent && b->inconsistent && !skip_broken) {
             log_error("Cannot copy inconsistent bitmap '%s'", b->name);
-            log_hint("Try --skip-broken-bitmaps, or use 'qemu-img bitmap --remove'");
+            log_hint("Try --skip-broken-bitmaps, or use '%s bitmap --remove' to delete it", g_get_prgname());
             return false;
         }
     }
@@ -468,14 +476,16 @@ static bool check_bitmaps(BlockNode *node, bool skip_broken)
 
 static bool copy_bitmaps(BlockNode *from, BlockNode *to, bool skip_broken)
 {
+    for (guint i = from->bitmaps ? from->bitmaps->len : 0; i-- > 0;) {
+        const DirtyBitmap *b = from->bitmaps->pdata[i];
+        if (b->persistent && b->inconsistent && skip_broken) {
+            log_warning("Skipping inconsistent bitmap '%s'", b->name);
+        }
+    }
     for (guint i = 0; from->bitmaps && i < from->bitmaps->len; i++) {
         const DirtyBitmap *b = from->bitmaps->pdata[i];
         g_autoptr(GError) error = NULL;
-        if (!b->persistent || !b->name) {
-            continue;
-        }
-        if (b->inconsistent && skip_broken) {
-            log_warning("Skipping inconsistent bitmap '%s'", b->name);
+        if (!b->persistent || !b->name || b->inconsistent) {
             continue;
         }
         DirtyBitmap *copy = NULL;
@@ -651,10 +661,6 @@ int img_cmd_convert(ImgTool *tool, int argc, char **argv)
                            : skip_create && text             ? "-o has no effect when skipping image creation"
                            : c.zero_init && !skip_create     ? "--target-is-zero requires use of -n flag"
                                                              : NULL;
-    if (conflict && skip_create && text && g_str_has_prefix(conflict, "-o has")) {
-        log_warning("%s", conflict);
-        conflict = NULL;
-    }
     if (conflict) {
         log_error("%s", conflict);
         return EXIT_FAILURE;

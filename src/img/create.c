@@ -196,11 +196,16 @@ bool img_create(ImgTool *tool, const ImgCreate *create, GError **error)
         goto out;
     }
     if (!create->quiet) {
-        g_autofree char *text = img_options_text(tables, options);
+        g_autofree char *text = img_options_text(tables, create->format, options);
         printf("Formatting '%s', fmt=%s %s\n", create->filename, create->format, text);
         fflush(stdout);
     }
     ok = img_create_image(tool, driver, create->filename, options, error);
+    if (!ok && error && img_errno_of(*error) == EFBIG) { /* the host's words would not help */
+        g_clear_error(error);
+        error_set(error, "The image size is too large for file format '%s'%s", create->format,
+                  table_has(tables, "cluster_size") ? " (try using a larger cluster size)" : "");
+    }
 out:
     json_object_put(options);
     return ok;

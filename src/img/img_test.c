@@ -81,7 +81,7 @@ static void test_options(void)
     json_object *options = img_options_parse(tables, list, &error);
     g_assert_no_error(error);
     g_assert_nonnull(options);
-    g_autofree char *text = img_options_text(tables, options);
+    g_autofree char *text = img_options_text(tables, "some", options);
     g_assert_cmpstr(text, ==, "cluster_size=4096 lazy=on name=a,,b=c");
     json_object_put(options);
 

@@ -842,8 +842,13 @@ static bool create_snapshot(BlockNode *node, const char *name)
     bool ok = owner->driver->snapshot_create(owner, &info, &error);
     block_drain_end(drain);
     if (!ok) {
-        error_prefix(&error, "Could not create snapshot '%s': ", name);
-        error_report(error);
+        int e = img_errno_of(error);
+        if (e) { /* the form that scripts know */
+            log_error("Could not create snapshot '%s': %d (%s)", name, -e, g_strerror(e));
+        } else {
+            error_prefix(&error, "Could not create snapshot '%s': ", name);
+            error_report(error);
+        }
     }
     return ok;
 }

@@ -881,7 +881,8 @@ bool io_open(IoSession *s, const char *filename, const IoOpen *how, json_object 
         return false;
     }
     if (!json_object_object_get_ex(options, "discard", NULL)) { /* unlike elsewhere, on by default here */
-        json_object_object_add(options, "discard", json_object_new_string(how->discard ? how->discard : "unmap"));
+        json_object_object_add(options, "discard",
+                               json_object_new_string(how->discard ? how->discard : "unmap"));
     }
     json_object *driver = NULL;
     json_object_object_get_ex(options, "driver", &driver);
@@ -1006,6 +1007,27 @@ static int cmd_open(IoSession *s, int argc, char **argv)
     return io_open(s, filename, &how, options) ? 0 : -EINVAL;
 }
 
+/* Whether these members, where they are given, are "on" or "off". */
+static bool check_switches(json_object *changes, GError **error)
+{
+    static const char *const names[] = { "read-only", "auto-read-only", "cache.direct", "cache.no-flush",
+                                         NULL };
+    for (const char *const *name = names; *name; name++) {
+        json_object *dict = changes, *value = NULL;
+        const char *member = *name;
+        if (g_str_has_prefix(member, "cache.")) {
+            member += strlen("cache.");
+            json_object_object_get_ex(changes, "cache", &dict);
+        }
+        if (json_object_is_type(dict, json_type_object) && json_object_object_get_ex(dict, member, &value) &&
+            !g_str_equal(json_object_get_string(value), "on") &&
+            !g_str_equal(json_object_get_string(value), "off")) {
+            return error_set(error, "Parameter '%s' expects 'on' or 'off'", *name);
+        }
+    }
+    return true;
+}
+
 static int cmd_reopen(IoSession *s, int argc, char **argv)
 {
     bool has_cache = false;
@@ -1066,7 +1088,7 @@ static int cmd_reopen(IoSession *s, int argc, char **argv)
         put_nested(changes, "cache", "direct", cache.direct ? "on" : "off");
         put_nested(changes, "cache", "no-flush", cache.no_flush ? "on" : "off");
     }
-    bool ok = img_reopen(s->disk, changes, access == 'w', &error);
+    bool ok = check_switches(changes, &error) && img_reopen(s->disk, changes, access == 'w', &error);
     json_object_put(changes);
     if (!ok) {
         error_report(error);
@@ -1170,6 +1192,8 @@ static int cmd_resume(IoSession *s, int argc, char **argv)
     if (!node || !node->driver->debug_resume(node, argv[1])) {
         printf("Could not resume request: %s\n", g_strerror(node ? ENOENT : ENOTSUP));
         return -ENOENT;
+    }
+    while (loop_iterate(s->tool->loop, false)) { /* it goes on before the next command begins */
     }
     return 0;
 }

@@ -112,11 +112,12 @@ static json_object *typed_value(const BlockOption *option, const char *text, GEr
         }
         return json_object_new_boolean(on);
     case BLOCK_OPTION_NUMBER:
-        if (!img_ulong(text, UINT64_MAX, &number)) {
+        /* A negative number is a huge one, which the driver refuses in its own words. */
+        if (!img_ulong(*text == '-' ? text + 1 : text, UINT64_MAX, &number)) {
             error_set(error, "Parameter '%s' expects a number", option->name);
             return NULL;
         }
-        return json_object_new_uint64(number);
+        return json_object_new_uint64(*text == '-' ? -number : number);
     case BLOCK_OPTION_SIZE:
         switch (img_size_value(text, 1, &number)) {
         case 0:
@@ -175,29 +176,77 @@ static void append_escaped(GString *out, const char *text)
     }
 }
 
-char *img_options_text(const BlockOption *const *tables, json_object *options)
+static void append_option(GString *out, const BlockOption *o, json_object *value, const char *default_value)
+{
+    if (!value && !default_value) {
+        return;
+    }
+    g_string_append_printf(out, "%s%s=", out->len ? " " : "", o->name);
+    if (!value && o->type == BLOCK_OPTION_SIZE) {
+        uint64_t bytes = 0;
+        img_size_value(default_value, 1, &bytes);
+        g_string_append_printf(out, "%" PRIu64, bytes);
+    } else if (!value) {
+        append_escaped(out, default_value);
+    } else if (json_object_is_type(value, json_type_boolean)) {
+        g_string_append(out, json_object_get_boolean(value) ? "on" : "off");
+    } else {
+        append_escaped(out, json_object_get_string(value));
+    }
+}
+
+/* qcow2's options are shown in this order, and these with their defaults, where scripts expect them. */
+static const struct {
+    const char *name, *shown_default;
+} qcow2_order[] = {
+    { "encryption", NULL },
+    { "encrypt.format", NULL },
+    { "encrypt.key-secret", NULL },
+    { "encrypt.cipher-alg", NULL },
+    { "encrypt.cipher-mode", NULL },
+    { "encrypt.ivgen-alg", NULL },
+    { "encrypt.ivgen-hash-alg", NULL },
+    { "encrypt.hash-alg", NULL },
+    { "encrypt.iter-time", NULL },
+    { "cluster_size", "65536" },
+    { "extended_l2", "off" },
+    { "preallocation", NULL },
+    { "compression_type", "zlib" },
+    { "size", NULL },
+    { "compat", NULL },
+    { "backing_file", NULL },
+    { "backing_fmt", NULL },
+    { "data_file", NULL },
+    { "data_file_raw", NULL },
+    { "lazy_refcounts", "off" },
+    { "refcount_bits", "16" },
+};
+
+char *img_options_text(const BlockOption *const *tables, const char *format, json_object *options)
 {
     GString *out = g_string_new(NULL);
+    g_autoptr(GHashTable) done = g_hash_table_new(g_str_hash, g_str_equal);
+    bool ordered = g_str_equal(format, "qcow2");
+    /* With the journal's automatic choices the driver decides about subclusters. */
+    bool automatic = json_object_object_get_ex(options, "journal", NULL);
+    for (size_t i = 0; ordered && i < G_N_ELEMENTS(qcow2_order); i++) {
+        const char *name = qcow2_order[i].name;
+        const BlockOption *o = find_option(tables, name);
+        json_object *value = NULL;
+        if (o) {
+            json_object_object_get_ex(options, name, &value);
+            append_option(out, o, value,
+                          automatic && g_str_equal(name, "extended_l2") ? NULL
+                                                                        : qcow2_order[i].shown_default);
+            g_hash_table_add(done, (void *)name);
+        }
+    }
     for (const BlockOption *const *t = tables; *t; t++) {
         for (const BlockOption *o = *t; o->name; o++) {
             json_object *value = NULL;
-            if (find_option(tables, o->name) != o) {
-                continue; /* the format's stands before the protocol's */
-            }
-            if (!json_object_object_get_ex(options, o->name, &value) && !o->default_value) {
-                continue;
-            }
-            g_string_append_printf(out, "%s%s=", out->len ? " " : "", o->name);
-            if (!value && o->type == BLOCK_OPTION_SIZE) {
-                uint64_t bytes = 0;
-                img_size_value(o->default_value, 1, &bytes);
-                g_string_append_printf(out, "%" PRIu64, bytes);
-            } else if (!value) {
-                append_escaped(out, o->default_value);
-            } else if (json_object_is_type(value, json_type_boolean)) {
-                g_string_append(out, json_object_get_boolean(value) ? "on" : "off");
-            } else {
-                append_escaped(out, json_object_get_string(value));
+            if (g_hash_table_add(done, (void *)o->name)) { /* the format's stands before the protocol's */
+                json_object_object_get_ex(options, o->name, &value);
+                append_option(out, o, value, o->default_value);
             }
         }
     }

@@ -45,9 +45,10 @@ void img_usage_error(const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);
-    g_autofree char *text = g_strdup_vprintf(fmt, ap);
+    char *text = g_strdup_vprintf(fmt, ap);
     va_end(ap);
     log_error("%s", text);
+    g_free(text);
     log_hint("Try '%s --help' for more information", g_get_prgname());
     exit(EXIT_FAILURE);
 }
@@ -191,6 +192,36 @@ static void set_cache_default(json_object *options, const char *member, bool val
     }
 }
 
+int img_errno_of(const GError *error)
+{
+    for (int e = 1; error && e < 134; e++) {
+        if (g_str_has_suffix(error->message, g_strerror(e)) && !g_str_has_prefix(g_strerror(e), "Unknown")) {
+            return e;
+        }
+    }
+    return 0;
+}
+
+/* The graph names the image in front of what a driver says; the callers here do that themselves. What the
+ * host says of a file ("Could not open 'x': No such file or directory") stays as it is. */
+static void drop_name(GError **error, const char *filename)
+{
+    g_autofree char *head = g_strdup_printf("Could not open '%s': ", filename);
+    if (!error || !*error || !g_str_has_prefix((*error)->message, head)) {
+        return;
+    }
+    const char *rest = (*error)->message + strlen(head);
+    bool from_host = g_str_has_prefix(rest, "it is no file") || g_str_has_prefix(rest, "character devices");
+    for (int e = 1; e < 134 && !from_host; e++) {
+        from_host = g_str_equal(rest, g_strerror(e));
+    }
+    if (!from_host) {
+        char *text = g_strdup(rest);
+        g_free((*error)->message);
+        (*error)->message = text;
+    }
+}
+
 ImgDisk *img_try_open(ImgTool *tool, bool image_opts, const char *filename, const char *format,
                       unsigned flags, const ImgCache *cache, bool force_share, json_object *more,
                       GError **error)
@@ -236,6 +267,7 @@ ImgDisk *img_try_open(ImgTool *tool, bool image_opts, const char *filename, cons
         block_node_open_image(tool->graph, image_opts ? NULL : filename, options, open_flags, error);
     json_object_put(options);
     if (!node) {
+        drop_name(error, filename);
         return NULL;
     }
     ImgDisk *disk = g_new0(ImgDisk, 1);
@@ -330,6 +362,14 @@ static void merge_over(json_object *to, json_object *from)
 static bool collect_reopen(BlockNode *node, json_object *changes, GPtrArray *list, GError **error)
 {
     static const char *const inherited[] = { "read-only", "cache", "discard", NULL };
+    json_object *fixed = NULL;
+    if ((json_object_object_get_ex(changes, "node-name", &fixed) &&
+         !g_str_equal(json_object_get_string(fixed), node->name)) ||
+        (json_object_object_get_ex(changes, "driver", &fixed) &&
+         !g_str_equal(json_object_get_string(fixed), node->driver->name))) {
+        bool driver = fixed == json_object_object_get(changes, "driver");
+        return error_set(error, "Cannot change the option '%s'", driver ? "driver" : "node-name");
+    }
     json_object *options = as_text(node->options);
     json_object_object_add(options, "node-name", json_object_new_string(node->name));
     for (guint i = 0; i < node->children->len; i++) {

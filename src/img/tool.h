@@ -157,7 +157,7 @@ bool img_options_want_help(const char *list);
 /* The options of a format and of the protocol below it: tables, NULL-terminated array of them. */
 json_object *img_options_parse(const BlockOption *const *tables, const char *text, GError **error);
 /* "a=1 b=2 " with the defaults of what is not set. Caller frees. */
-char *img_options_text(const BlockOption *const *tables, json_object *options);
+char *img_options_text(const BlockOption *const *tables, const char *format, json_object *options);
 void img_options_help(const BlockOption *const *tables, bool amend);
 
 /* ---- making images ---- */
@@ -191,6 +191,9 @@ void img_snapshot_print(const BlockSnapshotInfo *info);
 
 /* Sizes count in sectors of 512 bytes: a file's odd end is padded with zeroes. */
 #define ROUND_UP_SECTOR(n) (((n) + 511) & ~(uint64_t)511)
+
+/* The errno whose text an error ends with; 0: none. */
+int img_errno_of(const GError *error);
 
 /* ---- running ---- */
 /* fn in `count` coroutines at a time, each with the same opaque; returns when all ended. */

@@ -12,6 +12,7 @@
 #include "qapi/visitor.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #define DEFAULT_TYPES ((1u << QAPI_BLKDEBUG_IOTYPE_BLOCK_STATUS) - 1) /* all but that one */
@@ -265,7 +266,11 @@ static void suspend(BlkdebugNode *b, const char *tag)
 
     g_ptr_array_add(b->suspended, &s);
     pthread_mutex_unlock(&b->lock);
+    printf("blkdebug: Suspended request '%s'\n", s.tag); /* tests that drive it wait for these lines */
+    fflush(stdout);
     coroutine_yield();
+    printf("blkdebug: Resuming request '%s'\n", s.tag);
+    fflush(stdout);
     pthread_mutex_lock(&b->lock);
     g_free(s.tag);
 }
@@ -484,8 +489,11 @@ static int blkdebug_co_block_status(BlockNode *node, bool want_zero, uint64_t of
     return ret;
 }
 
+static const char *const blkdebug_prefixes[] = { "blkdebug", NULL };
+
 static const BlockDriver blkdebug_driver = {
     .name = "blkdebug",
+    .prefixes = blkdebug_prefixes,
     .instance_size = sizeof(BlkdebugNode),
     .is_filter = true,
     .parse_filename = blkdebug_parse_filename,

@@ -493,9 +493,19 @@ static int node_write(BlockNode *node, uint64_t offset, uint64_t bytes, const Bl
         Padded p;
 
         pad(node, &p, offset, bytes, vec, from);
-        debug_here(node, QAPI_BLKDEBUG_EVENT_PWRITEV_RMW_HEAD);
+        if (p.head) {
+            debug_here(node, QAPI_BLKDEBUG_EVENT_PWRITEV_RMW_HEAD);
+        }
+        if (p.tail) {
+            debug_here(node, QAPI_BLKDEBUG_EVENT_PWRITEV_RMW_TAIL);
+        }
         ret = pad_read(node, &p);
-        debug_here(node, QAPI_BLKDEBUG_EVENT_PWRITEV_RMW_AFTER_TAIL);
+        if (p.head) {
+            debug_here(node, QAPI_BLKDEBUG_EVENT_PWRITEV_RMW_AFTER_HEAD);
+        }
+        if (p.tail) {
+            debug_here(node, QAPI_BLKDEBUG_EVENT_PWRITEV_RMW_AFTER_TAIL);
+        }
         if (!ret) {
             ret = aligned_write(node, p.offset, p.bytes, &p.vec, 0, flags);
         }
