@@ -8,11 +8,10 @@ import os
 import pathlib
 import random
 import re
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
+import zlib
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
@@ -124,6 +123,46 @@ def main():
                                   "-boot", "reboot-timeout=1"], directory) as vm:
                 vm.wait_text(r"(?s)(SeaBIOS \(version.*){5}", 90)
 
+        def screen():
+            """The VGA BIOS sets a text mode, firmware writes there, and pictures of it are right."""
+            with Machine(binary, ["-M", "pc", "-nodefaults", "-display", "none", "-accel", args.accel, "-m", "64",
+                                  "-vga", "std", "-qmp", f"unix:{directory}/qmp,server=on,wait=off"], directory) as vm:
+                deadline = time.monotonic() + 60
+                while True:
+                    text = vm.qmp.command("human-monitor-command", command_line="info screen")
+                    if "No bootable device" in text or time.monotonic() > deadline:
+                        break
+                    time.sleep(0.1)
+                expect("SeaBIOS (version" in text and "No bootable device" in text, text)
+                ppm, png = directory / "screen.ppm", directory / "screen.png"
+                vm.qmp.command("stop")
+                vm.qmp.command("screendump", filename=str(ppm))
+                vm.qmp.command("screendump", filename=str(png), format="png")
+                reply = vm.qmp.execute("screendump", filename="/nonexistent/x.ppm")
+                expect("error" in reply and "/nonexistent/x.ppm" in reply["error"]["desc"], str(reply))
+            head, rest = ppm.read_bytes().split(b"\n255\n", 1)
+            expect(head == b"P6\n720 400" and len(rest) == 720 * 400 * 3, str(head))
+            pixels = {rest[i:i + 3] for i in range(0, len(rest), 3)}
+            expect(pixels == {b"\0\0\0", b"\xaa\xaa\xaa"}, f"black and grey, not {len(pixels)} colours")
+            data, at, parts = png.read_bytes(), 8, b""
+            expect(data[:8] == b"\x89PNG\r\n\x1a\n", "no PNG")
+            while at < len(data):
+                size, kind = int.from_bytes(data[at:at + 4], "big"), data[at + 4:at + 8]
+                body = data[at + 4:at + 8 + size]
+                expect(zlib.crc32(body) == int.from_bytes(data[at + 8 + size:at + 12 + size], "big"), f"CRC of {kind}")
+                parts += body[4:] if kind == b"IDAT" else b""
+                at += 12 + size
+            lines = zlib.decompress(parts)
+            unfiltered = b"".join(lines[y * 2161 + 1:(y + 1) * 2161] for y in range(400))
+            expect(unfiltered == rest, "the two pictures differ")
+
+        def network_boot():
+            with Machine(binary, ["-M", "pc", "-nodefaults", "-display", "none", "-accel", args.accel, "-m", "128",
+                                  "-machine", "graphics=off", "-serial", "stdio", "-netdev", "user,id=n",
+                                  "-device", "virtio-net-pci,netdev=n,bootindex=0"], directory) as vm:
+                vm.wait_text(r"net0: [0-9a-f:]{17} using virtio-net on", 60)
+                vm.wait_text(r"net0: 10\.0\.2\.15/255\.255\.255\.0", 90)
+
         def missing_firmware():
             status, _, err = run([binary, *QUIET, "-bios", "bios-none.bin"])
             expect(status == 1 and "firmware file 'bios-none.bin' was not found" in err and "'seabios'" in err, err)
@@ -142,6 +181,9 @@ def main():
         test("boots from a CD-ROM", boots_from_cd)
         test("bootindex and -boot strict reach firmware", boot_order)
         test("restarts through firmware", restarts)
+        test("shows itself on the screen", screen)
+        if pathlib.Path("/usr/lib/ipxe/qemu/efi-virtio.rom").exists():
+            test("starts the network card's ROM, which gets an address", network_boot)
         test("clear errors", missing_firmware)
     tap.finish()
 
