@@ -109,7 +109,7 @@ def main():
                              "-drive", f"file={directory}/b,format=raw,if=none,id=b", "-device",
                              "virtio-blk-pci,drive=b,addr=7,bootindex=1", "-boot", "strict=on,reboot-timeout=100"],
                             "No bootable device")
-            order = re.search(r"boot order:\n((?: .*\n)+)", log.replace("\r", ""))
+            order = re.search(r"boot order:\n((?:\d+: .*\n)+)", log.replace("\r", ""))
             expect(order, "SeaBIOS was given no boot order:\n" + log)
             lines = [line.split(": ")[1] for line in order.group(1).splitlines()]
             expect(lines == ["/pci@i0cf8/scsi@7/disk@0,0", "/pci@i0cf8/ide@1,1/drive@1/disk@1", "HALT"], f"{lines}")

@@ -318,7 +318,7 @@ static uint32_t linear_pixel(const Picture *p, uint64_t at, unsigned bytes)
 static void draw_linear(const Picture *p)
 {
     const uint16_t *d = p->r->dispi;
-    unsigned bytes = (d[DISPI_BPP] + 7u) / 8;
+    unsigned bytes = MIN((d[DISPI_BPP] + 7u) / 8, 4u);
     uint64_t pitch = (uint64_t)MAX(d[DISPI_VIRTUAL_WIDTH], d[DISPI_XRES]) * bytes;
 
     fill(p->surface, d[DISPI_XRES], d[DISPI_YRES]);
