@@ -116,6 +116,20 @@ def main():
             first, second = log.find("drive 0x"), log.find("Booting from")
             expect(0 < first < second, log)
 
+        def boot_once():
+            """The CD-ROM comes first at the first start only."""
+            cd = make_cd(directory / "boot.iso")
+            disk = directory / "blank"
+            disk.write_bytes(bytes(1 << 20))
+            with Machine(binary, ["-M", "pc", "-nodefaults", "-display", "none", "-accel", args.accel, "-m", "64",
+                                  "-chardev", "stdio,id=debug", "-device", "isa-debugcon,iobase=0x402,chardev=debug",
+                                  "-qmp", f"unix:{directory}/qmp,server=on,wait=off",
+                                  "-hda", disk, "-cdrom", cd, "-boot", "once=d,order=c"], directory) as vm:
+                vm.wait_text("Booting from DVD/CD", 60)
+                expect("Booting from Hard Disk" not in vm.text(), vm.text())
+                vm.qmp.command("system_reset")
+                vm.wait_text("Booting from Hard Disk", 60)
+
         def restarts():
             """With nothing to boot, firmware resets the machine, which must start again from its ROM."""
             with Machine(binary, ["-M", "pc", "-nodefaults", "-display", "none", "-accel", args.accel, "-m", "64",
@@ -180,6 +194,7 @@ def main():
         test("boots from a virtio disk", boots_from_virtio)
         test("boots from a CD-ROM", boots_from_cd)
         test("bootindex and -boot strict reach firmware", boot_order)
+        test("-boot once", boot_once)
         test("restarts through firmware", restarts)
         test("shows itself on the screen", screen)
         if pathlib.Path("/usr/lib/ipxe/qemu/efi-virtio.rom").exists():
