@@ -85,8 +85,8 @@ typedef enum JitExit {
     JIT_EXIT_CAREFUL,  /* the block's careful variant is wanted: exit_arg is the JitCareful */
     JIT_EXIT_STEP,     /* the instruction at cpu->rip is the interpreter's */
     JIT_EXIT_CHANGED,  /* exit_info is not 0: see jit_block_scattered, exit_arg is some address in its code;
-                          else: a block that checks itself found  other code: exit_arg is the block, cpu->rip is
-                          set */
+                          else: a block that checks itself found  other code: exit_arg is the block, cpu->rip
+                          is  set */
     JIT_EXIT_POLL,     /* cpu->interrupt_poll was set */
 } JitExit;
 
@@ -288,7 +288,7 @@ typedef struct Jit {
     JitRegion regions[JIT_REGIONS];
     unsigned current;
     uint64_t turns; /* how often current changed */
-    JitHash *hash; /* atomic */
+    JitHash *hash;  /* atomic */
     unsigned block_count;
     GHashTable *pages; /* host page -> JitPage */
     guint pages_limit; /* when to look for some that hold nothing */
