@@ -643,7 +643,10 @@ static void sync_done(void *opaque, int result)
 static int sync_rw(BlockBackend *bb, uint64_t offset, struct iovec iov, bool write)
 {
     SyncRequest sync = { 0 };
-    Loop *loop = loop_new(NULL, NULL);
+    /* In the main thread its own loop, since what the request waits for (a job's piece) may be going on
+     * there. */
+    bool is_main = loop_is_current(bb->reg->loop);
+    Loop *loop = is_main ? bb->reg->loop : loop_new(NULL, NULL);
 
     if (!loop) {
         return -EMFILE;
@@ -654,9 +657,13 @@ static int sync_rw(BlockBackend *bb, uint64_t offset, struct iovec iov, bool wri
         bb_readv(bb, loop, offset, &iov, 1, sync_done, &sync);
     }
     while (!sync.done) {
-        loop_iterate_io(loop, true);
+        if (!loop_iterate_io(loop, true)) {
+            usleep(20);
+        }
     }
-    loop_free(loop);
+    if (!is_main) {
+        loop_free(loop);
+    }
     return sync.result;
 }
 
