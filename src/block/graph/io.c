@@ -307,7 +307,7 @@ static int copy_on_read(BlockNode *node, uint64_t offset, uint64_t bytes, const 
 static int node_read(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, uint64_t from,
                      unsigned flags)
 {
-    BlockTracked tracked;
+    BlockTracked tracked = { 0 };
     bool is_tracked;
     Padded p;
     int ret;
@@ -477,7 +477,7 @@ static int node_write(BlockNode *node, uint64_t offset, uint64_t bytes, const Bl
 {
     uint64_t align = node->driver->any_alignment ? 1 : node->limits.request_alignment;
     bool unaligned = (offset | bytes) & (align - 1), is_tracked;
-    BlockTracked tracked;
+    BlockTracked tracked = { 0 };
     int ret = change_begin(node);
 
     if (ret || !bytes) {
@@ -490,7 +490,7 @@ static int node_write(BlockNode *node, uint64_t offset, uint64_t bytes, const Bl
                                unaligned || (flags & BLOCK_REQ_SERIALISING) ? align : 0, &ret);
     flags &= ~(unsigned)(BLOCK_REQ_SERIALISING | BLOCK_REQ_NO_WAIT);
     if (!ret && unaligned) {
-        Padded p;
+        Padded p = { 0 };
 
         pad(node, &p, offset, bytes, vec, from);
         if (p.head) {
@@ -596,7 +596,7 @@ static int node_write_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes, u
     uint64_t align = node->driver->any_alignment ? 1 : node->limits.request_alignment, mask = align - 1;
     uint64_t end = offset + bytes, first = (offset + mask) & ~mask, last = end & ~mask;
     bool unaligned = (offset | bytes) & mask, is_tracked;
-    BlockTracked tracked;
+    BlockTracked tracked = { 0 };
     int ret = change_begin(node);
 
     if (ret || !bytes) {
@@ -616,7 +616,7 @@ static int node_write_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes, u
         for (int i = 0; i < 2 && !ret; i++) {
             uint64_t n = parts[i][1] > parts[i][0] ? parts[i][1] - parts[i][0] : 0;
             g_autofree uint8_t *zeroes = n ? g_malloc0(n) : NULL;
-            Padded p;
+            Padded p = { 0 };
 
             if (n && pad(node, &p, parts[i][0], n, &BLOCK_VEC_BUF(zeroes, n), 0)) {
                 ret = pad_read(node, &p);
@@ -643,7 +643,7 @@ static int node_discard(BlockNode *node, uint64_t offset, uint64_t bytes)
 {
     const BlockLimits *l = &node->limits;
     uint64_t align = MAX(l->request_alignment, 1), max, end = offset + bytes;
-    BlockTracked tracked;
+    BlockTracked tracked = { 0 };
     bool is_tracked;
     int ret;
 
@@ -733,7 +733,7 @@ static int copy_on_read(BlockNode *node, uint64_t offset, uint64_t bytes, const 
 {
     uint64_t size = __atomic_load_n(&node->size, __ATOMIC_RELAXED), end = offset + bytes, unit;
     bool prefetch = flags & BLOCK_REQ_PREFETCH;
-    BlockTracked tracked;
+    BlockTracked tracked = { 0 };
     BlockInfo info;
     uint8_t *buf;
     int ret;
@@ -943,7 +943,7 @@ int block_co_truncate(BlockChild *child, uint64_t size, bool exact, QapiPrealloc
         error_set(error, "%s: the image is corrupt", node->what);
         ret = -EIO;
     } else {
-        BlockTracked tracked;
+        BlockTracked tracked = { 0 };
         uint64_t at = MIN(old, size);
         bool is_tracked;
 

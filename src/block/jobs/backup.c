@@ -385,7 +385,7 @@ static bool backup_open(BackupJob *b, const BackupStart *o, GError **error)
     if (b->target) {
         b->root = block_root_new(b->filter, "job", 0, BLOCK_PERM_ALL, &block_job_root_ops, b, error);
     }
-    if (b->root) {
+    if (b->filter && b->root) {
         b->root->stays = true;
         ((CbwNode *)b->filter)->b = b;
     }
