@@ -48,7 +48,9 @@ static void collect(Qcow2Node *s, Qcow2Batch *b, bool skip_refcounts, bool check
         }
     }
     g_ptr_array_set_size(s->dirty_pages, (gint)kept);
-    qsort(b->pages->pdata, b->pages->len, sizeof(void *), by_offset);
+    if (b->pages->len > 1) {
+        qsort(b->pages->pdata, b->pages->len, sizeof(void *), by_offset);
+    }
     b->contents = g_malloc((size_t)b->pages->len * s->page_bytes + 1);
     for (guint i = 0; i < b->pages->len; i++) {
         Qcow2Page *page = g_ptr_array_index(b->pages, i);
@@ -74,7 +76,9 @@ static void collect(Qcow2Node *s, Qcow2Batch *b, bool skip_refcounts, bool check
         for (guint i = 0; i < s->home_pages->len; i++) {
             g_ptr_array_add(b->home, g_ptr_array_index(s->home_pages, i));
         }
-        qsort(b->home->pdata, b->home->len, sizeof(void *), by_offset);
+        if (b->home->len > 1) {
+            qsort(b->home->pdata, b->home->len, sizeof(void *), by_offset);
+        }
         for (guint i = 0; i < b->home->len; i++) {
             memcpy(b->home_contents + (size_t)i * s->page_bytes,
                    ((Qcow2Page *)g_ptr_array_index(b->home, i))->data, s->page_bytes);
@@ -386,13 +390,6 @@ static int commit_locked(Qcow2Node *s, bool all)
     pthread_mutex_lock(&s->lock);
     covers = s->ticket;
     pthread_mutex_unlock(&s->lock);
-    if (s->journal.wanted && !s->journal.active && has_work(s)) {
-        /* Where there is no room for one it goes without. */
-        ret = qcow2_journal_start(s);
-        if (ret < 0) {
-            s->journal.wanted = false;
-        }
-    }
     ret = s->journal.active ? commit_journal(s, false) : commit_plain(s, all);
     if (ret >= 0) {
         s->committed = covers;
@@ -411,6 +408,26 @@ int qcow2_commit(Qcow2Node *s)
     co_mutex_lock(&s->commit_lock);
     if (s->committed < ticket) {
         ret = commit_locked(s, false);
+    }
+    co_mutex_unlock(&s->commit_lock);
+    return ret;
+}
+
+int qcow2_begin_change(Qcow2Node *s)
+{
+    int ret = 0;
+
+    if (!__atomic_load_n(&s->journal.wanted, __ATOMIC_RELAXED) ||
+        __atomic_load_n(&s->journal.active, __ATOMIC_ACQUIRE)) {
+        return 0;
+    }
+    co_mutex_lock(&s->commit_lock);
+    if (s->journal.wanted && !s->journal.active) {
+        ret = qcow2_journal_start(s);
+        if (ret == -ENOSPC || ret == -EFBIG) { /* no room for one: it goes without */
+            s->journal.wanted = false;
+            ret = 0;
+        }
     }
     co_mutex_unlock(&s->commit_lock);
     return ret;

@@ -396,6 +396,24 @@ static BlockNode *open_protocol(BlockGraph *graph, const char *filename, GError 
     return node;
 }
 
+/* The file that carries an image (or its data) is made empty: what it must hold is written by us. */
+static bool make_file(BlockGraph *graph, const char *filename, json_object *options, GError **error)
+{
+    json_object *o = json_object_new_object();
+    bool ok;
+
+    json_object_object_foreach(options, key, value)
+    {
+        if (strcmp(key, "preallocation") != 0 && strcmp(key, "size") != 0) {
+            json_object_object_add(o, key, json_object_get(value));
+        }
+    }
+    json_object_object_add(o, "size", json_object_new_uint64(0));
+    ok = block_co_create_file(graph, filename, o, error);
+    json_object_put(o);
+    return ok;
+}
+
 bool qcow2_co_create_named(BlockGraph *graph, const char *filename, json_object *options, GError **error)
 {
     BlockChild *data_root = NULL;
@@ -407,18 +425,16 @@ bool qcow2_co_create_named(BlockGraph *graph, const char *filename, json_object 
         return false;
     }
     if (w.data_file) {
-        char *path = block_combine_path(filename, w.data_file);
-
-        if (block_co_create_file(graph, path, options, error)) {
-            w.data = open_protocol(graph, path, error);
+        /* As QEMU does: the name as it is, not beside the image. */
+        if (make_file(graph, w.data_file, options, error)) {
+            w.data = open_protocol(graph, w.data_file, error);
         }
-        g_free(path);
         data_root = w.data ? block_root_new(w.data, "tool", 0, BLOCK_PERM_ALL, NULL, NULL, error) : NULL;
         if (!data_root) {
             return false;
         }
     }
-    ok = check_want(&w, error) && block_co_create_file(graph, filename, options, error);
+    ok = check_want(&w, error) && make_file(graph, filename, options, error);
     file = ok ? open_protocol(graph, filename, error) : NULL;
     ok = file && create(graph, file, &w, error);
     if (data_root) {

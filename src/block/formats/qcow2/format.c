@@ -407,9 +407,28 @@ bool qcow2_header_encode(const Qcow2Header *h, uint8_t *data, size_t size, GErro
             memcpy(data + QCOW2_OUR_HEADER, h->unknown_fields, h->unknown_size);
         }
     }
+    /* What changes while the image is in use lies in the first sector, with the features: a sector is written
+     * whole. */
+    if (h->journal.present) {
+        uint8_t ext[EXT_JOURNAL_BYTES] = { 0 };
+
+        put_be32(ext, h->journal.wish);
+        put_be64(ext + 8, h->journal.offset);
+        put_be64(ext + 16, h->journal.size);
+        memcpy(ext + 24, h->journal.uuid, 16);
+        fits = fits && put_extension(data, size, &at, QCOW2_EXT_JOURNAL, ext, sizeof(ext));
+    }
+    if (h->has_bitmaps) {
+        uint8_t ext[24] = { 0 };
+
+        put_be32(ext, h->bitmap_count);
+        put_be64(ext + 8, h->bitmap_dir_size);
+        put_be64(ext + 16, h->bitmap_dir_offset);
+        fits = fits && put_extension(data, size, &at, QCOW2_EXT_BITMAPS, ext, sizeof(ext));
+    }
     if (h->backing_format) {
-        fits = put_extension(data, size, &at, QCOW2_EXT_BACKING_FORMAT, h->backing_format,
-                             (uint32_t)strlen(h->backing_format));
+        fits = fits && put_extension(data, size, &at, QCOW2_EXT_BACKING_FORMAT, h->backing_format,
+                                     (uint32_t)strlen(h->backing_format));
     }
     if (h->data_file) {
         fits = fits && put_extension(data, size, &at, QCOW2_EXT_DATA_FILE, h->data_file,
@@ -424,23 +443,6 @@ bool qcow2_header_encode(const Qcow2Header *h, uint8_t *data, size_t size, GErro
     }
     if (fits && h->version >= 3) {
         fits = put_feature_names(data, size, &at, h->journal.present);
-    }
-    if (h->has_bitmaps) {
-        uint8_t ext[24] = { 0 };
-
-        put_be32(ext, h->bitmap_count);
-        put_be64(ext + 8, h->bitmap_dir_size);
-        put_be64(ext + 16, h->bitmap_dir_offset);
-        fits = fits && put_extension(data, size, &at, QCOW2_EXT_BITMAPS, ext, sizeof(ext));
-    }
-    if (h->journal.present) {
-        uint8_t ext[EXT_JOURNAL_BYTES] = { 0 };
-
-        put_be32(ext, h->journal.wish);
-        put_be64(ext + 8, h->journal.offset);
-        put_be64(ext + 16, h->journal.size);
-        memcpy(ext + 24, h->journal.uuid, 16);
-        fits = fits && put_extension(data, size, &at, QCOW2_EXT_JOURNAL, ext, sizeof(ext));
     }
     for (guint i = 0; h->unknown && i < h->unknown->len; i++) {
         const Qcow2Extension *ext = &g_array_index(h->unknown, Qcow2Extension, i);

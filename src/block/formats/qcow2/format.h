@@ -42,7 +42,10 @@ enum {
 #define QCOW2_INCOMPAT_KNOWN                                                                                 \
     (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT | QCOW2_INCOMPAT_DATA_FILE | QCOW2_INCOMPAT_COMPRESSION | \
      QCOW2_INCOMPAT_EXTENDED_L2 | QCOW2_INCOMPAT_JOURNAL)
-#define QCOW2_AUTOCLEAR_KNOWN (QCOW2_AUTOCLEAR_BITMAPS | QCOW2_AUTOCLEAR_RAW_DATA)
+/* The journal's header extension names clusters that are nobody else's, though the journal may be empty or
+ * gone. */
+#define QCOW2_AUTOCLEAR_JOURNAL (UINT64_C(1) << QCOW2_INCOMPAT_JOURNAL_BIT)
+#define QCOW2_AUTOCLEAR_KNOWN   (QCOW2_AUTOCLEAR_BITMAPS | QCOW2_AUTOCLEAR_RAW_DATA | QCOW2_AUTOCLEAR_JOURNAL)
 
 enum {
     QCOW2_EXT_END = 0,

@@ -170,14 +170,6 @@ int qcow2_journal_start(Qcow2Node *s)
     if (!offset) {
         return ret;
     }
-    ret = blk_pwrite_zeroes(s->node.file, offset, size, 0);
-    if (ret >= 0) {
-        ret = qcow2_commit_ordered(s);
-    }
-    if (ret < 0) {
-        qcow2_free_now(s, offset, size, false);
-        return ret;
-    }
     memset(j, 0, sizeof(*j));
     j->wanted = true;
     j->offset = offset;
@@ -192,51 +184,99 @@ int qcow2_journal_start(Qcow2Node *s)
     s->h.journal.offset = offset;
     s->h.journal.size = size;
     memcpy(s->h.journal.uuid, j->uuid, 16);
-    s->h.incompatible |= QCOW2_INCOMPAT_JOURNAL;
+    /* First whose the clusters are, then their refcounts, then that the journal counts. */
+    s->h.autoclear |= QCOW2_AUTOCLEAR_JOURNAL;
     ret = qcow2_write_header(s);
+    if (ret >= 0) {
+        ret = blk_pwrite_zeroes(s->node.file, offset, size, 0);
+    }
+    if (ret >= 0) {
+        ret = blk_flush(s->node.file);
+    }
+    if (ret >= 0) {
+        ret = qcow2_commit_ordered(s);
+    }
+    if (ret >= 0) {
+        s->h.incompatible |= QCOW2_INCOMPAT_JOURNAL;
+        ret = qcow2_write_header(s);
+    }
     if (ret >= 0) {
         ret = blk_flush(s->node.file);
     }
     if (ret < 0) {
         s->h.journal = old;
         s->h.incompatible &= ~QCOW2_INCOMPAT_JOURNAL;
+        s->h.autoclear &= ~QCOW2_AUTOCLEAR_JOURNAL;
         qcow2_write_header(
-            s); /* which of the two the file has is not known: either is true, the journal is empty */
+            s); /* which of them the file has is not known: each is true, the journal is empty */
+        qcow2_free_now(s, offset, size, false);
         return ret;
     }
     j->active = true;
     return 0;
 }
 
-static int header_without_journal(Qcow2Node *s)
+/* The journal is empty and all tables are stable: it ends, and its clusters are given back. */
+static int end_journal(Qcow2Node *s)
 {
     int ret;
 
     s->h.incompatible &= ~QCOW2_INCOMPAT_JOURNAL;
-    s->h.journal.offset = s->h.journal.size = 0;
-    memset(s->h.journal.uuid, 0, 16);
+    s->h.autoclear |= QCOW2_AUTOCLEAR_JOURNAL;
     ret = qcow2_write_header(s);
     return ret < 0 ? ret : blk_flush(s->node.file);
 }
 
+bool qcow2_journal_reclaim(Qcow2Node *s, GError **error)
+{
+    uint64_t first = qcow2_cluster_of(s, s->h.journal.offset), count = qcow2_cluster_of(s, s->h.journal.size);
+    int ret = 0;
+
+    if (!(s->h.autoclear & QCOW2_AUTOCLEAR_JOURNAL)) {
+        return true;
+    }
+    if (!first || s->h.journal.offset % s->g.cluster_size || s->h.journal.size % s->g.cluster_size ||
+        s->h.journal.offset >> 56 || s->h.journal.size > 2 * (uint64_t)JOURNAL_MAX) {
+        return error_set(error, "%s: the journal's header extension is invalid", qcow2_what(s));
+    }
+    for (uint64_t c = first; c < first + count && ret >= 0; c++) {
+        uint64_t value;
+
+        ret = qcow2_refcount_get(s, c, &value);
+        if (ret >= 0 && value) {
+            ret = qcow2_refcount_add(s, c, 1, -1);
+        }
+    }
+    if (ret >= 0) {
+        ret = qcow2_commit_ordered(s);
+    }
+    if (ret >= 0) {
+        s->h.autoclear &= ~QCOW2_AUTOCLEAR_JOURNAL;
+        s->h.journal.offset = s->h.journal.size = 0;
+        memset(s->h.journal.uuid, 0, 16);
+        ret = qcow2_write_header(s);
+    }
+    return ret >= 0 ||
+           error_set_errno(error, -ret, "%s: cannot give back the journal's clusters", qcow2_what(s));
+}
+
 int qcow2_journal_stop(Qcow2Node *s)
 {
-    Qcow2Journal *j = &s->journal;
-    Qcow2JournalExt old = s->h.journal;
     int ret = qcow2_commit_home(s);
 
     if (ret < 0) {
         return ret;
     }
-    ret = header_without_journal(s);
+    ret = end_journal(s);
     if (ret < 0) {
-        s->h.journal = old;
         s->h.incompatible |= QCOW2_INCOMPAT_JOURNAL;
         return ret;
     }
-    j->active = false;
-    ret = qcow2_free_now(s, j->offset, j->size, true);
-    return ret < 0 ? ret : qcow2_commit_ordered(s);
+    s->journal.active = false;
+    if (!qcow2_journal_reclaim(s, NULL)) {
+        return -EIO;
+    }
+    return blk_flush(s->node.file);
 }
 
 /* ---- replay ---- */
@@ -397,7 +437,7 @@ bool qcow2_journal_replay(Qcow2Node *s, GError **error)
     }
     ret = blk_flush(s->node.file);
     if (ret >= 0) {
-        ret = header_without_journal(s);
+        ret = end_journal(s);
     }
     if (ret < 0) {
         return error_set_errno(error, -ret, "%s: cannot write the image after replaying its journal",

@@ -241,9 +241,12 @@ static int make_table(Qcow2Node *s, uint64_t index)
         if (ret >= 0) {
             ret = blk_pwrite(s->node.file, a.host, s->g.cluster_size, copy, 0);
         }
-        g_free(copy);
         ordered = true;
     }
+    if (ret >= 0) {
+        qcow2_pages_forget(s, a.host, s->g.cluster_size, copy);
+    }
+    g_free(copy);
     pthread_mutex_lock(&s->lock);
     if (ret >= 0) {
         uint64_t host = a.host;
@@ -273,6 +276,10 @@ int qcow2_l2_writable(Qcow2Node *s, uint64_t offset, Qcow2Page **page)
     *page = NULL;
     if (index >= s->h.l1_size) {
         return -EIO;
+    }
+    ret = qcow2_begin_change(s);
+    if (ret < 0) {
+        return ret;
     }
     if (!(__atomic_load_n(&s->l1[index], __ATOMIC_RELAXED) & QCOW2_COPIED)) {
         co_mutex_lock(&s->table_lock);

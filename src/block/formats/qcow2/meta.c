@@ -187,23 +187,24 @@ int qcow2_page_get(Qcow2Node *s, uint64_t offset, Qcow2PageKind kind, Qcow2Page 
     return ret;
 }
 
-int qcow2_page_new(Qcow2Node *s, uint64_t offset, Qcow2PageKind kind, Qcow2Page **result)
+void qcow2_pages_forget(Qcow2Node *s, uint64_t offset, uint64_t bytes, const uint8_t *contents)
 {
-    Qcow2Page *page;
-
     pthread_mutex_lock(&s->lock);
-    page = lookup(s, offset);
-    if (page) { /* left over from what was there before */
-        g_assert(!page->loading);
-        page->pins++;
-        page->kind = kind;
-        memset(page->data, 0, s->page_bytes);
-    } else {
-        page = add_page(s, offset, kind);
+    for (uint64_t at = 0; at < bytes; at += s->page_bytes) {
+        Qcow2Page *page = lookup(s, offset + at);
+
+        if (!page) {
+            continue;
+        }
+        if (!page->pins) {
+            free_page(s, page);
+        } else if (contents) { /* somebody looks at it who will see that it is no longer his */
+            memcpy(page->data, contents + at, s->page_bytes);
+        } else {
+            memset(page->data, 0, s->page_bytes);
+        }
     }
     pthread_mutex_unlock(&s->lock);
-    *result = page;
-    return 0;
 }
 
 void qcow2_page_put(Qcow2Node *s, Qcow2Page *page)

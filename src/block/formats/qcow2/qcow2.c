@@ -199,6 +199,9 @@ static bool load(Qcow2Node *s, GError **error)
     if (!qcow2_snapshots_load(s, flags & BLOCK_OPEN_CHECK, error)) {
         return false;
     }
+    if (may_write(s) && !qcow2_journal_reclaim(s, error)) {
+        return false;
+    }
     s->raw_data = s->h.autoclear & QCOW2_AUTOCLEAR_RAW_DATA;
     if (!may_write(s)) {
         s->opened = true;
@@ -214,9 +217,6 @@ static bool load(Qcow2Node *s, GError **error)
     if ((s->h.incompatible & QCOW2_INCOMPAT_DIRTY) && !(flags & BLOCK_OPEN_CHECK) &&
         !repair_dirty(s, error)) {
         return false;
-    }
-    if (s->h.journal.offset && !(flags & BLOCK_OPEN_CHECK)) { /* left behind by a close that did not finish */
-        s->h.journal.offset = s->h.journal.size = 0;
     }
     s->journal.wanted =
         s->h.journal.present && s->h.journal.wish && s->h.version >= 3 && !(flags & BLOCK_OPEN_CHECK);
@@ -244,7 +244,6 @@ static bool open_data_file(Qcow2Node *s, const QapiBlockdevOptions *options, Qap
     BlockNode *node = &s->node, *data;
     const BlockDriver *protocol;
     json_object *o;
-    char *path;
     bool ok;
 
     if (!(s->h.incompatible & QCOW2_INCOMPAT_DATA_FILE)) {
@@ -256,10 +255,8 @@ static bool open_data_file(Qcow2Node *s, const QapiBlockdevOptions *options, Qap
     if (!s->h.data_file) {
         return error_set(error, "'data-file' is required for this image");
     }
-    path = block_combine_path(node->file->node->filename, s->h.data_file);
-    protocol = block_protocol_of(path, error);
+    protocol = block_protocol_of(s->h.data_file, error);
     if (!protocol) {
-        g_free(path);
         return false;
     }
     o = json_object_new_object();
@@ -270,9 +267,9 @@ static bool open_data_file(Qcow2Node *s, const QapiBlockdevOptions *options, Qap
     json_object_object_add(o, "discard", json_object_new_string(node->discard ? "unmap" : "ignore"));
     json_object_object_add(o, "cache.direct", json_object_new_boolean(node->cache_direct));
     json_object_object_add(o, "cache.no-flush", json_object_new_boolean(node->cache_no_flush));
-    data = block_node_open_image(node->graph, path, o, node->open_flags & BLOCK_OPEN_INHERITED, error);
+    data =
+        block_node_open_image(node->graph, s->h.data_file, o, node->open_flags & BLOCK_OPEN_INHERITED, error);
     json_object_put(o);
-    g_free(path);
     ok = data && block_child_attach(node, data, "data-file", BLOCK_ROLE_DATA, &s->data_child, error);
     return ok;
 }

@@ -213,8 +213,9 @@ void qcow2_meta_drop(Qcow2Node *s);
 Qcow2Page *qcow2_page_find(Qcow2Node *s, uint64_t offset);
 /* The same, read if needed. lock is not held. */
 int qcow2_page_get(Qcow2Node *s, uint64_t offset, Qcow2PageKind kind, Qcow2Page **page);
-/* Makes one that holds zeroes, without reading: the caller knows. lock is not held. */
-int qcow2_page_new(Qcow2Node *s, uint64_t offset, Qcow2PageKind kind, Qcow2Page **page);
+/* The place is a new table's, with these contents (NULL: zeroes), which are in the file: pages of what was
+ * there before go. lock is not held. */
+void qcow2_pages_forget(Qcow2Node *s, uint64_t offset, uint64_t bytes, const uint8_t *contents);
 void qcow2_page_put(Qcow2Node *s, Qcow2Page *page);                                  /* lock held */
 void qcow2_page_unpin(Qcow2Node *s, Qcow2Page *page);                                /* takes it */
 void qcow2_page_dirty(Qcow2Node *s, Qcow2Page *page, uint32_t from, uint32_t bytes); /* lock held */
@@ -227,6 +228,9 @@ int qcow2_commit(Qcow2Node *s);
 int qcow2_checkpoint(Qcow2Node *s);
 /* Commits where the tables' dirty part has grown large; between requests' steps, without locks. */
 int qcow2_relieve(Qcow2Node *s);
+/* Before a request changes tables: where the image asks for a journal it is there from the first change on.
+ */
+int qcow2_begin_change(Qcow2Node *s);
 int qcow2_set_dirty_bit(Qcow2Node *s, bool on);
 /* For the journal's own start and stop, with commit_lock held: everything at its own place and stable, by way
  * of the journal; or without it. */
@@ -249,6 +253,8 @@ int qcow2_journal_append(Qcow2Node *s, const Qcow2Batch *batch);
 /* It is stable: the next one goes behind it. */
 void qcow2_journal_committed(Qcow2Node *s, const Qcow2Batch *batch);
 int qcow2_journal_stop(Qcow2Node *s);
+/* Gives back the clusters of a journal that has ended. */
+bool qcow2_journal_reclaim(Qcow2Node *s, GError **error);
 /* At open, before any table is read: brings the file up to date and leaves the image without a journal. */
 bool qcow2_journal_replay(Qcow2Node *s, GError **error);
 

@@ -64,8 +64,14 @@ static void make(const char *path, uint64_t size, const char *options)
     for (char **p = parts; *p && **p; p++) {
         char *eq = strchr(*p, '=');
 
-        *eq = 0;
-        json_object_object_add(o, *p, json_object_new_string(eq + 1));
+        *eq++ = 0;
+        if (strncmp(eq, "DIR/", 4) == 0) {
+            g_autofree char *full = at(eq + 4);
+
+            json_object_object_add(o, *p, json_object_new_string(full));
+        } else {
+            json_object_object_add(o, *p, json_object_new_string(eq));
+        }
     }
     block_image_create(graph, "qcow2", path, size, o, false, &error);
     g_assert_no_error(error);
@@ -225,8 +231,8 @@ static void settle(Model *m, Task *t)
     default:
         for (uint64_t i = 0; i < t->bytes; i++) {
             if (t->buf[i] != m->bytes[t->offset + i]) {
-                g_error("byte %#" G_GINT64_MODIFIER "x of %s reads %02x, not %02x", t->offset + i, m->path, t->buf[i],
-                        m->bytes[t->offset + i]);
+                g_error("byte %#" G_GINT64_MODIFIER "x of %s reads %02x, not %02x", t->offset + i, m->path,
+                        t->buf[i], m->bytes[t->offset + i]);
             }
         }
         break;
@@ -325,8 +331,8 @@ static const Kind kinds[] = {
     { "journal-512", "journal=on,cluster_size=512", 4u << 20, 512, true, true },
     { "prealloc", "preallocation=metadata", 16u << 20, 65536, false, false },
     { "falloc", "preallocation=falloc,extended_l2=on", 16u << 20, 65536, false, false },
-    { "data-file", "data_file=data.raw", 16u << 20, 65536, true, false },
-    { "data-file-raw", "data_file=data.raw,data_file_raw=on", 16u << 20, 65536, false, false },
+    { "data-file", "data_file=DIR/data.raw", 16u << 20, 65536, true, false },
+    { "data-file-raw", "data_file=DIR/data.raw,data_file_raw=on", 16u << 20, 65536, false, false },
 };
 
 static void test_random(gconstpointer which)
@@ -379,6 +385,377 @@ static void test_random(gconstpointer which)
     end();
 }
 
+/* ---- snapshots ---- */
+
+static void fill(BlockChild *root, uint64_t offset, uint64_t bytes, int value)
+{
+    g_autofree uint8_t *buf = g_malloc(bytes);
+
+    memset(buf, value, bytes);
+    g_assert_cmpint(blk_pwrite(root, offset, bytes, buf, 0), >=, 0);
+}
+
+static void expect(BlockChild *root, uint64_t offset, uint64_t bytes, int value)
+{
+    g_autofree uint8_t *buf = g_malloc(bytes);
+
+    g_assert_cmpint(blk_pread(root, offset, bytes, buf, 0), >=, 0);
+    for (uint64_t i = 0; i < bytes; i++) {
+        if (buf[i] != value) {
+            g_error("byte %#" G_GINT64_MODIFIER "x is %02x, not %02x", offset + i, buf[i], value);
+        }
+    }
+}
+
+static void take_snapshot(BlockChild *root, const char *name, char *id)
+{
+    BlockSnapshotInfo info = { .date_s = 1000, .icount = UINT64_MAX };
+    g_autoptr(GError) error = NULL;
+
+    g_strlcpy(info.name, name, sizeof(info.name));
+    root->node->driver->snapshot_create(root->node, &info, &error);
+    g_assert_no_error(error);
+    g_strlcpy(id, info.id, sizeof(info.id));
+}
+
+static void test_snapshots(gconstpointer options)
+{
+    g_autofree char *path = NULL;
+    g_autoptr(GError) error = NULL;
+    const BlockDriver *driver;
+    BlockChild *root;
+    char one[128], two[128];
+    GArray *list;
+
+    begin();
+    path = at("snap.qcow2");
+    make(path, 4u << 20, options);
+    root = open_image(path, true);
+    driver = root->node->driver;
+    fill(root, 0, 1u << 20, 1);
+    take_snapshot(root, "first", one);
+    must_be_clean(root);
+    fill(root, 512u << 10, 1u << 20, 2);
+    take_snapshot(root, "second", two);
+    fill(root, 70000, 3000, 3);
+    g_assert_cmpint(blk_flush(root), >=, 0);
+    must_be_clean(root);
+    block_root_free(root);
+    if (have_qemu) {
+        run("qemu-img check -q '%s'", path);
+        run("qemu-img snapshot -c theirs '%s'", path);
+        run("qemu-img snapshot -d theirs '%s'", path);
+    }
+    root = open_image(path, true);
+    list = g_array_new(FALSE, FALSE, sizeof(BlockSnapshotInfo));
+    g_assert_true(driver->snapshot_list(root->node, list, NULL));
+    g_assert_cmpuint(list->len, ==, 2);
+    g_assert_cmpstr(g_array_index(list, BlockSnapshotInfo, 1).name, ==, "second");
+    g_array_free(list, TRUE);
+    driver->snapshot_goto(root->node, one, &error);
+    g_assert_no_error(error);
+    must_be_clean(root);
+    expect(root, 0, 1u << 20, 1);
+    expect(root, 1u << 20, 1u << 20, 0);
+    fill(root, 3u << 20, 4096, 9);
+    driver->snapshot_goto(root->node, two, &error);
+    g_assert_no_error(error);
+    must_be_clean(root);
+    expect(root, 0, 512u << 10, 1);
+    expect(root, 512u << 10, 1u << 20, 2);
+    expect(root, 3u << 20, 4096, 0);
+    g_assert_true(driver->snapshot_delete(root->node, one, &error));
+    must_be_clean(root);
+    g_assert_true(driver->snapshot_delete(root->node, two, &error));
+    must_be_clean(root);
+    g_assert_false(driver->snapshot_delete(root->node, two, &error));
+    g_clear_error(&error);
+    fill(root, 100, 1000, 7);
+    expect(root, 1100, 2000, 1);
+    block_root_free(root);
+    if (have_qemu) {
+        run("qemu-img check -q '%s'", path);
+    }
+    end();
+}
+
+/* ---- size ---- */
+
+static void test_resize(gconstpointer options)
+{
+    g_autofree char *path = NULL;
+    g_autoptr(GError) error = NULL;
+    BlockChild *root;
+
+    begin();
+    path = at("size.qcow2");
+    make(path, (1u << 20) + 512, options);
+    root = open_image(path, true);
+    fill(root, 0, (1u << 20) + 512, 5);
+    g_assert_true(blk_truncate(root, 1u << 30, true, QAPI_PREALLOC_MODE_OFF, 0, &error));
+    g_assert_cmpuint(block_size(root), ==, 1u << 30);
+    expect(root, 1u << 20, 512, 5);
+    expect(root, (1u << 20) + 512, 1u << 20, 0);
+    fill(root, (1u << 30) - 4096, 4096, 6);
+    must_be_clean(root);
+    g_assert_true(blk_truncate(root, 65536 * 3, true, QAPI_PREALLOC_MODE_OFF, 0, &error));
+    must_be_clean(root);
+    g_assert_true(blk_truncate(root, 1u << 20, true, QAPI_PREALLOC_MODE_METADATA, 0, &error));
+    expect(root, 0, 65536 * 3, 5);
+    expect(root, 65536 * 3, (1u << 20) - 65536 * 3, 0);
+    must_be_clean(root);
+    g_assert_false(blk_truncate(root, 1u << 19, true, QAPI_PREALLOC_MODE_FULL, 0, &error));
+    g_clear_error(&error);
+    block_root_free(root);
+    if (have_qemu) {
+        run("qemu-img check -q '%s'", path);
+    }
+    end();
+}
+
+/* ---- check and repair ---- */
+
+static void patch(const char *path, uint64_t offset, const void *bytes, size_t size)
+{
+    int fd = open(path, O_RDWR);
+
+    g_assert_cmpint(pwrite(fd, bytes, size, (off_t)offset), ==, (ssize_t)size);
+    close(fd);
+}
+
+static void test_repair(void)
+{
+    static const uint8_t two[2] = { 0, 2 }, zero[2];
+    g_autofree char *path = NULL;
+    BlockCheckResult r;
+    BlockChild *root;
+
+    begin();
+    path = at("bad.qcow2");
+    make(path, 1u << 20, "");
+    root = open_image(path, true);
+    fill(root, 0, 1u << 20, 5);
+    block_root_free(root);
+    patch(path, 0x20000 + 2 * 6, two, 2); /* refcounts that are too high */
+    patch(path, 0x20000 + 2 * 9, two, 2);
+    root = open_flags(path, true, BLOCK_OPEN_CHECK, NULL);
+    r = check(root, 0);
+    g_assert_cmpint(r.leaks, ==, 2);
+    g_assert_cmpint(r.corruptions, ==, 2); /* COPIED does not fit the refcounts */
+    r = check(root, BLOCK_FIX_LEAKS);
+    g_assert_cmpint(r.leaks_fixed, ==, 2);
+    must_be_clean(root);
+    block_root_free(root);
+    patch(path, 0x20000 + 2 * 7, zero, 2); /* a cluster in use that would be handed out */
+    root = open_flags(path, true, BLOCK_OPEN_CHECK, NULL);
+    r = check(root, 0);
+    g_assert_cmpint(r.corruptions, >=, 1);
+    r = check(root, BLOCK_FIX_ERRORS | BLOCK_FIX_LEAKS);
+    g_assert_cmpint(r.corruptions, ==, 0);
+    g_assert_cmpint(r.corruptions_fixed, >=, 1);
+    must_be_clean(root);
+    expect(root, 0, 1u << 20, 5);
+    block_root_free(root);
+    if (have_qemu) {
+        run("qemu-img check -q '%s'", path);
+    }
+    end();
+}
+
+/* An L2 entry that leads into the tables: the write is refused, and the image is marked. */
+static void test_overlap(void)
+{
+    g_autofree char *path = NULL;
+    g_autoptr(GError) error = NULL;
+    uint8_t entry[8];
+    BlockChild *root;
+    char buf[512] = { 0 };
+    uint64_t l2;
+
+    begin();
+    path = at("overlap.qcow2");
+    make(path, 1u << 20, "");
+    root = open_image(path, true);
+    fill(root, 0, 65536, 5);
+    l2 = ((Qcow2Node *)root->node)->l1[0] & QCOW2_OFFSET_MASK;
+    block_root_free(root);
+    put_be64(entry, l2 | QCOW2_COPIED);
+    patch(path, l2, entry, 8);
+    root = open_image(path, true);
+    g_assert_cmpint(blk_pwrite(root, 0, 512, buf, 0), ==, -EIO);
+    g_assert_cmpint(blk_pwrite(root, 4096, 512, buf, 0), <, 0);
+    block_root_free(root);
+    g_assert_null(open_flags(path, true, 0, &error));
+    g_assert_nonnull(strstr(error->message, "corrupt"));
+    root = open_image(path, false); /* it can be read */
+    block_root_free(root);
+    end();
+}
+
+/* ---- bitmaps ---- */
+
+static void test_bitmaps(void)
+{
+    g_autofree char *path = NULL;
+    g_autoptr(GError) error = NULL;
+    DirtyBitmap *bitmap;
+    BlockChild *root;
+
+    begin();
+    path = at("bitmap.qcow2");
+    make(path, 64u << 20, "");
+    root = open_image(path, true);
+    bitmap = dirty_bitmap_new(root->node, "b0", 65536, &error);
+    g_assert_no_error(error);
+    bitmap->persistent = true;
+    fill(root, 5u << 20, 100, 1);
+    fill(root, 40u << 20, 200000, 1);
+    block_root_free(root);
+    if (have_qemu) {
+        run("qemu-img check -q '%s'", path);
+        run("qemu-img info '%s' | grep -q 'name: b0'", path);
+        run("qemu-img bitmap --add -g 4096 '%s' theirs", path);
+    }
+    root = open_image(path, true);
+    bitmap = dirty_bitmap_find(root->node, "b0");
+    g_assert_nonnull(bitmap);
+    g_assert_false(bitmap->inconsistent);
+    g_assert_cmpuint(dirty_bitmap_count(bitmap), ==, 65536 + 262144);
+    g_assert_true(dirty_bitmap_get(bitmap, 5u << 20));
+    g_assert_false(dirty_bitmap_get(bitmap, 6u << 20));
+    if (have_qemu) {
+        bitmap = dirty_bitmap_find(root->node, "theirs");
+        g_assert_nonnull(bitmap);
+        g_assert_cmpuint(bitmap->granularity, ==, 4096);
+    }
+    must_be_clean(root);
+    g_assert_true(root->node->driver->bitmap_remove_stored(root->node, "b0", &error));
+    dirty_bitmap_free(dirty_bitmap_find(root->node, "b0"));
+    must_be_clean(root);
+    block_root_free(root);
+    root = open_image(path, false);
+    g_assert_null(dirty_bitmap_find(root->node, "b0"));
+    block_root_free(root);
+    if (have_qemu) {
+        run("qemu-img check -q '%s'", path);
+    }
+    end();
+}
+
+/* ---- several loops ---- */
+
+#define THREADS 4
+
+typedef struct Worker {
+    BlockChild *root;
+    uint64_t from, bytes;
+    int number;
+} Worker;
+
+static gpointer work(gpointer opaque)
+{
+    Worker *w = opaque;
+    GRand *rand = g_rand_new_with_seed((guint32)w->number);
+    g_autofree uint8_t *model = g_malloc0(w->bytes), *buf = g_malloc(w->bytes);
+
+    for (int i = 0; i < 400; i++) {
+        uint64_t n = 4096 * (uint64_t)g_rand_int_range(rand, 1, 20);
+        uint64_t start = 4096 * (uint64_t)g_rand_int_range(rand, 0, (gint32)((w->bytes - n) / 4096));
+
+        switch (g_rand_int_range(rand, 0, 6)) {
+        case 0:
+            g_assert_cmpint(blk_pwrite_zeroes(w->root, w->from + start, n, BLOCK_REQ_MAY_UNMAP), >=, 0);
+            memset(model + start, 0, n);
+            break;
+        case 1:
+            g_assert_cmpint(blk_pread(w->root, w->from + start, n, buf, 0), >=, 0);
+            g_assert_cmpint(memcmp(buf, model + start, n), ==, 0);
+            break;
+        case 2:
+            if (i % 4 == 0) {
+                g_assert_cmpint(blk_flush(w->root), >=, 0);
+            }
+            break;
+        default:
+            memset(model + start, i, n);
+            g_assert_cmpint(blk_pwrite(w->root, w->from + start, n, model + start, 0), >=, 0);
+            break;
+        }
+    }
+    g_assert_cmpint(blk_pread(w->root, w->from, w->bytes, buf, 0), >=, 0);
+    g_assert_cmpint(memcmp(buf, model, w->bytes), ==, 0);
+    g_rand_free(rand);
+    return NULL;
+}
+
+static void test_loops(gconstpointer options)
+{
+    g_autofree char *path = NULL;
+    Worker workers[THREADS];
+    GThread *threads[THREADS];
+    BlockChild *root;
+
+    begin();
+    path = at("loops.qcow2");
+    make(path, 32u << 20, options);
+    root = open_image(path, true);
+    for (int i = 0; i < THREADS; i++) {
+        /* Their parts meet within clusters. */
+        workers[i] = (Worker){ root, (uint64_t)i * (4096 * 1501), 4096 * 1501, i };
+        threads[i] = g_thread_new("worker", work, &workers[i]);
+    }
+    for (int i = 0; i < THREADS; i++) {
+        g_thread_join(threads[i]);
+    }
+    must_be_clean(root);
+    block_root_free(root);
+    if (have_qemu) {
+        run("qemu-img check -q '%s'", path);
+    }
+    end();
+}
+
+/* ---- flushes ---- */
+
+static const BlockDriver *file_driver;
+static BlockDriver counting;
+static int host_flushes;
+
+static void count_submit(BlockNode *node, BlockRequest *req)
+{
+    host_flushes += req->op == BLOCK_FLUSH;
+    file_driver->submit(node, req);
+}
+
+/* One host flush for each of the guest, whether clusters are allocated or not. */
+static void test_one_flush(void)
+{
+    g_autofree char *path = NULL;
+    BlockChild *root;
+
+    begin();
+    path = at("flush.qcow2");
+    make(path, 1u << 30, "journal=on");
+    root = open_image(path, true);
+    fill(root, 0, 4096, 1); /* the journal begins */
+    g_assert_cmpint(blk_flush(root), >=, 0);
+    file_driver = root->node->file->node->driver;
+    counting = *file_driver;
+    counting.submit = count_submit;
+    root->node->file->node->driver = &counting;
+    host_flushes = 0;
+    for (int i = 0; i < 1000; i++) {
+        fill(root, (uint64_t)(i * 7919 % 16384) << 16, 4096, i);
+        g_assert_cmpint(blk_flush(root), >=, 0);
+    }
+    g_assert_cmpint(host_flushes, <=, 1050);
+    g_assert_cmpint(host_flushes, >=, 1000);
+    root->node->file->node->driver = file_driver;
+    must_be_clean(root);
+    block_root_free(root);
+    end();
+}
+
 int main(int argc, char **argv)
 {
     g_autofree char *qemu = g_find_program_in_path("qemu-img");
@@ -390,5 +767,18 @@ int main(int argc, char **argv)
 
         g_test_add_data_func(name, &kinds[i], test_random);
     }
+    g_test_add_data_func("/qcow2/snapshots/default", "", test_snapshots);
+    g_test_add_data_func("/qcow2/snapshots/journal", "journal=on", test_snapshots);
+    g_test_add_data_func("/qcow2/snapshots/v2", "compat=v2,cluster_size=4096", test_snapshots);
+    g_test_add_data_func("/qcow2/snapshots/subclusters", "extended_l2=on", test_snapshots);
+    g_test_add_data_func("/qcow2/resize/default", "", test_resize);
+    g_test_add_data_func("/qcow2/resize/journal-512", "journal=on,cluster_size=512", test_resize);
+    g_test_add_func("/qcow2/repair", test_repair);
+    g_test_add_func("/qcow2/overlap", test_overlap);
+    g_test_add_func("/qcow2/bitmaps", test_bitmaps);
+    g_test_add_data_func("/qcow2/loops/default", "", test_loops);
+    g_test_add_data_func("/qcow2/loops/journal", "journal=on", test_loops);
+    g_test_add_data_func("/qcow2/loops/subclusters", "extended_l2=on,cluster_size=16k", test_loops);
+    g_test_add_func("/qcow2/one-flush", test_one_flush);
     return g_test_run();
 }

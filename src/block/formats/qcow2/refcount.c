@@ -291,6 +291,7 @@ static int grow_reftable(Qcow2Node *s, uint64_t need_index)
             qcow2_refcount_store(s->g.refcount_order, block, c - i * per_block, 1);
         }
         table[block_index(s, start) + i] = at;
+        qcow2_pages_forget(s, at, s->g.cluster_size, block);
         ret = blk_pwrite(s->node.file, at, s->g.cluster_size, block, 0);
     }
     for (uint64_t i = 0; i < entries; i++) {
@@ -298,6 +299,7 @@ static int grow_reftable(Qcow2Node *s, uint64_t need_index)
     }
     if (ret >= 0) {
         ret = blk_pwrite(s->node.file, (start + blocks) << s->g.cluster_bits, entries * 8, table, 0);
+        qcow2_pages_forget(s, (start + blocks) << s->g.cluster_bits, entries * 8, (const uint8_t *)table);
     }
     if (ret >= 0) {
         ret = blk_flush(s->node.file);
@@ -422,6 +424,7 @@ int qcow2_refblock_ensure(Qcow2Node *s, uint64_t cluster)
         qcow2_refcount_store(s->g.refcount_order, block, home - (index << s->g.refblock_bits), 1);
     }
     ret = blk_pwrite(s->node.file, home << s->g.cluster_bits, s->g.cluster_size, block, 0);
+    qcow2_pages_forget(s, home << s->g.cluster_bits, s->g.cluster_size, block);
     g_free(block);
     if (ret >= 0) {
         ret = blk_flush(s->node.file);
