@@ -48,7 +48,9 @@ static void collect(Qcow2Node *s, Qcow2Batch *b, bool skip_refcounts, bool check
         }
     }
     g_ptr_array_set_size(s->dirty_pages, (gint)kept);
-    qsort(b->pages->pdata, b->pages->len, sizeof(void *), by_offset);
+    if (b->pages->len > 1) {
+        qsort(b->pages->pdata, b->pages->len, sizeof(void *), by_offset);
+    }
     b->contents = g_malloc((size_t)b->pages->len * s->page_bytes + 1);
     for (guint i = 0; i < b->pages->len; i++) {
         Qcow2Page *page = g_ptr_array_index(b->pages, i);
@@ -74,7 +76,9 @@ static void collect(Qcow2Node *s, Qcow2Batch *b, bool skip_refcounts, bool check
         for (guint i = 0; i < s->home_pages->len; i++) {
             g_ptr_array_add(b->home, g_ptr_array_index(s->home_pages, i));
         }
-        qsort(b->home->pdata, b->home->len, sizeof(void *), by_offset);
+        if (b->home->len > 1) {
+            qsort(b->home->pdata, b->home->len, sizeof(void *), by_offset);
+        }
         for (guint i = 0; i < b->home->len; i++) {
             memcpy(b->home_contents + (size_t)i * s->page_bytes,
                    ((Qcow2Page *)g_ptr_array_index(b->home, i))->data, s->page_bytes);

@@ -369,7 +369,7 @@ static void test_crash(gconstpointer which)
     flushes = g_array_new(FALSE, FALSE, sizeof(GuestFlush));
     g_assert_true(g_file_get_contents(path, (char **)&start, &start_size, NULL));
     guest(rand, 150);
-    for (int i = 0; i < 120; i++) {
+    for (int i = 0; i < 60; i++) {
         /* At every flush boundary in turn, and anywhere. */
         guint point = i % 2 && (guint)i / 2 < flushes->len
                           ? g_array_index(flushes, GuestFlush, i / 2).done + 1

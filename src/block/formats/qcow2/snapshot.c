@@ -370,6 +370,11 @@ static int create(Op *op)
     uint64_t *l1;
     int ret = 0;
 
+    if (s->g.refcount_max < 2) {
+        error_set(op->error, "%s: refcounts of 1 bit leave no room for snapshots", qcow2_what(s));
+        error_append_hint(op->error, "Make them wider: rhea-img amend -o refcount_bits=16.");
+        return -ENOTSUP;
+    }
     if (s->snapshots->len >= QCOW2_MAX_SNAPSHOTS) {
         return -EFBIG;
     }
@@ -393,6 +398,13 @@ static int create(Op *op)
         g_free(l1);
     }
     if (ret < 0) {
+        BlockCheckResult undone;
+
+        /* Counts that went up half-way go down again. */
+        if (qcow2_checkpoint(s) >= 0) {
+            qcow2_co_check(&s->node, &undone, BLOCK_FIX_LEAKS | BLOCK_FIX_ERRORS, NULL);
+            qcow2_l1_load(s, NULL);
+        }
         return ret;
     }
     snap.l1_offset = offset;
