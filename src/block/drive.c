@@ -165,6 +165,13 @@ static BlockNode *open_node(BlockRegistry *reg, json_object *o, const char *what
 
     json_object_object_foreach(o, key, value)
     {
+        if (g_str_has_prefix(key, "throttling.") || g_str_has_prefix(key, "iops") ||
+            g_str_has_prefix(key, "bps")) {
+            error_set(error, "%s: '%s': limits are not an option of -drive in this version", what, key);
+            error_append_hint(error, "Use -object throttle-group and -blockdev driver=throttle.");
+            json_object_put(n);
+            return NULL;
+        }
         if (!g_strv_contains(drive_options, key)) {
             json_object_object_add(n, key, json_object_get(value));
         }

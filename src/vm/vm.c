@@ -729,6 +729,7 @@ Vm *vm_new(GError **error)
     block_property_set_registry(vm->blocks);
     block_registry_set_error_hook(vm->blocks, vm_on_block_error, vm);
     block_graph_set_event_hook(block_registry_graph(vm->blocks), vm_on_block_event, vm);
+    block_graph_set_objects(block_registry_graph(vm->blocks), vm->root);
     vm->nets = net_registry_new(loop, vm->fds);
     net_property_set_registry(vm->nets);
     return vm;

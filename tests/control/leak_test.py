@@ -40,7 +40,7 @@ def start(binary, *arguments):
 
 
 EVERYTHING = [
-    "-m", "64", "-smp", "2", "-object", "iothread,id=io0", "-object", "rng-random,id=rng0,filename=/dev/urandom", "-object",
+    "-m", "64", "-smp", "2", "-accel", "tcg,stress=evict+flush", "-object", "iothread,id=io0", "-object", "rng-random,id=rng0,filename=/dev/urandom", "-object",
     "secret,id=s0,data=x", "-object", "memory-backend-memfd,id=m0,size=2M", "-netdev",
     "user,id=n0,hostfwd=tcp:127.0.0.1:0-:22,dnssearch=a.example", "-drive", "file=@DIR@/disk,format=raw,if=none,id=d0",
     "-blockdev", "raw,node-name=b0,file.driver=file,file.filename=@DIR@/disk2", "-chardev", "pty,id=p0", "-chardev",

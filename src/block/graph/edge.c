@@ -165,7 +165,7 @@ void block_drain_end(BlockDrain *drain)
         BlockNode *n = g_ptr_array_index(drain->nodes, i);
 
         n->refs--;
-        if (!n->opening) {
+        if (!n->opening && !n->fresh) {
             block_node_release(n);
         }
     }
@@ -237,6 +237,7 @@ static BlockChild *edge_new(BlockNode *parent, BlockNode *node, const char *name
     child->shared = child->new_shared = BLOCK_PERM_ALL;
     co_queue_init(&child->waiting);
     g_ptr_array_add(node->parents, child);
+    node->fresh = false;
     return child;
 }
 

@@ -139,6 +139,16 @@ FdTable *block_graph_fds(BlockGraph *graph)
     return graph->fds;
 }
 
+void block_graph_set_objects(BlockGraph *graph, Object *root)
+{
+    graph->objects = root;
+}
+
+Object *block_graph_objects(BlockGraph *graph)
+{
+    return graph->objects;
+}
+
 GPtrArray *block_graph_nodes(BlockGraph *graph)
 {
     return graph->nodes;
@@ -231,6 +241,7 @@ BlockNode *block_node_find(BlockGraph *graph, const char *name)
 void block_node_ref(BlockNode *node)
 {
     node->refs++;
+    node->fresh = false;
 }
 
 void block_node_unref(BlockNode *node)
@@ -387,6 +398,7 @@ BlockNode *block_node_open(BlockGraph *graph, QapiBlockdevOptions *options, bool
         node->filename = g_strdup(primary ? primary->node->filename : "");
     }
     node->opening = false;
+    node->fresh = true;
     g_ptr_array_add(graph->nodes, node);
     return node;
 }

@@ -24,6 +24,11 @@ void block_graph_emit(BlockGraph *graph, const char *event, json_object *data); 
 void block_graph_set_name_check(BlockGraph *graph, bool (*taken)(void *opaque, const char *name),
                                 void *opaque);
 
+/* The composition tree's root, below whose /objects the throttle groups are; borrowed. NULL: none are. */
+typedef struct Object Object;
+void block_graph_set_objects(BlockGraph *graph, Object *root);
+Object *block_graph_objects(BlockGraph *graph);
+
 /* ---- drivers ---- */
 /* NULL-terminated names. */
 const char *const *block_driver_names(void);

@@ -364,6 +364,7 @@ struct BlockNode {
     /* ---- the core's ---- */
     unsigned perm, shared; /* of all parents together */
     unsigned new_perm, new_shared;
+    bool fresh;       /* nobody has had it yet: a drain must not be the end of it */
     bool steps_aside; /* an internal filter on its way out asks for nothing any more */
     bool opening, activating, driver_opened, reopening, corrupt; /* corrupt: atomic */
     uint64_t write_generation, flushed_generation; /* atomic: a flush without a write before it is free */

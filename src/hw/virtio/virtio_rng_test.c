@@ -267,12 +267,12 @@ static void test_rate(void)
     g_autoptr(GError) error = NULL;
     vt_new(&t, "virtio-rng-device");
     object_property_set_uint(t.device, "max-bytes", 40, &error);
-    object_property_set_uint(t.device, "period", 50, &error);
+    object_property_set_uint(t.device, "period", 400, &error);
     g_assert_no_error(error);
+    gint64 begin = g_get_monotonic_time(); /* before the first period */
     g_assert_true(vt_realize(&t, &error));
     vt_start(&t, 0, 1);
     uint32_t written, a = vt_alloc(&t, NULL, 64);
-    gint64 begin = g_get_monotonic_time();
     for (uint16_t i = 0; i < 3; i++) {
         vt_add(&t, 0, i, (VtBuffer[]){ { a, 32, true } }, 1);
     }
@@ -281,10 +281,9 @@ static void test_rate(void)
     g_assert_cmpuint(written, ==, 32);
     vt_take(&t, 0, &written);
     g_assert_cmpuint(written, ==, 8); /* what was left of the period */
-    g_assert_cmpint(g_get_monotonic_time() - begin, <, 45000);
     vt_take(&t, 0, &written);
     g_assert_cmpuint(written, ==, 32);
-    g_assert_cmpint(g_get_monotonic_time() - begin, >, 45000);
+    g_assert_cmpint(g_get_monotonic_time() - begin, >, 380000);
     vt_free(&t);
 }
 

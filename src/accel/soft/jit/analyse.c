@@ -5,7 +5,7 @@
 #include "accel/soft/jit/block.h"
 
 /* How many instructions are looked at for dead flags where a block goes on. */
-#define LOOKAHEAD 6
+#define LOOKAHEAD 12
 
 static bool may_write_memory(const TInsn *i)
 {

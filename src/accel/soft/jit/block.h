@@ -76,6 +76,9 @@ typedef struct Cold {
         COLD_POLL,
         COLD_REG_ENTRY,
         COLD_INDIRECT,
+        COLD_LINK,
+        COLD_RET,
+        COLD_RETURNS_FULL,
         COLD_STRING
     } type;
     uint8_t *site; /* the jump that leads here */
@@ -91,6 +94,8 @@ typedef struct Cold {
     int32_t target;        /* TAKEN */
     uint8_t *slow[4];      /* STRING: the jumps that lead here */
     unsigned slow_count;
+    JitLink *link;       /* LINK */
+    unsigned extra;      /* RET: the operand */
     JitCallout *callout; /* STRING */
     const JitFast *fast; /* PROBE, LOOP_OUT, TAKEN: in the fast loop: put registers back */
     FlagState flags;
@@ -110,6 +115,9 @@ typedef struct T {
     Cold cold[MAX_COLD];
     unsigned cold_count;
     FlagState f;
+    /* At t0_at, and nowhere else, T0 holds the guest's register t0_guest. */
+    const uint8_t *t0_at;
+    int t0_guest;
     int t1_group;   /* whose delta T1 holds; -1 */
     bool fpu;       /* the block uses vector or x87 registers */
     bool too_many;  /* out-of-line parts: fewer instructions would do */

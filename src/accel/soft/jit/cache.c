@@ -64,6 +64,15 @@ static void hash_free(JitHash *hash)
     g_free(hash);
 }
 
+static void hash_free_list(JitHash *first)
+{
+    JitHash *next;
+    for (JitHash *h = first; h; h = next) {
+        next = h->older;
+        hash_free(h);
+    }
+}
+
 static void chunk_free(void *chunk)
 {
     munmap(chunk, ARENA_CHUNK);
@@ -88,7 +97,8 @@ Jit *jit_new(size_t size, GError **error)
     jit->rw = rw;
     jit->rx_delta = (uint8_t *)rx - (uint8_t *)rw;
     jit->size = size;
-    jit->chain = jit->elide = jit->loops = jit->sites = jit->superblocks = jit->lookahead = true;
+    jit->chain = jit->elide = jit->loops = jit->sites = jit->superblocks = jit->lookahead = jit->returns =
+        true;
     jit->max_insns = JIT_MAX_INSNS;
     jit->bmi2 = __builtin_cpu_supports("bmi2");
     if (!jit_range_add(rx, size)) {
@@ -169,10 +179,9 @@ void jit_free(Jit *jit)
     }
     munmap(jit->rw, jit->size);
     munmap(jit->rw + jit->rx_delta, jit->size);
-    JitHash *older;
-    for (JitHash *h = jit->hash; h; h = older) {
-        older = h->older;
-        hash_free(h);
+    hash_free_list(jit->hash);
+    for (unsigned i = 0; i < JIT_REGIONS; i++) {
+        hash_free_list(jit->regions[i].old_hashes);
     }
     g_hash_table_unref(jit->pages);
     g_ptr_array_unref(jit->vcpus);
@@ -248,17 +257,6 @@ static void hash_renew(Jit *jit)
     }
     hash->older = old;
     __atomic_store_n(&jit->hash, hash, __ATOMIC_RELEASE);
-}
-
-/* Those in which nobody looks any more: every vCPU was seen since. The lock is held. */
-static void hash_free_older(JitHash *hash)
-{
-    JitHash *next;
-    for (JitHash *h = hash->older; h; h = next) {
-        next = h->older;
-        hash_free(h);
-    }
-    hash->older = NULL;
 }
 
 static void hash_add(Jit *jit, JitBlock *b)
@@ -606,6 +604,11 @@ static void region_evict(Jit *jit, JitRegion *r)
     for (guint i = 0; i < r->blocks->len; i++) {
         block_make_stale(jit, r->blocks->pdata[i]);
     }
+    if (!r->old_hashes) {
+        /* Who sees this epoch looks there no more. */
+        r->old_hashes = jit->hash->older;
+        jit->hash->older = NULL;
+    }
     r->epoch = __atomic_add_fetch(&jit->epoch, 1, __ATOMIC_SEQ_CST);
     for (guint i = 0; i < jit->vcpus->len; i++) {
         cpu_interrupt(((JitVcpu *)jit->vcpus->pdata[i])->cpu, CPU_INTERRUPT_CODE);
@@ -638,6 +641,7 @@ void jit_table_clear(JitVcpu *v, unsigned i)
 
 void jit_tables_drop(JitVcpu *v)
 {
+    jit_returns_drop(v->cpu);
     for (unsigned i = 0; i < v->table_count; i++) {
         jit_table_clear(v, i);
     }
@@ -664,6 +668,7 @@ static void region_next(Jit *jit, JitVcpu *v)
 {
     unsigned next = (jit->current + 1) % JIT_REGIONS;
     JitRegion *r = &jit->regions[next];
+    uint64_t turn = jit->turns;
 
     if (r->blocks->len) {
         region_evict(jit, r);
@@ -674,14 +679,19 @@ static void region_next(Jit *jit, JitVcpu *v)
             sched_yield();
             mmu_resume(v->cpu, was);
             pthread_mutex_lock(&jit->lock);
+            if (jit->turns != turn) {
+                return; /* somebody else went on, and has perhaps put something there */
+            }
         }
         g_ptr_array_set_size(r->blocks, 0);
         arena_empty(&r->arena);
         r->used = r->start;
         r->cold_used = r->cold_start;
-        hash_free_older(jit->hash);
+        hash_free_list(r->old_hashes);
+        r->old_hashes = NULL;
     }
     jit->current = next;
+    jit->turns++;
 }
 
 JitBlock *jit_block_at(Jit *jit, const uint8_t *executable)

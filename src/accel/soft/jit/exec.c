@@ -68,6 +68,14 @@ static unsigned key_context(const X86Cpu *cpu)
     return cpu->cpl == 3 ? cpu->mmu->context : MMU_CONTEXT_ALL;
 }
 
+void jit_returns_drop(X86Cpu *cpu)
+{
+    JitArea *area = jit_area(cpu);
+    for (uint64_t p = area->c_rsp - 8; p >= area->returns_top; p -= 16) {
+        *(uint64_t *)(uintptr_t)p = area->returns_end;
+    }
+}
+
 /* The MMU's word that instruction pages are gone. */
 static void code_mapping_changed(X86Cpu *cpu, unsigned context, uint64_t linear, bool one_page)
 {
@@ -83,6 +91,7 @@ static void code_mapping_changed(X86Cpu *cpu, unsigned context, uint64_t linear,
         jit_table_clear(v, i);
     }
     area->key = 0;
+    jit_returns_drop(cpu);
 }
 
 static void table_fill(JitVcpu *v, JitArea *area, uint64_t rip, const JitBlock *b)
@@ -138,6 +147,7 @@ void jit_area_refresh(X86Cpu *cpu, JitVcpu *v)
     unsigned context = key_context(cpu);
 
     if (area->key != key || area->context != context) {
+        jit_returns_drop(cpu);
         area->key = key;
         area->context = context;
         area->table = table_for(v, key, context);
@@ -538,6 +548,7 @@ static void run_translated(X86Cpu *cpu)
 
 static void translated_left(X86Cpu *cpu)
 {
+    jit_area(cpu)->returns_top = UINT64_MAX;
     __atomic_store_n(&jit_vcpu(cpu)->in_code, false, __ATOMIC_RELEASE);
 }
 
@@ -692,7 +703,8 @@ void jit_vcpu_init(Jit *jit, X86Cpu *cpu)
     install_handlers();
     v->cpu = cpu;
     v->jit = jit;
-    *area = (JitArea){ .stack_lo = JIT_NO_STACK };
+    *area = (JitArea){ .stack_lo = JIT_NO_STACK, .returns_top = UINT64_MAX };
+    area->returns_end = ((uint64_t)g_random_int() << 32 | g_random_int()) >> 2 | UINT64_C(1) << 62;
     for (unsigned k = 0; k < 2; k++) {
         for (unsigned n = 0; n < G_N_ELEMENTS(cpu->jit_sites[k]); n++) {
             cpu->jit_sites[k][n].tag = JIT_NO_STACK;
@@ -809,6 +821,7 @@ void jit_single(Jit *jit)
 {
     jit->chain = false;
     jit->max_insns = 1;
+    jit->lookahead = false; /* all flags are looked at */
 }
 
 void jit_thread_enter(X86Cpu *cpu)

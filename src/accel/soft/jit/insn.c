@@ -356,6 +356,36 @@ static JitKind classify_integer(const X86Insn *insn, uint32_t key)
     }
 }
 
+bool jit_takes_memory(const X86Insn *insn)
+{
+    unsigned map = insn->form->map, opcode = insn->bytes[insn->opcode_offset];
+
+    if (!insn->form->has_modrm) {
+        return false;
+    }
+    if (insn->form->space == X86_SPACE_VEX) { /* those of general registers */
+        return (map == 2 && opcode >= 0xf2 && opcode <= 0xf7) || (map == 3 && opcode == 0xf0);
+    }
+    if (insn->form->space != X86_SPACE_LEGACY) {
+        return false;
+    }
+    switch (map) {
+    case 0:
+        return (opcode < 0x40 && (opcode & 7) < 4) || opcode == 0x63 || opcode == 0x69 || opcode == 0x6b ||
+               (opcode >= 0x80 && opcode <= 0x85 && opcode != 0x82) || (opcode >= 0x88 && opcode <= 0x8b) ||
+               opcode == 0xc0 || opcode == 0xc1 || opcode == 0xc6 || opcode == 0xc7 ||
+               (opcode >= 0xd0 && opcode <= 0xd3) || opcode == 0xf6 || opcode == 0xf7 || opcode == 0xfe ||
+               opcode == 0xff;
+    case 1:
+        return (opcode & 0xf0) == 0x40 || opcode == 0xaf || opcode == 0xb6 || opcode == 0xb7 ||
+               opcode == 0xb8 || (opcode >= 0xbc && opcode <= 0xbf);
+    case 2:
+        return opcode == 0xf6; /* ADCX, ADOX */
+    default:
+        return false;
+    }
+}
+
 JitKind jit_classify(const X86Insn *insn, uint32_t key)
 {
     const X86Form *form = insn->form;
@@ -371,7 +401,12 @@ JitKind jit_classify(const X86Insn *insn, uint32_t key)
             return JIT_CALLOUT;
         }
         jit_operands(insn, &o);
-        if (o.spilled > (insn->is_memory ? 1u : 2u)) {
+        unsigned spilled = o.spilled;
+        if (o.rm_gpr && o.rm >= FIRST_SPILLED && !o.writes[1] && o.rm != o.reg && o.rm != o.vvvv &&
+            jit_takes_memory(insn)) {
+            spilled--; /* it is used in memory */
+        }
+        if (spilled > (insn->is_memory && form->mnemonic != X86_MULX ? 1u : 2u)) {
             return JIT_CALLOUT;
         }
         if (o.high_byte &&
@@ -439,6 +474,9 @@ void jit_operands(const X86Insn *insn, JitOperands *o)
     o->spilled = (unsigned)__builtin_popcount(spilled);
     /* What sets the whole register does not need its old value. */
     switch (form->mnemonic) {
+    case X86_MULX:
+        o->reads[0] = o->reads[2] = false;
+        break;
     case X86_MOV:
     case X86_MOVZX:
     case X86_MOVSX:

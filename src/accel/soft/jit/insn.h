@@ -65,6 +65,8 @@ typedef struct JitOperands {
     bool legacy_byte;                  /* byte registers 4 to 7 are these, for lack of a REX prefix */
 } JitOperands;
 void jit_operands(const X86Insn *insn, JitOperands *o);
+/* Whether the instruction does with a memory operand what it does with a register (rm) in its place. */
+bool jit_takes_memory(const X86Insn *insn);
 /* Encodes insn with other operands; m: the memory operand, NULL: rm is a register. */
 void jit_emit(Asm *a, const X86Insn *insn, const JitOperands *o, const HostMem *m);
 

@@ -85,8 +85,8 @@ typedef enum JitExit {
     JIT_EXIT_CAREFUL,  /* the block's careful variant is wanted: exit_arg is the JitCareful */
     JIT_EXIT_STEP,     /* the instruction at cpu->rip is the interpreter's */
     JIT_EXIT_CHANGED,  /* exit_info is not 0: see jit_block_scattered, exit_arg is some address in its code;
-                          else: a block that checks itself found  other code: exit_arg is the block, cpu->rip is
-                          set */
+                          else: a block that checks itself found  other code: exit_arg is the block, cpu->rip
+                          is  set */
     JIT_EXIT_POLL,     /* cpu->interrupt_poll was set */
 } JitExit;
 
@@ -108,6 +108,16 @@ typedef struct JitArea {
     uint64_t site_save[3]; /* T0, rax and rcx, in a site thunk */
     uint64_t t1;           /* what T1 held, while a stack probe is refilled */
     uint64_t c_rsp;        /* the C stack at the entry */
+    /*
+     * Returns: a CALL pushes the guest's return address and calls its target, so that the host predicts the
+     * guest's RET. A RET whose target is what was pushed returns; behind the call, control goes on where the
+     * guest's RET leads. Two words each, from c_rsp downwards. What was pushed holds for the mode and the
+     * mapping of then: jit_returns_drop() makes it differ from every guest address. The lowest is
+     * returns_end, too.
+     */
+    uint64_t returns_limit;
+    uint64_t returns_top; /* while C runs: the topmost; UINT64_MAX: there are none */
+    uint64_t returns_end; /* what no guest finds out, and not canonical */
     const uint8_t *target;
     void *exit_arg;
     uint32_t exit_reason;
@@ -237,6 +247,19 @@ struct JitBlock {
     uint64_t va, runs;      /* -d out_asm: where it was when it was made, how often it was entered */
 };
 
+/* Blocks by page, offset and key. Looked up without the lock, between two looks at Jit.epoch: what is found
+ * is there until the vCPU has seen the next one. Changed with the lock held. */
+typedef struct JitHashEntry {
+    uint64_t tag;    /* atomic: of page, offset and key; 0: free, 1: was in use */
+    JitBlock *block; /* atomic */
+} JitHashEntry;
+typedef struct JitHash {
+    unsigned bits;
+    unsigned used;         /* entries that are not free */
+    struct JitHash *older; /* those before, in which somebody may still look */
+    JitHashEntry *entries;
+} JitHash;
+
 #define JIT_REGIONS 8
 /* Memory that is given back as a whole, to be used again. */
 typedef struct JitArena {
@@ -252,6 +275,7 @@ typedef struct JitRegion {
     uint8_t *ready, *cold_ready;                /* up to here the host has made its pages */
     GPtrArray *blocks;                          /* in the order of their addresses */
     JitArena arena;                             /* of its blocks, their links and call-outs */
+    JitHash *old_hashes;                        /* to be freed once every vCPU has seen epoch */
     uint64_t epoch; /* of the eviction; every vCPU must have seen it before reuse */
 } JitRegion;
 
@@ -259,23 +283,10 @@ typedef struct JitThunks {
     /* executable mapping */
     void (*enter)(X86Cpu *cpu, const uint8_t *code);
     /* writable mapping, for the assembler */
-    uint8_t *leave, *ibtc_miss, *indirect, *link, *step, *poll, *changed, *refill, *callout, *callout_end,
-        *chain, *fpu_load, *stale, *careful;
+    uint8_t *no_return, *leave, *ibtc_miss, *indirect, *link, *step, *poll, *changed, *refill, *callout,
+        *callout_end, *chain, *fpu_load, *stale, *careful;
     uint8_t *site[2][2]; /* by user, by write */
 } JitThunks;
-
-/* Blocks by page, offset and key. Looked up without the lock, between two looks at Jit.epoch: what is found
- * is there until the vCPU has seen the next one. Changed with the lock held. */
-typedef struct JitHashEntry {
-    uint64_t tag;    /* atomic: of page, offset and key; 0: free, 1: was in use */
-    JitBlock *block; /* atomic */
-} JitHashEntry;
-typedef struct JitHash {
-    unsigned bits;
-    unsigned used;         /* entries that are not free */
-    struct JitHash *older; /* those before, in which somebody may still look */
-    JitHashEntry *entries;
-} JitHash;
 
 /* What all vCPUs of a machine share. */
 typedef struct Jit {
@@ -286,6 +297,7 @@ typedef struct Jit {
     JitThunks thunks;
     JitRegion regions[JIT_REGIONS];
     unsigned current;
+    uint64_t turns; /* how often current changed */
     JitHash *hash; /* atomic */
     unsigned block_count;
     GHashTable *pages; /* host page -> JitPage */
@@ -299,7 +311,7 @@ typedef struct Jit {
     uint64_t epoch;        /* atomic */
     uint64_t code_bytes, cold_bytes, translated, insns, stale_count, evictions;
     uint64_t cycles; /* of the host's TSC, that translation took */
-    bool elide, chain, loops, sites, tier, superblocks, lookahead;
+    bool elide, chain, loops, sites, tier, superblocks, lookahead, returns;
     unsigned next_site, next_loop;
     bool bmi2;          /* the host has it */
     unsigned max_insns; /* of a block */
@@ -400,6 +412,8 @@ void jit_block_changed(Jit *jit, JitBlock *block);
 /* The access of the instruction at the page offset is scattered: the block whose code lies at this
  * (executable) address is to be made anew. */
 void jit_block_scattered(Jit *jit, const void *executable, unsigned offset);
+/* The guest's returns are not to be predicted any more: see JitArea.returns_top. */
+void jit_returns_drop(X86Cpu *cpu);
 /* Forgets what the look-up tables hold; the vCPU is at a boundary. */
 void jit_tables_drop(JitVcpu *v);
 void jit_table_clear(JitVcpu *v, unsigned i);

@@ -17,7 +17,7 @@ typedef struct TcgAccel {
     GMutex lock;
     GPtrArray *vcpus; /* of X86Cpu * */
     Jit *jit;
-    bool use_jit, elide, chain, loops, sites, tier, superblocks, lookahead, lockstep;
+    bool use_jit, elide, chain, loops, sites, tier, superblocks, lookahead, returns, lockstep;
     uint32_t size_mib, max_insns, lockstep_every;
     char *stress;
 } TcgAccel;
@@ -28,7 +28,7 @@ static void tcg_instance_init(Object *obj)
     g_mutex_init(&tcg->lock);
     tcg->vcpus = g_ptr_array_new();
     tcg->use_jit = tcg->elide = tcg->chain = tcg->loops = tcg->sites = tcg->tier = true;
-    tcg->superblocks = tcg->lookahead = true;
+    tcg->superblocks = tcg->lookahead = tcg->returns = true;
     tcg->size_mib = DEFAULT_SIZE_MIB;
     tcg->max_insns = JIT_MAX_INSNS;
     tcg->lockstep_every = 1;
@@ -40,7 +40,6 @@ static void tcg_instance_finalize(Object *obj)
     if (tcg->jit) {
         jit_free(tcg->jit);
     }
-    g_free(tcg->stress);
     g_ptr_array_unref(tcg->vcpus);
     g_mutex_clear(&tcg->lock);
 }
@@ -108,6 +107,7 @@ static bool tcg_setup(Accel *accel, AddressSpace *memory, GError **error)
         tcg->jit->tier = tcg->tier && !tcg->lockstep;
         tcg->jit->superblocks = tcg->superblocks;
         tcg->jit->lookahead = tcg->lookahead;
+        tcg->jit->returns = tcg->returns;
         tcg->jit->max_insns = tcg->max_insns;
         tcg->jit->lockstep = tcg->lockstep;
         tcg->jit->lockstep_every = tcg->lockstep_every;
@@ -237,6 +237,7 @@ static const Property tcg_properties[] = {
     PROP_BOOL("sites", TcgAccel, sites, true, "keep the last page of each access beside the TLB"),
     PROP_BOOL("tier", TcgAccel, tier, true, "interpret code that has run a few times only"),
     PROP_BOOL("superblocks", TcgAccel, superblocks, true, "go on in a block behind forward branches"),
+    PROP_BOOL("returns", TcgAccel, returns, true, "let the host predict returns"),
     PROP_BOOL("lookahead", TcgAccel, lookahead, true, "look for flags that are dead where a block goes on"),
     PROP_BOOL("chain", TcgAccel, chain, true, "go from block to block without a look-up in C"),
     PROP_UINT32("tb-size", TcgAccel, size_mib, DEFAULT_SIZE_MIB,

@@ -125,6 +125,66 @@ void block_emit_exit(T *t, int32_t target)
     emit_link_stub(t, link);
 }
 
+/* Before a call that is to push a return; RFLAGS are free. */
+static void emit_returns_check(T *t)
+{
+    Asm *a = &t->a;
+    a_op_mem(a, true, 0x3b, H_RSP, AREA(returns_limit));
+    Cold *c = block_add_cold(t);
+    c->type = COLD_RETURNS_FULL;
+    c->site = a_jcc_forward(a, CC_B);
+    c->retry = a->p;
+}
+
+/* Where the host returns to: T0 is the guest's return address, the page offset `next` in the page of then. */
+static void emit_landing(T *t, int32_t next)
+{
+    Asm *a = &t->a;
+    a_lea(a, H_RSP, mem_base(H_RSP, 8));
+    a_lea(a, T0, mem_base(T0, -(int64_t)next));
+    a_mov_store(a, AREA(page_va), T0);
+    t->f = (FlagState){ .in_mem = true };
+    block_emit_exit(t, next);
+}
+
+static bool predicts_returns(const T *t)
+{
+    return t->jit->returns && t->jit->chain;
+}
+
+/* A direct call, whose return address is in T0 and on the guest's stack. */
+static void emit_call(T *t, TInsn *i, int32_t next, int32_t target)
+{
+    Asm *a = &t->a;
+    if (!predicts_returns(t)) {
+        block_emit_exit(t, target);
+        return;
+    }
+    block_flags_release(t, i->live_after);
+    if (is_near(t, target)) {
+        emit_returns_check(t);
+        a_bytes(a, "\x41\x54", 2); /* push T0 */
+        JitLink *link = new_link(t, target, t->f, false);
+        align_site(a, 1);
+        a_byte(a, 0xe8);
+        a_u32(a, 0);
+        link->site = a->p - 4;
+        Cold *c = block_add_cold(t);
+        c->type = COLD_LINK;
+        c->link = link;
+    } else {
+        a_lea(a, T0, mem_base(T0, (int64_t)target - next));
+        uint8_t *miss = emit_ibtc_probe(t);
+        if (!a->overflow) {
+            a_bind_to(miss, t->jit->thunks.ibtc_miss);
+        }
+        emit_returns_check(t);
+        a_op_mem(a, false, 0xff, 6, mem_index(GSP, SD, 0, 0)); /* push */
+        a_op_mem(a, false, 0xff, 2, mem_base(T1, offsetof(IbtcEntry, code)));
+    }
+    emit_landing(t, next);
+}
+
 /* Jcc, LOOP: the taken way goes through a stub behind the block. */
 static void emit_taken(T *t, uint8_t *site, int32_t target)
 {
@@ -171,23 +231,6 @@ static void swap_reg_and_rm(JitOperands *o)
     }
 }
 
-/* Whether the instruction does with a memory operand what it does with a register in its place. */
-static bool takes_memory(unsigned map, unsigned opcode)
-{
-    if (map == 1) {
-        return (opcode & 0xf0) == 0x40 || opcode == 0xaf || opcode == 0xb6 || opcode == 0xb7 ||
-               opcode == 0xb8 || (opcode >= 0xbc && opcode <= 0xbf);
-    }
-    if (map != 0) {
-        return false;
-    }
-    return (opcode < 0x40 && (opcode & 7) < 4) || opcode == 0x63 || opcode == 0x69 || opcode == 0x6b ||
-           (opcode >= 0x80 && opcode <= 0x85 && opcode != 0x82) || (opcode >= 0x88 && opcode <= 0x8b) ||
-           opcode == 0xc0 || opcode == 0xc1 || opcode == 0xc6 || opcode == 0xc7 ||
-           (opcode >= 0xd0 && opcode <= 0xd3) || opcode == 0xf6 || opcode == 0xf7 || opcode == 0xfe ||
-           opcode == 0xff;
-}
-
 /* Register operands that live in memory are used there, where the instruction can. *insn and *o become those
  * of the instruction with a memory operand. What writes less than eight bytes of a register is not done so:
  * four bytes clear the others, and fewer would hold up whoever reads all eight. */
@@ -196,13 +239,12 @@ static bool use_in_memory(const T *t, X86Insn *insn, JitOperands *o)
     unsigned map = insn->form->map;
     uint8_t *opcode = &insn->bytes[insn->opcode_offset];
 
-    if (insn->form->space != X86_SPACE_LEGACY || !insn->form->has_modrm || o->high_byte ||
-        !takes_memory(map, *opcode) || !o->rm_gpr) {
+    if (!jit_takes_memory(insn) || o->high_byte || !o->rm_gpr) {
         return false;
     }
     bool reg_spilled = o->reg_gpr && is_spilled(t, (unsigned)o->reg);
     bool rm_spilled = is_spilled(t, (unsigned)o->rm);
-    if (reg_spilled && !rm_spilled && map == 0) {
+    if (reg_spilled && !rm_spilled && map == 0 && insn->form->space == X86_SPACE_LEGACY) {
         if (*opcode < 0x40 || (*opcode >= 0x88 && *opcode <= 0x8b)) {
             if (o->writes[0] && (o->byte[0] || insn->operand_size != 8)) {
                 return false;
@@ -269,6 +311,8 @@ static void emit_copy(T *t, TInsn *i)
             if (mem_uses(&m, T0)) {
                 first_free = 1;
                 block_t1_release(t);
+            } else if (insn->form->mnemonic == X86_MULX) {
+                block_t1_release(t); /* both may be outputs, which are written behind the access */
             }
         } else if (spilled > 1) {
             block_t1_release(t);
@@ -305,8 +349,9 @@ static void emit_copy(T *t, TInsn *i)
         *roles[k] = scratch[(s + first_free) & 1];
     }
     for (unsigned s = 0; s < used; s++) {
-        if (reads_gpr[s]) {
-            a_mov_load(a, (unsigned)scratch[(s + first_free) & 1], REG(guest[s]));
+        unsigned to = (unsigned)scratch[(s + first_free) & 1];
+        if (reads_gpr[s] && !(to == T0 && t->t0_at == a->p && t->t0_guest == guest[s])) {
+            a_mov_load(a, to, REG(guest[s]));
         }
     }
     /* Flags that the instruction reads or leaves alone must be there. */
@@ -331,6 +376,10 @@ static void emit_copy(T *t, TInsn *i)
     for (unsigned s = 0; s < used; s++) {
         if (writes_gpr[s]) {
             a_mov_store(a, REG(guest[s]), (unsigned)scratch[(s + first_free) & 1]);
+            if (used == 1 && !first_free) {
+                t->t0_at = a->p;
+                t->t0_guest = guest[s];
+            }
         }
     }
     if (touched) {
@@ -489,8 +538,9 @@ void block_emit_insn(T *t, unsigned k)
         break;
     case JIT_CALL:
         block_stack_check(t, i, &i->stack, mem_base(GSP, -8));
+        block_flags_release(t, i->live_after);
         emit_return_address(t, i, T0);
-        block_emit_exit(t, next + (int32_t)insn->imm);
+        emit_call(t, i, next, next + (int32_t)insn->imm);
         break;
     case JIT_CALL_IND:
         block_flags_release(t, t->live_out);
@@ -501,6 +551,13 @@ void block_emit_insn(T *t, unsigned k)
             a_mov_load(a, T1, mem_base(T1, offsetof(IbtcEntry, code)));
             a_mov_store(a, AREA(target), T1);
             emit_return_address(t, i, T1);
+            if (predicts_returns(t)) {
+                emit_returns_check(t);
+                a_bytes(a, "\x41\x55", 2); /* push T1 */
+                a_op_mem(a, false, 0xff, 2, AREA(target));
+                emit_landing(t, next);
+                break;
+            }
             a_op_mem(a, false, 0xff, 4, AREA(target));
         }
         break;
@@ -508,6 +565,17 @@ void block_emit_insn(T *t, unsigned k)
         block_flags_release(t, t->live_out);
         block_stack_check(t, i, &i->stack, mem_base(GSP, 0));
         a_mov_load(a, T0, block_stack_operand(i));
+        if (predicts_returns(t)) {
+            a_op_mem(a, true, 0x3b, T0, mem_base(H_RSP, 8));
+            Cold *c = block_add_cold(t);
+            c->type = COLD_RET;
+            c->site = a_jcc_forward(a, CC_NE);
+            c->extra = (unsigned)insn->imm;
+            c->target = (int32_t)(i->offset | (unsigned)JIT_INDIRECT_RET << 12 | (unsigned)insn->imm << 14);
+            a_lea(a, GSP, mem_base(GSP, 8 + (int64_t)insn->imm));
+            a_byte(a, 0xc3);
+            break;
+        }
         emit_indirect_probe(t, i, JIT_INDIRECT_RET, (unsigned)insn->imm);
         a_lea(a, GSP, mem_base(GSP, 8 + (int64_t)insn->imm));
         emit_ibtc_jump(t);
@@ -723,6 +791,29 @@ static void emit_cold(T *t, bool warm)
         switch (c->type) {
         case COLD_DONE:
             break;
+        case COLD_LINK:
+            emit_link_stub(t, c->link);
+            break;
+        case COLD_RETURNS_FULL:
+            a_bind(a, c->site);
+            a_mov_load(a, H_RSP, AREA(c_rsp));
+            a_jmp(a, c->retry);
+            break;
+        case COLD_RET: {
+            /* Not what was pushed last. That goes: it may be of a function that was left otherwise. */
+            a_bind(a, c->site);
+            a_op_mem(a, true, 0x3b, H_RSP, AREA(c_rsp));
+            uint8_t *none = a_jcc_forward(a, CC_E);
+            a_lea(a, H_RSP, mem_base(H_RSP, 16));
+            a_bind(a, none);
+            uint8_t *miss = emit_ibtc_probe(t);
+            a_lea(a, GSP, mem_base(GSP, 8 + (int64_t)c->extra));
+            emit_ibtc_jump(t);
+            a_bind(a, miss);
+            a_mov_mem_imm32(a, AREA(exit_info), (uint32_t)c->target);
+            a_jmp(a, jit->thunks.indirect);
+            break;
+        }
         case COLD_PROBE:
             a_bind(a, c->site);
             if (c->thunk) {
@@ -889,6 +980,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     t->count = t->group_count = t->slots = t->cold_count = t->pc_count = 0;
     t->f = (FlagState){ 0 };
     t->t1_group = -1;
+    t->t0_at = NULL;
     t->fpu = t->straddles = false;
     t->check = check;
     t->too_many = false;
@@ -911,7 +1003,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     if (t->count == 0) {
         return NULL;
     }
-    t->sites = jit->sites && (first_page->hot || !jit->chain || in_tight_loop(t, offset));
+    t->sites = jit->sites && (!jit->chain || in_tight_loop(t, offset));
     block_liveness(t, page);
     block_analyse(t);
     JitBlock *b = t->b = jit_alloc(jit, sizeof(JitBlock), true);
