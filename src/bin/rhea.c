@@ -134,18 +134,8 @@ static bool build_command(const RunOptions *o, GPtrArray *argv, GError **error)
     g_ptr_array_add(argv, system_program());
     if (!o->kernel && !o->image) {
         error_set(error, "Nothing to run: neither a disk image nor a kernel is given");
-        error_append_hint(error, "Try 'rhea run --kernel vmlinuz --initrd initrd.gz disk.img'.");
-        return false;
-    }
-    if (!o->kernel) {
-        error_set(
-            error,
-            "Starting '%s' from its boot loader is not supported yet: this version has no firmware start",
-            o->image);
-        error_append_hint(error,
-                          "Name a kernel: rhea run --kernel vmlinuz --initrd initrd.img "
-                          "--append 'root=/dev/vda1 console=ttyS0' %s",
-                          o->image);
+        error_append_hint(
+            error, "Try 'rhea run disk.img' or 'rhea run --kernel vmlinuz --initrd initrd.gz disk.img'.");
         return false;
     }
     bool microvm = o->machine && g_str_has_prefix(o->machine, "microvm");
@@ -161,11 +151,17 @@ static bool build_command(const RunOptions *o, GPtrArray *argv, GError **error)
     add_pair(argv, "-chardev", g_strdup("stdio,id=console,mux=on,signal=off"));
     add_pair(argv, "-serial", g_strdup("chardev:console"));
     add_pair(argv, "-mon", g_strdup("chardev=console,mode=readline"));
-    add_pair(argv, "-kernel", g_strdup(o->kernel));
+    if (o->kernel) {
+        add_pair(argv, "-kernel", g_strdup(o->kernel));
+    } else if (!microvm) {
+        add_pair(argv, "-machine", g_strdup("graphics=off")); /* firmware talks on the serial port */
+    }
     if (o->initrd) {
         add_pair(argv, "-initrd", g_strdup(o->initrd));
     }
-    add_pair(argv, "-append", g_strdup(o->append ? o->append : "console=ttyS0 quiet"));
+    if (o->kernel || o->append) {
+        add_pair(argv, "-append", g_strdup(o->append ? o->append : "console=ttyS0 quiet"));
+    }
     if (o->image) {
         const char *format = o->format;
         if (!format && !probe_format(o->image, &format, error)) {
@@ -215,8 +211,8 @@ static int command_run(int argc, char **argv)
     RunOptions o = { 0 };
     char **words = NULL;
     const GOptionEntry entries[] = {
-        { "kernel", 'k', 0, G_OPTION_ARG_FILENAME, &o.kernel, "Linux kernel (bzImage or PVH ELF) to start",
-          "FILE" },
+        { "kernel", 'k', 0, G_OPTION_ARG_FILENAME, &o.kernel,
+          "Linux kernel (bzImage or PVH ELF) to start instead of the disk's boot loader", "FILE" },
         { "initrd", 'i', 0, G_OPTION_ARG_FILENAME, &o.initrd, "initial RAM disk", "FILE" },
         { "append", 'a', 0, G_OPTION_ARG_STRING, &o.append, "the kernel's command line", "TEXT" },
         { "memory", 'm', 0, G_OPTION_ARG_STRING, &o.memory, "guest memory, in MiB or with a suffix", "SIZE" },

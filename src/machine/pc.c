@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "hw/acpi/piix4_pm.h"
 #include "hw/input/i8042.h"
+#include "hw/isa/i8257.h"
 #include "hw/isa/isa.h"
 #include "hw/isa/piix3.h"
 #include "hw/misc/port92.h"
@@ -68,7 +69,9 @@ static bool pc_init_isa(PcMachine *pc, Bus *isa, GError **error)
     }
     Device *port92 = device_new_unattached(machine->config.root, TYPE_PORT92, NULL);
     port92_set_a20(port92, x86->a20);
-    return device_realize(port92, isa, NULL, error) && x86_machine_init_serial(x86, isa, error);
+    return device_realize(port92, isa, NULL, error) &&
+           x86_machine_add_device(x86, TYPE_I8257, isa, error, NULL) &&
+           x86_machine_init_serial(x86, isa, error);
 }
 
 static bool pc_init(Machine *machine, GError **error)

@@ -8,11 +8,10 @@ import os
 import pathlib
 import random
 import re
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
+import zlib
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
@@ -110,12 +109,26 @@ def main():
                              "-drive", f"file={directory}/b,format=raw,if=none,id=b", "-device",
                              "virtio-blk-pci,drive=b,addr=7,bootindex=1", "-boot", "strict=on,reboot-timeout=100"],
                             "No bootable device")
-            order = re.search(r"boot order:\n((?: .*\n)+)", log.replace("\r", ""))
+            order = re.search(r"boot order:\n((?:\d+: .*\n)+)", log.replace("\r", ""))
             expect(order, "SeaBIOS was given no boot order:\n" + log)
             lines = [line.split(": ")[1] for line in order.group(1).splitlines()]
             expect(lines == ["/pci@i0cf8/scsi@7/disk@0,0", "/pci@i0cf8/ide@1,1/drive@1/disk@1", "HALT"], f"{lines}")
             first, second = log.find("drive 0x"), log.find("Booting from")
             expect(0 < first < second, log)
+
+        def boot_once():
+            """The CD-ROM comes first at the first start only."""
+            cd = make_cd(directory / "boot.iso")
+            disk = directory / "blank"
+            disk.write_bytes(bytes(1 << 20))
+            with Machine(binary, ["-M", "pc", "-nodefaults", "-display", "none", "-accel", args.accel, "-m", "64",
+                                  "-chardev", "stdio,id=debug", "-device", "isa-debugcon,iobase=0x402,chardev=debug",
+                                  "-qmp", f"unix:{directory}/qmp,server=on,wait=off",
+                                  "-hda", disk, "-cdrom", cd, "-boot", "once=d,order=c"], directory) as vm:
+                vm.wait_text("Booting from DVD/CD", 60)
+                expect("Booting from Hard Disk" not in vm.text(), vm.text())
+                vm.qmp.command("system_reset")
+                vm.wait_text("Booting from Hard Disk", 60)
 
         def restarts():
             """With nothing to boot, firmware resets the machine, which must start again from its ROM."""
@@ -123,6 +136,46 @@ def main():
                                   "-chardev", "stdio,id=debug", "-device", "isa-debugcon,iobase=0x402,chardev=debug",
                                   "-boot", "reboot-timeout=1"], directory) as vm:
                 vm.wait_text(r"(?s)(SeaBIOS \(version.*){5}", 90)
+
+        def screen():
+            """The VGA BIOS sets a text mode, firmware writes there, and pictures of it are right."""
+            with Machine(binary, ["-M", "pc", "-nodefaults", "-display", "none", "-accel", args.accel, "-m", "64",
+                                  "-vga", "std", "-qmp", f"unix:{directory}/qmp,server=on,wait=off"], directory) as vm:
+                deadline = time.monotonic() + 60
+                while True:
+                    text = vm.qmp.command("human-monitor-command", command_line="info screen")
+                    if "No bootable device" in text or time.monotonic() > deadline:
+                        break
+                    time.sleep(0.1)
+                expect("SeaBIOS (version" in text and "No bootable device" in text, text)
+                ppm, png = directory / "screen.ppm", directory / "screen.png"
+                vm.qmp.command("stop")
+                vm.qmp.command("screendump", filename=str(ppm))
+                vm.qmp.command("screendump", filename=str(png), format="png")
+                reply = vm.qmp.execute("screendump", filename="/nonexistent/x.ppm")
+                expect("error" in reply and "/nonexistent/x.ppm" in reply["error"]["desc"], str(reply))
+            head, rest = ppm.read_bytes().split(b"\n255\n", 1)
+            expect(head == b"P6\n720 400" and len(rest) == 720 * 400 * 3, str(head))
+            pixels = {rest[i:i + 3] for i in range(0, len(rest), 3)}
+            expect(pixels == {b"\0\0\0", b"\xaa\xaa\xaa"}, f"black and grey, not {len(pixels)} colours")
+            data, at, parts = png.read_bytes(), 8, b""
+            expect(data[:8] == b"\x89PNG\r\n\x1a\n", "no PNG")
+            while at < len(data):
+                size, kind = int.from_bytes(data[at:at + 4], "big"), data[at + 4:at + 8]
+                body = data[at + 4:at + 8 + size]
+                expect(zlib.crc32(body) == int.from_bytes(data[at + 8 + size:at + 12 + size], "big"), f"CRC of {kind}")
+                parts += body[4:] if kind == b"IDAT" else b""
+                at += 12 + size
+            lines = zlib.decompress(parts)
+            unfiltered = b"".join(lines[y * 2161 + 1:(y + 1) * 2161] for y in range(400))
+            expect(unfiltered == rest, "the two pictures differ")
+
+        def network_boot():
+            with Machine(binary, ["-M", "pc", "-nodefaults", "-display", "none", "-accel", args.accel, "-m", "128",
+                                  "-machine", "graphics=off", "-serial", "stdio", "-netdev", "user,id=n",
+                                  "-device", "virtio-net-pci,netdev=n,bootindex=0"], directory) as vm:
+                vm.wait_text(r"net0: [0-9a-f:]{17} using virtio-net on", 60)
+                vm.wait_text(r"net0: 10\.0\.2\.15/255\.255\.255\.0", 90)
 
         def missing_firmware():
             status, _, err = run([binary, *QUIET, "-bios", "bios-none.bin"])
@@ -141,7 +194,11 @@ def main():
         test("boots from a virtio disk", boots_from_virtio)
         test("boots from a CD-ROM", boots_from_cd)
         test("bootindex and -boot strict reach firmware", boot_order)
+        test("-boot once", boot_once)
         test("restarts through firmware", restarts)
+        test("shows itself on the screen", screen)
+        if pathlib.Path("/usr/lib/ipxe/qemu/efi-virtio.rom").exists():
+            test("starts the network card's ROM, which gets an address", network_boot)
         test("clear errors", missing_firmware)
     tap.finish()
 

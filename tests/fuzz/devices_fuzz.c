@@ -5,7 +5,9 @@
  */
 #include "tests/machine/test_board.h"
 
+#include "block/block.h"
 #include "chardev/chardev.h"
+#include "display/display.h"
 #include "hw/acpi/piix4_pm.h"
 #include "hw/char/serial.h"
 #include "hw/firmware/fw_cfg.h"
@@ -13,9 +15,11 @@
 #include "hw/intc/gsi.h"
 #include "hw/intc/i8259.h"
 #include "hw/intc/ioapic.h"
+#include "hw/isa/i8257.h"
 #include "hw/isa/piix3.h"
 #include "hw/misc/port92.h"
 #include "hw/pci/i440fx.h"
+#include "hw/storage/piix3_ide.h"
 #include "hw/timer/hpet.h"
 #include "hw/timer/i8254.h"
 #include "hw/timer/mc146818rtc.h"
@@ -24,16 +28,34 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static TestBoard *board;
 static MemoryRegion pci_memory;
+static DisplaySurface surface;
 
 static Device *add_pci(PciBus *bus, const char *type, const char *addr)
 {
     return test_board_add(board, type, BUS(bus), "addr", addr, "multifunction", "on", NULL);
 }
 
+/* A disk and a CD-ROM that read as zeros and take what is written. */
+static void add_ide(PciBus *bus)
+{
+    GError *error = NULL;
+    BlockRegistry *blocks = block_registry_new(board->loop, NULL);
+    block_property_set_registry(blocks);
+    blockdev_add_text(blocks, "driver=null-co,node-name=disk,size=1M,read-zeroes=on", &error);
+    blockdev_add_text(blocks, "driver=null-co,node-name=cd,size=1M,read-zeroes=on,read-only=on", &error);
+    Device *ide = test_board_add(board, TYPE_PIIX3_IDE, BUS(bus), "addr", "1.1", "multifunction", "on",
+                                 "firmware-preset", "on", NULL);
+    test_board_add(board, "ide-hd", bus_find(board->root, "IDE", "ide.0", &error), "drive", "disk", NULL);
+    test_board_add(board, "ide-cd", bus_find(board->root, "IDE", "ide.0", &error), "drive", "cd", NULL);
+    g_assert_no_error(error);
+    device_reset(ide);
+}
+
 static void setup(void)
 {
     GError *error = NULL;
     board = test_board_new();
+    board->env.displays = display_registry_new();
     ChardevRegistry *chardevs = chardev_registry_new(board->loop, NULL);
     chardev_property_set_registry(chardevs);
     chardev_add_text(chardevs, "null,id=null0", &error);
@@ -51,6 +73,8 @@ static void setup(void)
     PciBus *bus = i440fx_bus(host);
     Bus *isa = piix3_isa_bus(add_pci(bus, TYPE_PIIX3, "1.0"));
     add_pci(bus, TYPE_PIIX4_PM, "1.3");
+    add_ide(bus);
+    test_board_add(board, "VGA", BUS(bus), "addr", "2", "vgamem_mb", "1", NULL);
     add_pci(bus, "virtio-rng-pci", "3");
     add_pci(bus, "virtio-net-pci", "4");
     add_pci(bus, "virtio-serial-pci", "5");
@@ -60,8 +84,8 @@ static void setup(void)
     device_realize(pit, NULL, &board->env, &error);
     hpet_set_pit_control(hpet, i8254_control_line(pit));
     test_board_add(board, TYPE_MC146818_RTC, NULL, NULL);
-    static const char *const isa_types[] = { TYPE_I8042, TYPE_PORT92, "pc-testdev", "isa-debug-exit",
-                                             "pvpanic" };
+    static const char *const isa_types[] = { TYPE_I8042,   TYPE_PORT92,      TYPE_I8257,
+                                             "pc-testdev", "isa-debug-exit", "pvpanic" };
     for (size_t i = 0; i < G_N_ELEMENTS(isa_types); i++) {
         test_board_add(board, isa_types[i], isa, NULL);
     }
@@ -71,13 +95,14 @@ static void setup(void)
 }
 
 /* Ports that have something behind them are worth more tries than the other 65,000. */
-static const uint16_t ports[] = { 0x20,   0x40,   0x60,   0x70,  0x92,  0xa0,  0xb2,  0xe0,
-                                  0xe8,   0x3f8,  0x4d0,  0x501, 0x505, 0x510, 0x514, 0x600,
-                                  0xafe0, 0xc000, 0xc020, 0xcf8, 0xcfc, 0x2000 };
-static const uint32_t addresses[] = { HPET_ADDRESS, HPET_ADDRESS + 0x100, IOAPIC_ADDRESS,
-                                      0xff000000,   0xe0000000,           0xe0001000,
-                                      0xe0004000,   0xe0008000,           0xe000c000,
-                                      0xc0000 };
+static const uint16_t ports[] = { 0x20,   0x40,   0x60,   0x70,  0x92,  0xa0,   0xb2,  0xe0,
+                                  0xe8,   0x3f8,  0x4d0,  0x501, 0x505, 0x510,  0x514, 0x600,
+                                  0xafe0, 0xc000, 0xc020, 0xcf8, 0xcfc, 0x2000, 0x1f0, 0x1f0,
+                                  0x3f0,  0x3b0,  0x3c0,  0x3cc, 0x1ce, 0x00,   0x80,  0xc0 };
+static const uint32_t addresses[] = {
+    HPET_ADDRESS, HPET_ADDRESS + 0x100, IOAPIC_ADDRESS, 0xff000000, 0xe0000000, 0xe0001000,
+    0xe0004000,   0xe0008000,           0xe000c000,     0xc0000,    0xa0000,    0xb8000
+};
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -122,6 +147,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             break;
         case 6:
             test_board_advance(board, value % 1000000000);
+            if (data[1] == 0) {
+                DisplayConsole *console = display_console_find(board->env.displays, NULL, NULL);
+                display_console_render(console, &surface);
+                g_free(display_console_text(console));
+            }
             break;
         default: /* guest memory: descriptors, rings */
             test_write(board, small << 3 & (TEST_RAM_SIZE - 8), 8, value);

@@ -38,6 +38,7 @@ typedef struct Picture {
     const uint8_t *memory;
     uint32_t mask; /* of its size */
     DisplaySurface *surface;
+    uint32_t palette[256], attribute[16]; /* colours, looked up once for a picture */
 } Picture;
 
 static uint32_t palette_colour(const VgaRegisters *r, uint8_t index)
@@ -76,6 +77,16 @@ static unsigned visible_lines(const VgaRegisters *r)
 static unsigned start_address(const VgaRegisters *r)
 {
     return (unsigned)r->crtc[CR_START_HIGH] << 8 | r->crtc[CR_START_LOW];
+}
+
+static void look_up_colours(Picture *p)
+{
+    for (unsigned i = 0; i < 256; i++) {
+        p->palette[i] = palette_colour(p->r, (uint8_t)i);
+    }
+    for (unsigned i = 0; i < 16; i++) {
+        p->attribute[i] = attribute_colour(p->r, i);
+    }
 }
 
 static void fill(DisplaySurface *surface, uint32_t width, uint32_t height)
@@ -132,8 +143,8 @@ static void draw_character(const Picture *p, const TextMode *t, unsigned column,
     const VgaRegisters *r = p->r;
     uint8_t code = (uint8_t)cell, attribute = (uint8_t)(cell >> 8);
     bool blinks = r->attribute[AR_MODE] & MODE_BLINK;
-    uint32_t front = attribute_colour(r, attribute & 15);
-    uint32_t back = attribute_colour(r, attribute >> 4 & (blinks ? 7 : 15));
+    uint32_t front = p->attribute[attribute & 15];
+    uint32_t back = p->attribute[attribute >> 4 & (blinks ? 7 : 15)];
     uint32_t font = t->font[attribute >> 3 & 1];
     unsigned first = r->crtc[CR_CURSOR_START] & 31, last = r->crtc[CR_CURSOR_END] & 31;
 
@@ -180,7 +191,7 @@ char *vga_text(const VgaRegisters *r, const uint8_t *memory, uint32_t size)
         "▐", "▀", "α", "ß", "Γ", "π", "Σ", "σ", "µ", "τ", "Φ", "Θ", "Ω", "δ", "∞", "φ", "ε", "∩", "≡",
         "±", "≥", "≤", "⌠", "⌡", "÷", "≈", "°", "∙", "·", "√", "ⁿ", "²", "■", " ",
     };
-    const Picture p = { r, memory, size - 1, NULL };
+    const Picture p = { .r = r, .memory = memory, .mask = size - 1 };
     TextMode t;
 
     if (!text_mode(r, &t)) {
@@ -217,7 +228,7 @@ static uint32_t planar_pixel(const Picture *p, uint32_t cell, unsigned x)
     for (unsigned plane = 0; plane < 4; plane++) {
         value |= (planes >> (8 * plane + bit) & 1) << plane;
     }
-    return attribute_colour(r, value & r->attribute[AR_PLANES] & 15);
+    return p->attribute[value & r->attribute[AR_PLANES] & 15];
 }
 
 /* Four colours: pairs of bits, even pixels' bytes in planes 0 and 2, odd ones' in 1 and 3. */
@@ -227,12 +238,12 @@ static uint32_t cga_pixel(const Picture *p, uint32_t cell, unsigned x)
     unsigned plane = x / 4 % 2, shift = 6 - 2 * (x % 4);
     unsigned low = planes >> (8 * plane + shift) & 3, high = planes >> (8 * (plane + 2) + shift) & 3;
 
-    return attribute_colour(p->r, (low | high << 2) & p->r->attribute[AR_PLANES] & 15);
+    return p->attribute[(low | high << 2) & p->r->attribute[AR_PLANES] & 15];
 }
 
 static uint32_t chained_pixel(const Picture *p, uint32_t cell, unsigned x)
 {
-    return palette_colour(p->r, p->memory[(cell * 4 + x) & p->mask]);
+    return p->palette[p->memory[(cell * 4 + x) & p->mask]];
 }
 
 /* The cell at which scan line y begins: doubled scans, split screen, and the banks of old modes. */
@@ -292,7 +303,7 @@ static uint32_t linear_pixel(const Picture *p, uint64_t at, unsigned bytes)
     }
     switch (p->r->dispi[DISPI_BPP]) {
     case 8:
-        return palette_colour(p->r, (uint8_t)value);
+        return p->palette[value & 0xff];
     case 15:
         return (value >> 10 & 31) * 255 / 31 << 16 | (value >> 5 & 31) * 255 / 31 << 8 |
                (value & 31) * 255 / 31;
@@ -307,7 +318,7 @@ static uint32_t linear_pixel(const Picture *p, uint64_t at, unsigned bytes)
 static void draw_linear(const Picture *p)
 {
     const uint16_t *d = p->r->dispi;
-    unsigned bytes = (d[DISPI_BPP] + 7u) / 8;
+    unsigned bytes = MIN((d[DISPI_BPP] + 7u) / 8, 4u);
     uint64_t pitch = (uint64_t)MAX(d[DISPI_VIRTUAL_WIDTH], d[DISPI_XRES]) * bytes;
 
     fill(p->surface, d[DISPI_XRES], d[DISPI_YRES]);
@@ -333,9 +344,10 @@ static void draw_linear(const Picture *p)
 void vga_draw(const VgaRegisters *r, const uint8_t *memory, uint32_t size, unsigned phase,
               DisplaySurface *surface)
 {
-    const Picture p = { r, memory, size - 1, surface };
+    Picture p = { .r = r, .memory = memory, .mask = size - 1, .surface = surface };
     TextMode t;
 
+    look_up_colours(&p);
     if (r->dispi[DISPI_ENABLE] & DISPI_ENABLED) {
         draw_linear(&p);
     } else if ((r->sequencer[SR_CLOCKING] & CLOCKING_BLANK) || !r->attribute_on || !r->crtc[CR_H_END]) {

@@ -459,7 +459,8 @@ static void test_refusals(void)
     g_assert_nonnull(strstr(error->message, "unit 0 is in use"));
     g_clear_error(&error);
     object_unparent(OBJECT(dev));
-    g_assert_false(strstr(BUS_GET_CLASS(n.disk->bus)->device_path(n.disk), "drive@0/disk@0") == NULL);
+    g_autofree char *path = BUS_GET_CLASS(n.disk->bus)->device_path(n.disk);
+    g_assert_cmpstr(path, ==, "drive@0/disk@0");
     bench_free(&n);
 }
 
