@@ -171,6 +171,110 @@ static uint64_t carrying(void)
     return h;
 }
 
+/* ---- returns: those that a processor (or a translator) predicts, and all the others ---- */
+
+static __attribute__((noinline)) uint64_t deep(unsigned n)
+{
+    return n ? mix(deep(n - 1), n) : 1;
+}
+
+static jmp_buf out_of_it;
+static __attribute__((noinline)) uint64_t jumping(unsigned n)
+{
+    static volatile bool always = true;
+    if (n == 0 && always) {
+        longjmp(out_of_it, 1);
+    }
+    return n ? mix(jumping(n - 1), n) : 0;
+}
+
+/* A function in a page of its own: calls what it is given and returns `result`. */
+static uint8_t *caller;
+static void caller_make(uint8_t *at, uint32_t result)
+{
+    static const uint8_t code[] = { 0x53, 0xff, 0xd7, 0xb8, 0, 0, 0, 0, 0x5b, 0xc3 };
+    uint8_t made[sizeof(code)];
+    memcpy(made, code, sizeof(code)); /* push rbx; call rdi; mov eax, result; pop rbx; ret */
+    memcpy(made + 4, &result, 4);
+    memcpy(at, made, sizeof(made));
+}
+static uint32_t caller_next;
+static void caller_written(void)
+{
+    caller_make(caller, caller_next);
+}
+static void caller_moved(void)
+{
+    uint8_t *other = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    caller_make(other, caller_next);
+    mremap(other, 4096, 4096, MREMAP_MAYMOVE | MREMAP_FIXED, caller);
+}
+static void caller_left(void)
+{
+}
+
+static sigjmp_buf returned_badly;
+static void on_bad_return(int sig)
+{
+    siglongjmp(returned_badly, sig);
+}
+
+static uint64_t returning(void)
+{
+    volatile uint64_t h = 0;
+    for (unsigned i = 0; i < 20; i++) {
+        h = mix(h, deep(i * 500)); /* more than anybody predicts */
+    }
+    for (volatile unsigned i = 0; i < 200; i++) {
+        if (setjmp(out_of_it) == 0) {
+            h = mix(h, jumping(i % 40 + 1));
+        }
+        h = mix(h, deep(20));
+    }
+    /* Calls without returns, and returns without calls. */
+    uint64_t count = 0, at;
+    __asm__ volatile("mov $100000, %%ecx\n"
+                     "1:\tcall 2f\n"
+                     "2:\tpop %1\n\t"
+                     "add $1, %0\n\t"
+                     "lea 3f(%%rip), %1\n\t"
+                     "push %1\n\t"
+                     "ret\n\t"
+                     "int3\n"
+                     "3:\tsub $1, %%ecx\n\t"
+                     "jnz 1b"
+                     : "+r"(count), "=&r"(at)
+                     :
+                     : "rcx", "memory", "cc");
+    h = mix(h, count + deep(50));
+    /* The code behind the call changes before it is returned to. */
+    caller = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    caller_make(caller, 1);
+    static void (*const callees[])(void) = { caller_left, caller_written, caller_moved };
+    for (unsigned i = 0; i < 300; i++) {
+        uint32_t (*call)(void (*)(void));
+        memcpy(&call, &caller, sizeof(call));
+        caller_next = i + 2;
+        h = mix(h, call(callees[i < 100 ? 0 : i % 3]));
+    }
+    munmap(caller, 4096);
+    /* No address at all. */
+    struct sigaction action = { .sa_handler = on_bad_return, .sa_flags = SA_NODEFER };
+    sigaction(SIGSEGV, &action, NULL);
+    sigaction(SIGBUS, &action, NULL);
+    for (volatile unsigned i = 0; i < 20; i++) {
+        uint64_t to = UINT64_C(0x8000000000000000) >> (i % 3);
+        int sig = sigsetjmp(returned_badly, 1);
+        if (sig == 0) {
+            __asm__ volatile("push %0; ret" : : "r"(to) : "memory");
+        }
+        h = mix(h, (uint64_t)sig + deep(10));
+    }
+    signal(SIGSEGV, SIG_DFL);
+    signal(SIGBUS, SIG_DFL);
+    return h;
+}
+
 static uint64_t processes(void)
 {
     uint64_t h = 0;
@@ -197,6 +301,7 @@ static void work(void)
     say("passed", passed(l, 300));
     say("pushing", pushing());
     say("carrying", carrying());
+    say("returning", returning());
     say("processes", processes());
 }
 

@@ -63,7 +63,7 @@ def main():
 
         def work(accel):
             got = boot(accel, "work", 1)
-            expect(len(host) >= 7 and got == host, f"host: {host}\nguest: {got}")
+            expect(len(host) >= 8 and got == host, f"host: {host}\nguest: {got}")
 
         def smp(accel):
             got = boot(accel, "smp", 2)

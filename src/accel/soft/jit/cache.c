@@ -97,8 +97,8 @@ Jit *jit_new(size_t size, GError **error)
     jit->rw = rw;
     jit->rx_delta = (uint8_t *)rx - (uint8_t *)rw;
     jit->size = size;
-    jit->chain = jit->elide = jit->loops = jit->sites = jit->superblocks = jit->lookahead = jit->returns =
-        true;
+    jit->chain = jit->elide = jit->loops = jit->sites = jit->superblocks = jit->lookahead = true;
+    jit->returns = jit->tier = true;
     jit->max_insns = JIT_MAX_INSNS;
     jit->bmi2 = __builtin_cpu_supports("bmi2");
     if (!jit_range_add(rx, size)) {

@@ -298,7 +298,7 @@ typedef struct Jit {
     JitRegion regions[JIT_REGIONS];
     unsigned current;
     uint64_t turns; /* how often current changed */
-    JitHash *hash; /* atomic */
+    JitHash *hash;  /* atomic */
     unsigned block_count;
     GHashTable *pages; /* host page -> JitPage */
     guint pages_limit; /* when to look for some that hold nothing */

@@ -1,0 +1,273 @@
+/* Blocks that are made, found, linked, made stale and evicted, on a bare CPU. SPDX-License-Identifier:
+ * GPL-2.0-or-later */
+#include "accel/soft/interp/native.h"
+#include "accel/soft/jit/jit.h"
+#include "accel/soft/jit/tcg.h"
+#include "arch/x86/apic.h"
+
+#define CODE  0x10000u
+#define STACK 0x8000u
+
+#define RAM_BYTES (16u << 20)
+
+typedef struct Rig {
+    MemoryRegion root, ram, io_root;
+    AddressSpace *memory, *io;
+    ApicBus *bus;
+    ClockSet *clocks;
+    X86Cpu *cpu;
+    Jit *jit;
+    JitVcpu *v;
+} Rig;
+
+static void no_reset(void *opaque)
+{
+}
+
+static void setup(Rig *r, gconstpointer data)
+{
+    GError *error = NULL;
+
+    memory_region_init(&r->root, NULL, "system", UINT64_MAX);
+    memory_region_init(&r->io_root, NULL, "io", 65536);
+    g_assert_true(memory_region_init_ram(&r->ram, NULL, "ram", RAM_BYTES, &error));
+    memory_region_add(&r->root, 0, &r->ram);
+    r->memory = address_space_new(&r->root, "memory");
+    r->io = address_space_new(&r->io_root, "io");
+    r->bus = apic_bus_new();
+    r->clocks = clock_set_new();
+    g_assert_true(native_init(&error));
+    X86Cpu *cpu = r->cpu = X86_CPU(object_new("max-x86_64-cpu", &error));
+    g_assert_no_error(error);
+    X86CpuEnv env = { .memory = r->memory,
+                      .smram = r->memory,
+                      .io = r->io,
+                      .apic_bus = r->bus,
+                      .clocks = r->clocks,
+                      .request_reset = no_reset };
+    g_assert_true(x86_cpu_realize(cpu, &env, &error));
+    interp_vcpu_init(cpu);
+    r->jit = jit_new((size_t)GPOINTER_TO_UINT(data) << 20, &error);
+    g_assert_no_error(error);
+    jit_vcpu_init(r->jit, cpu);
+    jit_thread_enter(cpu);
+    r->v = jit_vcpu(cpu);
+    /* Flat 64-bit segments without paging, which no processor allows but the software CPU does not mind. */
+    x86_cpu_reset(cpu, false);
+    uint32_t attr = DESC_P | DESC_S | DESC_G | DESC_A;
+    for (int i = 0; i < SEG_COUNT; i++) {
+        cpu->segs[i] = (X86Segment){ 0x10, attr | DESC_W | DESC_B, 0xffffffff, 0 };
+    }
+    cpu->segs[SEG_CS] = (X86Segment){ 8, attr | DESC_CODE | DESC_R | DESC_L, 0xffffffff, 0 };
+    cpu->cr0 = CR0_ET | CR0_PE;
+    cpu->efer = EFER_LMA | EFER_LME;
+    cpu->cr4 = CR4_PAE | CR4_OSFXSR;
+    cpu->idt.limit = 0;
+    cpu->cpl = 0;
+    x86_set_rflags(cpu, FLAG_ONE);
+    x86_update_mode(cpu);
+    mmu_flush(cpu, false);
+}
+
+static void teardown(Rig *r, gconstpointer data)
+{
+    jit_vcpu_destroy(r->cpu);
+    interp_vcpu_destroy(r->cpu);
+    jit_free(r->jit);
+    x86_cpu_unrealize(r->cpu);
+    object_unref(OBJECT(r->cpu));
+    apic_bus_free(r->bus);
+    address_space_free(r->memory);
+    address_space_free(r->io);
+    memory_region_destroy(&r->ram);
+    memory_region_destroy(&r->root);
+    memory_region_destroy(&r->io_root);
+    clock_set_free(r->clocks);
+}
+
+/* Runs from gpa to a HLT; returns rax. */
+static uint64_t run(Rig *r, uint64_t gpa)
+{
+    X86Cpu *cpu = r->cpu;
+
+    cpu->halted = false;
+    cpu->rip = gpa;
+    cpu->regs[R_RSP] = STACK;
+    __atomic_store_n(&cpu->interrupt_request, 0, __ATOMIC_SEQ_CST);
+    interp_vcpu_exec(cpu);
+    g_assert_true(cpu->halted);
+    g_assert_false(cpu->shutdown);
+    return cpu->regs[R_RAX];
+}
+
+static void put(Rig *r, uint64_t gpa, const void *code, size_t size)
+{
+    g_assert_cmpint(address_space_write(r->memory, gpa, MEMTXATTRS_NONE, code, size), ==, MEMTX_OK);
+}
+
+/* mov ecx, rounds; xor eax, eax; L: add eax, step; dec ecx; jnz L; hlt */
+static void put_loop(Rig *r, uint64_t gpa, uint32_t rounds, uint8_t step)
+{
+    uint8_t code[] = { 0xb9, 0, 0, 0, 0, 0x31, 0xc0, 0x83, 0xc0, step, 0xff, 0xc9, 0x75, 0xf9, 0xf4 };
+
+    memcpy(code + 1, &rounds, 4);
+    put(r, gpa, code, sizeof(code));
+}
+
+/* mov eax, value; hlt */
+static void put_value(Rig *r, uint64_t gpa, uint32_t value)
+{
+    uint8_t code[] = { 0xb8, 0, 0, 0, 0, 0xf4 };
+
+    memcpy(code + 1, &value, 4);
+    put(r, gpa, code, sizeof(code));
+}
+
+static JitBlock *block_at(Rig *r, uint64_t gpa)
+{
+    X86Cpu *cpu = r->cpu;
+
+    cpu->rip = gpa;
+    return jit_find_made(cpu, r->v, cpu->mode, jit_code_at(cpu));
+}
+
+static void test_tier(Rig *r, gconstpointer data)
+{
+    put_loop(r, CODE, JIT_COLD_RUNS / 2, 3);
+    g_assert_cmpuint(run(r, CODE), ==, JIT_COLD_RUNS / 2 * 3);
+    g_assert_cmpuint(r->jit->translated, ==, 0);
+    /* The loop is warm in its second run; what stands before it is not. */
+    put_loop(r, CODE, 1000, 3);
+    g_assert_cmpuint(run(r, CODE), ==, 3000);
+    g_assert_nonnull(block_at(r, CODE + 7));
+    g_assert_null(block_at(r, CODE));
+    uint64_t made = r->jit->translated;
+    g_assert_cmpuint(run(r, CODE), ==, 3000);
+    g_assert_cmpuint(r->jit->translated, ==, made);
+    for (unsigned n = 0; n < JIT_COLD_RUNS; n++) {
+        run(r, CODE);
+    }
+    g_assert_nonnull(block_at(r, CODE));
+    /* What was hot before is translated at once when it has changed. */
+    uint64_t interpreted = r->v->cold_runs;
+    put_loop(r, CODE, 1000, 5);
+    g_assert_null(block_at(r, CODE));
+    g_assert_null(block_at(r, CODE + 7));
+    g_assert_cmpuint(run(r, CODE), ==, 5000);
+    g_assert_nonnull(block_at(r, CODE));
+    g_assert_cmpuint(r->v->cold_runs - interpreted, <=, 1); /* the HLT, perhaps */
+}
+
+static void test_written(Rig *r, gconstpointer data)
+{
+    r->jit->tier = false;
+    for (unsigned n = 1; n <= 40; n++) {
+        put_value(r, CODE, n);
+        put_value(r, CODE + 64, n * 1000);
+        g_assert_cmpuint(run(r, CODE), ==, n);
+        g_assert_cmpuint(run(r, CODE + 64), ==, n * 1000);
+        g_assert_cmpuint(run(r, CODE), ==, n);
+    }
+    /* By now the page is not protected, and its blocks look for themselves. */
+    g_assert_true(block_at(r, CODE)->checks_itself);
+    put_value(r, CODE + 4096, 7);
+    g_assert_cmpuint(run(r, CODE + 4096), ==, 7);
+    g_assert_false(block_at(r, CODE + 4096)->checks_itself);
+    uint64_t stale = r->jit->stale_count;
+    jit_drop_all(r->jit);
+    g_assert_cmpuint(r->jit->stale_count, >, stale);
+    g_assert_cmpuint(r->jit->block_count, ==, 0);
+    g_assert_null(block_at(r, CODE));
+    g_assert_cmpuint(run(r, CODE), ==, 40);
+}
+
+/* An instruction in two pages: found where both follow each other, and gone with either. */
+static void test_straddling(Rig *r, gconstpointer data)
+{
+    uint64_t at = CODE + 4096 - 2;
+
+    r->jit->tier = false;
+    put_value(r, at, 0x01020304);
+    g_assert_cmpuint(run(r, at), ==, 0x01020304);
+    JitBlock *b = block_at(r, at);
+    g_assert_nonnull(b);
+    g_assert_nonnull(b->second);
+    put(r, at + 4, "\x09", 1);
+    g_assert_true(b->stale);
+    g_assert_cmpuint(run(r, at), ==, 0x09020304);
+    b = block_at(r, at);
+    put(r, at, "\xb8\x05", 2);
+    g_assert_true(b->stale);
+    g_assert_cmpuint(run(r, at), ==, 0x09020305);
+}
+
+/* More code than the memory holds, several times over. */
+static void test_regions(Rig *r, gconstpointer data)
+{
+    const unsigned count = 100000;
+    GRand *rand = g_rand_new_with_seed(7);
+
+    r->jit->tier = false;
+    for (unsigned n = 0; n < count; n++) {
+        uint64_t at = 0x100000 + n * 64;
+        put_value(r, at, n * 77);
+        g_assert_cmpuint(run(r, at), ==, n * 77);
+        if (n % 16 == 0) {
+            unsigned k = (unsigned)g_rand_int_range(rand, 0, (gint32)n + 1);
+            g_assert_cmpuint(run(r, 0x100000 + k * 64), ==, k * 77);
+            jit_evict_one(r->jit, r->cpu, g_rand_int(rand));
+        }
+    }
+    g_assert_cmpuint(r->jit->evictions, >, JIT_REGIONS);
+    /* The table has what is there, and nothing else; code leads to its block. */
+    unsigned found = 0;
+    for (unsigned i = 0; i < JIT_REGIONS; i++) {
+        const GPtrArray *blocks = r->jit->regions[i].blocks;
+        for (guint n = 0; n < blocks->len; n++) {
+            JitBlock *b = blocks->pdata[n];
+            JitBlock *in_table = jit_find_made(r->cpu, r->v, b->key, b->page + b->offset);
+            found += !b->stale;
+            g_assert_true(b->stale ? in_table != b : in_table == b);
+            g_assert_true(jit_block_at(r->jit, jit_rx(r->jit, b->code)) == b);
+            g_assert_true(jit_block_at(r->jit, jit_rx(r->jit, b->code + b->code_size - 1)) == b);
+            if (b->cold_size) {
+                g_assert_true(jit_block_at(r->jit, jit_rx(r->jit, b->cold)) == b);
+            }
+        }
+    }
+    g_assert_cmpuint(found, ==, r->jit->block_count);
+    g_rand_free(rand);
+}
+
+static void test_hot(Rig *r, gconstpointer data)
+{
+    r->jit->tier = false;
+    put_value(r, CODE, 5);
+    put_value(r, CODE + 8192, 6);
+    run(r, CODE);
+    run(r, CODE + 8192);
+    JitBlock *b = block_at(r, CODE);
+    r->cpu->rip = CODE;
+    jit_sample(r->jit, r->cpu);
+    jit_sample(r->jit, r->cpu);
+    g_assert_false(b->stale);
+    jit_sample(r->jit, r->cpu);
+    g_assert_true(b->stale); /* made anew, with places of their own */
+    g_assert_false(block_at(r, CODE + 8192)->stale);
+    g_assert_cmpuint(run(r, CODE), ==, 5);
+    b = block_at(r, CODE);
+    r->cpu->rip = CODE;
+    jit_sample(r->jit, r->cpu);
+    g_assert_false(b->stale);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add("/jit/cache/tier", Rig, GUINT_TO_POINTER(16), setup, test_tier, teardown);
+    g_test_add("/jit/cache/written", Rig, GUINT_TO_POINTER(16), setup, test_written, teardown);
+    g_test_add("/jit/cache/straddling", Rig, GUINT_TO_POINTER(16), setup, test_straddling, teardown);
+    g_test_add("/jit/cache/regions", Rig, GUINT_TO_POINTER(8), setup, test_regions, teardown);
+    g_test_add("/jit/cache/hot", Rig, GUINT_TO_POINTER(16), setup, test_hot, teardown);
+    return g_test_run();
+}
