@@ -279,6 +279,7 @@ static void test_errors(void)
         "file=%s,readonly=maybe",
         "file",
         "file=%s,rerror=enospc",
+        "file=%s,throttling.iops-total=5",
         "file=QCOW", /* a header that is cut off */
     };
     static const char *const nodes[] = { "driver=qcow2,node-name=a",
@@ -330,7 +331,7 @@ static void test_errors(void)
 static void test_snapshot(void)
 {
     g_autofree char *path = NULL, *data = NULL;
-    BlockBackend *bb;
+    BlockBackend *bb, *filled;
     char buf[1024], back[1024];
     gsize size;
 
@@ -350,6 +351,15 @@ static void test_snapshot(void)
     for (gsize i = 0; i < size; i++) {
         g_assert_cmpint(data[i], ==, 0);
     }
+    /* Together with copy-on-read, where what was read comes from the overlay then. */
+    filled = drive("file=%s,format=raw,id=c,snapshot=on,copy-on-read=on,file.locking=off", path);
+    g_assert_cmpint(rd(filled, 70000, back, sizeof(back)), ==, 0);
+    g_assert_true(back[0] == 0 && bb_node(filled)->copy_on_read == 1);
+    BlockStatus st;
+    g_assert_cmpint(blk_status(bb_node(filled), 65536, 65536, &st), ==, 0);
+    g_assert_true(st.flags & BLOCK_STATUS_ALLOCATED);
+    g_assert_cmpint(blk_status(bb_node(filled), 131072, 65536, &st), ==, 0);
+    g_assert_false(st.flags & BLOCK_STATUS_ALLOCATED);
     end();
 }
 

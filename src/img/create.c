@@ -206,6 +206,20 @@ bool img_create(ImgTool *tool, const ImgCreate *create, GError **error)
         error_set(error, "The image size is too large for file format '%s'%s", create->format,
                   table_has(tables, "cluster_size") ? " (try using a larger cluster size)" : "");
     }
+    if (!ok && error && *error && g_str_has_prefix((*error)->message, "Value '")) {
+        /* Of which option? */
+        json_object_object_foreach(options, name, value)
+        {
+            g_autofree char *head =
+                g_strdup_printf("Value '%s' is not one of ", json_object_get_string(value));
+            if (json_object_is_type(value, json_type_string) && g_str_has_prefix((*error)->message, head)) {
+                g_clear_error(error);
+                error_set(error, "Parameter '%s' does not accept value '%s'", name,
+                          json_object_get_string(value));
+                break;
+            }
+        }
+    }
 out:
     json_object_put(options);
     return ok;

@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -66,18 +67,17 @@ def link_tools(build, work, reference):
 
 def run_one(suite, env, fmt, test, timeout):
     start = time.monotonic()
+    child = subprocess.Popen([sys.executable, "check", "-" + fmt, test], cwd=suite, env=env, stdout=subprocess.PIPE,
+                             stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True)
     try:
-        result = subprocess.run([sys.executable, "check", "-" + fmt, test], cwd=suite, env=env, timeout=timeout,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-        text = result.stdout
+        text, _ = child.communicate(timeout=timeout)
         if "Not run: " + test in text or re.search(r"^%s\s+not run" % re.escape(test), text, re.M):
             verdict = "notrun"
-        elif result.returncode == 0:
-            verdict = "pass"
         else:
-            verdict = "fail"
-    except subprocess.TimeoutExpired as expired:
-        text = (expired.stdout or b"").decode("utf-8", "replace") if isinstance(expired.stdout, bytes) else ""
+            verdict = "pass" if child.returncode == 0 else "fail"
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)  # with the tools that the test started
+        text, _ = child.communicate()
         verdict = "timeout"
     return verdict, text, time.monotonic() - start
 

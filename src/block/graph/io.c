@@ -414,6 +414,13 @@ static void change_end(BlockNode *node, uint64_t offset, uint64_t bytes, int ret
 
 static int aligned_write_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags);
 
+static void debug_here(BlockNode *node, QapiBlkdebugEvent event)
+{
+    if (node->driver->co_debug_event) {
+        node->driver->co_debug_event(node, event);
+    }
+}
+
 static int aligned_write(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, uint64_t from,
                          unsigned flags)
 {
@@ -430,6 +437,7 @@ static int aligned_write(BlockNode *node, uint64_t offset, uint64_t bytes, const
     if (flags & BLOCK_REQ_WRITE_COMPRESSED) {
         return driver_write(node, offset, bytes, vec, from, flags);
     }
+    debug_here(node, QAPI_BLKDEBUG_EVENT_PWRITEV);
     for (uint64_t done = 0; done < bytes && !ret;) {
         uint64_t n = piece_of(node, vec, from + done, bytes - done);
 
@@ -440,6 +448,7 @@ static int aligned_write(BlockNode *node, uint64_t offset, uint64_t bytes, const
                                : flags);
         done += n;
     }
+    debug_here(node, QAPI_BLKDEBUG_EVENT_PWRITEV_DONE);
     return ret;
 }
 
@@ -463,13 +472,6 @@ static int pad_read(BlockNode *node, Padded *p)
     }
     g_aligned_free(block);
     return ret;
-}
-
-static void debug_here(BlockNode *node, QapiBlkdebugEvent event)
-{
-    if (node->driver->co_debug_event) {
-        node->driver->co_debug_event(node, event);
-    }
 }
 
 static int node_write(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, uint64_t from,

@@ -134,7 +134,7 @@ static bool load_tables(Qcow2Node *s, GError **error)
     if (qcow2_refcounts_load(s, error) < 0 || qcow2_l1_load(s, error) < 0) {
         return false;
     }
-    s->can_grow = s->node.file->node->driver->co_truncate != NULL;
+    s->can_grow = block_skip_filters(s->node.file->node)->driver->co_truncate != NULL;
     s->fresh_next = qcow2_cluster_of(s, block_size(s->node.file) + s->g.cluster_size - 1);
     s->file_end = s->fresh_next;
     s->window = 16;
@@ -178,7 +178,7 @@ static bool load(Qcow2Node *s, GError **error)
     if ((s->h.incompatible & QCOW2_INCOMPAT_CORRUPT) && may_write(s) && !(flags & BLOCK_OPEN_CHECK)) {
         return error_set(error, "qcow2: Image is corrupt; cannot be opened read/write");
     }
-    s->can_grow = s->node.file->node->driver->co_truncate != NULL;
+    s->can_grow = block_skip_filters(s->node.file->node)->driver->co_truncate != NULL;
     if (s->h.incompatible & QCOW2_INCOMPAT_JOURNAL) {
         if (may_write(s)) {
             if (!qcow2_journal_replay(s, error)) {
