@@ -33,7 +33,7 @@ struct Block {
     uint32_t mode;        /* MODE_* and INTERP_SINGLE */
     uint16_t length;      /* bytes of code */
     uint16_t count;       /* operations, without the link */
-    uint32_t runs;        /* the translator's: how often it was run for it */
+    uint32_t runs, when;  /* the translator's: how often it was run for it, and when last */
     Block *page_next[2];
     InterpOp ops[] __attribute__((aligned(32)));
 };

@@ -348,6 +348,10 @@ static void fill_budgets(X86Cpu *cpu, JitVcpu *v)
 #define REBUILDS       7
 #define REBUILD_CYCLES 20 /* log2 */
 
+/* A block that runs after so many others counts for COLD_RETURN runs. */
+#define COLD_GAP    512u
+#define COLD_RETURN (JIT_COLD_RUNS / 2)
+
 static JitPast *past_of(JitVcpu *v, const uint8_t *host)
 {
     uint64_t hash = (uint64_t)(uintptr_t)host * UINT64_C(0x9e3779b97f4a7c15);
@@ -397,8 +401,10 @@ static ColdEnd run_cold(X86Cpu *cpu, JitVcpu *v, const uint8_t *host, Block *b)
     if (!b) {
         b = interp_find_block(cpu, false);
     }
-    b->runs++;
-    v->cold_runs++;
+    /* Code that comes back after other code is likely to do so again; a burst may be all there ever is. */
+    uint32_t now = (uint32_t)++v->cold_runs;
+    b->runs += b->runs && now - b->when > COLD_GAP ? COLD_RETURN : 1;
+    b->when = now;
     /* So that it goes on to no other block; then as interp_vcpu_exec does, so that no request is lost. */
     __atomic_store_n(&cpu->interrupt_poll, 1, __ATOMIC_RELAXED);
     interp_run(cpu, b->ops);
