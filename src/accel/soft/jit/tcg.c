@@ -28,7 +28,7 @@ static void tcg_instance_init(Object *obj)
     g_mutex_init(&tcg->lock);
     tcg->vcpus = g_ptr_array_new();
     tcg->use_jit = tcg->elide = tcg->chain = tcg->loops = tcg->sites = tcg->tier = true;
-    tcg->superblocks = tcg->lookahead = tcg->returns = true;
+    tcg->superblocks = tcg->lookahead = true;
     tcg->size_mib = DEFAULT_SIZE_MIB;
     tcg->max_insns = JIT_MAX_INSNS;
     tcg->lockstep_every = 1;
@@ -237,7 +237,7 @@ static const Property tcg_properties[] = {
     PROP_BOOL("sites", TcgAccel, sites, true, "keep the last page of each access beside the TLB"),
     PROP_BOOL("tier", TcgAccel, tier, true, "interpret code that has run a few times only"),
     PROP_BOOL("superblocks", TcgAccel, superblocks, true, "go on in a block behind forward branches"),
-    PROP_BOOL("returns", TcgAccel, returns, true, "let the host predict returns"),
+    PROP_BOOL("returns", TcgAccel, returns, false, "let the host predict returns"),
     PROP_BOOL("lookahead", TcgAccel, lookahead, true, "look for flags that are dead where a block goes on"),
     PROP_BOOL("chain", TcgAccel, chain, true, "go from block to block without a look-up in C"),
     PROP_UINT32("tb-size", TcgAccel, size_mib, DEFAULT_SIZE_MIB,
