@@ -89,12 +89,13 @@ static void help(void)
 
 static void print_man(void)
 {
-    printf(".TH RHEA-IMG 1 \"\" \"Rhea " RHEA_VERSION "\"\n.SH NAME\nrhea-img \\- disk image utility\n"
-           ".SH SYNOPSIS\n.B rhea-img\n[\\-h|\\-V] command [command options]\n.SH DESCRIPTION\n"
-           "Makes, describes, checks, converts and changes disk images. Its commands, options, output and exit "
-           "statuses are those of qemu-img; called through a link of that name it stands in its place.\n"
-           "Images must not be changed while a virtual machine uses them; they are locked against that.\n"
-           ".SH COMMANDS\n");
+    printf(
+        ".TH RHEA-IMG 1 \"\" \"Rhea " RHEA_VERSION "\"\n.SH NAME\nrhea-img \\- disk image utility\n"
+        ".SH SYNOPSIS\n.B rhea-img\n[\\-h|\\-V] command [command options]\n.SH DESCRIPTION\n"
+        "Makes, describes, checks, converts and changes disk images. Its commands, options, output and exit "
+        "statuses are those of qemu-img; called through a link of that name it stands in its place.\n"
+        "Images must not be changed while a virtual machine uses them; they are locked against that.\n"
+        ".SH COMMANDS\n");
     for (size_t i = 0; i < G_N_ELEMENTS(commands); i++) {
         g_auto(GStrv) parts = g_strsplit(commands[i].usage, "-", -1);
         g_autofree char *usage = g_strjoinv("\\-", parts);
