@@ -67,9 +67,11 @@ if [ -z "$tidy" ]; then
 else
     rm -rf "$build/tidy"
     mkdir -p "$build/tidy"
+    # What clang does not know of gcc's options ends its run.
+    sed -E 's/ -mmem(cpy|set)-strategy=[^ "]*//g' "$build/compile_commands.json" >"$build/tidy/compile_commands.json"
     # shellcheck disable=SC2016
     if echo "$tidy" | xargs -P "${JOBS:-$(nproc)}" -I {} sh -c \
-        'clang-tidy -p "$1" --quiet "$2" >"$1/tidy/$(echo "$2" | tr / _).log" 2>/dev/null' - "$build" {}; then
+        'clang-tidy -p "$1/tidy" --quiet "$2" >"$1/tidy/$(echo "$2" | tr / _).log" 2>/dev/null' - "$build" {}; then
         echo "clang-tidy: $(echo "$tidy" | wc -l) sources clean, $what"
     else
         cat "$build"/tidy/*.log | grep -E '(error|warning):' | sort -u | head -n 60

@@ -5,6 +5,7 @@
  */
 #include "base/error.h"
 #include "base/log.h"
+#include "block/graph/node.h"
 #include "img/io.h"
 #include "img/tool.h"
 #include "rhea_config.h"
@@ -100,6 +101,7 @@ int main(int argc, char **argv)
     g_autofree char *name = g_path_get_basename(argv[0] ? argv[0] : "rhea-io");
     g_set_prgname(name);
     img_help = help;
+    block_debug_tells = true;
     img_tool_start(&tool, g_get_prgname());
     IoSession session = { .tool = &tool };
     IoOpen how = { 0 };

@@ -457,7 +457,7 @@ static void test_breakpoint(void)
         loop_iterate(loop, false);
     }
     g_assert_cmpint(blk_pread(root, 0, 512, buf, 0), ==, 0);
-    g_assert_cmpint(buf[0], ==, 0);
+    g_assert_true(buf[0] == 0);
     g_assert_false(node->driver->debug_resume(node, "B"));
     g_assert_true(node->driver->debug_resume(node, "A"));
     while (buf[0] != 'h') {

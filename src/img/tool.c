@@ -579,7 +579,7 @@ int img_size_value(const char *text, uint64_t default_unit, uint64_t *value)
     if (fraction > 0 && unit == 1) {
         return -EINVAL;
     }
-    unsigned __int128 product = (unsigned __int128)whole * unit + (uint64_t)(fraction * (double)unit + 0.5);
+    unsigned __int128 product = (unsigned __int128)whole * unit + (uint64_t)llround(fraction * (double)unit);
     if (product > UINT64_MAX) {
         return -ERANGE;
     }

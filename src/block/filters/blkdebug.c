@@ -260,17 +260,26 @@ static void blkdebug_refresh_limits(BlockNode *node)
 
 /* ---- events ---- */
 
+bool block_debug_tells;
+
+/* Scripts that drive rhea-io wait for these lines. */
+static void tell(const char *what, const char *tag)
+{
+    if (block_debug_tells) {
+        printf("blkdebug: %s request '%s'\n", what, tag);
+        fflush(stdout);
+    }
+}
+
 static void suspend(BlkdebugNode *b, const char *tag)
 {
     Suspended s = { coroutine_self(), loop_current(), g_strdup(tag) };
 
     g_ptr_array_add(b->suspended, &s);
     pthread_mutex_unlock(&b->lock);
-    printf("blkdebug: Suspended request '%s'\n", s.tag); /* tests that drive it wait for these lines */
-    fflush(stdout);
+    tell("Suspended", s.tag);
     coroutine_yield();
-    printf("blkdebug: Resuming request '%s'\n", s.tag);
-    fflush(stdout);
+    tell("Resuming", s.tag);
     pthread_mutex_lock(&b->lock);
     g_free(s.tag);
 }

@@ -455,14 +455,19 @@ static int aligned_write(BlockNode *node, uint64_t offset, uint64_t bytes, const
 /* Fills what a padded write keeps: the blocks at its ends, as they are. */
 static int pad_read(BlockNode *node, Padded *p)
 {
+    if (!p->buf) {
+        return 0; /* nothing to keep */
+    }
     uint64_t align = node->limits.request_alignment;
     uint8_t *block = g_aligned_alloc(1, align, MAX(4096, node->limits.memory_alignment));
     int ret = 0;
 
     if (p->head || p->bytes == align) {
         ret = aligned_read(node, p->offset, align, &BLOCK_VEC_BUF(block, align), 0, 0);
-        memcpy(p->buf, block, p->head);
-        if (p->bytes == align) {
+        if (!ret && p->head) {
+            memcpy(p->buf, block, p->head);
+        }
+        if (!ret && p->bytes == align) {
             memcpy(p->buf + 2 * align - p->tail, block + align - p->tail, p->tail);
         }
     }

@@ -404,6 +404,9 @@ void block_node_corrupt(BlockNode *node, bool fatal, uint64_t offset, uint64_t s
 /* A filter's open: its one child, named `name`, whose size and capabilities it shows. */
 bool block_filter_open(BlockNode *node, const char *name, const QapiBlockdevOptions *options,
                        QapiBlockdevRef *ref, GError **error);
+/* Set once, by a program whose standard output is read by scripts that drive breakpoints: blkdebug tells
+ * there of requests that it holds and lets go. */
+extern bool block_debug_tells;
 /* Tells blkdebug, if that is the child, where the format has come to. In a request's coroutine. */
 void block_debug_event(BlockChild *child, QapiBlkdebugEvent event);
 /* For protocols with submit(): the end of a request; frees nothing of the caller's. In req's loop. */

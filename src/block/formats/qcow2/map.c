@@ -116,7 +116,7 @@ int qcow2_l1_load(Qcow2Node *s, GError **error)
     int ret;
 
     g_free(s->l1);
-    s->l1 = g_try_malloc(bytes + 1);
+    s->l1 = g_try_malloc0(bytes + 1);
     if (!s->l1) {
         error_set(error, "%s: no memory for the L1 table", qcow2_what(s));
         return -ENOMEM;
