@@ -102,7 +102,7 @@ int main(int argc, char **argv)
     g_set_prgname(name);
     img_help = help;
     block_debug_tells = true;
-    img_tool_start(&tool, g_get_prgname());
+    log_set_program(g_get_prgname());
     IoSession session = { .tool = &tool };
     IoOpen how = { 0 };
     g_autoptr(GPtrArray) commands = g_ptr_array_new();
@@ -190,8 +190,10 @@ int main(int argc, char **argv)
         log_error("--image-opts and -f are mutually exclusive");
         return EXIT_FAILURE;
     }
+    img_tool_start(&tool, g_get_prgname());
     for (guint i = 0; i < objects->len; i++) {
         if (!img_object_add(&tool, objects->pdata[i])) {
+            img_tool_end(&tool);
             return EXIT_FAILURE;
         }
     }
