@@ -181,8 +181,8 @@ enum {
     JIT_REFILL_LOOP = 4, /* in a fast loop */
 };
 
-/* Behind a call of the careful thunk. */
-typedef uint16_t JitCareful;
+/* Behind a call of the careful thunk, wherever that ends. */
+typedef uint16_t JitCareful __attribute__((aligned(1)));
 #define JIT_CAREFUL_IN_MEM 0x8000u /* the flags are in cpu->cc; else they are dead */
 /* The code from the jump to the call to it: where the link lies, once there is one. */
 #define JIT_CAREFUL_SITE 9 /* bytes before the JitCareful: the jump's rel32 */
