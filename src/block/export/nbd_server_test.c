@@ -130,7 +130,7 @@ static void hello(uint32_t flags)
 
 static void option(uint32_t number, const void *data, uint32_t length)
 {
-    uint8_t head[16];
+    uint8_t head[16] = { 0 };
     nbd_put64(head, NBD_OPTION_MAGIC);
     nbd_put32(head + 8, number);
     nbd_put32(head + 12, length);
@@ -141,7 +141,7 @@ static void option(uint32_t number, const void *data, uint32_t length)
 /* The type of the next reply; its data into buf. */
 static uint32_t reply(uint32_t number, uint8_t *buf, size_t room, uint32_t *length)
 {
-    uint8_t head[20];
+    uint8_t head[20] = { 0 };
     get(head, sizeof(head));
     g_assert_cmpuint(nbd_get64(head), ==, NBD_OPTION_REPLY_MAGIC);
     g_assert_cmpuint(nbd_get32(head + 8), ==, number);
@@ -192,7 +192,7 @@ static void go(const char *contexts)
 
 static void request(uint16_t flags, uint16_t type, uint64_t cookie, uint64_t offset, uint32_t length)
 {
-    uint8_t head[28];
+    uint8_t head[28] = { 0 };
     nbd_put32(head, NBD_REQUEST_MAGIC);
     nbd_put16(head + 4, flags);
     nbd_put16(head + 6, type);
@@ -204,7 +204,7 @@ static void request(uint16_t flags, uint16_t type, uint64_t cookie, uint64_t off
 
 static uint32_t simple_reply(uint64_t cookie)
 {
-    uint8_t head[16];
+    uint8_t head[16] = { 0 };
     get(head, sizeof(head));
     g_assert_cmpuint(nbd_get32(head), ==, NBD_SIMPLE_REPLY_MAGIC);
     g_assert_cmpuint(nbd_get64(head + 8), ==, cookie);
@@ -362,7 +362,7 @@ static void test_pipelined(void)
 static void chunk(uint64_t cookie, uint16_t *flags, uint16_t *type, uint8_t *buf, size_t room,
                   uint32_t *length)
 {
-    uint8_t head[20];
+    uint8_t head[20] = { 0 };
     get(head, sizeof(head));
     g_assert_cmpuint(nbd_get32(head), ==, NBD_STRUCTURED_REPLY_MAGIC);
     g_assert_cmpuint(nbd_get64(head + 8), ==, cookie);

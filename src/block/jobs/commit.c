@@ -139,6 +139,7 @@ bool job_commit_start(JobManager *jobs, BlockNode *active, BlockNode *top, Block
                       GError **error)
 {
     BlockNode *overlay = block_overlay_of(active, top);
+    const char *id = active->implicit_name ? NULL : active->name;
     CommitJob *c;
     bool ok;
 
@@ -173,7 +174,7 @@ bool job_commit_start(JobManager *jobs, BlockNode *active, BlockNode *top, Block
         commit_top = block_mirror_top;
         commit_top.name = "commit_top";
     }
-    c = (CommitJob *)job_new(jobs, &commit_driver, active->implicit_name ? NULL : active->name, start, error);
+    c = (CommitJob *)job_new(jobs, &commit_driver, id, start, error);
     if (!c) {
         return false;
     }

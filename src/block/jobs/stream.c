@@ -117,6 +117,7 @@ bool job_stream_start(JobManager *jobs, BlockNode *node, BlockNode *base, const 
     if (base == node || (base && !block_chain_contains(node, base))) {
         return error_set(error, "Node '%s' is not a backing image of '%s'", base->name, node->name);
     }
+    const char *id = node->implicit_name ? NULL : node->name;
     if (!block_skip_filters(node)->driver->change_backing) {
         return error_set(error, "Driver '%s' of node '%s' does not support backing files",
                          block_skip_filters(node)->driver->name, node->name);
@@ -127,7 +128,7 @@ bool job_stream_start(JobManager *jobs, BlockNode *node, BlockNode *base, const 
                              n->backing->node->name);
         }
     }
-    s = (StreamJob *)job_new(jobs, &stream_driver, node->implicit_name ? NULL : node->name, start, error);
+    s = (StreamJob *)job_new(jobs, &stream_driver, id, start, error);
     if (!s) {
         return false;
     }
