@@ -160,7 +160,7 @@ static size_t name_data(uint8_t *data, const char *name)
 
 static void go(const char *contexts)
 {
-    uint8_t data[256], buf[512];
+    uint8_t data[256], buf[512] = { 0 };
     uint32_t length;
     hello(NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES);
     if (contexts) {
@@ -181,6 +181,7 @@ static void go(const char *contexts)
     uint32_t type;
     bool seen = false;
     while ((type = reply(NBD_OPT_GO, buf, sizeof(buf), &length)) == NBD_REP_INFO) {
+        g_assert_cmpuint(length, >=, 2);
         if (nbd_get16(buf) == NBD_INFO_EXPORT) {
             seen = true;
             g_assert_cmpuint(nbd_get64(buf + 2), ==, SIZE);

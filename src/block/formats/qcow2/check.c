@@ -276,9 +276,11 @@ static void count_all(Check *c, bool with_refcounts)
 {
     Qcow2Node *s = c->s;
 
-    if (c->refs) {
-        memset(c->refs, 0, c->count * sizeof(*c->refs));
+    if (!c->refs) {
+        c->ret = -ENOMEM;
+        return;
     }
+    memset(c->refs, 0, c->count * sizeof(*c->refs));
     c->next_contiguous = 0;
     c->r->allocated_clusters = c->r->fragmented_clusters = c->r->compressed_clusters = 0;
     c->r->total_clusters = qcow2_cluster_of(s, s->h.size + s->g.cluster_size - 1);
