@@ -804,10 +804,6 @@ bool jit_step_one(X86Cpu *cpu)
                 __atomic_store_n(&cpu->interrupt_poll, 0, __ATOMIC_SEQ_CST);
                 continue;
             }
-            if (area->exit_reason == JIT_EXIT_CHANGED) {
-                jit_block_changed(v->jit, area->exit_arg);
-                continue;
-            }
             if (area->exit_reason == JIT_EXIT_STEP) {
                 x86_fpu_leave(cpu);
                 interp_run_one(cpu);
