@@ -35,12 +35,13 @@
 #define LARGE         (UINT64_C(2) << 20)
 #define CR3_TABLE     UINT64_C(0x000ffffffffff000)
 
-/* Host time that mappings may take: so much at first, and this part of what passes. */
-#define COST_MAP     15000 /* cycles: a fault, mmap, its page tables */
-#define COST_LOOK    100
-#define CREDIT_FIRST (INT64_C(4000) * COST_MAP)
-#define CREDIT_SHARE 6 /* a sixth */
-/* How long an address space goes without after that, at first. */
+/* Host time, in cycles, that all this may take of an address space's: so much at first, and this part of what
+ * passes. */
+#define CREDIT_FIRST (INT64_C(1) << 26)
+#define CREDIT_SHARE 6
+/* What a fault takes before and behind windows_fault, and the guest's next access to a page that is new. */
+#define COST_FAULT 6000
+/* How long an address space goes without after that, at first; the next time its first credit is smaller. */
 #define PAUSE_CYCLES (UINT64_C(1) << 28)
 
 /* Flags in the low bits of a page's host address. */
@@ -198,15 +199,16 @@ static void space_pause(Windows *w, Space *s)
     s->pause = MIN(s->pause * 4, UINT64_C(1) << 36);
 }
 
-/* Whether there is time left for a mapping and the like. */
-static bool spend(Space *s, int64_t cycles)
+/* Time that passed here since `since`, and cycles besides, are at its cost. */
+static void charge(Windows *w, Space *s, uint64_t since, int64_t cycles)
 {
     uint64_t t = now();
-    s->credit += (int64_t)((t - s->credit_tsc) / CREDIT_SHARE);
-    s->credit = MIN(s->credit, CREDIT_FIRST);
+    s->credit = MIN(s->credit + (int64_t)((t - s->credit_tsc) / CREDIT_SHARE), CREDIT_FIRST);
     s->credit_tsc = t;
-    s->credit -= cycles;
-    return s->credit >= 0;
+    s->credit -= (int64_t)(t - since) + cycles;
+    if (s->credit < 0) {
+        w->something = true; /* the end is in windows_refresh */
+    }
 }
 
 static bool window_add(Windows *w, Space *s, uint64_t linear)
@@ -338,7 +340,7 @@ static void map_around(Windows *w, Space *s, uint64_t linear)
     MmuLook look;
     for (uint64_t at = start; at < start + 0x8000; at += 4096) {
         if (at != linear && !page_find(s, at, &unused) && mmu_look(w->cpu, at, MMU_READ, &look) &&
-            look.size == 4096 && spend(s, COST_MAP / 3)) {
+            look.size == 4096) {
             page_map(w, s, &look);
         }
     }
@@ -350,6 +352,7 @@ bool windows_fault(Windows *w, uintptr_t host, bool write)
     uint64_t linear = 0, page;
     bool inside = false;
     MmuLook look;
+    uint64_t since = now();
 
     if (w->shown != w->cpu->mmu->context || !s->on) {
         return false;
@@ -373,25 +376,22 @@ bool windows_fault(Windows *w, uintptr_t host, bool write)
     }
     if (!mmu_look(w->cpu, linear, write ? MMU_WRITE : MMU_READ, &look)) {
         windows_expect(w, linear);
+        charge(w, s, since, COST_FAULT);
         return false;
-    }
-    if (!spend(s, COST_MAP)) {
-        w->something = true; /* the end is in windows_refresh */
     }
     if (key && (page & PAGE_LARGE) && look.size == 4096) {
         page_unmap(w, s, key, page); /* it falls to pieces */
         g_hash_table_remove(s->pages, key);
         w->pages--;
     }
-    if (!page_map(w, s, &look)) {
-        s->credit = -1;
-        w->something = true;
-        return false;
-    }
-    if (look.size == 4096) {
+    bool done = page_map(w, s, &look);
+    if (!done) {
+        s->credit = -1; /* too many, or not to be had */
+    } else if (look.size == 4096) {
         map_around(w, s, linear);
     }
-    return true;
+    charge(w, s, since, COST_FAULT);
+    return done;
 }
 
 /* ---- what the MMU says ---- */
@@ -436,14 +436,16 @@ static void dropped(X86Cpu *cpu, const MmuDropped *what)
     x86_fpu_leave(cpu);
     for (unsigned i = 0; i < MMU_CONTEXTS; i++) {
         Space *s = &w->spaces[i];
+        uint64_t since = now();
         bool mine = what->context == i || what->context == MMU_CONTEXT_ALL;
-        if (!s->pages) {
+        if (!s->pages || !s->on) {
             continue;
         }
         switch (what->kind) {
         case MMU_DROPPED_PAGE:
             if (mine) {
                 page_drop(w, s, what->linear, i == cpu->mmu->context);
+                charge(w, s, since, 0);
             }
             break;
         case MMU_DROPPED_CONTEXT:
@@ -453,6 +455,7 @@ static void dropped(X86Cpu *cpu, const MmuDropped *what)
         case MMU_DROPPED_WRITES:
             if (may_write(w, what->low, what->high)) {
                 drop_writes(w, s, what->low, what->high);
+                charge(w, s, since, 0);
             }
             break;
         }
@@ -468,9 +471,6 @@ static void space_check(Windows *w, Space *s)
     gpointer key, value;
 
     s->stale = false;
-    if (!spend(s, (int64_t)g_hash_table_size(s->pages) * COST_LOOK)) {
-        return;
-    }
     g_hash_table_iter_init(&it, s->pages);
     while (g_hash_table_iter_next(&it, &key, &value)) {
         uint64_t page = (uint64_t)(uintptr_t)value, linear = (uint64_t)(uintptr_t)key & ~PAGE_LARGE;
@@ -494,7 +494,7 @@ static void map_expected(Windows *w, Space *s)
         uint64_t linear = w->expected[i], page;
         MmuLook look;
         if (window_of(s, linear) && !page_find(s, linear, &page) &&
-            mmu_look(w->cpu, linear, MMU_READ, &look) && spend(s, COST_MAP / 2)) {
+            mmu_look(w->cpu, linear, MMU_READ, &look)) {
             page_map(w, s, &look);
         }
     }
@@ -519,10 +519,12 @@ bool windows_refresh(Windows *w)
         show(w, s);
     }
     w->something = false;
+    uint64_t since = now();
     if (s->stale) {
         space_check(w, s);
     }
     map_expected(w, s);
+    charge(w, s, since, 0);
     if (s->credit < 0) {
         space_pause(w, s);
         return false;
@@ -562,7 +564,7 @@ void windows_sample(Windows *w, bool at_once)
     }
     s->on = true;
     s->stale = false;
-    s->credit = CREDIT_FIRST;
+    s->credit = CREDIT_FIRST / (int64_t)MAX(s->pause / PAUSE_CYCLES, 1);
     s->credit_tsc = now();
     w->counts.spaces++;
 }
