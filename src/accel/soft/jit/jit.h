@@ -61,9 +61,10 @@ static inline HostMem mem_cpu(uint64_t offset)
 #define JIT_SLOTS      16
 #define JIT_MAX_INSNS  64
 #define JIT_MAX_GROUPS 32
-#define JIT_IBTC_BITS  14
+#define JIT_IBTC_BITS  16
 #define JIT_IBTC_SIZE  (1u << JIT_IBTC_BITS)
 #define JIT_IBTC_HASH  UINT32_C(0x9e3779b1)
+G_STATIC_ASSERT(JIT_IBTC_SIZE - 1 <= UINT16_MAX);
 
 /* Modes that are not translated. */
 #define MODE_NOT_TRANSLATED (MODE_TF | MODE_BP | MODE_AC | MODE_VM86)
@@ -338,6 +339,7 @@ typedef struct JitPast {
 } JitPast;
 
 #define JIT_TABLES 24
+#define JIT_FILLS  4096u
 typedef struct JitVcpu {
     X86Cpu *cpu;
     Jit *jit;
@@ -345,7 +347,9 @@ typedef struct JitVcpu {
         IbtcEntry *entries;
         uint32_t key;
         unsigned context; /* of the MMU */
-        bool empty;
+        /* How many entries were filled, and where, as long as these are few. */
+        unsigned fill_count;
+        uint16_t fills[JIT_FILLS];
         uint64_t used; /* when, by `clock` */
     } tables[JIT_TABLES];
     unsigned table_count;
