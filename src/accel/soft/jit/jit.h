@@ -63,7 +63,8 @@ static inline HostMem mem_cpu(uint64_t offset)
 #define JIT_MAX_GROUPS 32
 #define JIT_IBTC_BITS  16
 #define JIT_IBTC_SIZE  (1u << JIT_IBTC_BITS)
-#define JIT_IBTC_HASH  UINT32_C(0x9e3779b1)
+/* An entry's offset is the address times eight: by its bits 1 to 16. */
+#define JIT_IBTC_SCALE 3
 G_STATIC_ASSERT(JIT_IBTC_SIZE - 1 <= UINT16_MAX);
 
 /* Modes that are not translated. */
@@ -475,7 +476,7 @@ static inline const uint8_t *jit_rx(const Jit *jit, const uint8_t *rw)
 }
 static inline unsigned jit_ibtc_slot(uint64_t va)
 {
-    return ((uint32_t)va * JIT_IBTC_HASH) >> (32 - JIT_IBTC_BITS);
+    return (uint32_t)(va << JIT_IBTC_SCALE >> 4) & (JIT_IBTC_SIZE - 1);
 }
 
 #endif
