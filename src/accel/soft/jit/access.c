@@ -263,10 +263,11 @@ static HostMem with_delta(T *t, HostMem m)
 void block_window_delta(T *t, unsigned address, unsigned scratch, unsigned to)
 {
     Asm *a = &t->a;
-    HostMem m = mem_cpu(offsetof(X86Cpu, jit_windows));
+    HostMem m = AREA(windows);
 
     a_rorx(a, scratch, address, WINDOW_SHIFT);
-    a_op_reg(a, false, 0x0fb6, to, scratch); /* movzx to, the low byte; from another register it has no latency */
+    a_op_reg(a, false, 0x0fb6, to,
+             scratch); /* movzx to, the low byte; from another register it has no latency */
     m.index = (int8_t)to;
     m.scale = 3;
     a_mov_load(a, to, m);
@@ -294,7 +295,7 @@ static HostMem window_operand(T *t, TInsn *i, Group *g)
     block_t1_release(t);
     if (m.base < 0 && m.index < 0) {
         a_mov_load(a, T1,
-                   mem_cpu(offsetof(X86Cpu, jit_windows) +
+                   mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, windows) +
                            8u * ((uint64_t)(int64_t)m.disp >> WINDOW_SHIFT & (WINDOW_SLOTS - 1))));
     } else {
         if (m.index >= 0) {

@@ -26,9 +26,9 @@ static uint32_t current_key(X86Cpu *cpu)
     return cpu->mode | (w && cpu->cpl == 3 && windows_on(w) ? KEY_WINDOW : 0);
 }
 
-static uint64_t window_delta(const X86Cpu *cpu, uint64_t linear)
+static uint64_t window_delta(X86Cpu *cpu, uint64_t linear)
 {
-    return cpu->jit_windows[linear >> WINDOW_SHIFT & (WINDOW_SLOTS - 1)];
+    return jit_area(cpu)->windows[linear >> WINDOW_SHIFT & (WINDOW_SLOTS - 1)];
 }
 
 static bool translatable(const X86Cpu *cpu)

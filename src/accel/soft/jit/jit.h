@@ -103,6 +103,8 @@ typedef struct JitArea {
     uint64_t stack_lo;    /* a page that may be read and written with SD; JIT_NO_STACK: none */
     uint64_t stack_delta; /* what SD is, while C runs */
     IbtcEntry *ibtc;      /* of the current key */
+    /* By bits 40 to 47 of a user's address: host minus guest address of what is mapped for it there. */
+    uint64_t windows[WINDOW_SLOTS];
     uint64_t tmp[4];
     uint64_t site_save[3]; /* T0, rax and rcx, in a site thunk */
     uint64_t t1;           /* what T1 held, while a stack probe is refilled */

@@ -29,8 +29,9 @@ void windows_free(Windows *w);
 void windows_sample(Windows *w, bool now);
 /* Whether user code of the current address space runs with windows. Uses no vector registers. */
 bool windows_on(const Windows *w);
-/* Before code that relies on them, at a boundary: takes out what holds no more, and makes jit_windows those
- * of the current address space. Calls x86_fpu_leave where it has to do something. false: they are off now. */
+/* Before code that relies on them, at a boundary: takes out what holds no more, and makes JitArea.windows
+ * those of the current address space. Calls x86_fpu_leave where it has to do something. false: they are off
+ * now. */
 bool windows_refresh(Windows *w);
 /* The host's page fault at this address in code that relies on windows: true: the page is there now. In the
  * signal's handler. */
