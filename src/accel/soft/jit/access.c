@@ -293,16 +293,16 @@ static HostMem window_operand(T *t, TInsn *i, Group *g)
         return with_delta(t, m);
     }
     block_t1_release(t);
-    if (m.base < 0 && m.index < 0) {
+    if (m.base < 0 && (m.index < 0 || i->narrow)) {
         a_mov_load(a, T1,
                    mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, windows) +
                            8u * ((uint64_t)(int64_t)m.disp >> WINDOW_SHIFT & (WINDOW_SLOTS - 1))));
     } else {
-        if (m.index >= 0) {
+        if (m.index >= 0 && !i->narrow) {
             a_lea(a, T0, m);
             m = mem_base(T0, 0);
         }
-        block_window_delta(t, (unsigned)m.base, m.base == T0 ? T1 : T0, T1);
+        block_window_delta(t, (unsigned)m.base, mem_uses(&m, T0) ? T1 : T0, T1);
     }
     if (g && !t->careful && g->count > 1) {
         g->checked = true;
@@ -371,6 +371,11 @@ HostMem block_checked_operand(T *t, TInsn *i)
     if (g && g->stack) {
         HostMem m = mem_base(GSP, i->insn.disp);
         block_stack_check(t, i, access, m);
+        if (i->narrow) {
+            m = block_guest_address(t, i, false);
+            a_lea(&t->a, T0, m);
+            m = mem_base(T0, 0);
+        }
         m.index = SD;
         return m;
     }

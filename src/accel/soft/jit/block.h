@@ -49,6 +49,7 @@ typedef struct RegTrack {
     uint16_t version[18];
     int32_t adjust[18];
     uint16_t next_version;
+    bool narrow[18]; /* holds a number of 32 bits, signed or not, but for what adjust may add */
 } RegTrack;
 
 typedef struct TInsn {
@@ -57,6 +58,7 @@ typedef struct TInsn {
     uint16_t offset;                                    /* in the page */
     uint16_t live_after, live_before, undefined_before; /* flags */
     Access memory, stack;                               /* the ModRM operand's, and the implied one's */
+    bool narrow;                                        /* the index register is */
     int16_t stack_disp;                                 /* from the guest's rsp at the instruction */
     bool fpu;
 } TInsn;

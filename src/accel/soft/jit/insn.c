@@ -707,6 +707,44 @@ uint32_t jit_read_gprs(const X86Insn *insn, JitKind kind)
     return mask;
 }
 
+uint32_t jit_narrow_gprs(const X86Insn *insn, JitKind kind)
+{
+    const X86Form *form = insn->form;
+
+    if (kind == JIT_LEA) {
+        return insn->operand_size == 4 ? 1u << insn->reg : 0;
+    }
+    if (kind != JIT_COPY || form->operand_count == 0) {
+        return 0;
+    }
+    switch (form->mnemonic) {
+    case X86_MOVZX:
+    case X86_MOVSX:
+    case X86_MOVSXD:
+        return insn->operand_size >= 4 ? 1u << insn->reg : 0;
+    case X86_MOV:
+    case X86_ADD:
+    case X86_SUB:
+    case X86_AND:
+    case X86_OR:
+    case X86_XOR:
+    case X86_NEG:
+    case X86_NOT:
+    case X86_INC:
+    case X86_DEC:
+    case X86_SHL:
+    case X86_SHR:
+    case X86_SAR:
+    case X86_ROL:
+    case X86_ROR:
+    case X86_BSWAP:
+        return insn->operand_size == 4 && form->operands[0].size == X86_SIZE_V ? jit_written_gprs(insn, kind)
+                                                                               : 0;
+    default:
+        return 0;
+    }
+}
+
 int jit_constant_move(const X86Insn *insn, JitKind kind, int32_t *amount)
 {
     switch (kind) {

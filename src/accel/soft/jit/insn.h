@@ -53,6 +53,9 @@ bool jit_flags_conditional(const X86Insn *insn);
 unsigned jit_memory_size(const X86Insn *insn, bool *write);
 /* A mask of the guest's general registers that are written. */
 uint32_t jit_written_gprs(const X86Insn *insn, JitKind kind);
+/* Those of them that hold a number of 32 bits afterwards, signed or not, whatever they held before; may leave
+ * some out. */
+uint32_t jit_narrow_gprs(const X86Insn *insn, JitKind kind);
 /* Those that are read, as addresses too; may name more than are. */
 uint32_t jit_read_gprs(const X86Insn *insn, JitKind kind);
 /* The register that moves by a constant (*amount), or -1. */
