@@ -214,11 +214,14 @@ struct JitFast {
     uint16_t borrowed; /* host registers that hold something else than the guest's register of that number */
     uint16_t written;  /* guest registers that the block writes */
     bool scratch;      /* T0 and T1 are free for probes */
+    bool plain; /* in windows, with deltas in registers that nobody else needs: the block's only code */
     uint8_t *top;
     uint32_t state; /* where its JitLoop lies in X86Cpu */
 };
 /* Whether the block is a loop that can run fast; fills fast. */
 bool loop_plan(T *t, unsigned offset, JitFast *fast);
+/* The whole block where it is plain: the jumps that lead out of it come behind. */
+void loop_emit_plain(T *t, const JitFast *fast);
 /* Emits it; returns where the loop's backward branch is to go. */
 uint8_t *loop_emit(T *t, JitFast *fast, uint8_t *normal);
 /* The host operand of an access in the fast loop; false: it is to be checked as usual. */

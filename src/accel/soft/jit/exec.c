@@ -641,13 +641,12 @@ static bool recover(ucontext_t *uc)
                                                           : cpu->regs[r];
         }
         for (unsigned r = 0; r < 16; r++) {
-            if (r >= FIRST_SPILLED) {
+            if (jit_is_spilled(r)) {
                 cpu->regs[r] = value[r];
-            } else if (r != R_RSP) {
-                g[host_gregs[r]] = (greg_t)value[r];
+            } else {
+                g[host_gregs[jit_home[r]]] = (greg_t)value[r];
             }
         }
-        g[REG_R15] = (greg_t)value[R_RSP];
         g[REG_R11] = (greg_t)area->stack_delta;
     }
     if (b->pcs[n].in_reg) {

@@ -402,7 +402,7 @@ JitKind jit_classify(const X86Insn *insn, uint32_t key)
         }
         jit_operands(insn, &o);
         unsigned spilled = o.spilled;
-        if (o.rm_gpr && o.rm >= FIRST_SPILLED && !o.writes[1] && o.rm != o.reg && o.rm != o.vvvv &&
+        if (o.rm_gpr && jit_is_spilled((unsigned)o.rm) && !o.writes[1] && o.rm != o.reg && o.rm != o.vvvv &&
             jit_takes_memory(insn)) {
             spilled--; /* it is used in memory */
         }
@@ -467,7 +467,7 @@ void jit_operands(const X86Insn *insn, JitOperands *o)
         if (o->byte[role] && o->legacy_byte && number >= 4) {
             o->high_byte = true;
         }
-        if (number >= FIRST_SPILLED) {
+        if (jit_is_spilled((unsigned)number)) {
             spilled |= 1u << number;
         }
     }

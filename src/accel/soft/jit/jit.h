@@ -4,7 +4,8 @@
  * The guest speaks the host's instruction set, so that translated code is mostly the guest's own instructions
  * with their memory operands rewritten. While translated code runs:
  *
- *   rax rcx rdx rbx rbp rsi rdi r8 r9 r10   the guest's registers of the same name
+ *   rax rcx rdx rbx rbp rsi rdi             the guest's registers of the same name
+ *   r8 r9 r10                               the guest's r12, r13, r15 (jit_home)
  *   r15                                     the guest's rsp
  *   r12 (T0), r13 (T1)                      scratch
  *   r11 (SD)                                host minus guest address of the stack page: JitArea.stack_lo;
@@ -52,7 +53,7 @@
 #define BASE H_R14
 #define GSP  H_R15
 /* So that what is used most lies within a byte's displacement. */
-#define CPU_BIAS 0x118
+#define CPU_BIAS 0x100
 static inline HostMem mem_cpu(uint64_t offset)
 {
     return mem_base(BASE, (int64_t)offset - CPU_BIAS);

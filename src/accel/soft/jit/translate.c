@@ -1032,7 +1032,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     t->exits = 0;
     t->fast = NULL;
     for (int g = 0; g < 16; g++) {
-        t->host[g] = (int8_t)(g == R_RSP ? GSP : g >= FIRST_SPILLED ? -1 : g);
+        t->host[g] = jit_home[g];
     }
     t->jit = jit;
     t->cpu = cpu;
@@ -1075,12 +1075,16 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     if (check) {
         emit_check(t, page, second, changed);
     }
-    for (unsigned k = 0; k < t->count && !t->a.overflow; k++) {
+    const TInsn *last = &t->insns[t->count - 1];
+    JitFast fast = { 0 };
+    bool loop = !t->a.overflow && loop_plan(t, offset, &fast);
+    if (fast.plain) {
+        loop_emit_plain(t, &fast);
+    }
+    for (unsigned k = 0; k < t->count && !t->a.overflow && !fast.plain; k++) {
         block_emit_insn(t, k);
     }
-    const TInsn *last = &t->insns[t->count - 1];
-    JitFast fast;
-    if (!t->a.overflow && loop_plan(t, offset, &fast)) {
+    if (!t->a.overflow && loop && !fast.plain) {
         uint8_t *back = loop_emit(t, &fast, loop_way_on(t, offset));
         for (unsigned k = 0; k < t->cold_count; k++) {
             if (t->cold[k].type == COLD_TAKEN && t->cold[k].target == (int32_t)offset && !t->a.overflow) {
