@@ -209,7 +209,8 @@ void jit_dump_block(const T *t);
 /* How a loop of one block runs fast: see there. */
 struct JitFast {
     int8_t group[MAX_GROUPS]; /* the host register that holds a group's delta, or base and delta; -1: none */
-    bool with_base[MAX_GROUPS]; /* the base register is added to it */
+    bool with_base[MAX_GROUPS];  /* the base register is added to it */
+    bool with_index[MAX_GROUPS]; /* else the index register is, scaled */
     int counter;
     uint16_t borrowed; /* host registers that hold something else than the guest's register of that number */
     uint16_t written;  /* guest registers that the block writes */

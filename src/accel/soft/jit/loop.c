@@ -70,7 +70,8 @@ static bool needs_scratch(const T *t, const TInsn *i, uint16_t written)
     }
     jit_operands(insn, &o);
     return i->memory.group < 0 || o.high_byte ||
-           (insn->base < 16 && insn->index != X86_REG_NONE && (written >> insn->base & 1));
+           (insn->base < 16 && insn->index != X86_REG_NONE && (written >> insn->base & 1) &&
+            (i->narrow || (written >> insn->index & 1)));
 }
 
 /* In windows a loop needs no count of rounds: an operand that moves by less than a window's surroundings in
@@ -97,6 +98,8 @@ static bool plan_plain(T *t, JitFast *fast, const bool *groups_used, uint16_t wr
             fast->group[n] = homes[count++];
             fast->with_base[n] =
                 g->base == X86_REG_NONE || g->base == X86_REG_RIP || !(written >> g->base & 1);
+            fast->with_index[n] =
+                !fast->with_base[n] && g->index != X86_REG_NONE && !(written >> g->index & 1);
         }
     }
     fast->counter = -1;
@@ -229,6 +232,10 @@ bool loop_operand(T *t, const TInsn *i, HostMem *m)
     if (insn->base == X86_REG_RIP) {
         disp += i->offset + insn->length;
     }
+    if (fast->with_index[n] && t->host[insn->base] >= 0) {
+        *m = mem_index(t->host[insn->base], reg, 0, disp);
+        return true;
+    }
     if (insn->index != X86_REG_NONE) {
         index = t->host[insn->index];
         if (index < 0) {
@@ -351,6 +358,8 @@ void loop_emit_plain(T *t, const JitFast *plan)
             a_op_mem(a, true, 0x03, to, AREA(page_va));
         } else if (fast->with_base[n] && g->base != X86_REG_NONE) {
             a_op_reg(a, true, 0x03, to, (unsigned)t->host[g->base]);
+        } else if (fast->with_index[n]) {
+            a_lea(a, to, mem_index((int)to, t->host[g->index], g->scale, 0));
         }
     }
     a_align(a, 16);
