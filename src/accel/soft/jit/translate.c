@@ -573,7 +573,8 @@ static bool touches_stack_behind(const T *t, unsigned k)
     return false;
 }
 
-#define MAX_MOVE 65536 /* of the stack pointer, in one instruction */
+#define MAX_ABSORBED 8192
+#define MAX_MOVE     65536 /* of the stack pointer, in one instruction */
 
 /* Whether SD has to be looked up behind the instruction, since rsp may be in another window. What pushes and
  * pops touches each page on its way, so that it cannot get past what surrounds a window; and so do constant
@@ -598,6 +599,16 @@ static bool moves_stack(const T *t, unsigned k)
     }
 }
 
+/* Whether ADD or SUB of rsp is done with the pushes and pops around it. */
+static bool is_absorbed(const T *t, unsigned k)
+{
+    const TInsn *i = &t->insns[k];
+    int32_t amount;
+    return t->window && i->kind == JIT_COPY && !i->live_after &&
+           jit_constant_move(&i->insn, i->kind, &amount) == R_RSP && amount <= MAX_ABSORBED &&
+           amount >= -MAX_ABSORBED && t->rsp <= MAX_ABSORBED && t->rsp >= -MAX_ABSORBED && !moves_stack(t, k);
+}
+
 void block_emit_insn(T *t, unsigned k)
 {
     TInsn *i = &t->insns[k];
@@ -605,7 +616,8 @@ void block_emit_insn(T *t, unsigned k)
     Asm *a = &t->a;
     int32_t next = i->offset + insn->length;
 
-    if (!leaves_rsp(i)) {
+    bool absorbed = is_absorbed(t, k);
+    if (!absorbed && !leaves_rsp(i)) {
         flush_rsp(t);
     }
     size_t host = (size_t)(a->p - t->b->code);
@@ -624,6 +636,13 @@ void block_emit_insn(T *t, unsigned k)
     case JIT_NOP:
         break;
     case JIT_COPY:
+        if (absorbed) {
+            int32_t amount;
+            jit_constant_move(insn, i->kind, &amount);
+            t->rsp = (int16_t)(t->rsp + amount);
+            t->f = (FlagState){ 0 };
+            return;
+        }
         emit_copy(t, i);
         break;
     case JIT_LEA:
