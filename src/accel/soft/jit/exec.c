@@ -348,10 +348,6 @@ static void fill_budgets(X86Cpu *cpu, JitVcpu *v)
 #define REBUILDS       7
 #define REBUILD_CYCLES 20 /* log2 */
 
-/* A block that runs after so many others counts for COLD_RETURN runs. */
-#define COLD_GAP    512u
-#define COLD_RETURN (JIT_COLD_RUNS / 2)
-
 static JitPast *past_of(JitVcpu *v, const uint8_t *host)
 {
     uint64_t hash = (uint64_t)(uintptr_t)host * UINT64_C(0x9e3779b97f4a7c15);
@@ -386,29 +382,22 @@ static bool is_worth_it(JitVcpu *v, const uint8_t *host)
 
 typedef enum ColdEnd { COLD_GO_ON, COLD_LOOK, COLD_WARM } ColdEnd;
 
-/* Interprets the block at cpu->rip, unless it is WARM: to be translated. LOOK: there is something to look at
- * before the next one. */
+/* Interprets the block at cpu->rip and what follows, unless it is WARM: to be translated. LOOK: there is
+ * something to look at before what comes next. */
 static ColdEnd run_cold(X86Cpu *cpu, JitVcpu *v, const uint8_t *host, Block *b)
 {
-    if (b && b->runs >= JIT_COLD_RUNS) {
-        past_of(v, host)->hot = 1;
-        return COLD_WARM;
-    }
     if (!b && is_worth_it(v, host)) {
         return COLD_WARM;
     }
     x86_fpu_leave(cpu);
     if (!b) {
-        b = interp_find_block(cpu, false);
+        b = interp_new_block(cpu, host);
     }
-    /* Code that comes back after other code is likely to do so again; a burst may be all there ever is. */
-    uint32_t now = (uint32_t)++v->cold_runs;
-    b->runs += b->runs && now - b->when > COLD_GAP ? COLD_RETURN : 1;
-    b->when = now;
-    /* So that it goes on to no other block; then as interp_vcpu_exec does, so that no request is lost. */
-    __atomic_store_n(&cpu->interrupt_poll, 1, __ATOMIC_RELAXED);
-    interp_run(cpu, b->ops);
-    __atomic_store_n(&cpu->interrupt_poll, 0, __ATOMIC_SEQ_CST);
+    if (b->runs >= JIT_COLD_RUNS) {
+        past_of(v, host)->hot = 1;
+        return COLD_WARM;
+    }
+    interp_run_counted(cpu, b);
     return __atomic_load_n(&cpu->interrupt_request, __ATOMIC_SEQ_CST) ? COLD_LOOK : COLD_GO_ON;
 }
 
@@ -509,6 +498,7 @@ static void run_loop(X86Cpu *cpu)
         fill = false;
         area->page_va = cpu->rip & PAGE_MASK_4K;
         jit->thunks.enter(cpu, b->mem_entry);
+        ((Interp *)cpu->accel_data)->link_slot = NULL; /* whatever was interpreted before led elsewhere */
         v->exits[area->exit_reason]++;
         switch ((JitExit)area->exit_reason) {
         case JIT_EXIT_LOOKUP:
@@ -721,6 +711,12 @@ void jit_vcpu_init(Jit *jit, X86Cpu *cpu)
     g_ptr_array_add(jit->vcpus, v);
     pthread_mutex_unlock(&jit->lock);
     d->jit = v;
+    if (jit->tier) {
+        d->run_limit = JIT_COLD_RUNS;
+        d->count_return = JIT_COLD_RUNS / 2;
+        d->count_mask = MODE_CS64 | MODE_NOT_TRANSLATED | INTERP_SINGLE;
+        d->count_mode = MODE_CS64;
+    }
     if (jit->lockstep) {
         jit_lockstep_init(v);
     }
@@ -750,6 +746,7 @@ void jit_vcpu_destroy(X86Cpu *cpu)
     d->translated_left = NULL;
     cpu->mmu->code_mapping_changed = NULL;
     d->page_written = NULL;
+    d->run_limit = 0;
     g_free(v);
 }
 

@@ -362,7 +362,6 @@ typedef struct JitVcpu {
     uint64_t careful_rip;
     bool careful_next;
     uint32_t random; /* for stress */
-    uint64_t cold_runs;
     JitPast past[1u << JIT_PAST_BITS];
 } JitVcpu;
 
