@@ -149,6 +149,11 @@ void interp_run_blocks(X86Cpu *cpu)
     run_blocks(cpu, false);
 }
 
+Block *interp_known_block(X86Cpu *cpu)
+{
+    return jump_probe(cpu);
+}
+
 void interp_run_counted(X86Cpu *cpu, Block *b)
 {
     Interp *d = cpu->accel_data;

@@ -124,6 +124,8 @@ void interp_run_one(X86Cpu *cpu);
 /* Runs the block at cpu->rip, and whatever follows, until something wants attention, a block has run often
  * enough or what comes next is not known. */
 #define RUN_GAP 512u
+/* The block at cpu->rip, if that needs no look-up; else NULL. Raises nothing. */
+Block *interp_known_block(X86Cpu *cpu);
 void interp_run_counted(X86Cpu *cpu, Block *b);
 /* Behind a raised exception: makes cpu->rip the instruction's address. */
 void interp_recover(X86Cpu *cpu);

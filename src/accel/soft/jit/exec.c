@@ -206,6 +206,7 @@ int jit_callout(X86Cpu *cpu, JitCallout *callout)
         x86_fpu_leave(cpu);
     }
     interp_run(cpu, callout->ops);
+    ((Interp *)cpu->accel_data)->link_slot = NULL;
     cpu->current_op = NULL;
     if (callout->ends || cpu->rip != rip + callout->length || callout->block->stale) {
         return 1;
@@ -237,7 +238,54 @@ int jit_callout_end(X86Cpu *cpu, JitCallout *callout)
     return 0;
 }
 
-/* The code to go on with at cpu->rip, put into the look-up table; NULL: back to the loop. */
+/* Whether code that is seldom run may be interpreted without going back to the loop. */
+static bool interprets_here(const Jit *jit)
+{
+    return jit->tier && jit->chain && !jit->stress;
+}
+
+/* Interprets what stands at cpu->rip as long as that is known and cold. The code to go on with; NULL: back to
+ * the loop. May raise. */
+static const uint8_t *run_cold_here(X86Cpu *cpu, JitVcpu *v, Block *b)
+{
+    Interp *d = cpu->accel_data;
+    JitArea *area = jit_area(cpu);
+
+    x86_fpu_leave(cpu);
+    interp_run_counted(cpu, b);
+    area->exit_reason = JIT_EXIT_LOOKUP;
+    if (__atomic_load_n(&cpu->interrupt_request, __ATOMIC_RELAXED)) {
+        v->look_at_requests = true;
+        return NULL;
+    }
+    if (!translatable(cpu) || wants_attention(cpu)) {
+        return NULL;
+    }
+    jit_epoch_check(cpu, v);
+    jit_area_refresh(cpu, v);
+    const IbtcEntry *e = &area->ibtc[jit_ibtc_slot(cpu->rip)];
+    if (e->va == cpu->rip) {
+        d->link_slot = NULL;
+        return e->code;
+    }
+    const JitBlock *found = d->link_slot ? NULL : jit_find_now(cpu, v->jit, area->key);
+    if (!found) {
+        return NULL;
+    }
+    v->lookups++;
+    table_fill(v, area, cpu->rip, found);
+    d->link_slot = NULL;
+    return found->ibtc_entry;
+}
+
+/* The cold block at cpu->rip; NULL: there is none. */
+static Block *cold_block_here(X86Cpu *cpu, const JitVcpu *v)
+{
+    Block *b = interprets_here(v->jit) ? interp_known_block(cpu) : NULL;
+    return b && b->runs < JIT_COLD_RUNS ? b : NULL;
+}
+
+/* The code to go on with at cpu->rip, put into the look-up table; NULL: back to the loop. May raise. */
 const uint8_t *jit_lookup(X86Cpu *cpu)
 {
     JitVcpu *v = jit_vcpu(cpu);
@@ -248,6 +296,10 @@ const uint8_t *jit_lookup(X86Cpu *cpu)
         area->context != key_context(cpu)) {
         return NULL;
     }
+    Block *cold = cold_block_here(cpu, v);
+    if (cold) {
+        return run_cold_here(cpu, v, cold);
+    }
     const JitBlock *b = jit_find_now(cpu, v->jit, area->key);
     if (!b) {
         return NULL;
@@ -255,6 +307,22 @@ const uint8_t *jit_lookup(X86Cpu *cpu)
     v->lookups++;
     table_fill(v, area, cpu->rip, b);
     return b->ibtc_entry;
+}
+
+/* A link that leads to no code yet: as jit_lookup does, or the loop finds its target. May raise. */
+const uint8_t *jit_follow(X86Cpu *cpu, JitLink *link)
+{
+    JitVcpu *v = jit_vcpu(cpu);
+    JitArea *area = jit_area(cpu);
+
+    cpu->rip = area->page_va + link->target;
+    Block *cold = link->careful ? NULL : cold_block_here(cpu, v);
+    if (cold) {
+        return run_cold_here(cpu, v, cold);
+    }
+    area->exit_reason = JIT_EXIT_LINK;
+    area->exit_arg = link;
+    return NULL;
 }
 
 /* The same behind an indirect branch that is yet to be done. May raise. */
@@ -409,7 +477,7 @@ static void run_loop(X86Cpu *cpu)
     bool first = true;
     JitLink *link = NULL;
     const JitCareful *way = NULL;    /* to a careful variant */
-    bool fill = false, cold = false; /* cold: interpreted code ran just now */
+    bool fill = false, cold = false; /* cold: interpreted code ran just now, or translated code found none */
 
     v->look_at_requests = false;
     fill_budgets(cpu, v);
@@ -497,22 +565,22 @@ static void run_loop(X86Cpu *cpu)
         link = NULL;
         fill = false;
         area->page_va = cpu->rip & PAGE_MASK_4K;
+        ((Interp *)cpu->accel_data)->link_slot = NULL; /* what was interpreted before leads here */
         jit->thunks.enter(cpu, b->mem_entry);
-        ((Interp *)cpu->accel_data)->link_slot = NULL; /* whatever was interpreted before led elsewhere */
         v->exits[area->exit_reason]++;
         switch ((JitExit)area->exit_reason) {
         case JIT_EXIT_LOOKUP:
+            cold = true;
             break;
         case JIT_EXIT_INDIRECT:
             jit_indirect_branch(cpu);
             fill = true;
             break;
         case JIT_EXIT_IBTC:
-            fill = true;
+            fill = cold = true;
             break;
         case JIT_EXIT_LINK:
             link = area->exit_arg;
-            cpu->rip = area->page_va + link->target;
             break;
         case JIT_EXIT_STEP:
             v->steps++;

@@ -81,7 +81,7 @@ typedef enum JitExit {
     JIT_EXIT_LOOKUP,   /* cpu->rip is set */
     JIT_EXIT_IBTC,     /* the same, and the look-up table had no entry */
     JIT_EXIT_INDIRECT, /* an indirect branch, not done: exit_arg is the target, exit_info the rest */
-    JIT_EXIT_LINK,     /* JitArea.exit_arg is the link that was followed */
+    JIT_EXIT_LINK,     /* cpu->rip is set, JitArea.exit_arg is the link that was followed */
     JIT_EXIT_CAREFUL,  /* the block's careful variant is wanted: exit_arg is the JitCareful */
     JIT_EXIT_STEP,     /* the instruction at cpu->rip is the interpreter's */
     JIT_EXIT_CHANGED,  /* exit_info is not 0: see jit_block_scattered, exit_arg is some address in its code;
@@ -454,6 +454,7 @@ int jit_callout(X86Cpu *cpu, JitCallout *callout);
 int jit_callout_end(X86Cpu *cpu, JitCallout *callout);
 const uint8_t *jit_lookup(X86Cpu *cpu);
 const uint8_t *jit_lookup_indirect(X86Cpu *cpu);
+const uint8_t *jit_follow(X86Cpu *cpu, JitLink *link);
 
 static inline JitVcpu *jit_vcpu(X86Cpu *cpu)
 {
