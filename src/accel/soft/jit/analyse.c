@@ -72,6 +72,7 @@ void block_decode(T *t, const uint8_t *page, unsigned offset, const uint8_t *sec
             break;
         }
         i->offset = (uint16_t)offset;
+        i->varies = false;
         i->memory.group = i->stack.group = -1;
         i->kind = status == X86_DECODE_OK ? jit_classify(&i->insn, t->key) : JIT_STEP;
         if (i->kind >= JIT_CALL && i->kind <= JIT_LOOP && (int64_t)i->insn.imm > INT32_MAX - 8192) {
@@ -338,7 +339,7 @@ void block_analyse(T *t)
         }
         /* What the instruction does to registers. */
         int32_t amount;
-        int moved = jit_constant_move(insn, i->kind, &amount);
+        int moved = i->varies ? -1 : jit_constant_move(insn, i->kind, &amount);
         uint32_t changed = jit_written_gprs(insn, i->kind);
         for (unsigned n = 0; n < 16; n++) {
             if (changed >> n & 1) {

@@ -31,7 +31,8 @@
  *     Its memory is not used again before every vCPU has dropped its look-up tables.
  *     A page whose code is written often (code beside data, code that is made as it runs) is not protected
  * against writes: its blocks compare the guest's bytes with what they were made of each time they are
- * entered, and end behind every instruction that may write memory.
+ * entered, and end behind every instruction that may write memory. Immediates that are patched all the
+ * time are read from there instead (varying.c).
  *  7. C code never runs with the guest's vector or x87 state in the registers unless it is compiled without
  * them.
  *  8. In code where the flags are live they are in RFLAGS or in cpu->cc; probes are emitted only where RFLAGS
@@ -210,6 +211,7 @@ typedef struct JitPage {
     bool often;         /* its blocks check themselves since since_ns */
     bool has_split;     /* something in it is in Jit.split */
     bool has_scattered; /* something in it is in Jit.scattered */
+    bool has_varying;   /* something in it is in Jit.varying */
     bool hot;           /* its code is run much: its accesses get places in X86Cpu.jit_sites */
     uint8_t heat;
     uint32_t sampled; /* Jit.samples, when its code was found running last */
@@ -244,6 +246,7 @@ struct JitBlock {
     int8_t fast_host[16];   /* -1: in memory */
     uint16_t fast_borrowed; /* guest registers that are in JitArea.save meanwhile */
     uint16_t undefined;     /* flags, at some exit */
+    const uint8_t *made_of; /* of a block that checks itself: the code */
     uint64_t va, runs;      /* -d out_asm: where it was when it was made, how often it was entered */
 };
 
@@ -308,6 +311,7 @@ typedef struct Jit {
      */
     GHashTable *split;
     GHashTable *scattered; /* host addresses of guest instructions whose accesses change pages all the time */
+    GHashTable *varying;   /* host addresses of guest instructions whose immediates are patched */
     uint64_t epoch;        /* atomic */
     uint64_t code_bytes, cold_bytes, translated, insns, stale_count, evictions;
     uint64_t cycles; /* of the host's TSC, that translation took */
@@ -378,6 +382,11 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *page, unsigned off
                         uint32_t key, bool check, bool *full);
 /* Makes the look-up the way of a link whose target must not be linked to. false: no room. */
 bool jit_emit_far_link(Jit *jit, JitLink *link);
+
+/* ---- varying.c ---- */
+/* A block that checks itself found other code: notes what of it may be left out of the check from now on. The
+ * lock is held. */
+void jit_note_varying(Jit *jit, JitPage *page, const JitBlock *b);
 
 /* ---- dump.c ---- */
 /* Which blocks ran most, to the log. No vCPU runs. */

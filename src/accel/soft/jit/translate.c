@@ -519,7 +519,11 @@ void block_emit_insn(T *t, unsigned k)
     case JIT_NOP:
         break;
     case JIT_COPY:
-        emit_copy(t, i);
+        if (i->varies) {
+            block_emit_varying(t, i, t->b->page);
+        } else {
+            emit_copy(t, i);
+        }
         break;
     case JIT_LEA:
         emit_lea(t, i);
@@ -729,6 +733,11 @@ static void emit_count(T *t)
 }
 
 /* Compares the guest's code with what it is now. RFLAGS are free, and T0 and T1. */
+static bool varies_at(const T *t, unsigned at)
+{
+    return t->varying && (t->varies[at / 64] >> (at % 64) & 1);
+}
+
 static void emit_check(T *t, const uint8_t *page, const uint8_t *second, const uint8_t *changed)
 {
     Asm *a = &t->a;
@@ -739,7 +748,14 @@ static void emit_check(T *t, const uint8_t *page, const uint8_t *second, const u
         unsigned part = second && offset + left > 4096 ? 4096 - offset : left;
         a_mov_imm64(a, T0, (uint64_t)(uintptr_t)code);
         for (unsigned k = 0; k < part;) {
-            unsigned size = part - k >= 4 ? 4 : 1;
+            if (varies_at(t, k)) { /* which a block in two pages has not */
+                k++;
+                continue;
+            }
+            unsigned size = 1;
+            if (part - k >= 4 && !varies_at(t, k + 1) && !varies_at(t, k + 2) && !varies_at(t, k + 3)) {
+                size = 4;
+            }
             a_op_mem(a, false, size == 4 ? 0x81 : 0x80, 7, mem_base(T0, k));
             if (size == 4) {
                 uint32_t v;
@@ -996,12 +1012,16 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     t->careful = (key & KEY_CAREFUL) || !jit->elide ||
                  (first_page->has_split && g_hash_table_contains(jit->split, page + offset));
     t->scattered = first_page->has_scattered;
+    t->varying = false;
     t->live_out = FLAGS_ALL;
     t->a = (Asm){ .p = region->used, .end = region->end };
     t->cold_asm = (Asm){ .p = region->cold_used, .end = region->cold_end };
     block_decode(t, page, offset, second);
     if (t->count == 0) {
         return NULL;
+    }
+    if (check && !second && first_page->has_varying) {
+        block_find_varying(t, page, offset);
     }
     t->sites = jit->sites && (!jit->chain || in_tight_loop(t, offset));
     block_liveness(t, page);
@@ -1016,6 +1036,9 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     b->count = (uint16_t)t->count;
     uint8_t *changed = t->a.p;
     if (check) {
+        uint8_t *made_of = jit_alloc(jit, b->length, false);
+        memcpy(made_of, t->snapshot, b->length);
+        b->made_of = made_of;
         a_mov_mem_imm32(&t->a, AREA(exit_info), 0);
         a_mov_imm64(&t->a, T1, (uint64_t)(uintptr_t)b);
         a_mov_load(&t->a, T0, AREA(page_va));
@@ -1035,7 +1058,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     }
     const TInsn *last = &t->insns[t->count - 1];
     JitFast fast;
-    if (!t->a.overflow && loop_plan(t, offset, &fast)) {
+    if (!t->a.overflow && !t->varying && loop_plan(t, offset, &fast)) {
         uint8_t *back = loop_emit(t, &fast, loop_way_on(t, offset));
         for (unsigned k = 0; k < t->cold_count; k++) {
             if (t->cold[k].type == COLD_TAKEN && t->cold[k].target == (int32_t)offset && !t->a.overflow) {
