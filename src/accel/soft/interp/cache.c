@@ -78,8 +78,11 @@ found:;
 
 static unsigned block_hash(const Interp *d, const uint8_t *host, uint32_t mode)
 {
-    uint64_t h = ((uint64_t)(uintptr_t)host ^ (uint64_t)mode << 40) * UINT64_C(0x9e3779b97f4a7c15);
-    return (unsigned)(h >> (64 - d->hash_bits));
+    /* A page's blocks lie close together, in the order of their addresses: what is run for the first time is
+     * looked for, too. */
+    uint64_t page = (uint64_t)(uintptr_t)host >> 12 ^ (uint64_t)mode << 40, offset = (uintptr_t)host & 4095;
+    uint64_t h = page * UINT64_C(0x9e3779b97f4a7c15) >> (64 - d->hash_bits);
+    return (unsigned)(h + (offset >> 4)) & ((1u << d->hash_bits) - 1);
 }
 
 static void hash_grow(Interp *d)
