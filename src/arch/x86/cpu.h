@@ -285,6 +285,8 @@ struct X86Cpu {
         __attribute__((aligned(64))); /* translations by place in translated code: supervisor, user; those of
                                          readers have even numbers, those of writers odd ones */
     uint32_t jit_budget[2][256];      /* how many more misses make a place use the TLB alone */
+    /* By bits 40 to 47 of a user's address: host minus guest address of what is mapped for it there. */
+    uint64_t jit_windows[256];
 
     /* ---- the exception in flight: x86_raise() fills it ---- */
     struct {

@@ -108,6 +108,13 @@ HostMem block_guest_address(T *t, const TInsn *i, bool segments)
         if (m.base < 0 && m.index < 0) {
             a_mov_load(a, T0, base);
             m = mem_base(T0, m.disp);
+        } else if (t->window) {
+            a_lea(a, T0, m);
+            block_t1_release(t);
+            a_mov_load(a, T1, base);
+            m = mem_index(T0, T1, 0, 0);
+            a_lea(a, T0, m);
+            m = mem_base(T0, 0);
         } else {
             a_lea(a, T0, m);
             a_op_mem(a, true, 0x03, T0, base); /* add: RFLAGS are free here */
@@ -253,8 +260,63 @@ static HostMem with_delta(T *t, HostMem m)
     return mem_index(T0, T1, 0, 0);
 }
 
+void block_window_delta(T *t, unsigned address, unsigned scratch, unsigned to)
+{
+    Asm *a = &t->a;
+    HostMem m = mem_cpu(offsetof(X86Cpu, jit_windows));
+
+    a_rorx(a, scratch, address, WINDOW_SHIFT);
+    a_op_reg(a, false, 0x0fb6, scratch, scratch); /* movzx scratch, its low byte */
+    m.index = (int8_t)scratch;
+    m.scale = 3;
+    a_mov_load(a, to, m);
+}
+
+/* The operand in its window. RFLAGS stay. */
+static HostMem window_operand(T *t, TInsn *i, Group *g)
+{
+    Asm *a = &t->a;
+    bool first = !g || t->careful || !g->checked;
+
+    if (first || is_spilled_pair(t, i)) {
+        block_t1_release(t);
+    }
+    HostMem m = block_guest_address(t, i, true);
+    if (!first) {
+        g->left--;
+        if (t->t1_group != i->memory.group) {
+            block_t1_release(t);
+            a_mov_load(a, T1, mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, slots) + 8u * g->slot));
+            t->t1_group = i->memory.group;
+        }
+        return with_delta(t, m);
+    }
+    block_t1_release(t);
+    if (m.base < 0 && m.index < 0) {
+        a_mov_load(a, T1,
+                   mem_cpu(offsetof(X86Cpu, jit_windows) +
+                           8u * ((uint64_t)(int64_t)m.disp >> WINDOW_SHIFT & (WINDOW_SLOTS - 1))));
+    } else {
+        if (m.index >= 0) {
+            a_lea(a, T0, m);
+            m = mem_base(T0, 0);
+        }
+        block_window_delta(t, (unsigned)m.base, T1, T1);
+    }
+    if (g && !t->careful && g->count > 1) {
+        g->checked = true;
+        g->left--;
+        g->saved = false;
+        t->t1_group = i->memory.group;
+    }
+    return with_delta(t, m);
+}
+
 void block_stack_check(T *t, const TInsn *i, Access *access, HostMem m)
 {
+    if (t->window) {
+        return; /* SD is right wherever rsp is */
+    }
     Group *g = access->group >= 0 ? &t->groups[access->group] : NULL;
     int32_t adjust = 0;
     unsigned span = access->size;
@@ -310,6 +372,9 @@ HostMem block_checked_operand(T *t, TInsn *i)
         block_stack_check(t, i, access, m);
         m.index = SD;
         return m;
+    }
+    if (t->window) {
+        return window_operand(t, i, g);
     }
     if (is_spilled_pair(t, i)) {
         block_t1_release(

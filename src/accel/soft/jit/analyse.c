@@ -229,7 +229,7 @@ static int find_group(T *t, const RegTrack *r, unsigned base, unsigned index, un
         if (group->base == base && group->index == index && group->scale == scale && group->stack == stack &&
             group->base_version == r->version[base] && group->index_version == r->version[index]) {
             int32_t min = MIN(group->min, offset), max = MAX(group->max, offset + (int32_t)size);
-            if (max - min <= GROUP_SPAN) {
+            if ((int64_t)max - min <= (t->window ? WINDOW_SPAN : GROUP_SPAN)) {
                 group->min = min;
                 group->max = max;
                 return (int)g;

@@ -15,6 +15,7 @@
 #define MAX_EXITS         8 /* of a block, with those in the middle */
 #define MAX_GROUPS        JIT_MAX_GROUPS
 #define GROUP_SPAN        1024
+#define WINDOW_SPAN       (1 << 30) /* of a group that is in a window; see WINDOW_GUARD */
 #define MAX_COLD          (MAX_INSNS * 4)
 #define FLAGS_ALL         FLAGS_ARITH
 #define TAG_OFFSET(write) ((write) ? 8 : 0)
@@ -123,6 +124,7 @@ typedef struct T {
     bool fpu;       /* the block uses vector or x87 registers */
     bool too_many;  /* out-of-line parts: fewer instructions would do */
     bool check;     /* the block checks itself */
+    bool window;    /* operands are in windows */
     bool sites;     /* accesses get places in X86Cpu.jit_sites */
     bool scattered; /* some instruction of the page is in Jit.scattered */
     bool varying;   /* some instruction varies */
@@ -183,6 +185,8 @@ void block_flags_want(T *t);
 void block_t1_release(T *t);
 /* Where the TLB's entry for the address in a register is: T1. Changes the flags. */
 void block_tlb_entry(T *t, unsigned address);
+/* The distance to the window of the address in a register, in `to`; scratch may be the same. RFLAGS stay. */
+void block_window_delta(T *t, unsigned address, unsigned scratch, unsigned to);
 HostMem block_guest_address(T *t, const TInsn *i, bool segments);
 Cold *block_probe_cold(T *t, const TInsn *i, uint8_t *retry, unsigned span, bool write, bool stack);
 /* Makes m, an address made of the guest's stack pointer or frame pointer, one that SD may be added to. */

@@ -20,9 +20,15 @@
 
 /* ---- keys and tables ---- */
 
-static uint32_t current_key(const X86Cpu *cpu)
+static uint32_t current_key(X86Cpu *cpu)
 {
-    return cpu->mode;
+    const Windows *w = jit_vcpu(cpu)->windows;
+    return cpu->mode | (w && cpu->cpl == 3 && windows_on(w) ? KEY_WINDOW : 0);
+}
+
+static uint64_t window_delta(const X86Cpu *cpu, uint64_t linear)
+{
+    return cpu->jit_windows[linear >> WINDOW_SHIFT & (WINDOW_SLOTS - 1)];
 }
 
 static bool translatable(const X86Cpu *cpu)
@@ -125,6 +131,10 @@ static void sites_check(X86Cpu *cpu)
 static void stack_slot_check(X86Cpu *cpu)
 {
     JitArea *area = jit_area(cpu);
+    if (area->windowed) {
+        area->stack_delta = window_delta(cpu, cpu->regs[R_RSP]);
+        return;
+    }
     sites_check(cpu);
     const TlbEntry *e = mmu_entry_now(cpu, area->stack_lo);
     if (e->tag[MMU_WRITE] != area->stack_lo || (uint64_t)e->addend != area->stack_delta) {
@@ -146,8 +156,22 @@ void jit_area_refresh(X86Cpu *cpu, JitVcpu *v)
     uint32_t key = current_key(cpu);
     unsigned context = key_context(cpu);
 
+    if ((key & KEY_WINDOW) && !windows_refresh(v->windows)) {
+        key &= ~KEY_WINDOW;
+    }
     if (area->key != key || area->context != context) {
         jit_returns_drop(cpu);
+        if (area->windowed != !!(key & KEY_WINDOW)) {
+            area->windowed = key & KEY_WINDOW;
+            if (area->windowed) {
+                area->kernel_lo = area->stack_lo;
+                area->kernel_delta = area->stack_delta;
+                area->stack_lo = JIT_NO_STACK;
+            } else {
+                area->stack_lo = area->kernel_lo;
+                area->stack_delta = area->kernel_delta;
+            }
+        }
         area->key = key;
         area->context = context;
         area->table = table_for(v, key, context);
@@ -305,6 +329,9 @@ const uint8_t *jit_lookup(X86Cpu *cpu)
         return NULL;
     }
     v->lookups++;
+    if (area->windowed) {
+        area->stack_delta = window_delta(cpu, cpu->regs[R_RSP]);
+    }
     table_fill(v, area, cpu->rip, b);
     return b->ibtc_entry;
 }
@@ -495,6 +522,10 @@ static void run_loop(X86Cpu *cpu)
             return;
         }
         first = false;
+        if (G_UNLIKELY(jit->stress & JIT_STRESS_WINDOWS) && v->windows && cpu->cpl == 3) {
+            x86_fpu_leave(cpu);
+            windows_sample(v->windows, true);
+        }
         uint32_t key = current_key(cpu);
         bool careful = way || (link && link->careful) || (v->careful_next && v->careful_rip == cpu->rip);
         v->careful_next = false;
@@ -533,6 +564,12 @@ static void run_loop(X86Cpu *cpu)
             return;
         }
         jit_area_refresh(cpu, v);
+        if (area->key != key) { /* its windows were closed */
+            link = NULL;
+            way = NULL;
+            fill = false;
+            continue;
+        }
         if (v->epoch_seen != seen) {
             link = NULL; /* its block's memory may be somebody else's by now */
             way = NULL;
@@ -596,6 +633,10 @@ static void run_loop(X86Cpu *cpu)
             break;
         case JIT_EXIT_POLL:
             jit_sample(jit, cpu);
+            if (v->windows && cpu->cpl == 3) {
+                x86_fpu_leave(cpu);
+                windows_sample(v->windows, false);
+            }
             return;
         }
     }
@@ -617,6 +658,9 @@ static void translated_left(X86Cpu *cpu)
 }
 
 /* ---- host faults ---- */
+
+#define PAGE_FAULT_TRAP  14
+#define PAGE_FAULT_WRITE 2
 
 static __thread X86Cpu *running_cpu;
 static struct sigaction previous_segv, previous_fpe, previous_bus;
@@ -723,9 +767,19 @@ void jit_range_remove(const void *start)
     }
 }
 
+/* Of an operand in a window whose page is not there yet. */
+static bool fill_window(int sig, const ucontext_t *uc)
+{
+    const greg_t *g = uc->uc_mcontext.gregs;
+    Windows *w = jit_vcpu(running_cpu)->windows;
+
+    return sig == SIGSEGV && w && jit_area(running_cpu)->windowed && g[REG_TRAPNO] == PAGE_FAULT_TRAP &&
+           windows_fault(w, (uintptr_t)g[REG_CR2], g[REG_ERR] & PAGE_FAULT_WRITE);
+}
+
 __attribute__((no_stack_protector)) static void fault_handler(int sig, siginfo_t *info, void *context)
 {
-    if (!in_translated_code(context) || !recover(context)) {
+    if (!in_translated_code(context) || (!fill_window(sig, context) && !recover(context))) {
         pass_on(sig == SIGSEGV  ? &previous_segv
                 : sig == SIGBUS ? &previous_bus
                                 : &previous_fpe,
@@ -788,6 +842,9 @@ void jit_vcpu_init(Jit *jit, X86Cpu *cpu)
     if (jit->lockstep) {
         jit_lockstep_init(v);
     }
+    if (jit->windows) {
+        v->windows = windows_new(cpu);
+    }
     d->page_written = page_written;
     d->run_translated = run_translated;
     d->translated_left = translated_left;
@@ -809,6 +866,7 @@ void jit_vcpu_destroy(X86Cpu *cpu)
         g_aligned_free(v->tables[i].entries);
     }
     jit_lockstep_free(v);
+    windows_free(v->windows);
     d->jit = NULL;
     d->run_translated = NULL;
     d->translated_left = NULL;
@@ -855,6 +913,9 @@ bool jit_step_one(X86Cpu *cpu)
                 break;
             }
             jit_area_refresh(cpu, v);
+            if (area->key != current_key(cpu)) {
+                continue;
+            }
             area->page_va = rip & PAGE_MASK_4K;
             v->jit->thunks.enter(cpu, b->mem_entry);
             if (area->exit_reason == JIT_EXIT_CAREFUL && !careful) {

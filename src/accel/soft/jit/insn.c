@@ -413,8 +413,8 @@ JitKind jit_classify(const X86Insn *insn, uint32_t key)
             ((o.reg_gpr && !o.byte[0] && o.reg == R_RSP) || (o.rm_gpr && !o.byte[1] && o.rm == R_RSP))) {
             return JIT_CALLOUT; /* RSP lives where a REX prefix is needed, which AH cannot have */
         }
-        if (o.high_byte && insn->is_memory && form->mnemonic == X86_CMPXCHG) {
-            return JIT_CALLOUT; /* AL must stay where it is */
+        if (o.high_byte && insn->is_memory && (form->mnemonic == X86_CMPXCHG || (key & KEY_WINDOW))) {
+            return JIT_CALLOUT; /* AL must stay where it is: it is wanted, or the access may fault */
         }
         if ((kind == JIT_CALL_IND || kind == JIT_JMP_IND) && insn->operand_size != 8) {
             return JIT_CALLOUT;

@@ -11,6 +11,10 @@
 /* The guest's general registers from this one on live in memory. */
 #define FIRST_SPILLED 11
 
+/* Bits of a key that are not in the mode word. */
+#define KEY_CAREFUL (1u << 21) /* every access has its own check */
+#define KEY_WINDOW  (1u << 22) /* users' operands are in windows: see window.c */
+
 typedef enum JitKind {
     JIT_COPY, /* the same instruction with other operands */
     JIT_NOP,

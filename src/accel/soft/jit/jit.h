@@ -7,14 +7,12 @@
  *   rax rcx rdx rbx rbp rsi rdi r8 r9 r10   the guest's registers of the same name
  *   r15                                     the guest's rsp
  *   r12 (T0), r13 (T1)                      scratch
- *   r11 (SD)                                host minus guest address of the stack page: JitArea.stack_lo
- *   r14 (BASE)                              the X86Cpu plus CPU_BIAS; the guest's r11 to r15 live there.
- *                                           Processors rename memory behind a register and a constant, so
- *                                           that what goes through there has no latency; they do not behind
- *                                           a segment base
- *   rsp                                     the host's stack
- *   RFLAGS                                  the guest's arithmetic flags, or nothing, or they are in cpu->cc
- *   xmm/ymm, x87, MXCSR                     the guest's, where cpu->fpu_stale is 0; else they are in
+ *   r11 (SD)                                host minus guest address of the stack page: JitArea.stack_lo;
+ * with KEY_WINDOW that of rsp's window r14 (BASE)                              the X86Cpu plus CPU_BIAS; the
+ * guest's r11 to r15 live there. Processors rename memory behind a register and a constant, so that what goes
+ * through there has no latency; they do not behind a segment base rsp                                     the
+ * host's stack RFLAGS                                  the guest's arithmetic flags, or nothing, or they are
+ * in cpu->cc xmm/ymm, x87, MXCSR                     the guest's, where cpu->fpu_stale is 0; else they are in
  *                                           cpu->xsave
  *
  * Invariants:
@@ -46,6 +44,7 @@
 #include "accel/soft/interp/ops.h"
 #include "accel/soft/jit/emit.h"
 #include "accel/soft/jit/insn.h"
+#include "accel/soft/jit/window.h"
 #include "arch/x86/decode.h"
 
 #define T0   H_R12
@@ -67,8 +66,6 @@ static inline HostMem mem_cpu(uint64_t offset)
 #define JIT_IBTC_SIZE  (1u << JIT_IBTC_BITS)
 #define JIT_IBTC_HASH  UINT32_C(0x9e3779b1)
 
-/* Bits of a key that are not in the mode word. */
-#define KEY_CAREFUL (1u << 21) /* every access has its own check */
 /* Modes that are not translated. */
 #define MODE_NOT_TRANSLATED (MODE_TF | MODE_BP | MODE_AC | MODE_VM86)
 
@@ -126,9 +123,11 @@ typedef struct JitArea {
         exit_info; /* page offset of the branch | JitIndirect << 12 | RET's operand or CALL's length << 14 */
     uint32_t key;  /* of the running code, without KEY_CAREFUL */
     uint32_t context, table;
-    uint64_t save[16];   /* guest registers whose host registers a fast loop uses */
-    uint32_t sites_used; /* some of X86Cpu.jit_sites hold something */
-    uint64_t drops;      /* X86Mmu.drops, when sites were last right */
+    bool windowed;                    /* SD is that of rsp's window */
+    uint64_t kernel_lo, kernel_delta; /* stack_lo and stack_delta of other code, while that of windows runs */
+    uint64_t save[16];                /* guest registers whose host registers a fast loop uses */
+    uint32_t sites_used;              /* some of X86Cpu.jit_sites hold something */
+    uint64_t drops;                   /* X86Mmu.drops, when sites were last right */
     uint64_t loop_count;
     JitLoop loops[JIT_LOOPS];
     uint64_t loop_delta[JIT_MAX_GROUPS];
@@ -315,7 +314,7 @@ typedef struct Jit {
     uint64_t epoch;        /* atomic */
     uint64_t code_bytes, cold_bytes, translated, insns, stale_count, evictions;
     uint64_t cycles; /* of the host's TSC, that translation took */
-    bool elide, chain, loops, sites, tier, superblocks, lookahead, returns;
+    bool elide, chain, loops, sites, tier, superblocks, lookahead, returns, windows;
     unsigned next_site, next_loop;
     bool bmi2;          /* the host has it */
     unsigned max_insns; /* of a block */
@@ -324,9 +323,10 @@ typedef struct Jit {
     unsigned stress;         /* JIT_STRESS_* */
 } Jit;
 
-#define JIT_STRESS_EVICT 1u /* blocks become stale at random */
-#define JIT_STRESS_FLUSH 2u /* the TLB is flushed at random */
-#define JIT_STRESS_POLL  4u /* interrupts seem to be wanted all the time */
+#define JIT_STRESS_EVICT   1u /* blocks become stale at random */
+#define JIT_STRESS_FLUSH   2u /* the TLB is flushed at random */
+#define JIT_STRESS_POLL    4u /* interrupts seem to be wanted all the time */
+#define JIT_STRESS_WINDOWS 8u /* every process gets windows at once */
 
 typedef struct JitLockstep JitLockstep;
 
@@ -362,6 +362,7 @@ typedef struct JitVcpu {
     uint64_t exits[JIT_EXIT_POLL + 1]; /* by JitExit */
     uint64_t callouts[X86_MNEMONIC_COUNT];
     JitLockstep *lockstep;
+    Windows *windows; /* NULL: there are none */
     /* The block at careful_rip is to be the careful variant: the other one was left on the way to it. */
     uint64_t careful_rip;
     bool careful_next;

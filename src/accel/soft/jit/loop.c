@@ -86,6 +86,9 @@ bool loop_plan(T *t, unsigned offset, JitFast *fast)
             }
         }
     }
+    if (t->window && (written >> R_RSP & 1)) {
+        return false;
+    }
     own = read | written;
     fast->written = written;
     if (!any && !(own >> FIRST_SPILLED)) {
@@ -228,7 +231,11 @@ void loop_restore(T *t, const JitFast *fast, bool used_up)
         }
     }
     if (fast->borrowed >> SD & 1) {
-        a_mov_load(a, SD, AREA(stack_delta));
+        if (t->window) {
+            block_window_delta(t, GSP, SD, SD);
+        } else {
+            a_mov_load(a, SD, AREA(stack_delta));
+        }
     }
 }
 
@@ -315,6 +322,10 @@ uint8_t *loop_emit(T *t, JitFast *fast, uint8_t *normal)
         group_stride(t, g, &stride);
         uint8_t *retry = a->p;
         group_start(t, g);
+        if (t->window) {
+            block_window_delta(t, T0, T1, T1); /* as far as it gets in MAX_ROUNDS, too */
+            goto found;
+        }
         block_tlb_entry(t, T0);
         a_op_mem(a, true, 0x2b, T0, mem_base(T1, tag));
         a_alu_imm(a, true, 7, T0, (int32_t)(4096 - span));
@@ -348,6 +359,7 @@ uint8_t *loop_emit(T *t, JitFast *fast, uint8_t *normal)
             a_mov_store(a, AREA(loop_count), T0);
         }
         a_mov_load(a, T1, mem_base(T1, offsetof(TlbEntry, addend)));
+    found:
         if (fast->with_base[n] && g->base == X86_REG_RIP) {
             a_op_mem(a, true, 0x03, T1, AREA(page_va));
         } else if (fast->with_base[n] && g->base != X86_REG_NONE) {

@@ -195,11 +195,12 @@ static void emit_pushf(T *t, TInsn *i)
 
     block_stack_check(t, i, &i->stack, mem_base(GSP, -8));
     block_flags_want(t);
-    if (i->live_after && !t->f.in_mem) {
+    if ((i->live_after || t->window) && !t->f.in_mem) {
         block_flags_save(a);
         t->f.in_mem = true;
     }
-    a_bytes(a, "\x9c\x41\x5c", 3); /* pushfq; pop T0 */
+    t->pcs[t->pc_count - 1].in_reg = false; /* should the stack not be there */
+    a_bytes(a, "\x9c\x41\x5c", 3);          /* pushfq; pop T0 */
     a_alu_imm(a, false, 4, T0, FLAGS_ALL);
     a_op_mem(a, true, 0x0b, T0, CPU(rflags));
     a_alu_imm(a, true, 4, T0, (int32_t) ~(uint32_t)(FLAG_RF | FLAG_VM));

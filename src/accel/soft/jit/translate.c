@@ -408,6 +408,9 @@ static void stack_check_keeping_t0(T *t, TInsn *i)
     const Access *access = &i->stack;
     bool checked = !t->careful && access->group >= 0 && t->groups[access->group].checked;
 
+    if (t->window) {
+        return;
+    }
     if (!checked) {
         a_mov_store(&t->a, AREA(tmp[2]), T0);
     }
@@ -498,6 +501,28 @@ static void emit_return_address(T *t, TInsn *i, unsigned scratch)
     a_lea(a, GSP, mem_base(GSP, -8));
 }
 
+/* Before an instruction that needs RFLAGS for itself and may fault afterwards. */
+static void release_flags_for(T *t, unsigned live)
+{
+    block_flags_release(t, live);
+    t->pcs[t->pc_count - 1].in_reg = false;
+}
+
+/* Whether rsp is anywhere now. What pushes and pops touches each page on its way, so that it cannot get past
+ * what surrounds a window. */
+static bool moves_stack(const TInsn *i)
+{
+    switch (i->kind) {
+    case JIT_COPY:
+    case JIT_LEA:
+        return jit_written_gprs(&i->insn, i->kind) >> R_RSP & 1;
+    case JIT_POP:
+        return i->insn.rm == R_RSP;
+    default:
+        return i->kind == JIT_LEAVE;
+    }
+}
+
 void block_emit_insn(T *t, unsigned k)
 {
     TInsn *i = &t->insns[k];
@@ -535,6 +560,14 @@ void block_emit_insn(T *t, unsigned k)
         emit_pop(t, i);
         break;
     case JIT_LEAVE:
+        if (t->window) {
+            block_t1_release(t);
+            block_window_delta(t, H_RBP, T1, T1);
+            a_mov_load(a, T0, mem_index(H_RBP, T1, 0, 0));
+            a_lea(a, GSP, mem_base(H_RBP, 8));
+            a_mov_reg(a, H_RBP, T0);
+            break;
+        }
         block_stack_check(t, i, &i->memory, mem_base(H_RBP, 0));
         a_mov_load(a, T0, mem_index(H_RBP, SD, 0, 0));
         a_lea(a, GSP, mem_base(H_RBP, 8));
@@ -542,12 +575,12 @@ void block_emit_insn(T *t, unsigned k)
         break;
     case JIT_CALL:
         block_stack_check(t, i, &i->stack, mem_base(GSP, -8));
-        block_flags_release(t, i->live_after);
+        release_flags_for(t, i->live_after);
         emit_return_address(t, i, T0);
         emit_call(t, i, next, next + (int32_t)insn->imm);
         break;
     case JIT_CALL_IND:
-        block_flags_release(t, t->live_out);
+        release_flags_for(t, t->live_out);
         load_t0(t, i);
         stack_check_keeping_t0(t, i);
         emit_indirect_probe(t, i, JIT_INDIRECT_CALL, insn->length);
@@ -566,7 +599,7 @@ void block_emit_insn(T *t, unsigned k)
         }
         break;
     case JIT_RET:
-        block_flags_release(t, t->live_out);
+        release_flags_for(t, t->live_out);
         block_stack_check(t, i, &i->stack, mem_base(GSP, 0));
         a_mov_load(a, T0, block_stack_operand(i));
         if (predicts_returns(t)) {
@@ -588,7 +621,7 @@ void block_emit_insn(T *t, unsigned k)
         block_emit_exit(t, next + (int32_t)insn->imm);
         break;
     case JIT_JMP_IND:
-        block_flags_release(t, t->live_out);
+        release_flags_for(t, t->live_out);
         load_t0(t, i);
         emit_indirect_probe(t, i, JIT_INDIRECT_JMP, 0);
         emit_ibtc_jump(t);
@@ -653,6 +686,9 @@ void block_emit_insn(T *t, unsigned k)
         emit_step(t, i->offset);
         break;
     }
+    if (t->window && moves_stack(i)) {
+        block_window_delta(t, GSP, T0, SD);
+    }
 }
 
 /* ---- entries ---- */
@@ -666,9 +702,12 @@ static bool wants_flags_in_reg(const T *t)
     for (unsigned k = 0; k < t->count; k++) {
         const TInsn *i = &t->insns[k];
         unsigned reads, writes;
-        if (i->kind == JIT_CALLOUT || i->kind == JIT_STEP || i->kind == JIT_STRING || i->kind == JIT_SYSTEM ||
-            i->stack.group >= 0 || (i->insn.is_memory && i->kind != JIT_LEA && i->kind != JIT_NOP) ||
-            i->kind == JIT_LEAVE) {
+        if (i->kind == JIT_CALLOUT || i->kind == JIT_STEP || i->kind == JIT_STRING || i->kind == JIT_SYSTEM) {
+            return false;
+        }
+        if (!t->window &&
+            (i->stack.group >= 0 || (i->insn.is_memory && i->kind != JIT_LEA && i->kind != JIT_NOP) ||
+             i->kind == JIT_LEAVE)) {
             return false;
         }
         block_flags_of(i, &reads, &writes);
@@ -1009,8 +1048,9 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     t->jit = jit;
     t->cpu = cpu;
     t->key = key;
+    t->window = key & KEY_WINDOW;
     t->careful = (key & KEY_CAREFUL) || !jit->elide ||
-                 (first_page->has_split && g_hash_table_contains(jit->split, page + offset));
+                 (!t->window && first_page->has_split && g_hash_table_contains(jit->split, page + offset));
     t->scattered = first_page->has_scattered;
     t->varying = false;
     t->live_out = FLAGS_ALL;
