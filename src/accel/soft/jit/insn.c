@@ -504,63 +504,68 @@ void jit_emit(Asm *a, const X86Insn *insn, const JitOperands *o, const HostMem *
                   : insn->mandatory == X86_PREFIX_F3 ? 2
                   : insn->mandatory == X86_PREFIX_F2 ? 3
                                                      : 0;
+    uint8_t spare[A_INSN], *p = a_begin(a, spare);
 
     if (form->space == X86_SPACE_EVEX) {
         unsigned vvvv = (unsigned)o->vvvv;
         x = m ? x : o->rm & 16;
-        a_byte(a, 0x62);
-        a_byte(a, (r ? 0 : 0x80u) | (x ? 0 : 0x40u) | (b ? 0 : 0x20u) | (reg & 16 ? 0 : 0x10u) | form->map);
-        a_byte(a, (unsigned)insn->rex_w << 7 | (~vvvv & 15) << 3 | 4 | pp);
-        a_byte(a, (unsigned)insn->evex_z << 7 | (unsigned)insn->evex_ll << 5 | (unsigned)insn->evex_b << 4 |
-                      (vvvv & 16 ? 0 : 8u) | insn->opmask);
+        *p++ = (uint8_t)(0x62);
+        *p++ = (uint8_t)((r ? 0 : 0x80u) | (x ? 0 : 0x40u) | (b ? 0 : 0x20u) | (reg & 16 ? 0 : 0x10u) |
+                         form->map);
+        *p++ = (uint8_t)((unsigned)insn->rex_w << 7 | (~vvvv & 15) << 3 | 4 | pp);
+        *p++ = (uint8_t)((unsigned)insn->evex_z << 7 | (unsigned)insn->evex_ll << 5 |
+                         (unsigned)insn->evex_b << 4 | (vvvv & 16 ? 0 : 8u) | insn->opmask);
     } else if (form->space == X86_SPACE_VEX) {
         unsigned last = (~(unsigned)o->vvvv & 15) << 3 | (unsigned)insn->vex_l << 2 | pp;
         if (form->map == 1 && !x && !b && !insn->rex_w) {
-            a_byte(a, 0xc5);
-            a_byte(a, (r ? 0 : 0x80u) | last);
+            *p++ = (uint8_t)(0xc5);
+            *p++ = (uint8_t)((r ? 0 : 0x80u) | last);
         } else {
-            a_byte(a, 0xc4);
-            a_byte(a, (r ? 0 : 0x80u) | (x ? 0 : 0x40u) | (b ? 0 : 0x20u) | form->map);
-            a_byte(a, (unsigned)insn->rex_w << 7 | last);
+            *p++ = (uint8_t)(0xc4);
+            *p++ = (uint8_t)((r ? 0 : 0x80u) | (x ? 0 : 0x40u) | (b ? 0 : 0x20u) | form->map);
+            *p++ = (uint8_t)((unsigned)insn->rex_w << 7 | last);
         }
     } else {
         if (insn->prefixes & X86_INSN_LOCK) {
-            a_byte(a, 0xf0);
+            *p++ = (uint8_t)(0xf0);
         }
         if (insn->prefixes & X86_INSN_66) {
-            a_byte(a, 0x66);
+            *p++ = (uint8_t)(0x66);
         }
         if (form->prefix == X86_PREFIX_F3) {
-            a_byte(a, 0xf3);
+            *p++ = (uint8_t)(0xf3);
         } else if (form->prefix == X86_PREFIX_F2) {
-            a_byte(a, 0xf2);
+            *p++ = (uint8_t)(0xf2);
         }
         unsigned rex = (unsigned)insn->rex_w << 3 | (r ? 4u : 0) | (x ? 2u : 0) | (b ? 1u : 0);
         if (rex || (insn->prefixes & X86_INSN_REX)) {
-            a_byte(a, 0x40 | rex);
+            *p++ = (uint8_t)(0x40 | rex);
         }
         if (form->map >= 1) {
-            a_byte(a, 0x0f);
+            *p++ = (uint8_t)(0x0f);
         }
         if (form->map >= 2) {
-            a_byte(a, form->map == 2 ? 0x38 : 0x3a);
+            *p++ = (uint8_t)(form->map == 2 ? 0x38 : 0x3a);
         }
     }
     if (form->plus_r) {
-        a_byte(a, (opcode & ~7u) | ((unsigned)o->rm & 7));
+        *p++ = (uint8_t)((opcode & ~7u) | ((unsigned)o->rm & 7));
     } else {
-        a_byte(a, opcode);
+        *p++ = (uint8_t)(opcode);
     }
     if (form->has_modrm) {
         if (m && form->space == X86_SPACE_EVEX) {
-            a_modrm_mem32(a, reg, m);
+            p = put_modrm_mem(p, reg, m, false); /* its disp8 is scaled */
         } else if (m) {
-            a_modrm_mem(a, reg, m);
+            p = put_modrm_mem(p, reg, m, true);
         } else {
-            a_byte(a, 0xc0 | (reg & 7) << 3 | ((unsigned)o->rm & 7));
+            *p++ = (uint8_t)(0xc0 | (reg & 7) << 3 | ((unsigned)o->rm & 7));
         }
     }
-    a_bytes(a, insn->bytes + insn->imm_offset, insn->imm_size);
+    for (unsigned k = 0; k < insn->imm_size; k++) {
+        *p++ = insn->bytes[insn->imm_offset + k];
+    }
+    a_end(a, p);
 }
 
 uint32_t jit_written_gprs(const X86Insn *insn, JitKind kind)
