@@ -266,8 +266,8 @@ void block_window_delta(T *t, unsigned address, unsigned scratch, unsigned to)
     HostMem m = mem_cpu(offsetof(X86Cpu, jit_windows));
 
     a_rorx(a, scratch, address, WINDOW_SHIFT);
-    a_op_reg(a, false, 0x0fb6, scratch, scratch); /* movzx scratch, its low byte */
-    m.index = (int8_t)scratch;
+    a_op_reg(a, false, 0x0fb6, to, scratch); /* movzx to, the low byte; from another register it has no latency */
+    m.index = (int8_t)to;
     m.scale = 3;
     a_mov_load(a, to, m);
 }
@@ -301,7 +301,7 @@ static HostMem window_operand(T *t, TInsn *i, Group *g)
             a_lea(a, T0, m);
             m = mem_base(T0, 0);
         }
-        block_window_delta(t, (unsigned)m.base, T1, T1);
+        block_window_delta(t, (unsigned)m.base, m.base == T0 ? T1 : T0, T1);
     }
     if (g && !t->careful && g->count > 1) {
         g->checked = true;

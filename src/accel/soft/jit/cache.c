@@ -637,11 +637,18 @@ static bool region_is_free(Jit *jit, const JitRegion *r, const JitVcpu *own)
 
 void jit_table_clear(JitVcpu *v, unsigned i)
 {
-    if (!v->tables[i].empty) {
-        memset(v->tables[i].entries, 0, sizeof(IbtcEntry) * JIT_IBTC_SIZE);
-        v->tables[i].entries[0].va = 1; /* 0 is an address that is looked up there */
-        v->tables[i].empty = true;
+    IbtcEntry *entries = v->tables[i].entries;
+    unsigned count = v->tables[i].fill_count;
+
+    if (count > JIT_FILLS) {
+        memset(entries, 0, sizeof(IbtcEntry) * JIT_IBTC_SIZE);
+    } else {
+        for (unsigned n = 0; n < count; n++) {
+            entries[v->tables[i].fills[n]] = (IbtcEntry){ 0 };
+        }
     }
+    entries[0].va = 1; /* 0 is an address that is looked up there */
+    v->tables[i].fill_count = 0;
 }
 
 void jit_tables_drop(JitVcpu *v)

@@ -58,7 +58,7 @@ static unsigned table_for(JitVcpu *v, uint32_t key, unsigned context)
     } else {
         v->tables[i].entries = g_aligned_alloc0(JIT_IBTC_SIZE, sizeof(IbtcEntry), 64);
         v->tables[i].entries[0].va = 1;
-        v->tables[i].empty = true;
+        v->tables[i].fill_count = 0;
         v->table_count++;
     }
     v->tables[i].key = key;
@@ -102,10 +102,12 @@ static void code_mapping_changed(X86Cpu *cpu, unsigned context, uint64_t linear,
 
 static void table_fill(JitVcpu *v, JitArea *area, uint64_t rip, const JitBlock *b)
 {
-    IbtcEntry *e = &area->ibtc[jit_ibtc_slot(rip)];
-    e->va = rip;
-    e->code = b->ibtc_entry;
-    v->tables[area->table].empty = false;
+    unsigned slot = jit_ibtc_slot(rip), n = v->tables[area->table].fill_count;
+    area->ibtc[slot] = (IbtcEntry){ .va = rip, .code = b->ibtc_entry };
+    if (n < JIT_FILLS) {
+        v->tables[area->table].fills[n] = (uint16_t)slot;
+    }
+    v->tables[area->table].fill_count += n <= JIT_FILLS;
     v->fills++;
 }
 

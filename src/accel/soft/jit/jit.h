@@ -62,9 +62,11 @@ static inline HostMem mem_cpu(uint64_t offset)
 #define JIT_SLOTS      16
 #define JIT_MAX_INSNS  64
 #define JIT_MAX_GROUPS 32
-#define JIT_IBTC_BITS  14
+#define JIT_IBTC_BITS  16
 #define JIT_IBTC_SIZE  (1u << JIT_IBTC_BITS)
-#define JIT_IBTC_HASH  UINT32_C(0x9e3779b1)
+/* An entry's offset is the address times eight: by its bits 1 to 16. */
+#define JIT_IBTC_SCALE 3
+G_STATIC_ASSERT(JIT_IBTC_SIZE - 1 <= UINT16_MAX);
 
 /* Modes that are not translated. */
 #define MODE_NOT_TRANSLATED (MODE_TF | MODE_BP | MODE_AC | MODE_VM86)
@@ -342,6 +344,7 @@ typedef struct JitPast {
 } JitPast;
 
 #define JIT_TABLES 24
+#define JIT_FILLS  4096u
 typedef struct JitVcpu {
     X86Cpu *cpu;
     Jit *jit;
@@ -349,7 +352,9 @@ typedef struct JitVcpu {
         IbtcEntry *entries;
         uint32_t key;
         unsigned context; /* of the MMU */
-        bool empty;
+        /* How many entries were filled, and where, as long as these are few. */
+        unsigned fill_count;
+        uint16_t fills[JIT_FILLS];
         uint64_t used; /* when, by `clock` */
     } tables[JIT_TABLES];
     unsigned table_count;
@@ -480,7 +485,7 @@ static inline const uint8_t *jit_rx(const Jit *jit, const uint8_t *rw)
 }
 static inline unsigned jit_ibtc_slot(uint64_t va)
 {
-    return ((uint32_t)va * JIT_IBTC_HASH) >> (32 - JIT_IBTC_BITS);
+    return (uint32_t)(va << JIT_IBTC_SCALE >> 4) & (JIT_IBTC_SIZE - 1);
 }
 
 #endif

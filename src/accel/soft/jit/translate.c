@@ -43,9 +43,7 @@ static uint8_t *emit_ibtc_probe(T *t)
     if (!t->jit->chain) {
         return a_jmp_forward(a);
     }
-    a_op_reg(a, false, 0x69, T1, T0); /* imul T1d, T0d, HASH */
-    a_u32(a, JIT_IBTC_HASH);
-    a_shr_imm(a, false, T1, 32 - JIT_IBTC_BITS - 4);
+    a_op_mem(a, false, 0x8d, T1, (HostMem){ .base = -1, .index = T0, .scale = JIT_IBTC_SCALE });
     a_alu_imm(a, false, 4, T1, (JIT_IBTC_SIZE - 1) << 4);
     a_op_mem(a, true, 0x03, T1, AREA(ibtc));
     a_op_mem(a, true, 0x39, T0, mem_base(T1, 0));
