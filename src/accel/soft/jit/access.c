@@ -266,7 +266,8 @@ void block_window_delta(T *t, unsigned address, unsigned scratch, unsigned to)
     HostMem m = mem_cpu(offsetof(X86Cpu, jit_windows));
 
     a_rorx(a, scratch, address, WINDOW_SHIFT);
-    a_op_reg(a, false, 0x0fb6, to, scratch); /* movzx to, the low byte; from another register it has no latency */
+    a_op_reg(a, false, 0x0fb6, to,
+             scratch); /* movzx to, the low byte; from another register it has no latency */
     m.index = (int8_t)to;
     m.scale = 3;
     a_mov_load(a, to, m);

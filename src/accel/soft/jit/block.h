@@ -53,6 +53,7 @@ typedef struct RegTrack {
 
 typedef struct TInsn {
     X86Insn insn;
+    JitOperands operands;
     JitKind kind;
     uint16_t offset;                                    /* in the page */
     uint16_t live_after, live_before, undefined_before; /* flags */

@@ -153,12 +153,25 @@ static inline uint8_t *put_rex_and_opcode(uint8_t *p, unsigned rex, unsigned opc
     return p;
 }
 
-/* op reg, mem with an optional REX.W; opcode: up to two bytes, 0x0fXX for two-byte ones. */
-static inline void a_op_mem(Asm *a, bool w, unsigned opcode, unsigned reg, HostMem m)
+static inline void a_op_any_mem(Asm *a, bool w, unsigned opcode, unsigned reg, HostMem m)
 {
     uint8_t spare[A_INSN], *p = a_begin(a, spare);
     unsigned rex = (w ? 8u : 0) | (reg > 7 ? 4u : 0) | mem_rex(&m);
     a_end(a, put_modrm_mem(put_rex_and_opcode(p, rex, opcode), reg, &m, true));
+}
+/* op reg, mem with an optional REX.W; opcode: up to two bytes, 0x0fXX for two-byte ones. Where all of it is
+ * known to the compiler, a few stores are left of it. */
+static inline __attribute__((always_inline)) void a_op_mem(Asm *a, bool w, unsigned opcode, unsigned reg,
+                                                           HostMem m)
+{
+    if (__builtin_constant_p(m.base) && __builtin_constant_p(m.index) && __builtin_constant_p(m.disp) &&
+        __builtin_constant_p(opcode) && __builtin_constant_p(reg) && __builtin_constant_p(w)) {
+        uint8_t spare[A_INSN], *p = a_begin(a, spare);
+        unsigned rex = (w ? 8u : 0) | (reg > 7 ? 4u : 0) | mem_rex(&m);
+        a_end(a, put_modrm_mem(put_rex_and_opcode(p, rex, opcode), reg, &m, true));
+    } else {
+        a_op_any_mem(a, w, opcode, reg, m);
+    }
 }
 /* op with register rm. */
 static inline void a_op_reg(Asm *a, bool w, unsigned opcode, unsigned reg, unsigned rm)
@@ -170,11 +183,11 @@ static inline void a_op_reg(Asm *a, bool w, unsigned opcode, unsigned reg, unsig
     a_end(a, p);
 }
 
-static inline void a_mov_load(Asm *a, unsigned reg, HostMem m)
+static inline __attribute__((always_inline)) void a_mov_load(Asm *a, unsigned reg, HostMem m)
 {
     a_op_mem(a, true, 0x8b, reg, m);
 }
-static inline void a_mov_store(Asm *a, HostMem m, unsigned reg)
+static inline __attribute__((always_inline)) void a_mov_store(Asm *a, HostMem m, unsigned reg)
 {
     a_op_mem(a, true, 0x89, reg, m);
 }
@@ -184,7 +197,7 @@ static inline void a_mov_reg(Asm *a, unsigned to, unsigned from)
         a_op_reg(a, true, 0x8b, to, from);
     }
 }
-static inline void a_lea(Asm *a, unsigned reg, HostMem m)
+static inline __attribute__((always_inline)) void a_lea(Asm *a, unsigned reg, HostMem m)
 {
     a_op_mem(a, true, 0x8d, reg, m);
 }

@@ -386,34 +386,34 @@ bool jit_takes_memory(const X86Insn *insn)
     }
 }
 
-JitKind jit_classify(const X86Insn *insn, uint32_t key)
+JitKind jit_classify(const X86Insn *insn, uint32_t key, JitOperands *operands)
 {
     const X86Form *form = insn->form;
+    const JitOperands *o = operands;
     JitKind kind = form->attrs & ATTR_VECTOR ? classify_vector(insn, key) : classify_integer(insn, key);
 
+    jit_operands(insn, operands);
     if (insn->base == X86_REG_RIP && (insn->address_size != 8 || insn->disp > INT32_MAX - 8192)) {
         return JIT_CALLOUT;
     }
     if (kind == JIT_COPY || kind == JIT_PUSH || kind == JIT_CALL_IND || kind == JIT_JMP_IND) {
         bool write;
-        JitOperands o;
         if (insn->is_memory && jit_memory_size(insn, &write) == 0) {
             return JIT_CALLOUT;
         }
-        jit_operands(insn, &o);
-        unsigned spilled = o.spilled;
-        if (o.rm_gpr && o.rm >= FIRST_SPILLED && !o.writes[1] && o.rm != o.reg && o.rm != o.vvvv &&
+        unsigned spilled = o->spilled;
+        if (o->rm_gpr && o->rm >= FIRST_SPILLED && !o->writes[1] && o->rm != o->reg && o->rm != o->vvvv &&
             jit_takes_memory(insn)) {
             spilled--; /* it is used in memory */
         }
         if (spilled > (insn->is_memory && form->mnemonic != X86_MULX ? 1u : 2u)) {
             return JIT_CALLOUT;
         }
-        if (o.high_byte &&
-            ((o.reg_gpr && !o.byte[0] && o.reg == R_RSP) || (o.rm_gpr && !o.byte[1] && o.rm == R_RSP))) {
+        if (o->high_byte && ((o->reg_gpr && !o->byte[0] && o->reg == R_RSP) ||
+                             (o->rm_gpr && !o->byte[1] && o->rm == R_RSP))) {
             return JIT_CALLOUT; /* RSP lives where a REX prefix is needed, which AH cannot have */
         }
-        if (o.high_byte && insn->is_memory && (form->mnemonic == X86_CMPXCHG || (key & KEY_WINDOW))) {
+        if (o->high_byte && insn->is_memory && (form->mnemonic == X86_CMPXCHG || (key & KEY_WINDOW))) {
             return JIT_CALLOUT; /* AL must stay where it is: it is wanted, or the access may fault */
         }
         if ((kind == JIT_CALL_IND || kind == JIT_JMP_IND) && insn->operand_size != 8) {
@@ -427,6 +427,7 @@ void jit_operands(const X86Insn *insn, JitOperands *o)
 {
     const X86Form *form = insn->form;
     uint32_t spilled = 0;
+    unsigned spilled_count = 0;
 
     memset(o, 0, sizeof(*o));
     o->reg = form->digit >= 0 ? form->digit : insn->reg;
@@ -467,11 +468,12 @@ void jit_operands(const X86Insn *insn, JitOperands *o)
         if (o->byte[role] && o->legacy_byte && number >= 4) {
             o->high_byte = true;
         }
-        if (number >= FIRST_SPILLED) {
+        if (number >= FIRST_SPILLED && !(spilled >> number & 1)) {
             spilled |= 1u << number;
+            spilled_count++;
         }
     }
-    o->spilled = (unsigned)__builtin_popcount(spilled);
+    o->spilled = spilled_count;
     /* What sets the whole register does not need its old value. */
     switch (form->mnemonic) {
     case X86_MULX:
@@ -568,7 +570,7 @@ void jit_emit(Asm *a, const X86Insn *insn, const JitOperands *o, const HostMem *
     a_end(a, p);
 }
 
-uint32_t jit_written_gprs(const X86Insn *insn, JitKind kind)
+uint32_t jit_written_gprs(const X86Insn *insn, JitKind kind, const JitOperands *o)
 {
     const X86Form *form = insn->form;
     uint32_t mask = 0;
@@ -609,13 +611,11 @@ uint32_t jit_written_gprs(const X86Insn *insn, JitKind kind)
     case JIT_COPY:
         break;
     }
-    JitOperands o;
-    jit_operands(insn, &o);
-    int numbers[3] = { o.reg, o.rm, o.vvvv };
+    int numbers[3] = { o->reg, o->rm, o->vvvv };
     for (unsigned k = 0; k < 3; k++) {
-        if (o.writes[k]) {
+        if (o->writes[k]) {
             unsigned n = (unsigned)numbers[k];
-            mask |= 1u << (o.byte[k] && o.legacy_byte && n >= 4 && n < 8 ? n - 4 : n);
+            mask |= 1u << (o->byte[k] && o->legacy_byte && n >= 4 && n < 8 ? n - 4 : n);
         }
     }
     for (unsigned n = 0; n < form->operand_count; n++) {
@@ -651,11 +651,10 @@ uint32_t jit_written_gprs(const X86Insn *insn, JitKind kind)
     return mask;
 }
 
-uint32_t jit_read_gprs(const X86Insn *insn, JitKind kind)
+uint32_t jit_read_gprs(const X86Insn *insn, JitKind kind, const JitOperands *o)
 {
     const X86Form *form = insn->form;
     uint32_t mask = 0;
-    JitOperands o;
 
     if (kind == JIT_NOP || kind == JIT_JCC || kind == JIT_JMP) {
         return 0;
@@ -670,13 +669,12 @@ uint32_t jit_read_gprs(const X86Insn *insn, JitKind kind)
     if (kind == JIT_LEA) {
         return mask;
     }
-    jit_operands(insn, &o);
-    int numbers[3] = { o.reg, o.rm, o.vvvv };
-    bool gpr[3] = { o.reg_gpr, o.rm_gpr, o.vvvv_gpr };
+    int numbers[3] = { o->reg, o->rm, o->vvvv };
+    bool gpr[3] = { o->reg_gpr, o->rm_gpr, o->vvvv_gpr };
     for (unsigned k = 0; k < 3; k++) {
         if (gpr[k]) {
             unsigned n = (unsigned)numbers[k];
-            mask |= 1u << (o.byte[k] && o.legacy_byte && n >= 4 && n < 8 ? n - 4 : n);
+            mask |= 1u << (o->byte[k] && o->legacy_byte && n >= 4 && n < 8 ? n - 4 : n);
         }
     }
     for (unsigned n = 0; n < form->operand_count; n++) {

@@ -74,8 +74,8 @@ bool loop_plan(T *t, unsigned offset, JitFast *fast)
         if (i->kind != JIT_COPY && i->kind != JIT_LEA && i->kind != JIT_NOP && i->kind != JIT_JCC) {
             return false;
         }
-        read |= (uint16_t)jit_read_gprs(&i->insn, i->kind);
-        written |= (uint16_t)jit_written_gprs(&i->insn, i->kind);
+        read |= (uint16_t)jit_read_gprs(&i->insn, i->kind, &i->operands);
+        written |= (uint16_t)jit_written_gprs(&i->insn, i->kind, &i->operands);
         if (i->kind == JIT_COPY && i->insn.is_memory) {
             int64_t stride;
             if (i->memory.group >= 0 && group_stride(t, &t->groups[i->memory.group], &stride)) {
@@ -114,11 +114,9 @@ bool loop_plan(T *t, unsigned offset, JitFast *fast)
     }
     for (unsigned k = 0; k < t->count; k++) {
         const X86Insn *insn = &t->insns[k].insn;
-        JitOperands o;
-        jit_operands(insn, &o);
         bool moving =
             insn->is_memory && insn->base < 16 && insn->index != X86_REG_NONE && (written >> insn->base & 1);
-        if (moving || (insn->is_memory && o.high_byte) || t->insns[k].kind == JIT_LEA) {
+        if (moving || (insn->is_memory && t->insns[k].operands.high_byte) || t->insns[k].kind == JIT_LEA) {
             fast->scratch = true;
         }
     }

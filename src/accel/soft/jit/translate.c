@@ -269,11 +269,10 @@ static void emit_copy(T *t, TInsn *i)
 {
     Asm *a = &t->a;
     const X86Insn *insn = &i->insn;
-    JitOperands o;
+    JitOperands o = i->operands;
     HostMem m = { .base = -1, .index = -1 };
     unsigned reads, writes, touched = (insn->form->flags_written | insn->form->flags_undefined) & FLAGS_ALL;
 
-    jit_operands(insn, &o);
     block_flags_of(i, &reads, &writes);
     X86Insn other;
     bool in_memory = false;
@@ -513,7 +512,7 @@ static bool moves_stack(const TInsn *i)
     switch (i->kind) {
     case JIT_COPY:
     case JIT_LEA:
-        return jit_written_gprs(&i->insn, i->kind) >> R_RSP & 1;
+        return jit_written_gprs(&i->insn, i->kind, &i->operands) >> R_RSP & 1;
     case JIT_POP:
         return i->insn.rm == R_RSP;
     default:
