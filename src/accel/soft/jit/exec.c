@@ -457,6 +457,27 @@ static JitPast *past_of(JitVcpu *v, const uint8_t *host)
     return past;
 }
 
+/* Where so much of the code of late became hot, new code is translated at once: to interpret it first costs
+ * as much. One address in PROBES is interpreted nevertheless, so that it is known when that is over. */
+#define BET_PERCENT 35u
+#define BET_MIN     256u
+#define BET_MAX     1024u
+#define PROBES      8u
+/* Code that was hot at its address has to show it once more, one time in so many. */
+#define HOT_AGAIN 4u
+
+static bool is_likely_hot(JitVcpu *v, const JitPast *past)
+{
+    if (v->tried >= BET_MIN && v->became_hot * 100 >= v->tried * BET_PERCENT && past->tag % PROBES != 0) {
+        return true;
+    }
+    if (++v->tried >= BET_MAX) {
+        v->tried /= 2;
+        v->became_hot /= 2;
+    }
+    return false;
+}
+
 /* Whether code that is not decoded at present is to be translated at once. */
 static bool is_worth_it(JitVcpu *v, const uint8_t *host)
 {
@@ -464,6 +485,7 @@ static bool is_worth_it(JitVcpu *v, const uint8_t *host)
     uint32_t now = (uint32_t)(__builtin_ia32_rdtsc() >> REBUILD_CYCLES) & 0xfff;
 
     if (past->hot) {
+        past->hot = ++v->hot_again % HOT_AGAIN != 0;
         return true;
     }
     if (((now - past->when) & 0xfff) > 1) {
@@ -474,7 +496,7 @@ static bool is_worth_it(JitVcpu *v, const uint8_t *host)
         return true;
     }
     past->builds++;
-    return false;
+    return is_likely_hot(v, past);
 }
 
 typedef enum ColdEnd { COLD_GO_ON, COLD_LOOK, COLD_WARM } ColdEnd;
@@ -492,6 +514,7 @@ static ColdEnd run_cold(X86Cpu *cpu, JitVcpu *v, const uint8_t *host, Block *b)
     }
     if (b->runs >= JIT_COLD_RUNS) {
         past_of(v, host)->hot = 1;
+        v->became_hot++;
         return COLD_WARM;
     }
     interp_run_counted(cpu, b);

@@ -372,6 +372,9 @@ typedef struct JitVcpu {
     uint64_t careful_rip;
     bool careful_next;
     uint32_t random; /* for stress */
+    uint32_t tried,
+        became_hot; /* blocks that were interpreted first, of late, and how many were then translated */
+    uint32_t hot_again;
     JitPast past[1u << JIT_PAST_BITS];
 } JitVcpu;
 
