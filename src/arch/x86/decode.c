@@ -528,8 +528,9 @@ static bool lock_allowed(const X86Insn *insn)
     return (insn->form->attrs & X86_ATTR_LOCK) && insn->is_memory;
 }
 
-static X86DecodeStatus decode(const X86DecodeMode *mode, const uint8_t *bytes, size_t available,
-                              X86Insn *insn)
+/* Apart, so that the short way needs no room for what this keeps. */
+static __attribute__((noinline)) X86DecodeStatus decode(const X86DecodeMode *mode, const uint8_t *bytes,
+                                                        size_t available, X86Insn *insn)
 {
     Reader r = { .bytes = bytes, .available = available < X86_INSN_MAX ? available : X86_INSN_MAX };
     Prefixes p = { 0 };

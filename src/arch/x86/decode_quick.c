@@ -8,8 +8,9 @@
 enum { MAP_UNKNOWN, MAP_SLOW, MAP_PLAIN, MAP_MODRM }; /* by map and opcode */
 enum { NOTE_SIGNED = 1, NOTE_FEATURE = 2 }; /* of the immediate; the form's feature is to be there */
 
-/* form + 1, operand size << 16, bytes of immediate << 24, NOTE_* << 32; 0: not known. */
-static uint64_t notes[2][4][2][256][16];
+/* form + 1, operand size << 16, bytes of immediate << 20, NOTE_* << 24; 0: not known. An opcode's are one
+ * cache line. */
+static uint32_t notes[2][4][2][256][16] __attribute__((aligned(64)));
 static uint8_t kinds[2][256];
 
 static const uint8_t prefix_of_pp[4] = { X86_PREFIX_NP, X86_PREFIX_66, X86_PREFIX_F3, X86_PREFIX_F2 };
@@ -92,8 +93,8 @@ void x86_decode_note(const X86Insn *insn)
         }
     }
     unsigned detail = form->has_modrm ? (insn->mod == 3 ? 8u : 0) | (insn->modrm >> 3 & 7) : 0;
-    uint64_t note = (uint64_t)(form - x86_forms + 1) | (uint64_t)insn->operand_size << 16 |
-                    (uint64_t)insn->imm_size << 24 | (uint64_t)flags << 32;
+    uint32_t note = (uint32_t)(form - x86_forms + 1) | (uint32_t)insn->operand_size << 16 |
+                    (uint32_t)insn->imm_size << 20 | (uint32_t)flags << 24;
     __atomic_store_n(&notes[form->map][pp][insn->rex_w][opcode][detail], note, __ATOMIC_RELAXED);
 }
 
@@ -195,12 +196,12 @@ bool x86_decode_quick(const X86DecodeMode *mode, const uint8_t *bytes, X86Insn *
     if (kind == MAP_MODRM) {
         detail = (modrm >= 0xc0 ? 8u : 0) | (modrm >> 3 & 7);
     }
-    uint64_t note = __atomic_load_n(&notes[map][pp][rex >> 3 & 1][b][detail], __ATOMIC_RELAXED);
+    uint32_t note = __atomic_load_n(&notes[map][pp][rex >> 3 & 1][b][detail], __ATOMIC_RELAXED);
     if (!note) {
         return false;
     }
     const X86Form *form = &x86_forms[(note & 0xffff) - 1];
-    if (G_UNLIKELY(note >> 32 & NOTE_FEATURE) &&
+    if (G_UNLIKELY(note >> 24 & NOTE_FEATURE) &&
         !(mode->features[form->feature / 64] >> (form->feature % 64) & 1)) {
         return false;
     }
@@ -214,7 +215,7 @@ bool x86_decode_quick(const X86DecodeMode *mode, const uint8_t *bytes, X86Insn *
     insn->mandatory = prefix_of_pp[pp];
     insn->rex_w = rex >> 3 & 1;
     insn->address_size = 8;
-    insn->operand_size = (uint8_t)(note >> 16);
+    insn->operand_size = note >> 16 & 15;
     insn->opcode_offset = (uint8_t)(p - bytes);
     p++;
     if (kind == MAP_MODRM) {
@@ -234,9 +235,9 @@ bool x86_decode_quick(const X86DecodeMode *mode, const uint8_t *bytes, X86Insn *
         insn->segment = (uint8_t)segment;
         insn->segment_override = true;
     }
-    unsigned size = note >> 24 & 0xff;
+    unsigned size = note >> 20 & 15;
     if (size) {
-        p = immediate(insn, bytes, p, size, note >> 32 & NOTE_SIGNED);
+        p = immediate(insn, bytes, p, size, note >> 24 & NOTE_SIGNED);
     }
     insn->length = (uint8_t)(p - bytes);
     return true;

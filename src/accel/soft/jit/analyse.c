@@ -165,7 +165,7 @@ static unsigned live_at(T *t, const uint8_t *page, int64_t offset)
         if (x86_decode(&d->decode_mode, page + offset, 4096 - (size_t)offset, &i.insn) != X86_DECODE_OK) {
             break;
         }
-        i.kind = jit_classify(&i.insn, t->key, &i.operands);
+        i.kind = jit_kind_of(&i.insn, t->key); /* what it does to flags its operands do not change */
         offset += i.insn.length;
         if (i.kind == JIT_JMP || i.kind == JIT_CALL) {
             offset += (int64_t)i.insn.imm;
@@ -340,15 +340,14 @@ void block_analyse(T *t)
         /* What the instruction does to registers. */
         int32_t amount;
         int moved = i->varies ? -1 : jit_constant_move(insn, i->kind, &amount);
-        uint32_t changed = jit_written_gprs(insn, i->kind, &i->operands);
-        for (unsigned n = 0; n < 16; n++) {
-            if (changed >> n & 1) {
-                if ((int)n == moved && r.adjust[n] + (int64_t)amount < 1 << 28 &&
-                    r.adjust[n] + (int64_t)amount > -(1 << 28)) {
-                    r.adjust[n] += amount;
-                } else {
-                    reg_changed(&r, n);
-                }
+        uint32_t changed = jit_written_gprs(insn, i->kind, &i->operands) & 0xffff;
+        for (; changed; changed &= changed - 1) {
+            unsigned n = (unsigned)__builtin_ctz(changed);
+            if ((int)n == moved && r.adjust[n] + (int64_t)amount < 1 << 28 &&
+                r.adjust[n] + (int64_t)amount > -(1 << 28)) {
+                r.adjust[n] += amount;
+            } else {
+                reg_changed(&r, n);
             }
         }
     }

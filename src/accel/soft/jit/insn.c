@@ -386,11 +386,16 @@ bool jit_takes_memory(const X86Insn *insn)
     }
 }
 
+JitKind jit_kind_of(const X86Insn *insn, uint32_t key)
+{
+    return insn->form->attrs & ATTR_VECTOR ? classify_vector(insn, key) : classify_integer(insn, key);
+}
+
 JitKind jit_classify(const X86Insn *insn, uint32_t key, JitOperands *operands)
 {
     const X86Form *form = insn->form;
     const JitOperands *o = operands;
-    JitKind kind = form->attrs & ATTR_VECTOR ? classify_vector(insn, key) : classify_integer(insn, key);
+    JitKind kind = jit_kind_of(insn, key);
 
     jit_operands(insn, operands);
     if (insn->base == X86_REG_RIP && (insn->address_size != 8 || insn->disp > INT32_MAX - 8192)) {

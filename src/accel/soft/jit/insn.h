@@ -45,6 +45,8 @@ typedef struct JitOperands {
     bool high_byte;                    /* one is AH, CH, DH or BH */
     bool legacy_byte;                  /* byte registers 4 to 7 are these, for lack of a REX prefix */
 } JitOperands;
+/* What an instruction is, but for operands that make a call-out of it. */
+JitKind jit_kind_of(const X86Insn *insn, uint32_t key);
 /* The allow list, and the operands. key: the mode in which it runs. Only for 64-bit code. */
 JitKind jit_classify(const X86Insn *insn, uint32_t key, JitOperands *operands);
 /* Whether control never falls through. */
