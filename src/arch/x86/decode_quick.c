@@ -56,14 +56,17 @@ static unsigned kind_of(unsigned map, unsigned opcode)
     return kind == MAP_UNKNOWN ? MAP_SLOW : kind;
 }
 
-static unsigned kind_at(unsigned map, unsigned opcode)
+static __attribute__((noinline)) unsigned kind_find(unsigned map, unsigned opcode)
+{
+    unsigned kind = kind_of(map, opcode);
+    __atomic_store_n(&kinds[map][opcode], (uint8_t)kind, __ATOMIC_RELAXED);
+    return kind;
+}
+
+static inline unsigned kind_at(unsigned map, unsigned opcode)
 {
     unsigned kind = __atomic_load_n(&kinds[map][opcode], __ATOMIC_RELAXED);
-    if (G_UNLIKELY(kind == MAP_UNKNOWN)) {
-        kind = kind_of(map, opcode);
-        __atomic_store_n(&kinds[map][opcode], (uint8_t)kind, __ATOMIC_RELAXED);
-    }
-    return kind;
+    return G_LIKELY(kind != MAP_UNKNOWN) ? kind : kind_find(map, opcode);
 }
 
 void x86_decode_note(const X86Insn *insn)
