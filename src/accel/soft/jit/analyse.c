@@ -72,9 +72,10 @@ void block_decode(T *t, const uint8_t *page, unsigned offset, const uint8_t *sec
             break;
         }
         i->offset = (uint16_t)offset;
+        i->varies = false;
         i->memory.group = i->stack.group = -1;
         i->narrow = false;
-        i->kind = status == X86_DECODE_OK ? jit_classify(&i->insn, t->key) : JIT_STEP;
+        i->kind = status == X86_DECODE_OK ? jit_classify(&i->insn, t->key, &i->operands) : JIT_STEP;
         if (i->kind >= JIT_CALL && i->kind <= JIT_LOOP && (int64_t)i->insn.imm > INT32_MAX - 8192) {
             i->kind = JIT_STEP; /* targets are 32-bit displacements from the page */
         }
@@ -160,12 +161,12 @@ static unsigned live_at(T *t, const uint8_t *page, int64_t offset)
         return FLAGS_ALL; /* what is there now may be something else soon */
     }
     for (unsigned n = 0; n < LOOKAHEAD && dead != FLAGS_ALL && offset >= 0 && offset < 4096; n++) {
-        TInsn i = { 0 };
+        TInsn i;
         unsigned reads, writes;
         if (x86_decode(&d->decode_mode, page + offset, 4096 - (size_t)offset, &i.insn) != X86_DECODE_OK) {
             break;
         }
-        i.kind = jit_classify(&i.insn, t->key);
+        i.kind = jit_kind_of(&i.insn, t->key); /* what it does to flags its operands do not change */
         offset += i.insn.length;
         if (i.kind == JIT_JMP || i.kind == JIT_CALL) {
             offset += (int64_t)i.insn.imm;
@@ -363,21 +364,21 @@ void block_analyse(T *t)
         }
         /* What the instruction does to registers. */
         int32_t amount;
-        int moved = jit_constant_move(insn, i->kind, &amount);
-        uint32_t changed = jit_written_gprs(insn, i->kind), narrow = jit_narrow_gprs(insn, i->kind);
+        int moved = i->varies ? -1 : jit_constant_move(insn, i->kind, &amount);
+        uint32_t changed = jit_written_gprs(insn, i->kind, &i->operands) & 0xffff;
+        uint32_t narrow = jit_narrow_gprs(insn, i->kind, &i->operands);
         unsigned to;
         int from = copied(i, &to);
         if (from >= 0 && r.narrow[from]) {
             narrow |= 1u << to;
         }
-        for (unsigned n = 0; n < 16; n++) {
-            if (changed >> n & 1) {
-                if ((int)n == moved && r.adjust[n] + (int64_t)amount < 1 << 28 &&
-                    r.adjust[n] + (int64_t)amount > -(1 << 28)) {
-                    r.adjust[n] += amount;
-                } else {
-                    reg_changed(&r, n);
-                }
+        for (; changed; changed &= changed - 1) {
+            unsigned n = (unsigned)__builtin_ctz(changed);
+            if ((int)n == moved && r.adjust[n] + (int64_t)amount < 1 << 28 &&
+                r.adjust[n] + (int64_t)amount > -(1 << 28)) {
+                r.adjust[n] += amount;
+            } else {
+                reg_changed(&r, n);
             }
             r.narrow[n] |= narrow >> n & 1;
         }

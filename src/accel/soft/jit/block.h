@@ -54,6 +54,7 @@ typedef struct RegTrack {
 
 typedef struct TInsn {
     X86Insn insn;
+    JitOperands operands;
     JitKind kind;
     uint16_t offset;                                    /* in the page */
     uint16_t live_after, live_before, undefined_before; /* flags */
@@ -61,6 +62,7 @@ typedef struct TInsn {
     bool narrow;                                        /* the index register is */
     int16_t stack_disp;                                 /* from the guest's rsp at the instruction */
     bool fpu;
+    bool varies; /* its immediate is read from the guest's code */
 } TInsn;
 
 /* Where the guest's flags are: neither: dead. */
@@ -131,15 +133,17 @@ typedef struct T {
     bool window;    /* operands are in windows */
     bool sites;     /* accesses get places in X86Cpu.jit_sites */
     bool scattered; /* some instruction of the page is in Jit.scattered */
+    bool varying;   /* some instruction varies */
     bool straddles; /* what follows the block lies in two pages */
     uint16_t live_in, live_out, undefined_out;
-    uint16_t undefined_exits;         /* flags, at some exit */
-    unsigned exits;                   /* branches in the middle */
-    uint8_t snapshot[MAX_INSNS * 16]; /* of a block that checks itself: the code it is made of */
-    int8_t host[16];                  /* where the guest's general registers are; -1: in memory */
-    RegTrack after;                   /* what the block did to them */
-    JitFast *fast;                    /* while the fast loop is emitted */
-    int32_t next;                     /* page offset behind the last instruction */
+    uint16_t undefined_exits;             /* flags, at some exit */
+    unsigned exits;                       /* branches in the middle */
+    uint8_t snapshot[MAX_INSNS * 16];     /* of a block that checks itself: the code it is made of */
+    uint64_t varies[MAX_INSNS * 16 / 64]; /* a bit for each of its bytes: not to be compared */
+    int8_t host[16];                      /* where the guest's general registers are; -1: in memory */
+    RegTrack after;                       /* what the block did to them */
+    JitFast *fast;                        /* while the fast loop is emitted */
+    int32_t next;                         /* page offset behind the last instruction */
     JitPc pcs[2 * MAX_INSNS + MAX_EXITS];
     JitPcFlags pc_flags[2 * MAX_INSNS + MAX_EXITS]; /* of lockstep */
     unsigned pc_count;
@@ -205,6 +209,11 @@ void block_emit_string(T *t, TInsn *i);
 void block_emit_system(T *t, TInsn *i);
 /* Behind something that may have put the vector registers into cpu->xsave. */
 void block_emit_fpu_check(T *t);
+
+/* ---- varying.c ---- */
+/* Sets `varies` where that is known of the instructions, whose block begins at the page offset. */
+void block_find_varying(T *t, const uint8_t *page, unsigned offset);
+void block_emit_varying(T *t, const TInsn *i, const uint8_t *page);
 
 /* ---- dump.c ---- */
 /* Writes the block that was just made to the log (-d in_asm, out_asm). */

@@ -232,6 +232,7 @@ int jit_callout(X86Cpu *cpu, JitCallout *callout)
         x86_fpu_leave(cpu);
     }
     interp_run(cpu, callout->ops);
+    ((Interp *)cpu->accel_data)->link_slot = NULL;
     cpu->current_op = NULL;
     if (callout->ends || cpu->rip != rip + callout->length || callout->block->stale) {
         return 1;
@@ -263,7 +264,54 @@ int jit_callout_end(X86Cpu *cpu, JitCallout *callout)
     return 0;
 }
 
-/* The code to go on with at cpu->rip, put into the look-up table; NULL: back to the loop. */
+/* Whether code that is seldom run may be interpreted without going back to the loop. */
+static bool interprets_here(const Jit *jit)
+{
+    return jit->tier && jit->chain && !jit->stress;
+}
+
+/* Interprets what stands at cpu->rip as long as that is known and cold. The code to go on with; NULL: back to
+ * the loop. May raise. */
+static const uint8_t *run_cold_here(X86Cpu *cpu, JitVcpu *v, Block *b)
+{
+    Interp *d = cpu->accel_data;
+    JitArea *area = jit_area(cpu);
+
+    x86_fpu_leave(cpu);
+    interp_run_counted(cpu, b);
+    area->exit_reason = JIT_EXIT_LOOKUP;
+    if (__atomic_load_n(&cpu->interrupt_request, __ATOMIC_RELAXED)) {
+        v->look_at_requests = true;
+        return NULL;
+    }
+    if (!translatable(cpu) || wants_attention(cpu)) {
+        return NULL;
+    }
+    jit_epoch_check(cpu, v);
+    jit_area_refresh(cpu, v);
+    const IbtcEntry *e = &area->ibtc[jit_ibtc_slot(cpu->rip)];
+    if (e->va == cpu->rip) {
+        d->link_slot = NULL;
+        return e->code;
+    }
+    const JitBlock *found = d->link_slot ? NULL : jit_find_now(cpu, v->jit, area->key);
+    if (!found) {
+        return NULL;
+    }
+    v->lookups++;
+    table_fill(v, area, cpu->rip, found);
+    d->link_slot = NULL;
+    return found->ibtc_entry;
+}
+
+/* The cold block at cpu->rip; NULL: there is none. */
+static Block *cold_block_here(X86Cpu *cpu, const JitVcpu *v)
+{
+    Block *b = interprets_here(v->jit) ? interp_known_block(cpu) : NULL;
+    return b && b->runs < JIT_COLD_RUNS ? b : NULL;
+}
+
+/* The code to go on with at cpu->rip, put into the look-up table; NULL: back to the loop. May raise. */
 const uint8_t *jit_lookup(X86Cpu *cpu)
 {
     JitVcpu *v = jit_vcpu(cpu);
@@ -273,6 +321,10 @@ const uint8_t *jit_lookup(X86Cpu *cpu)
     if (!v->jit->chain || v->jit->stress || area->key != current_key(cpu) ||
         area->context != key_context(cpu)) {
         return NULL;
+    }
+    Block *cold = cold_block_here(cpu, v);
+    if (cold) {
+        return run_cold_here(cpu, v, cold);
     }
     const JitBlock *b = jit_find_now(cpu, v->jit, area->key);
     if (!b) {
@@ -284,6 +336,22 @@ const uint8_t *jit_lookup(X86Cpu *cpu)
     }
     table_fill(v, area, cpu->rip, b);
     return b->ibtc_entry;
+}
+
+/* A link that leads to no code yet: as jit_lookup does, or the loop finds its target. May raise. */
+const uint8_t *jit_follow(X86Cpu *cpu, JitLink *link)
+{
+    JitVcpu *v = jit_vcpu(cpu);
+    JitArea *area = jit_area(cpu);
+
+    cpu->rip = area->page_va + link->target;
+    Block *cold = link->careful ? NULL : cold_block_here(cpu, v);
+    if (cold) {
+        return run_cold_here(cpu, v, cold);
+    }
+    area->exit_reason = JIT_EXIT_LINK;
+    area->exit_arg = link;
+    return NULL;
 }
 
 /* The same behind an indirect branch that is yet to be done. May raise. */
@@ -377,10 +445,6 @@ static void fill_budgets(X86Cpu *cpu, JitVcpu *v)
 #define REBUILDS       7
 #define REBUILD_CYCLES 20 /* log2 */
 
-/* A block that runs after so many others counts for COLD_RETURN runs. */
-#define COLD_GAP    512u
-#define COLD_RETURN (JIT_COLD_RUNS / 2)
-
 static JitPast *past_of(JitVcpu *v, const uint8_t *host)
 {
     uint64_t hash = (uint64_t)(uintptr_t)host * UINT64_C(0x9e3779b97f4a7c15);
@@ -393,6 +457,27 @@ static JitPast *past_of(JitVcpu *v, const uint8_t *host)
     return past;
 }
 
+/* Where so much of the code of late became hot, new code is translated at once: to interpret it first costs
+ * as much. One address in PROBES is interpreted nevertheless, so that it is known when that is over. */
+#define BET_PERCENT 35u
+#define BET_MIN     256u
+#define BET_MAX     1024u
+#define PROBES      8u
+/* Code that was hot at its address has to show it once more, one time in so many. */
+#define HOT_AGAIN 4u
+
+static bool is_likely_hot(JitVcpu *v, const JitPast *past)
+{
+    if (v->tried >= BET_MIN && v->became_hot * 100 >= v->tried * BET_PERCENT && past->tag % PROBES != 0) {
+        return true;
+    }
+    if (++v->tried >= BET_MAX) {
+        v->tried /= 2;
+        v->became_hot /= 2;
+    }
+    return false;
+}
+
 /* Whether code that is not decoded at present is to be translated at once. */
 static bool is_worth_it(JitVcpu *v, const uint8_t *host)
 {
@@ -400,6 +485,7 @@ static bool is_worth_it(JitVcpu *v, const uint8_t *host)
     uint32_t now = (uint32_t)(__builtin_ia32_rdtsc() >> REBUILD_CYCLES) & 0xfff;
 
     if (past->hot) {
+        past->hot = ++v->hot_again % HOT_AGAIN != 0;
         return true;
     }
     if (((now - past->when) & 0xfff) > 1) {
@@ -410,34 +496,28 @@ static bool is_worth_it(JitVcpu *v, const uint8_t *host)
         return true;
     }
     past->builds++;
-    return false;
+    return is_likely_hot(v, past);
 }
 
 typedef enum ColdEnd { COLD_GO_ON, COLD_LOOK, COLD_WARM } ColdEnd;
 
-/* Interprets the block at cpu->rip, unless it is WARM: to be translated. LOOK: there is something to look at
- * before the next one. */
+/* Interprets the block at cpu->rip and what follows, unless it is WARM: to be translated. LOOK: there is
+ * something to look at before what comes next. */
 static ColdEnd run_cold(X86Cpu *cpu, JitVcpu *v, const uint8_t *host, Block *b)
 {
-    if (b && b->runs >= JIT_COLD_RUNS) {
-        past_of(v, host)->hot = 1;
-        return COLD_WARM;
-    }
     if (!b && is_worth_it(v, host)) {
         return COLD_WARM;
     }
     x86_fpu_leave(cpu);
     if (!b) {
-        b = interp_find_block(cpu, false);
+        b = interp_new_block(cpu, host);
     }
-    /* Code that comes back after other code is likely to do so again; a burst may be all there ever is. */
-    uint32_t now = (uint32_t)++v->cold_runs;
-    b->runs += b->runs && now - b->when > COLD_GAP ? COLD_RETURN : 1;
-    b->when = now;
-    /* So that it goes on to no other block; then as interp_vcpu_exec does, so that no request is lost. */
-    __atomic_store_n(&cpu->interrupt_poll, 1, __ATOMIC_RELAXED);
-    interp_run(cpu, b->ops);
-    __atomic_store_n(&cpu->interrupt_poll, 0, __ATOMIC_SEQ_CST);
+    if (b->runs >= JIT_COLD_RUNS) {
+        past_of(v, host)->hot = 1;
+        v->became_hot++;
+        return COLD_WARM;
+    }
+    interp_run_counted(cpu, b);
     return __atomic_load_n(&cpu->interrupt_request, __ATOMIC_SEQ_CST) ? COLD_LOOK : COLD_GO_ON;
 }
 
@@ -449,7 +529,7 @@ static void run_loop(X86Cpu *cpu)
     bool first = true;
     JitLink *link = NULL;
     const JitCareful *way = NULL;    /* to a careful variant */
-    bool fill = false, cold = false; /* cold: interpreted code ran just now */
+    bool fill = false, cold = false; /* cold: interpreted code ran just now, or translated code found none */
 
     v->look_at_requests = false;
     fill_budgets(cpu, v);
@@ -547,21 +627,22 @@ static void run_loop(X86Cpu *cpu)
         link = NULL;
         fill = false;
         area->page_va = cpu->rip & PAGE_MASK_4K;
+        ((Interp *)cpu->accel_data)->link_slot = NULL; /* what was interpreted before leads here */
         jit->thunks.enter(cpu, b->mem_entry);
         v->exits[area->exit_reason]++;
         switch ((JitExit)area->exit_reason) {
         case JIT_EXIT_LOOKUP:
+            cold = true;
             break;
         case JIT_EXIT_INDIRECT:
             jit_indirect_branch(cpu);
             fill = true;
             break;
         case JIT_EXIT_IBTC:
-            fill = true;
+            fill = cold = true;
             break;
         case JIT_EXIT_LINK:
             link = area->exit_arg;
-            cpu->rip = area->page_va + link->target;
             break;
         case JIT_EXIT_STEP:
             v->steps++;
@@ -777,6 +858,12 @@ void jit_vcpu_init(Jit *jit, X86Cpu *cpu)
     g_ptr_array_add(jit->vcpus, v);
     pthread_mutex_unlock(&jit->lock);
     d->jit = v;
+    if (jit->tier) {
+        d->run_limit = JIT_COLD_RUNS;
+        d->count_return = JIT_COLD_RUNS / 2;
+        d->count_mask = MODE_CS64 | MODE_NOT_TRANSLATED | INTERP_SINGLE;
+        d->count_mode = MODE_CS64;
+    }
     if (jit->lockstep) {
         jit_lockstep_init(v);
     }
@@ -810,6 +897,7 @@ void jit_vcpu_destroy(X86Cpu *cpu)
     d->translated_left = NULL;
     cpu->mmu->code_mapping_changed = NULL;
     d->page_written = NULL;
+    d->run_limit = 0;
     g_free(v);
 }
 

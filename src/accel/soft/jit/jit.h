@@ -30,7 +30,8 @@
  *     Its memory is not used again before every vCPU has dropped its look-up tables.
  *     A page whose code is written often (code beside data, code that is made as it runs) is not protected
  * against writes: its blocks compare the guest's bytes with what they were made of each time they are
- * entered, and end behind every instruction that may write memory.
+ * entered, and end behind every instruction that may write memory. Immediates that are patched all the
+ * time are read from there instead (varying.c).
  *  7. C code never runs with the guest's vector or x87 state in the registers unless it is compiled without
  * them.
  *  8. In code where the flags are live they are in RFLAGS or in cpu->cc; probes are emitted only where RFLAGS
@@ -81,7 +82,7 @@ typedef enum JitExit {
     JIT_EXIT_LOOKUP,   /* cpu->rip is set */
     JIT_EXIT_IBTC,     /* the same, and the look-up table had no entry */
     JIT_EXIT_INDIRECT, /* an indirect branch, not done: exit_arg is the target, exit_info the rest */
-    JIT_EXIT_LINK,     /* JitArea.exit_arg is the link that was followed */
+    JIT_EXIT_LINK,     /* cpu->rip is set, JitArea.exit_arg is the link that was followed */
     JIT_EXIT_CAREFUL,  /* the block's careful variant is wanted: exit_arg is the JitCareful */
     JIT_EXIT_STEP,     /* the instruction at cpu->rip is the interpreter's */
     JIT_EXIT_CHANGED,  /* exit_info is not 0: see jit_block_scattered, exit_arg is some address in its code;
@@ -215,6 +216,7 @@ typedef struct JitPage {
     bool often;         /* its blocks check themselves since since_ns */
     bool has_split;     /* something in it is in Jit.split */
     bool has_scattered; /* something in it is in Jit.scattered */
+    bool has_varying;   /* something in it is in Jit.varying */
     bool hot;           /* its code is run much: its accesses get places in X86Cpu.jit_sites */
     uint8_t heat;
     uint32_t sampled; /* Jit.samples, when its code was found running last */
@@ -249,6 +251,7 @@ struct JitBlock {
     int8_t fast_host[16];   /* -1: in memory */
     uint16_t fast_borrowed; /* guest registers that are in JitArea.save meanwhile */
     uint16_t undefined;     /* flags, at some exit */
+    const uint8_t *made_of; /* of a block that checks itself: the code */
     uint64_t va, runs;      /* -d out_asm: where it was when it was made, how often it was entered */
 };
 
@@ -313,6 +316,7 @@ typedef struct Jit {
      */
     GHashTable *split;
     GHashTable *scattered; /* host addresses of guest instructions whose accesses change pages all the time */
+    GHashTable *varying;   /* host addresses of guest instructions whose immediates are patched */
     uint64_t epoch;        /* atomic */
     uint64_t code_bytes, cold_bytes, translated, insns, stale_count, evictions;
     uint64_t cycles; /* of the host's TSC, that translation took */
@@ -372,7 +376,9 @@ typedef struct JitVcpu {
     uint64_t careful_rip;
     bool careful_next;
     uint32_t random; /* for stress */
-    uint64_t cold_runs;
+    uint32_t tried,
+        became_hot; /* blocks that were interpreted first, of late, and how many were then translated */
+    uint32_t hot_again;
     JitPast past[1u << JIT_PAST_BITS];
 } JitVcpu;
 
@@ -389,6 +395,11 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *page, unsigned off
                         uint32_t key, bool check, bool *full);
 /* Makes the look-up the way of a link whose target must not be linked to. false: no room. */
 bool jit_emit_far_link(Jit *jit, JitLink *link);
+
+/* ---- varying.c ---- */
+/* A block that checks itself found other code: notes what of it may be left out of the check from now on. The
+ * lock is held. */
+void jit_note_varying(Jit *jit, JitPage *page, const JitBlock *b);
 
 /* ---- dump.c ---- */
 /* Which blocks ran most, to the log. No vCPU runs. */
@@ -465,6 +476,7 @@ int jit_callout(X86Cpu *cpu, JitCallout *callout);
 int jit_callout_end(X86Cpu *cpu, JitCallout *callout);
 const uint8_t *jit_lookup(X86Cpu *cpu);
 const uint8_t *jit_lookup_indirect(X86Cpu *cpu);
+const uint8_t *jit_follow(X86Cpu *cpu, JitLink *link);
 
 static inline JitVcpu *jit_vcpu(X86Cpu *cpu)
 {

@@ -60,7 +60,6 @@ static int take(uint16_t *pool)
 static bool needs_scratch(const T *t, const TInsn *i, uint16_t written)
 {
     const X86Insn *insn = &i->insn;
-    JitOperands o;
 
     if (i->kind == JIT_LEA) {
         return insn->base == X86_REG_RIP || insn->address_size != 8;
@@ -68,8 +67,7 @@ static bool needs_scratch(const T *t, const TInsn *i, uint16_t written)
     if (!insn->is_memory || i->kind != JIT_COPY) {
         return false;
     }
-    jit_operands(insn, &o);
-    return i->memory.group < 0 || o.high_byte ||
+    return i->memory.group < 0 || i->operands.high_byte ||
            (insn->base < 16 && insn->index != X86_REG_NONE && (written >> insn->base & 1) &&
             (i->narrow || (written >> insn->index & 1)));
 }
@@ -128,8 +126,8 @@ bool loop_plan(T *t, unsigned offset, JitFast *fast)
         if (i->kind != JIT_COPY && i->kind != JIT_LEA && i->kind != JIT_NOP && i->kind != JIT_JCC) {
             return false;
         }
-        read |= (uint16_t)jit_read_gprs(&i->insn, i->kind);
-        written |= (uint16_t)jit_written_gprs(&i->insn, i->kind);
+        read |= (uint16_t)jit_read_gprs(&i->insn, i->kind, &i->operands);
+        written |= (uint16_t)jit_written_gprs(&i->insn, i->kind, &i->operands);
         if (i->kind == JIT_COPY && i->insn.is_memory) {
             int64_t stride;
             if (i->memory.group >= 0 && group_stride(t, &t->groups[i->memory.group], &stride)) {
@@ -167,11 +165,9 @@ bool loop_plan(T *t, unsigned offset, JitFast *fast)
     wanted += (unsigned)__builtin_popcount(own & JIT_SPILLED);
     for (unsigned k = 0; k < t->count; k++) {
         const X86Insn *insn = &t->insns[k].insn;
-        JitOperands o;
-        jit_operands(insn, &o);
         bool moving =
             insn->is_memory && insn->base < 16 && insn->index != X86_REG_NONE && (written >> insn->base & 1);
-        if (moving || (insn->is_memory && o.high_byte) || t->insns[k].kind == JIT_LEA) {
+        if (moving || (insn->is_memory && t->insns[k].operands.high_byte) || t->insns[k].kind == JIT_LEA) {
             fast->scratch = true;
         }
     }

@@ -209,8 +209,8 @@ static char *tcg_info(Accel *accel)
                 text,
                 "        look-ups %" G_GUINT64_FORMAT ", links %" G_GUINT64_FORMAT
                 ", entries %" G_GUINT64_FORMAT ", refills %" G_GUINT64_FORMAT " (%" G_GUINT64_FORMAT
-                " in vain), steps %" G_GUINT64_FORMAT ", interpreted blocks %" G_GUINT64_FORMAT "\n",
-                v->lookups, v->links, v->fills, v->refills, v->refill_failures, v->steps, v->cold_runs);
+                " in vain), steps %" G_GUINT64_FORMAT ", interpreted blocks %u\n",
+                v->lookups, v->links, v->fills, v->refills, v->refill_failures, v->steps, d->runs);
             static const char *const names[] = { "look-up", "table", "indirect", "link",
                                                  "careful", "step",  "changed",  "poll" };
             g_string_append(text, "        exits:");

@@ -273,6 +273,15 @@ static void make_lookup(Asm *a, JitThunks *t)
     enter_c(a, 0);
     call_c(a, (const void *)jit_lookup_indirect);
     uint8_t *on = a_jmp_forward(a);
+    /* Called; eight bytes with the JitLink's address follow. */
+    a_align(a, 16);
+    t->link = a->p;
+    a_pop(a, T1);
+    a_mov_load(a, T1, mem_base(T1, 0));
+    enter_c(a, 0);
+    a_mov_reg(a, H_RSI, T1);
+    call_c(a, (const void *)jit_follow);
+    uint8_t *follow = a_jmp_forward(a);
     /* T0: the guest address. */
     a_align(a, 16);
     t->ibtc_miss = t->stale = a->p;
@@ -280,6 +289,7 @@ static void make_lookup(Asm *a, JitThunks *t)
     enter_c(a, 0);
     call_c(a, (const void *)jit_lookup);
     a_bind(a, on);
+    a_bind(a, follow);
     a_op_reg(a, true, 0x85, H_RAX, H_RAX);
     uint8_t *none = a_jcc_forward(a, CC_E);
     a_mov_reg(a, T1, H_RAX);
@@ -318,13 +328,6 @@ bool jit_thunks_make(Jit *jit, Asm *a)
     t->step = a->p;
     a_mov_store(a, CPU(rip), T0);
     leave_with(a, t, JIT_EXIT_STEP);
-
-    /* Called; eight bytes with the JitLink's address follow. */
-    t->link = a->p;
-    a_pop(a, T1);
-    a_mov_load(a, T1, mem_base(T1, 0));
-    a_mov_store(a, AREA(exit_arg), T1);
-    leave_with(a, t, JIT_EXIT_LINK);
 
     /* Called; a JitCareful follows. */
     t->careful = a->p;

@@ -280,11 +280,10 @@ static void emit_copy(T *t, TInsn *i)
 {
     Asm *a = &t->a;
     const X86Insn *insn = &i->insn;
-    JitOperands o;
+    JitOperands o = i->operands;
     HostMem m = { .base = -1, .index = -1 };
     unsigned reads, writes, touched = (insn->form->flags_written | insn->form->flags_undefined) & FLAGS_ALL;
 
-    jit_operands(insn, &o);
     block_flags_of(i, &reads, &writes);
     X86Insn other;
     bool in_memory = false;
@@ -535,7 +534,7 @@ static void release_flags_for(T *t, unsigned live)
 static bool leaves_rsp(const TInsn *i)
 {
     const X86Insn *insn = &i->insn;
-    JitOperands o;
+    const JitOperands *o = &i->operands;
 
     switch (i->kind) {
     case JIT_NOP:
@@ -550,9 +549,8 @@ static bool leaves_rsp(const TInsn *i)
     case JIT_CALL_IND:
         return insn->is_memory || insn->rm != R_RSP;
     case JIT_COPY:
-        jit_operands(insn, &o);
-        return !(o.reg_gpr && o.reg == R_RSP) && !(o.rm_gpr && o.rm == R_RSP) &&
-               !(o.vvvv_gpr && o.vvvv == R_RSP);
+        return !(o->reg_gpr && o->reg == R_RSP) && !(o->rm_gpr && o->rm == R_RSP) &&
+               !(o->vvvv_gpr && o->vvvv == R_RSP);
     default:
         return false;
     }
@@ -587,10 +585,10 @@ static bool moves_stack(const T *t, unsigned k)
     switch (i->kind) {
     case JIT_COPY:
     case JIT_LEA:
-        if (!(jit_written_gprs(&i->insn, i->kind) >> R_RSP & 1)) {
+        if (!(jit_written_gprs(&i->insn, i->kind, &i->operands) >> R_RSP & 1)) {
             return false;
         }
-        return jit_constant_move(&i->insn, i->kind, &amount) != R_RSP || amount > MAX_MOVE ||
+        return i->varies || jit_constant_move(&i->insn, i->kind, &amount) != R_RSP || amount > MAX_MOVE ||
                amount < -MAX_MOVE || !(t->touched || touches_stack_behind(t, k));
     case JIT_POP:
         return i->insn.rm == R_RSP;
@@ -604,7 +602,7 @@ static bool is_absorbed(const T *t, unsigned k)
 {
     const TInsn *i = &t->insns[k];
     int32_t amount;
-    return t->window && i->kind == JIT_COPY && !i->live_after &&
+    return t->window && i->kind == JIT_COPY && !i->varies && !i->live_after &&
            jit_constant_move(&i->insn, i->kind, &amount) == R_RSP && amount <= MAX_ABSORBED &&
            amount >= -MAX_ABSORBED && t->rsp <= MAX_ABSORBED && t->rsp >= -MAX_ABSORBED && !moves_stack(t, k);
 }
@@ -643,7 +641,11 @@ void block_emit_insn(T *t, unsigned k)
             t->f = (FlagState){ 0 };
             return;
         }
-        emit_copy(t, i);
+        if (i->varies) {
+            block_emit_varying(t, i, t->b->page);
+        } else {
+            emit_copy(t, i);
+        }
         break;
     case JIT_LEA:
         emit_lea(t, i);
@@ -869,6 +871,11 @@ static void emit_count(T *t)
 }
 
 /* Compares the guest's code with what it is now. RFLAGS are free, and T0 and T1. */
+static bool varies_at(const T *t, unsigned at)
+{
+    return t->varying && (t->varies[at / 64] >> (at % 64) & 1);
+}
+
 static void emit_check(T *t, const uint8_t *page, const uint8_t *second, const uint8_t *changed)
 {
     Asm *a = &t->a;
@@ -879,7 +886,14 @@ static void emit_check(T *t, const uint8_t *page, const uint8_t *second, const u
         unsigned part = second && offset + left > 4096 ? 4096 - offset : left;
         a_mov_imm64(a, T0, (uint64_t)(uintptr_t)code);
         for (unsigned k = 0; k < part;) {
-            unsigned size = part - k >= 4 ? 4 : 1;
+            if (varies_at(t, k)) { /* which a block in two pages has not */
+                k++;
+                continue;
+            }
+            unsigned size = 1;
+            if (part - k >= 4 && !varies_at(t, k + 1) && !varies_at(t, k + 2) && !varies_at(t, k + 3)) {
+                size = 4;
+            }
             a_op_mem(a, false, size == 4 ? 0x81 : 0x80, 7, mem_base(T0, k));
             if (size == 4) {
                 uint32_t v;
@@ -1139,12 +1153,16 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     t->careful = (key & KEY_CAREFUL) || !jit->elide ||
                  (!t->window && first_page->has_split && g_hash_table_contains(jit->split, page + offset));
     t->scattered = first_page->has_scattered;
+    t->varying = false;
     t->live_out = FLAGS_ALL;
     t->a = (Asm){ .p = region->used, .end = region->end };
     t->cold_asm = (Asm){ .p = region->cold_used, .end = region->cold_end };
     block_decode(t, page, offset, second);
     if (t->count == 0) {
         return NULL;
+    }
+    if (check && !second && first_page->has_varying) {
+        block_find_varying(t, page, offset);
     }
     t->sites = jit->sites && (!jit->chain || in_tight_loop(t, offset));
     block_liveness(t, page);
@@ -1159,6 +1177,9 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     b->count = (uint16_t)t->count;
     uint8_t *changed = t->a.p;
     if (check) {
+        uint8_t *made_of = jit_alloc(jit, b->length, false);
+        memcpy(made_of, t->snapshot, b->length);
+        b->made_of = made_of;
         a_mov_mem_imm32(&t->a, AREA(exit_info), 0);
         a_mov_imm64(&t->a, T1, (uint64_t)(uintptr_t)b);
         a_mov_load(&t->a, T0, AREA(page_va));
@@ -1175,7 +1196,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     }
     const TInsn *last = &t->insns[t->count - 1];
     JitFast fast = { 0 };
-    bool loop = !t->a.overflow && loop_plan(t, offset, &fast);
+    bool loop = !t->a.overflow && !t->varying && loop_plan(t, offset, &fast);
     if (fast.plain) {
         loop_emit_plain(t, &fast);
     }
