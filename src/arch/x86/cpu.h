@@ -252,7 +252,7 @@ struct X86Cpu {
     /* Next to interrupt_poll, so that one compare looks at both. 0: the guest's vector and x87 registers are
      * in the host's, and xsave is not up to date: only while generated code runs. */
     uint32_t fpu_stale;
-    uint64_t jit[256];  /* what generated code keeps (accel/soft/jit/jit.h); near the registers, too */
+    uint64_t jit[512];  /* what generated code keeps (accel/soft/jit/jit.h); near the registers, too */
     uint32_t nmi_count; /* atomic: NMIs that wait; one is latched while another is served, so at most two */
     bool event_by_instruction; /* INT n and its like: no single-step trap follows */
     X86Segment segs[SEG_ALL];
@@ -285,8 +285,6 @@ struct X86Cpu {
         __attribute__((aligned(64))); /* translations by place in translated code: supervisor, user; those of
                                          readers have even numbers, those of writers odd ones */
     uint32_t jit_budget[2][256];      /* how many more misses make a place use the TLB alone */
-    /* By bits 40 to 47 of a user's address: host minus guest address of what is mapped for it there. */
-    uint64_t jit_windows[256];
 
     /* ---- the exception in flight: x86_raise() fills it ---- */
     struct {

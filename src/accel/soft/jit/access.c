@@ -263,7 +263,7 @@ static HostMem with_delta(T *t, HostMem m)
 void block_window_delta(T *t, unsigned address, unsigned scratch, unsigned to)
 {
     Asm *a = &t->a;
-    HostMem m = mem_cpu(offsetof(X86Cpu, jit_windows));
+    HostMem m = AREA(windows);
 
     a_rorx(a, scratch, address, WINDOW_SHIFT);
     a_op_reg(a, false, 0x0fb6, to,
@@ -293,16 +293,16 @@ static HostMem window_operand(T *t, TInsn *i, Group *g)
         return with_delta(t, m);
     }
     block_t1_release(t);
-    if (m.base < 0 && m.index < 0) {
+    if (m.base < 0 && (m.index < 0 || i->narrow)) {
         a_mov_load(a, T1,
-                   mem_cpu(offsetof(X86Cpu, jit_windows) +
+                   mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, windows) +
                            8u * ((uint64_t)(int64_t)m.disp >> WINDOW_SHIFT & (WINDOW_SLOTS - 1))));
     } else {
-        if (m.index >= 0) {
+        if (m.index >= 0 && !i->narrow) {
             a_lea(a, T0, m);
             m = mem_base(T0, 0);
         }
-        block_window_delta(t, (unsigned)m.base, m.base == T0 ? T1 : T0, T1);
+        block_window_delta(t, (unsigned)m.base, mem_uses(&m, T0) ? T1 : T0, T1);
     }
     if (g && !t->careful && g->count > 1) {
         g->checked = true;
@@ -371,6 +371,11 @@ HostMem block_checked_operand(T *t, TInsn *i)
     if (g && g->stack) {
         HostMem m = mem_base(GSP, i->insn.disp);
         block_stack_check(t, i, access, m);
+        if (i->narrow) {
+            m = block_guest_address(t, i, false);
+            a_lea(&t->a, T0, m);
+            m = mem_base(T0, 0);
+        }
         m.index = SD;
         return m;
     }

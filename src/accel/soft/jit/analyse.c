@@ -74,6 +74,7 @@ void block_decode(T *t, const uint8_t *page, unsigned offset, const uint8_t *sec
         i->offset = (uint16_t)offset;
         i->varies = false;
         i->memory.group = i->stack.group = -1;
+        i->narrow = false;
         i->kind = status == X86_DECODE_OK ? jit_classify(&i->insn, t->key, &i->operands) : JIT_STEP;
         if (i->kind >= JIT_CALL && i->kind <= JIT_LOOP && (int64_t)i->insn.imm > INT32_MAX - 8192) {
             i->kind = JIT_STEP; /* targets are 32-bit displacements from the page */
@@ -274,6 +275,25 @@ static void reg_changed(RegTrack *r, unsigned reg)
 {
     r->version[reg] = ++r->next_version;
     r->adjust[reg] = 0;
+    r->narrow[reg] = false;
+}
+
+/* The register that a move copies, and where to; -1: it is none. */
+static int copied(const TInsn *i, unsigned *to)
+{
+    const X86Insn *insn = &i->insn;
+    if (i->kind != JIT_COPY || insn->is_memory || insn->operand_size != 8 ||
+        insn->form->mnemonic != X86_MOV || insn->form->operand_count != 2) {
+        return -1;
+    }
+    bool to_rm =
+        insn->form->operands[0].kind == X86_OPERAND_E && insn->form->operands[1].kind == X86_OPERAND_G;
+    if (!to_rm &&
+        (insn->form->operands[0].kind != X86_OPERAND_G || insn->form->operands[1].kind != X86_OPERAND_E)) {
+        return -1;
+    }
+    *to = to_rm ? insn->rm : insn->reg;
+    return to_rm ? insn->reg : insn->rm;
 }
 
 void block_analyse(T *t)
@@ -333,14 +353,25 @@ void block_analyse(T *t)
             } else {
                 offset += r.adjust[base];
             }
-            offset += (int64_t)((uint64_t)(int64_t)r.adjust[index] << insn->scale);
-            add_access(t, &r, &i->memory, base, index, insn->scale, base == R_RSP && index == X86_REG_NONE,
-                       offset);
+            i->narrow = t->window && index != X86_REG_NONE && r.narrow[index];
+            if (i->narrow) {
+                index = X86_REG_NONE; /* it does not lead out of the base's window */
+            } else {
+                offset += (int64_t)((uint64_t)(int64_t)r.adjust[index] << insn->scale);
+            }
+            add_access(t, &r, &i->memory, base, index, i->narrow ? 0 : insn->scale,
+                       base == R_RSP && index == X86_REG_NONE, offset);
         }
         /* What the instruction does to registers. */
         int32_t amount;
         int moved = i->varies ? -1 : jit_constant_move(insn, i->kind, &amount);
         uint32_t changed = jit_written_gprs(insn, i->kind, &i->operands) & 0xffff;
+        uint32_t narrow = jit_narrow_gprs(insn, i->kind, &i->operands);
+        unsigned to;
+        int from = copied(i, &to);
+        if (from >= 0 && r.narrow[from]) {
+            narrow |= 1u << to;
+        }
         for (; changed; changed &= changed - 1) {
             unsigned n = (unsigned)__builtin_ctz(changed);
             if ((int)n == moved && r.adjust[n] + (int64_t)amount < 1 << 28 &&
@@ -349,6 +380,7 @@ void block_analyse(T *t)
             } else {
                 reg_changed(&r, n);
             }
+            r.narrow[n] |= narrow >> n & 1;
         }
     }
     t->after = r;

@@ -49,6 +49,7 @@ typedef struct RegTrack {
     uint16_t version[18];
     int32_t adjust[18];
     uint16_t next_version;
+    bool narrow[18]; /* holds a number of 32 bits, signed or not, but for what adjust may add */
 } RegTrack;
 
 typedef struct TInsn {
@@ -58,6 +59,7 @@ typedef struct TInsn {
     uint16_t offset;                                    /* in the page */
     uint16_t live_after, live_before, undefined_before; /* flags */
     Access memory, stack;                               /* the ModRM operand's, and the implied one's */
+    bool narrow;                                        /* the index register is */
     int16_t stack_disp;                                 /* from the guest's rsp at the instruction */
     bool fpu;
     bool varies; /* its immediate is read from the guest's code */
@@ -216,16 +218,20 @@ void jit_dump_block(const T *t);
 /* How a loop of one block runs fast: see there. */
 struct JitFast {
     int8_t group[MAX_GROUPS]; /* the host register that holds a group's delta, or base and delta; -1: none */
-    bool with_base[MAX_GROUPS]; /* the base register is added to it */
+    bool with_base[MAX_GROUPS];  /* the base register is added to it */
+    bool with_index[MAX_GROUPS]; /* else the index register is, scaled */
     int counter;
     uint16_t borrowed; /* host registers that hold something else than the guest's register of that number */
     uint16_t written;  /* guest registers that the block writes */
     bool scratch;      /* T0 and T1 are free for probes */
+    bool plain; /* in windows, with deltas in registers that nobody else needs: the block's only code */
     uint8_t *top;
     uint32_t state; /* where its JitLoop lies in X86Cpu */
 };
 /* Whether the block is a loop that can run fast; fills fast. */
 bool loop_plan(T *t, unsigned offset, JitFast *fast);
+/* The whole block where it is plain: the jumps that lead out of it come behind. */
+void loop_emit_plain(T *t, const JitFast *fast);
 /* Emits it; returns where the loop's backward branch is to go. */
 uint8_t *loop_emit(T *t, JitFast *fast, uint8_t *normal);
 /* The host operand of an access in the fast loop; false: it is to be checked as usual. */

@@ -26,9 +26,9 @@ static uint32_t current_key(X86Cpu *cpu)
     return cpu->mode | (w && cpu->cpl == 3 && windows_on(w) ? KEY_WINDOW : 0);
 }
 
-static uint64_t window_delta(const X86Cpu *cpu, uint64_t linear)
+static uint64_t window_delta(X86Cpu *cpu, uint64_t linear)
 {
-    return cpu->jit_windows[linear >> WINDOW_SHIFT & (WINDOW_SLOTS - 1)];
+    return jit_area(cpu)->windows[linear >> WINDOW_SHIFT & (WINDOW_SLOTS - 1)];
 }
 
 static bool translatable(const X86Cpu *cpu)
@@ -722,13 +722,12 @@ static bool recover(ucontext_t *uc)
                                                           : cpu->regs[r];
         }
         for (unsigned r = 0; r < 16; r++) {
-            if (r >= FIRST_SPILLED) {
+            if (jit_is_spilled(r)) {
                 cpu->regs[r] = value[r];
-            } else if (r != R_RSP) {
-                g[host_gregs[r]] = (greg_t)value[r];
+            } else {
+                g[host_gregs[jit_home[r]]] = (greg_t)value[r];
             }
         }
-        g[REG_R15] = (greg_t)value[R_RSP];
         g[REG_R11] = (greg_t)area->stack_delta;
     }
     if (b->pcs[n].in_reg) {

@@ -407,8 +407,8 @@ JitKind jit_classify(const X86Insn *insn, uint32_t key, JitOperands *operands)
             return JIT_CALLOUT;
         }
         unsigned spilled = o->spilled;
-        if (o->rm_gpr && o->rm >= FIRST_SPILLED && !o->writes[1] && o->rm != o->reg && o->rm != o->vvvv &&
-            jit_takes_memory(insn)) {
+        if (o->rm_gpr && jit_is_spilled((unsigned)o->rm) && !o->writes[1] && o->rm != o->reg &&
+            o->rm != o->vvvv && jit_takes_memory(insn)) {
             spilled--; /* it is used in memory */
         }
         if (spilled > (insn->is_memory && form->mnemonic != X86_MULX ? 1u : 2u)) {
@@ -473,7 +473,7 @@ void jit_operands(const X86Insn *insn, JitOperands *o)
         if (o->byte[role] && o->legacy_byte && number >= 4) {
             o->high_byte = true;
         }
-        if (number >= FIRST_SPILLED && !(spilled >> number & 1)) {
+        if (jit_is_spilled((unsigned)number) && !(spilled >> number & 1)) {
             spilled |= 1u << number;
             spilled_count++;
         }
@@ -713,6 +713,45 @@ uint32_t jit_read_gprs(const X86Insn *insn, JitKind kind, const JitOperands *o)
         break;
     }
     return mask;
+}
+
+uint32_t jit_narrow_gprs(const X86Insn *insn, JitKind kind, const JitOperands *o)
+{
+    const X86Form *form = insn->form;
+
+    if (kind == JIT_LEA) {
+        return insn->operand_size == 4 ? 1u << insn->reg : 0;
+    }
+    if (kind != JIT_COPY || form->operand_count == 0) {
+        return 0;
+    }
+    switch (form->mnemonic) {
+    case X86_MOVZX:
+    case X86_MOVSX:
+    case X86_MOVSXD:
+        return insn->operand_size >= 4 ? 1u << insn->reg : 0;
+    case X86_MOV:
+    case X86_ADD:
+    case X86_SUB:
+    case X86_AND:
+    case X86_OR:
+    case X86_XOR:
+    case X86_NEG:
+    case X86_NOT:
+    case X86_INC:
+    case X86_DEC:
+    case X86_SHL:
+    case X86_SHR:
+    case X86_SAR:
+    case X86_ROL:
+    case X86_ROR:
+    case X86_BSWAP:
+        return insn->operand_size == 4 && form->operands[0].size == X86_SIZE_V
+                   ? jit_written_gprs(insn, kind, o)
+                   : 0;
+    default:
+        return 0;
+    }
 }
 
 int jit_constant_move(const X86Insn *insn, JitKind kind, int32_t *amount)

@@ -8,8 +8,16 @@
 #include "accel/soft/jit/emit.h"
 #include "arch/x86/decode.h"
 
-/* The guest's general registers from this one on live in memory. */
-#define FIRST_SPILLED 11
+/* Where the guest's general registers are in translated code: a host register, or in memory (-1). Those of
+ * the first encoding stay where they are, so that instructions need not grow; of the others the ones that
+ * programs use most (r12, r13, r15). */
+static const int8_t jit_home[16] = { H_RAX, H_RCX, H_RDX, H_RBX, H_R15, H_RBP, H_RSI, H_RDI,
+                                     -1,    -1,    -1,    -1,    H_R8,  H_R9,  -1,    H_R10 };
+#define JIT_SPILLED 0x4f00u /* a mask of those in memory */
+static inline bool jit_is_spilled(unsigned reg)
+{
+    return JIT_SPILLED >> reg & 1;
+}
 
 /* Bits of a key that are not in the mode word. */
 #define KEY_CAREFUL (1u << 21) /* every access has its own check */
@@ -65,6 +73,9 @@ bool jit_flags_conditional(const X86Insn *insn);
 unsigned jit_memory_size(const X86Insn *insn, bool *write);
 /* A mask of the guest's general registers that are written. */
 uint32_t jit_written_gprs(const X86Insn *insn, JitKind kind, const JitOperands *o);
+/* Those of them that hold a number of 32 bits afterwards, signed or not, whatever they held before; may leave
+ * some out. */
+uint32_t jit_narrow_gprs(const X86Insn *insn, JitKind kind, const JitOperands *o);
 /* Those that are read, as addresses too; may name more than are. */
 uint32_t jit_read_gprs(const X86Insn *insn, JitKind kind, const JitOperands *o);
 /* The register that moves by a constant (*amount), or -1. */

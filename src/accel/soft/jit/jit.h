@@ -4,7 +4,8 @@
  * The guest speaks the host's instruction set, so that translated code is mostly the guest's own instructions
  * with their memory operands rewritten. While translated code runs:
  *
- *   rax rcx rdx rbx rbp rsi rdi r8 r9 r10   the guest's registers of the same name
+ *   rax rcx rdx rbx rbp rsi rdi             the guest's registers of the same name
+ *   r8 r9 r10                               the guest's r12, r13, r15 (jit_home)
  *   r15                                     the guest's rsp
  *   r12 (T0), r13 (T1)                      scratch
  *   r11 (SD)                                host minus guest address of the stack page: JitArea.stack_lo;
@@ -53,7 +54,7 @@
 #define BASE H_R14
 #define GSP  H_R15
 /* So that what is used most lies within a byte's displacement. */
-#define CPU_BIAS 0x118
+#define CPU_BIAS 0x100
 static inline HostMem mem_cpu(uint64_t offset)
 {
     return mem_base(BASE, (int64_t)offset - CPU_BIAS);
@@ -104,6 +105,8 @@ typedef struct JitArea {
     uint64_t stack_lo;    /* a page that may be read and written with SD; JIT_NO_STACK: none */
     uint64_t stack_delta; /* what SD is, while C runs */
     IbtcEntry *ibtc;      /* of the current key */
+    /* By bits 40 to 47 of a user's address: host minus guest address of what is mapped for it there. */
+    uint64_t windows[WINDOW_SLOTS];
     uint64_t tmp[4];
     uint64_t site_save[3]; /* T0, rax and rcx, in a site thunk */
     uint64_t t1;           /* what T1 held, while a stack probe is refilled */

@@ -10,23 +10,22 @@
 #define AREA(field) mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, field))
 #define REG(n)      mem_cpu(offsetof(X86Cpu, regs) + 8u * (n))
 
-/* Guest registers that live in host registers of the same number. */
-static const uint8_t pinned[] = { H_RAX, H_RCX, H_RDX, H_RBX, H_RBP, H_RSI, H_RDI, H_R8, H_R9, H_R10 };
-
 static void save_registers(Asm *a)
 {
-    for (unsigned i = 0; i < sizeof(pinned); i++) {
-        a_mov_store(a, REG(pinned[i]), pinned[i]);
+    for (unsigned g = 0; g < 16; g++) {
+        if (jit_home[g] >= 0) {
+            a_mov_store(a, REG(g), (unsigned)jit_home[g]);
+        }
     }
-    a_mov_store(a, REG(R_RSP), GSP);
 }
 
 static void load_registers(Asm *a)
 {
-    for (unsigned i = 0; i < sizeof(pinned); i++) {
-        a_mov_load(a, pinned[i], REG(pinned[i]));
+    for (unsigned g = 0; g < 16; g++) {
+        if (jit_home[g] >= 0) {
+            a_mov_load(a, (unsigned)jit_home[g], REG(g));
+        }
     }
-    a_mov_load(a, GSP, REG(R_RSP));
     a_mov_load(a, SD, AREA(stack_delta));
 }
 

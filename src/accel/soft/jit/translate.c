@@ -70,8 +70,10 @@ static uint8_t *emit_indirect_probe(T *t, const TInsn *i, JitIndirect kind, unsi
  * it. */
 static void align_site(Asm *a, unsigned prefix)
 {
-    while ((((uintptr_t)a->p + prefix) & 15) > 12) {
-        a_byte(a, 0x90);
+    unsigned at = (unsigned)((uintptr_t)a->p + prefix) & 15;
+    static const char *const nops[] = { "\x90", "\x66\x90", "\x0f\x1f\x00" };
+    if (at > 12) {
+        a_bytes(a, nops[15 - at], 16 - at);
     }
 }
 
@@ -109,18 +111,26 @@ static void emit_link_stub(T *t, JitLink *link)
     }
 }
 
+/* A jump to a direct target in the page, which is looked up when it is followed first. */
+static void emit_link_jump(T *t, int32_t target, FlagState f)
+{
+    JitLink *link = new_link(t, target, f, false);
+    align_site(&t->a, 1);
+    link->site = a_jmp_forward(&t->a);
+    Cold *c = block_add_cold(t);
+    c->type = COLD_LINK;
+    c->link = link;
+}
+
 /* Leaves the block for a direct target. */
 void block_emit_exit(T *t, int32_t target)
 {
-    Asm *a = &t->a;
+
     if (!is_near(t, target)) {
         emit_far(t, target, t->f, t->live_out);
         return;
     }
-    JitLink *link = new_link(t, target, t->f, false);
-    align_site(a, 1);
-    link->site = a_jmp_forward(a);
-    emit_link_stub(t, link);
+    emit_link_jump(t, target, t->f);
 }
 
 /* Before a call that is to push a return; RFLAGS are free. */
@@ -922,10 +932,7 @@ static void emit_cold(T *t, bool warm)
                 a_bind(a, c->site);
                 loop_restore(t, c->fast, false);
                 if (is_near(t, c->target)) {
-                    JitLink *link = new_link(t, c->target, c->flags, false);
-                    align_site(a, 1);
-                    link->site = a_jmp_forward(a);
-                    emit_link_stub(t, link);
+                    emit_link_jump(t, c->target, c->flags);
                 } else {
                     emit_far(t, c->target, c->flags, t->live_out);
                 }
@@ -1040,7 +1047,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     t->exits = 0;
     t->fast = NULL;
     for (int g = 0; g < 16; g++) {
-        t->host[g] = (int8_t)(g == R_RSP ? GSP : g >= FIRST_SPILLED ? -1 : g);
+        t->host[g] = jit_home[g];
     }
     t->jit = jit;
     t->cpu = cpu;
@@ -1090,12 +1097,16 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     if (check) {
         emit_check(t, page, second, changed);
     }
-    for (unsigned k = 0; k < t->count && !t->a.overflow; k++) {
+    const TInsn *last = &t->insns[t->count - 1];
+    JitFast fast = { 0 };
+    bool loop = !t->a.overflow && !t->varying && loop_plan(t, offset, &fast);
+    if (fast.plain) {
+        loop_emit_plain(t, &fast);
+    }
+    for (unsigned k = 0; k < t->count && !t->a.overflow && !fast.plain; k++) {
         block_emit_insn(t, k);
     }
-    const TInsn *last = &t->insns[t->count - 1];
-    JitFast fast;
-    if (!t->a.overflow && !t->varying && loop_plan(t, offset, &fast)) {
+    if (!t->a.overflow && loop && !fast.plain) {
         uint8_t *back = loop_emit(t, &fast, loop_way_on(t, offset));
         for (unsigned k = 0; k < t->cold_count; k++) {
             if (t->cold[k].type == COLD_TAKEN && t->cold[k].target == (int32_t)offset && !t->a.overflow) {

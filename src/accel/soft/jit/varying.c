@@ -29,7 +29,7 @@ static bool can_vary(const X86Insn *insn, unsigned *target)
                opcode != MOV_RM_IMM) {
         return false;
     }
-    return *target < FIRST_SPILLED;
+    return !jit_is_spilled(*target);
 }
 
 /* Whether *was, `length` bytes of code, differs from what is there now in immediates that can vary only;

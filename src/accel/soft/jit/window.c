@@ -3,7 +3,7 @@
  *
  * Of the guest's user half, each TiB that a process uses gets as much of the host's address space (nothing is
  * behind it at first), with room before and behind it (WINDOW_GUARD). The distance of the two is in
- * X86Cpu.jit_windows: code that is made for this (KEY_WINDOW) adds it to an address and needs no other check.
+ * JitArea.windows: code that is made for this (KEY_WINDOW) adds it to an address and needs no other check.
  * Where nothing is mapped the host faults; windows_fault() then maps the RAM that the guest's page tables
  * say, with no more rights than they give, and the instruction is run again. What they do not give is the
  * interpreter's, which raises what there is to raise.
@@ -68,7 +68,7 @@ typedef struct Space {
 struct Windows {
     X86Cpu *cpu;
     Space spaces[MMU_CONTEXTS];
-    unsigned shown; /* the context that jit_windows is of; MMU_CONTEXTS: none */
+    unsigned shown; /* the context that JitArea.windows is of; MMU_CONTEXTS: none */
     bool something; /* to do before code runs: a space is stale, pages are expected */
     uint64_t expected[EXPECTED];
     unsigned expected_count;
@@ -147,7 +147,7 @@ static void hide(Windows *w)
     if (w->shown < MMU_CONTEXTS) {
         const Space *s = &w->spaces[w->shown];
         for (unsigned i = 0; i < s->window_count; i++) {
-            w->cpu->jit_windows[s->windows[i].guest >> WINDOW_SHIFT] = WINDOW_NONE;
+            jit_area(w->cpu)->windows[s->windows[i].guest >> WINDOW_SHIFT] = WINDOW_NONE;
         }
         w->shown = MMU_CONTEXTS;
     }
@@ -157,7 +157,7 @@ static void show(Windows *w, Space *s)
 {
     hide(w);
     for (unsigned i = 0; i < s->window_count; i++) {
-        w->cpu->jit_windows[s->windows[i].guest >> WINDOW_SHIFT] =
+        jit_area(w->cpu)->windows[s->windows[i].guest >> WINDOW_SHIFT] =
             (uint64_t)(uintptr_t)s->windows[i].host - s->windows[i].guest;
     }
     w->shown = (unsigned)(s - w->spaces);
@@ -595,7 +595,7 @@ Windows *windows_new(X86Cpu *cpu)
     w->cpu = cpu;
     w->shown = MMU_CONTEXTS;
     for (unsigned i = 0; i < WINDOW_SLOTS; i++) {
-        cpu->jit_windows[i] = i < WINDOW_SLOTS / 2 ? WINDOW_NONE : WINDOW_NEVER;
+        jit_area(cpu)->windows[i] = i < WINDOW_SLOTS / 2 ? WINDOW_NONE : WINDOW_NEVER;
     }
     w->none_to_be_had = kernel_half_is_readable();
     cpu->mmu->dropped = dropped;

@@ -11,8 +11,8 @@
 #define WINDOW_SHIFT 40
 #define WINDOW_SLOTS 256u /* by bits 40 to 47 of an address */
 /* No page is in a window's surroundings of this size: an operand lies no farther than this from the address
- * whose window was looked up. */
-#define WINDOW_GUARD (UINT64_C(4) << 30)
+ * whose window was looked up, which an index of 32 bits times eight and a displacement do not reach. */
+#define WINDOW_GUARD (UINT64_C(40) << 30)
 /* What [address + this] is where there is no window: the kernel's half, so that the host's page fault tells
  * the address. */
 #define WINDOW_NONE UINT64_C(0xffff800000000000)
@@ -29,8 +29,9 @@ void windows_free(Windows *w);
 void windows_sample(Windows *w, bool now);
 /* Whether user code of the current address space runs with windows. Uses no vector registers. */
 bool windows_on(const Windows *w);
-/* Before code that relies on them, at a boundary: takes out what holds no more, and makes jit_windows those
- * of the current address space. Calls x86_fpu_leave where it has to do something. false: they are off now. */
+/* Before code that relies on them, at a boundary: takes out what holds no more, and makes JitArea.windows
+ * those of the current address space. Calls x86_fpu_leave where it has to do something. false: they are off
+ * now. */
 bool windows_refresh(Windows *w);
 /* The host's page fault at this address in code that relies on windows: true: the page is there now. In the
  * signal's handler. */
