@@ -83,6 +83,7 @@ HostMem block_guest_address(T *t, const TInsn *i, bool segments)
             m.base = T0;
         } else {
             m.base = (int8_t)host_reg(t, insn->base);
+            m.disp += insn->base == R_RSP ? t->rsp : 0;
         }
     }
     if (insn->index != X86_REG_NONE) {
@@ -350,9 +351,19 @@ void block_stack_check(T *t, const TInsn *i, Access *access, HostMem m)
     c->site = a_jcc_forward(a, CC_A);
 }
 
-HostMem block_stack_operand(const TInsn *i)
+HostMem block_stack_operand(T *t, const TInsn *i)
 {
-    return mem_index(GSP, SD, 0, i->stack_disp);
+    t->touched = true;
+    return mem_index(GSP, SD, 0, i->stack_disp + t->rsp);
+}
+
+void block_stack_move(T *t, int amount)
+{
+    if (t->window) {
+        t->rsp = (int16_t)(t->rsp + amount);
+    } else {
+        a_lea(&t->a, GSP, mem_base(GSP, amount));
+    }
 }
 
 /* The host operand of an instruction's explicit memory operand, checked. */
@@ -369,8 +380,9 @@ HostMem block_checked_operand(T *t, TInsn *i)
         g = NULL;
     }
     if (g && g->stack) {
-        HostMem m = mem_base(GSP, i->insn.disp);
+        HostMem m = mem_base(GSP, i->insn.disp + t->rsp);
         block_stack_check(t, i, access, m);
+        t->touched = true;
         if (i->narrow) {
             m = block_guest_address(t, i, false);
             a_lea(&t->a, T0, m);

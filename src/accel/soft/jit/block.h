@@ -101,6 +101,7 @@ typedef struct Cold {
     unsigned slow_count;
     JitLink *link;       /* LINK */
     unsigned extra;      /* RET: the operand */
+    int rsp;             /* INDIRECT: T.rsp */
     JitCallout *callout; /* STRING */
     const JitFast *fast; /* PROBE, LOOP_OUT, TAKEN: in the fast loop: put registers back */
     FlagState flags;
@@ -124,6 +125,8 @@ typedef struct T {
     const uint8_t *t0_at;
     int t0_guest;
     int t1_group;   /* whose delta T1 holds; -1 */
+    int16_t rsp;    /* what is yet to be added to the guest's rsp, with windows */
+    bool touched;   /* the stack was accessed, with windows */
     bool fpu;       /* the block uses vector or x87 registers */
     bool too_many;  /* out-of-line parts: fewer instructions would do */
     bool check;     /* the block checks itself */
@@ -194,7 +197,9 @@ HostMem block_guest_address(T *t, const TInsn *i, bool segments);
 Cold *block_probe_cold(T *t, const TInsn *i, uint8_t *retry, unsigned span, bool write, bool stack);
 /* Makes m, an address made of the guest's stack pointer or frame pointer, one that SD may be added to. */
 void block_stack_check(T *t, const TInsn *i, Access *access, HostMem m);
-HostMem block_stack_operand(const TInsn *i);
+HostMem block_stack_operand(T *t, const TInsn *i);
+/* Adds to the guest's rsp, or to what is yet to be added. RFLAGS stay. */
+void block_stack_move(T *t, int amount);
 /* The host operand of an instruction's explicit memory operand, checked. */
 HostMem block_checked_operand(T *t, TInsn *i);
 

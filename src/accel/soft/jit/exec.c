@@ -730,6 +730,7 @@ static bool recover(ucontext_t *uc)
         }
         g[REG_R11] = (greg_t)area->stack_delta;
     }
+    g[REG_R15] += b->pcs[n].rsp;
     if (b->pcs[n].in_reg) {
         x86_set_arith(cpu, (uint32_t)g[REG_EFL] & FLAGS_ARITH);
     }

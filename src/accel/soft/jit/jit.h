@@ -200,6 +200,7 @@ typedef struct JitPc {
     uint16_t in_reg : 1;  /* the flags are in RFLAGS, else in cpu->cc (or dead) */
     uint16_t fast : 1;    /* in the fast loop: registers are where JitBlock.fast_host says */
     uint16_t exit : 1;    /* no instruction of the block: where it goes on, for lockstep */
+    int16_t rsp;          /* what is to be added to the guest's rsp */
 } JitPc;
 /* For lockstep. Flags: that it or what follows may look at; that the manual leaves undefined there. */
 typedef struct JitPcFlags {

@@ -63,6 +63,7 @@ static uint8_t *emit_indirect_probe(T *t, const TInsn *i, JitIndirect kind, unsi
     c->type = COLD_INDIRECT;
     c->site = site;
     c->target = (int32_t)(i->offset | (unsigned)kind << 12 | extra << 14);
+    c->rsp = t->rsp;
     return site;
 }
 
@@ -435,12 +436,12 @@ static void emit_push(T *t, TInsn *i)
     if (insn->is_memory) {
         load_t0(t, i);
         stack_check_keeping_t0(t, i);
-        a_mov_store(a, block_stack_operand(i), T0);
-        a_lea(a, GSP, mem_base(GSP, -8));
+        a_mov_store(a, block_stack_operand(t, i), T0);
+        block_stack_move(t, -8);
         return;
     }
     block_stack_check(t, i, &i->stack, mem_base(GSP, -8));
-    HostMem top = block_stack_operand(i);
+    HostMem top = block_stack_operand(t, i);
     if (insn->imm_size) {
         a_op_mem(a, true, 0xc7, 0, top);
         a_u32(a, (uint32_t)insn->imm);
@@ -450,7 +451,7 @@ static void emit_push(T *t, TInsn *i)
         load_t0(t, i);
         a_mov_store(a, top, T0);
     }
-    a_lea(a, GSP, mem_base(GSP, -8));
+    block_stack_move(t, -8);
 }
 
 static void emit_pop(T *t, TInsn *i)
@@ -459,15 +460,16 @@ static void emit_pop(T *t, TInsn *i)
 
     block_stack_check(t, i, &i->stack, mem_base(GSP, 0));
     if (is_spilled(t, i->insn.rm)) {
-        a_mov_load(a, T0, block_stack_operand(i));
+        a_mov_load(a, T0, block_stack_operand(t, i));
         a_mov_store(a, REG(i->insn.rm), T0);
     } else {
-        a_mov_load(a, (unsigned)host_reg(t, i->insn.rm), block_stack_operand(i));
+        a_mov_load(a, (unsigned)host_reg(t, i->insn.rm), block_stack_operand(t, i));
         if (i->insn.rm == R_RSP) {
+            t->rsp = 0;
             return;
         }
     }
-    a_lea(a, GSP, mem_base(GSP, 8));
+    block_stack_move(t, 8);
 }
 
 static void emit_lea(T *t, TInsn *i)
@@ -494,8 +496,20 @@ static void emit_lea(T *t, TInsn *i)
         a_byte(a, 0x66);
     }
     a_op_mem(a, size == 8, 0x8d, to, m);
+    if (insn->reg == R_RSP) {
+        t->rsp = 0;
+    }
     if (spilled) {
         a_mov_store(a, REG(insn->reg), T0);
+    }
+}
+
+/* The guest's rsp is to be what it says. RFLAGS stay. */
+static void flush_rsp(T *t)
+{
+    if (t->rsp) {
+        a_lea(&t->a, GSP, mem_base(GSP, t->rsp));
+        t->rsp = 0;
     }
 }
 
@@ -504,8 +518,9 @@ static void emit_return_address(T *t, TInsn *i, unsigned scratch)
     Asm *a = &t->a;
     a_mov_load(a, scratch, AREA(page_va));
     a_lea(a, scratch, mem_base((int)scratch, i->offset + i->insn.length));
-    a_mov_store(a, block_stack_operand(i), scratch);
-    a_lea(a, GSP, mem_base(GSP, -8));
+    a_mov_store(a, block_stack_operand(t, i), scratch);
+    block_stack_move(t, -8);
+    flush_rsp(t);
 }
 
 /* Before an instruction that needs RFLAGS for itself and may fault afterwards. */
@@ -515,19 +530,81 @@ static void release_flags_for(T *t, unsigned live)
     t->pcs[t->pc_count - 1].in_reg = false;
 }
 
-/* Whether rsp is anywhere now. What pushes and pops touches each page on its way, so that it cannot get past
- * what surrounds a window. */
-static bool moves_stack(const TInsn *i)
+/* Whether an instruction may come where the guest's rsp is yet to be moved (T.rsp). */
+static bool leaves_rsp(const TInsn *i)
 {
+    const X86Insn *insn = &i->insn;
+    const JitOperands *o = &i->operands;
+
+    switch (i->kind) {
+    case JIT_NOP:
+    case JIT_LEA:
+    case JIT_POP:
+    case JIT_LEAVE:
+    case JIT_CALL:
+    case JIT_RET:
+        return true;
+    case JIT_PUSH:
+        return insn->is_memory || insn->imm_size || insn->rm != R_RSP;
+    case JIT_CALL_IND:
+        return insn->is_memory || insn->rm != R_RSP;
+    case JIT_COPY:
+        return !(o->reg_gpr && o->reg == R_RSP) && !(o->rm_gpr && o->rm == R_RSP) &&
+               !(o->vvvv_gpr && o->vvvv == R_RSP);
+    default:
+        return false;
+    }
+}
+
+/* Whether the block accesses the stack behind this instruction, whatever its branches do. */
+static bool touches_stack_behind(const T *t, unsigned k)
+{
+    for (k++; k < t->count && t->insns[k].kind != JIT_JCC; k++) {
+        const TInsn *i = &t->insns[k];
+        if (i->stack.group >= 0 || (i->memory.group >= 0 && t->groups[i->memory.group].stack)) {
+            return true;
+        }
+        if (i->kind != JIT_COPY && i->kind != JIT_LEA && i->kind != JIT_NOP) {
+            return false;
+        }
+    }
+    return false;
+}
+
+#define MAX_ABSORBED 8192
+#define MAX_MOVE     65536 /* of the stack pointer, in one instruction */
+
+/* Whether SD has to be looked up behind the instruction, since rsp may be in another window. What pushes and
+ * pops touches each page on its way, so that it cannot get past what surrounds a window; and so do constant
+ * moves in blocks that access the stack whenever they are run. */
+static bool moves_stack(const T *t, unsigned k)
+{
+    const TInsn *i = &t->insns[k];
+    int32_t amount;
+
     switch (i->kind) {
     case JIT_COPY:
     case JIT_LEA:
-        return jit_written_gprs(&i->insn, i->kind, &i->operands) >> R_RSP & 1;
+        if (!(jit_written_gprs(&i->insn, i->kind, &i->operands) >> R_RSP & 1)) {
+            return false;
+        }
+        return i->varies || jit_constant_move(&i->insn, i->kind, &amount) != R_RSP || amount > MAX_MOVE ||
+               amount < -MAX_MOVE || !(t->touched || touches_stack_behind(t, k));
     case JIT_POP:
         return i->insn.rm == R_RSP;
     default:
         return i->kind == JIT_LEAVE;
     }
+}
+
+/* Whether ADD or SUB of rsp is done with the pushes and pops around it. */
+static bool is_absorbed(const T *t, unsigned k)
+{
+    const TInsn *i = &t->insns[k];
+    int32_t amount;
+    return t->window && i->kind == JIT_COPY && !i->varies && !i->live_after &&
+           jit_constant_move(&i->insn, i->kind, &amount) == R_RSP && amount <= MAX_ABSORBED &&
+           amount >= -MAX_ABSORBED && t->rsp <= MAX_ABSORBED && t->rsp >= -MAX_ABSORBED && !moves_stack(t, k);
 }
 
 void block_emit_insn(T *t, unsigned k)
@@ -537,6 +614,10 @@ void block_emit_insn(T *t, unsigned k)
     Asm *a = &t->a;
     int32_t next = i->offset + insn->length;
 
+    bool absorbed = is_absorbed(t, k);
+    if (!absorbed && !leaves_rsp(i)) {
+        flush_rsp(t);
+    }
     size_t host = (size_t)(a->p - t->b->code);
     if (host > UINT16_MAX) {
         a->overflow = t->too_many = true;
@@ -544,13 +625,22 @@ void block_emit_insn(T *t, unsigned k)
     if (t->jit->lockstep) {
         t->pc_flags[t->pc_count] = (JitPcFlags){ .live = i->live_before, .undefined = i->undefined_before };
     }
-    t->pcs[t->pc_count++] = (JitPc){
-        .host = (uint16_t)host, .offset = i->offset, .in_reg = t->f.in_reg, .fast = t->fast != NULL
-    };
+    t->pcs[t->pc_count++] = (JitPc){ .host = (uint16_t)host,
+                                     .offset = i->offset,
+                                     .in_reg = t->f.in_reg,
+                                     .fast = t->fast != NULL,
+                                     .rsp = t->rsp };
     switch (i->kind) {
     case JIT_NOP:
         break;
     case JIT_COPY:
+        if (absorbed) {
+            int32_t amount;
+            jit_constant_move(insn, i->kind, &amount);
+            t->rsp = (int16_t)(t->rsp + amount);
+            t->f = (FlagState){ 0 };
+            return;
+        }
         if (i->varies) {
             block_emit_varying(t, i, t->b->page);
         } else {
@@ -573,6 +663,7 @@ void block_emit_insn(T *t, unsigned k)
             a_mov_load(a, T0, mem_index(H_RBP, T1, 0, 0));
             a_lea(a, GSP, mem_base(H_RBP, 8));
             a_mov_reg(a, H_RBP, T0);
+            t->rsp = 0;
             break;
         }
         block_stack_check(t, i, &i->memory, mem_base(H_RBP, 0));
@@ -608,7 +699,7 @@ void block_emit_insn(T *t, unsigned k)
     case JIT_RET:
         release_flags_for(t, t->live_out);
         block_stack_check(t, i, &i->stack, mem_base(GSP, 0));
-        a_mov_load(a, T0, block_stack_operand(i));
+        a_mov_load(a, T0, block_stack_operand(t, i));
         if (predicts_returns(t)) {
             a_op_mem(a, true, 0x3b, T0, mem_base(H_RSP, 8));
             Cold *c = block_add_cold(t);
@@ -621,7 +712,8 @@ void block_emit_insn(T *t, unsigned k)
             break;
         }
         emit_indirect_probe(t, i, JIT_INDIRECT_RET, (unsigned)insn->imm);
-        a_lea(a, GSP, mem_base(GSP, 8 + (int64_t)insn->imm));
+        a_lea(a, GSP, mem_base(GSP, 8 + (int64_t)insn->imm + t->rsp));
+        t->rsp = 0;
         emit_ibtc_jump(t);
         break;
     case JIT_JMP:
@@ -693,7 +785,7 @@ void block_emit_insn(T *t, unsigned k)
         emit_step(t, i->offset);
         break;
     }
-    if (t->window && moves_stack(i)) {
+    if (t->window && moves_stack(t, k)) {
         block_window_delta(t, GSP, T0, SD);
     }
 }
@@ -978,6 +1070,9 @@ static void emit_cold(T *t, bool warm)
             break;
         case COLD_INDIRECT:
             a_bind(a, c->site);
+            if (c->rsp) {
+                a_lea(a, GSP, mem_base(GSP, c->rsp));
+            }
             a_mov_mem_imm32(a, AREA(exit_info), (uint32_t)c->target);
             a_jmp(a, jit->thunks.indirect);
             break;
@@ -1040,6 +1135,8 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     t->f = (FlagState){ 0 };
     t->t1_group = -1;
     t->t0_at = NULL;
+    t->rsp = 0;
+    t->touched = false;
     t->fpu = t->straddles = false;
     t->check = check;
     t->too_many = false;
@@ -1117,6 +1214,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     }
     if (!jit_ends_block(last->kind) &&
         !(last->kind == JIT_CALLOUT && (last->insn.form->attrs & X86_ATTR_END))) {
+        flush_rsp(t);
         block_emit_exit(t, t->next);
     }
     t->body_end = (uint32_t)(t->a.p - b->code);
