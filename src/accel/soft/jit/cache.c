@@ -641,14 +641,13 @@ void jit_table_clear(JitVcpu *v, unsigned i)
     unsigned count = v->tables[i].fill_count;
 
     if (count > JIT_FILLS) {
-        memset(entries, 0, sizeof(IbtcEntry) * 2 * JIT_IBTC_SIZE);
+        memset(entries, 0, sizeof(IbtcEntry) * JIT_IBTC_SIZE);
     } else {
         for (unsigned n = 0; n < count; n++) {
-            entries[v->tables[i].fills[n] & 0xffff] = (IbtcEntry){ 0 };
-            entries[JIT_IBTC_SIZE + (v->tables[i].fills[n] >> 16)] = (IbtcEntry){ 0 };
+            entries[v->tables[i].fills[n]] = (IbtcEntry){ 0 };
         }
     }
-    entries[0].va = entries[JIT_IBTC_SIZE].va = 1; /* 0 is an address that is looked up there */
+    entries[0].va = 1; /* 0 is an address that is looked up there */
     v->tables[i].fill_count = 0;
 }
 

@@ -56,8 +56,8 @@ static unsigned table_for(JitVcpu *v, uint32_t key, unsigned context)
         i = oldest;
         jit_table_clear(v, i);
     } else {
-        v->tables[i].entries = g_aligned_alloc0(2 * JIT_IBTC_SIZE, sizeof(IbtcEntry), 64);
-        v->tables[i].entries[0].va = v->tables[i].entries[JIT_IBTC_SIZE].va = 1;
+        v->tables[i].entries = g_aligned_alloc0(JIT_IBTC_SIZE, sizeof(IbtcEntry), 64);
+        v->tables[i].entries[0].va = 1;
         v->tables[i].fill_count = 0;
         v->table_count++;
     }
@@ -102,14 +102,10 @@ static void code_mapping_changed(X86Cpu *cpu, unsigned context, uint64_t linear,
 
 static void table_fill(JitVcpu *v, JitArea *area, uint64_t rip, const JitBlock *b)
 {
-    unsigned slot = jit_ibtc_slot(rip), second = jit_ibtc_second_slot(rip);
-    unsigned n = v->tables[area->table].fill_count;
+    unsigned slot = jit_ibtc_slot(rip), n = v->tables[area->table].fill_count;
     area->ibtc[slot] = (IbtcEntry){ .va = rip, .code = b->ibtc_entry };
-    if (v->jit->chain) {
-        area->ibtc[JIT_IBTC_SIZE + second] = area->ibtc[slot];
-    }
     if (n < JIT_FILLS) {
-        v->tables[area->table].fills[n] = slot | second << 16;
+        v->tables[area->table].fills[n] = (uint16_t)slot;
     }
     v->tables[area->table].fill_count += n <= JIT_FILLS;
     v->fills++;

@@ -67,9 +67,6 @@ static inline HostMem mem_cpu(uint64_t offset)
 #define JIT_IBTC_SIZE  (1u << JIT_IBTC_BITS)
 /* An entry's offset is the address times eight: by its bits 1 to 16. */
 #define JIT_IBTC_SCALE 3
-/* Behind them lies as many once more, found by a hash, so that addresses that share a place do not drive each
- * other out: thunks look there. */
-#define JIT_IBTC_HASH UINT32_C(0x9e3779b1)
 G_STATIC_ASSERT(JIT_IBTC_SIZE - 1 <= UINT16_MAX);
 
 /* Modes that are not translated. */
@@ -94,8 +91,7 @@ typedef enum JitExit {
     JIT_EXIT_POLL,     /* cpu->interrupt_poll was set */
 } JitExit;
 
-/* The thunks look at its bits. */
-typedef enum JitIndirect { JIT_INDIRECT_JMP = 0, JIT_INDIRECT_CALL = 1, JIT_INDIRECT_RET = 2 } JitIndirect;
+typedef enum JitIndirect { JIT_INDIRECT_JMP, JIT_INDIRECT_CALL, JIT_INDIRECT_RET } JitIndirect;
 
 /* What is known of a loop: see loop.c. Loops share them; it only costs time. */
 #define JIT_LOOPS 64
@@ -362,8 +358,8 @@ typedef struct JitVcpu {
         unsigned context; /* of the MMU */
         /* How many entries were filled, and where, as long as these are few. */
         unsigned fill_count;
-        uint32_t fills[JIT_FILLS]; /* both places of each: the second one in the upper half */
-        uint64_t used;             /* when, by `clock` */
+        uint16_t fills[JIT_FILLS];
+        uint64_t used; /* when, by `clock` */
     } tables[JIT_TABLES];
     unsigned table_count;
     uint64_t clock;
@@ -497,11 +493,6 @@ static inline const uint8_t *jit_rx(const Jit *jit, const uint8_t *rw)
 static inline unsigned jit_ibtc_slot(uint64_t va)
 {
     return (uint32_t)(va << JIT_IBTC_SCALE >> 4) & (JIT_IBTC_SIZE - 1);
-}
-/* Behind JIT_IBTC_SIZE entries. */
-static inline unsigned jit_ibtc_second_slot(uint64_t va)
-{
-    return ((uint32_t)va * JIT_IBTC_HASH) >> (32 - JIT_IBTC_BITS);
 }
 
 #endif

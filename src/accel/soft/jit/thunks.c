@@ -263,48 +263,12 @@ static void make_return(Asm *a)
     make_unwind(a);
 }
 
-/* Looks for the guest address in T0 in the second half of the look-up table: T1. Returns the jump of a miss.
- * Changes the flags. */
-static uint8_t *second_probe(Asm *a)
-{
-    a_op_reg(a, false, 0x69, T1, T0); /* imul */
-    a_u32(a, JIT_IBTC_HASH);
-    a_shr_imm(a, false, T1, 32 - JIT_IBTC_BITS - 4);
-    a_alu_imm(a, false, 4, T1, (JIT_IBTC_SIZE - 1) << 4);
-    a_op_mem(a, true, 0x03, T1, AREA(ibtc));
-    a_op_mem(a, true, 0x39, T0, mem_base(T1, JIT_IBTC_SIZE * sizeof(IbtcEntry)));
-    return a_jcc_forward(a, CC_NE);
-}
-#define SECOND_CODE mem_base(T1, JIT_IBTC_SIZE * sizeof(IbtcEntry) + offsetof(IbtcEntry, code))
-
-/* test T1d, mask */
-static void test_t1(Asm *a, uint32_t mask)
-{
-    a_op_reg(a, false, 0xf7, 0, T1);
-    a_u32(a, mask);
-}
-
 /* A look-up in C, whose exit_reason counts where it finds nothing. */
 static void make_lookup(Asm *a, JitThunks *t)
 {
-    /* T0: the target, exit_info: the branch, of which nothing is done yet. A call's push may fault: that is
-     * C's. */
+    /* T0: the target, exit_info: the branch. */
     a_align(a, 16);
     t->indirect = a->p;
-    uint8_t *unknown = second_probe(a);
-    a_mov_load(a, T1, SECOND_CODE);
-    a_mov_store(a, AREA(target), T1);
-    a_op_mem(a, false, 0x8b, T1, AREA(exit_info));
-    test_t1(a, JIT_INDIRECT_CALL << 12);
-    uint8_t *call = a_jcc_forward(a, CC_NE);
-    test_t1(a, JIT_INDIRECT_RET << 12);
-    uint8_t *jump = a_jcc_forward(a, CC_E);
-    a_shr_imm(a, false, T1, 14);
-    a_lea(a, GSP, mem_index(GSP, T1, 0, 8));
-    a_bind(a, jump);
-    a_op_mem(a, false, 0xff, 4, AREA(target));
-    a_bind(a, unknown);
-    a_bind(a, call);
     a_mov_store(a, AREA(exit_arg), T0);
     enter_c(a, 0);
     call_c(a, (const void *)jit_lookup_indirect);
@@ -320,11 +284,7 @@ static void make_lookup(Asm *a, JitThunks *t)
     uint8_t *follow = a_jmp_forward(a);
     /* T0: the guest address. */
     a_align(a, 16);
-    t->ibtc_miss = a->p;
-    unknown = second_probe(a);
-    a_op_mem(a, false, 0xff, 4, SECOND_CODE);
-    a_bind(a, unknown);
-    t->stale = a->p; /* not through the table, which may have led here */
+    t->ibtc_miss = t->stale = a->p;
     a_mov_store(a, CPU(rip), T0);
     enter_c(a, 0);
     call_c(a, (const void *)jit_lookup);
