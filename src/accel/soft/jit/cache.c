@@ -644,10 +644,11 @@ void jit_table_clear(JitVcpu *v, unsigned i)
         memset(entries, 0, sizeof(IbtcEntry) * JIT_IBTC_SIZE);
     } else {
         for (unsigned n = 0; n < count; n++) {
-            entries[v->tables[i].fills[n]] = (IbtcEntry){ 0 };
+            unsigned slot = v->tables[i].fills[n];
+            entries[slot] = entries[slot ^ 1] = (IbtcEntry){ 0 };
         }
     }
-    entries[0].va = 1; /* 0 is an address that is looked up there */
+    jit_table_init(entries);
     v->tables[i].fill_count = 0;
 }
 

@@ -57,7 +57,7 @@ static unsigned table_for(JitVcpu *v, uint32_t key, unsigned context)
         jit_table_clear(v, i);
     } else {
         v->tables[i].entries = g_aligned_alloc0(JIT_IBTC_SIZE, sizeof(IbtcEntry), 64);
-        v->tables[i].entries[0].va = 1;
+        jit_table_init(v->tables[i].entries);
         v->tables[i].fill_count = 0;
         v->table_count++;
     }
@@ -103,6 +103,9 @@ static void code_mapping_changed(X86Cpu *cpu, unsigned context, uint64_t linear,
 static void table_fill(JitVcpu *v, JitArea *area, uint64_t rip, const JitBlock *b)
 {
     unsigned slot = jit_ibtc_slot(rip), n = v->tables[area->table].fill_count;
+    if (area->ibtc[slot].va != rip) {
+        area->ibtc[slot ^ 1] = area->ibtc[slot]; /* what was there is found there from now on */
+    }
     area->ibtc[slot] = (IbtcEntry){ .va = rip, .code = b->ibtc_entry };
     if (n < JIT_FILLS) {
         v->tables[area->table].fills[n] = (uint16_t)slot;

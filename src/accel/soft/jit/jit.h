@@ -65,8 +65,7 @@ static inline HostMem mem_cpu(uint64_t offset)
 #define JIT_MAX_GROUPS 32
 #define JIT_IBTC_BITS  16
 #define JIT_IBTC_SIZE  (1u << JIT_IBTC_BITS)
-/* An entry's offset is the address times eight: by its bits 1 to 16. */
-#define JIT_IBTC_SCALE 3
+#define JIT_IBTC_HASH  UINT32_C(0x9e3779b1)
 G_STATIC_ASSERT(JIT_IBTC_SIZE - 1 <= UINT16_MAX);
 
 /* Modes that are not translated. */
@@ -490,9 +489,15 @@ static inline const uint8_t *jit_rx(const Jit *jit, const uint8_t *rw)
 {
     return rw + jit->rx_delta;
 }
+/* An empty table: 0 is an address that is looked up in the first two entries. */
+static inline void jit_table_init(IbtcEntry *entries)
+{
+    entries[0].va = entries[1].va = 1;
+}
+/* Where the code for an address is found; what was there before is in the entry beside it. */
 static inline unsigned jit_ibtc_slot(uint64_t va)
 {
-    return (uint32_t)(va << JIT_IBTC_SCALE >> 4) & (JIT_IBTC_SIZE - 1);
+    return ((uint32_t)va * JIT_IBTC_HASH) >> (32 - JIT_IBTC_BITS);
 }
 
 #endif

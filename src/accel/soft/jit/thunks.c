@@ -282,9 +282,17 @@ static void make_lookup(Asm *a, JitThunks *t)
     a_mov_reg(a, H_RSI, T1);
     call_c(a, (const void *)jit_follow);
     uint8_t *follow = a_jmp_forward(a);
-    /* T0: the guest address. */
+    /* T0: the guest address, T1: its entry, which is not the right one. The one beside it, perhaps. */
     a_align(a, 16);
-    t->ibtc_miss = t->stale = a->p;
+    t->ibtc_miss = a->p;
+    a_alu_imm(a, true, 6, T1, sizeof(IbtcEntry));
+    a_op_mem(a, true, 0x39, T0, mem_base(T1, 0));
+    uint8_t *nowhere = a_jcc_forward(a, CC_NE);
+    a_op_mem(a, false, 0xff, 4, mem_base(T1, offsetof(IbtcEntry, code)));
+    a_align(a, 16);
+    /* T0: the guest address. */
+    t->stale = a->p;
+    a_bind(a, nowhere);
     a_mov_store(a, CPU(rip), T0);
     enter_c(a, 0);
     call_c(a, (const void *)jit_lookup);
@@ -316,7 +324,7 @@ bool jit_thunks_make(Jit *jit, Asm *a)
     make_leave(a);
 
     make_lookup(a, t);
-    a_bind_to(no_return, t->ibtc_miss);
+    a_bind_to(no_return, t->stale);
     t->poll = a->p;
     a_mov_store(a, CPU(rip), T0);
     leave_with(a, t, JIT_EXIT_POLL);
@@ -373,7 +381,9 @@ bool jit_thunks_make(Jit *jit, Asm *a)
     load_registers(a);
     a_mov_load(a, T0, CPU(rip));
     t->chain = a->p;
-    a_op_mem(a, false, 0x8d, T1, (HostMem){ .base = -1, .index = T0, .scale = JIT_IBTC_SCALE });
+    a_op_reg(a, false, 0x69, T1, T0); /* imul T1d, T0d, HASH */
+    a_u32(a, JIT_IBTC_HASH);
+    a_shr_imm(a, false, T1, 32 - JIT_IBTC_BITS - 4);
     a_alu_imm(a, false, 4, T1, (JIT_IBTC_SIZE - 1) << 4);
     a_op_mem(a, true, 0x03, T1, AREA(ibtc));
     a_op_mem(a, true, 0x39, T0, mem_base(T1, 0));

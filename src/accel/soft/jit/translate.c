@@ -43,7 +43,9 @@ static uint8_t *emit_ibtc_probe(T *t)
     if (!t->jit->chain) {
         return a_jmp_forward(a);
     }
-    a_op_mem(a, false, 0x8d, T1, (HostMem){ .base = -1, .index = T0, .scale = JIT_IBTC_SCALE });
+    a_op_reg(a, false, 0x69, T1, T0); /* imul T1d, T0d, HASH */
+    a_u32(a, JIT_IBTC_HASH);
+    a_shr_imm(a, false, T1, 32 - JIT_IBTC_BITS - 4);
     a_alu_imm(a, false, 4, T1, (JIT_IBTC_SIZE - 1) << 4);
     a_op_mem(a, true, 0x03, T1, AREA(ibtc));
     a_op_mem(a, true, 0x39, T0, mem_base(T1, 0));
@@ -94,7 +96,7 @@ static void emit_far(T *t, int32_t target, FlagState f, unsigned live)
     uint8_t *miss = emit_ibtc_probe(t);
     emit_ibtc_jump(t);
     if (!a->overflow) {
-        a_bind_to(miss, t->jit->thunks.ibtc_miss);
+        a_bind_to(miss, t->jit->chain ? t->jit->thunks.ibtc_miss : t->jit->thunks.stale);
     }
 }
 
@@ -185,7 +187,7 @@ static void emit_call(T *t, TInsn *i, int32_t next, int32_t target)
         a_lea(a, T0, mem_base(T0, (int64_t)target - next));
         uint8_t *miss = emit_ibtc_probe(t);
         if (!a->overflow) {
-            a_bind_to(miss, t->jit->thunks.ibtc_miss);
+            a_bind_to(miss, t->jit->chain ? t->jit->thunks.ibtc_miss : t->jit->thunks.stale);
         }
         emit_returns_check(t);
         a_op_mem(a, false, 0xff, 6, mem_index(GSP, SD, 0, 0)); /* push */
@@ -1070,6 +1072,14 @@ static void emit_cold(T *t, bool warm)
             break;
         case COLD_INDIRECT:
             a_bind(a, c->site);
+            if (jit->chain) { /* the entry beside it */
+                a_alu_imm(a, true, 6, T1, sizeof(IbtcEntry));
+                a_op_mem(a, true, 0x39, T0, mem_base(T1, 0));
+                uint8_t *there = a_jcc_forward(a, CC_E);
+                if (!a->overflow) {
+                    a_bind_to(there, c->site + 4);
+                }
+            }
             if (c->rsp) {
                 a_lea(a, GSP, mem_base(GSP, c->rsp));
             }
@@ -1101,7 +1111,7 @@ static uint8_t *loop_way_on(T *t, unsigned offset)
     uint8_t *way = a->p;
     a_mov_load(a, T0, AREA(page_va));
     a_lea(a, T0, mem_base(T0, offset));
-    a_jmp(a, t->jit->thunks.ibtc_miss);
+    a_jmp(a, t->jit->thunks.stale);
     return way;
 }
 
