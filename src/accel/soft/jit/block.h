@@ -229,7 +229,8 @@ struct JitFast {
     uint16_t borrowed; /* host registers that hold something else than the guest's register of that number */
     uint16_t written;  /* guest registers that the block writes */
     bool scratch;      /* T0 and T1 are free for probes */
-    bool plain; /* in windows, with deltas in registers that nobody else needs: the block's only code */
+    bool plain;      /* in windows, with deltas in registers that nobody else needs: the block's only code */
+    unsigned copies; /* of the round that are yet to come, before the one that goes back to the top */
     uint8_t *top;
     uint32_t state; /* where its JitLoop lies in X86Cpu */
 };

@@ -24,6 +24,10 @@
 #define SHORT_ROUNDS 12
 #define SHORT_WAIT   100
 
+/* Small rounds are there several times, up to so many instructions, so that interrupts are looked for less
+ * often. */
+#define MAX_COPIED 32
+
 #define STATE(f) mem_cpu(fast->state + offsetof(JitLoop, f))
 #define SAVE(n)  mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, save) + 8u * (unsigned)(n))
 
@@ -364,11 +368,15 @@ void loop_emit_plain(T *t, const JitFast *plan)
     a_byte(a, 0);
     out(t, a_jcc_forward(a, CC_NE), fast, jit_rw(t->jit, t->b->mem_poll_entry));
     t->fast = fast;
-    t->f = (FlagState){ 0 };
-    t->t1_group = -1;
-    for (unsigned k = 0; k < t->count && !a->overflow; k++) {
-        block_emit_insn(t, k);
-    }
+    fast->copies = MAX_COPIED / t->count;
+    do {
+        fast->copies -= fast->copies > 0;
+        t->f = (FlagState){ 0 };
+        t->t1_group = -1;
+        for (unsigned k = 0; k < t->count && !a->overflow; k++) {
+            block_emit_insn(t, k);
+        }
+    } while (fast->copies > 0 && !a->overflow);
     t->fast = NULL;
 }
 

@@ -733,6 +733,14 @@ void block_emit_insn(T *t, unsigned k)
             emit_side_exit(t, i);
             break;
         }
+        if (t->fast && t->fast->copies > 0) {
+            align_site(a, 2);
+            a_byte(a, 0x0f);
+            a_byte(a, 0x80 | ((insn->form->opcode & 15) ^ 1));
+            a_u32(a, 0);
+            emit_taken(t, a->p - 4, next);
+            break;
+        }
         if (t->fast) {
             a_byte(a, 0x0f);
             a_byte(a, 0x80 | (insn->form->opcode & 15));
