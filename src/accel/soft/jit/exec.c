@@ -292,10 +292,13 @@ static const uint8_t *run_cold_here(X86Cpu *cpu, JitVcpu *v, Block *b)
     }
     jit_epoch_check(cpu, v);
     jit_area_refresh(cpu, v);
-    const IbtcEntry *e = &area->ibtc[jit_ibtc_slot(cpu->rip)];
-    if (e->va == cpu->rip) {
-        d->link_slot = NULL;
-        return e->code;
+    unsigned slot = jit_ibtc_slot(cpu->rip);
+    for (unsigned n = 0; n < 2; n++) {
+        const IbtcEntry *e = &area->ibtc[slot ^ n];
+        if (e->va == cpu->rip) {
+            d->link_slot = NULL;
+            return e->code;
+        }
     }
     const JitBlock *found = d->link_slot ? NULL : jit_find_now(cpu, v->jit, area->key);
     if (!found) {
