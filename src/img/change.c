@@ -172,9 +172,10 @@ static void co_rebase(void *opaque)
         int r = block_co_status(node, offset, size - offset, &st);
         uint64_t count = st.bytes;
         r = r < 0 ? r : (st.flags & BLOCK_STATUS_ALLOCATED) != 0;
-        if (r == 0 && rb->prefix && below) {
-            /* What no layer between the overlay and the new base has is the same in both. */
-            uint64_t changed = 0, limit = MIN(count, below->size > offset ? below->size - offset : count);
+        if (r == 0 && rb->prefix && below && offset < below->size) {
+            /* What no layer between the overlay and the new base has is the same in both; but behind the old
+             * base's end the new one may have data. */
+            uint64_t changed = 0, limit = MIN(count, below->size - offset);
             r = block_co_is_allocated_above(below, rb->prefix, false, offset, limit, &changed);
             count = changed;
             r = r < 0 ? r : !r;
@@ -391,7 +392,7 @@ static void co_commit(void *opaque)
         cm->what = "Could not flush the backing image";
     }
     if (cm->result >= 0 && cm->empty) {
-        cm->what = "Could not empty the image";
+        cm->what = "Failed to empty ";
         cm->result = top->driver->co_make_empty ? top->driver->co_make_empty(top) : -ENOTSUP;
     }
 }
@@ -511,7 +512,8 @@ int img_cmd_commit(ImgTool *tool, int argc, char **argv)
     }
     block_run(tool->graph, co_commit, &cm);
     if (cm.result < 0) {
-        log_error("%s: %s", cm.what, g_strerror(-cm.result));
+        log_error("%s%s: %s", cm.what, g_str_equal(cm.what, "Failed to empty ") ? filename : "",
+                  g_strerror(-cm.result));
         goto out;
     }
     status = EXIT_SUCCESS;

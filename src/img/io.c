@@ -754,7 +754,8 @@ static int cmd_info(IoSession *s, int argc, char **argv)
     if (node->driver->is_protocol) {
         printf("format name: %s\n", node->driver->name);
     }
-    if (!block_node_info(node, &info, NULL)) {
+    if ((!node->driver->get_info && g_str_has_prefix(node->driver->name, "null-")) ||
+        !block_node_info(node, &info, NULL)) {
         return -ENOTSUP;
     }
     amount_text((double)info.cluster_size, cluster, sizeof(cluster));
@@ -872,7 +873,15 @@ bool io_open(IoSession *s, const char *filename, const IoOpen *how, json_object 
         json_object_put(options);
         return false;
     }
-    if (!options) {
+    g_autoptr(GError) error = NULL;
+    if (s->image_opts && filename) { /* the name is all of the options */
+        options = keyval_parse(filename, "file", NULL, &error);
+        if (!options) {
+            error_report(error);
+            return false;
+        }
+        filename = NULL;
+    } else if (!options) {
         options = json_object_new_object();
     }
     if (how->force_share && json_object_object_get_ex(options, "force-share", NULL)) {
@@ -903,7 +912,6 @@ bool io_open(IoSession *s, const char *filename, const IoOpen *how, json_object 
         }
         json_object_object_add(options, "driver", json_object_new_string("qcow2"));
     }
-    g_autoptr(GError) error = NULL;
     unsigned flags = how->read_only && !overlay ? 0 : IMG_OPEN_WRITE;
     s->disk = img_try_open(s->tool, false, overlay ? overlay : filename, NULL, flags, &how->cache,
                            how->force_share, options, &error);
@@ -991,17 +999,14 @@ static int cmd_open(IoSession *s, int argc, char **argv)
     }
     const char *filename = optind < argc ? argv[optind] : NULL;
     g_autoptr(GError) error = NULL;
-    const char *given = s->image_opts ? filename : text;
-    if (given) {
-        options = keyval_parse(given, s->image_opts ? "file" : NULL, NULL, &error);
+    if (text) {
+        options = keyval_parse(text, NULL, NULL, &error);
         if (!options) {
             error_report(error);
             return -EINVAL;
         }
     }
-    if (s->image_opts) {
-        filename = NULL;
-    } else if (!filename && !options) {
+    if (!filename && !options) {
         return usage("open");
     }
     return io_open(s, filename, &how, options) ? 0 : -EINVAL;

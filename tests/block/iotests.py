@@ -96,7 +96,7 @@ def main():
     tests = args.tests or TOOLS_ONLY[args.format].split()
     counts = {"pass": 0, "fail": 0, "notrun": 0, "timeout": 0, "differs": 0}
     failed = []
-    with tempfile.TemporaryDirectory(prefix="rhea-iotests.") as temporary:
+    with tempfile.TemporaryDirectory(prefix="rhea-iotests-") as temporary:
         work = pathlib.Path(temporary)
         suite = prepare(args.source.resolve(), work)
         programs = link_tools(args.build.resolve(), work, args.reference)
@@ -111,7 +111,7 @@ def main():
                 verdict = "differs"
             counts[verdict] += 1
             print(f"{verdict:8} {name} ({seconds:.1f} s)", flush=True)
-            if verdict in ("fail", "timeout"):
+            if verdict in ("fail", "timeout", "notrun"):
                 failed.append(name)
                 if args.output:
                     args.output.mkdir(parents=True, exist_ok=True)

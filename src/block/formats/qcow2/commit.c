@@ -206,18 +206,21 @@ static int write_in_order(Qcow2Node *s, const Qcow2Batch *b)
     int ret = 0;
 
     if (kinds & KINDS_REF) {
+        QCOW2_EVENT(s, REFBLOCK_UPDATE_PART);
         ret = write_pages(s, b->pages, b->contents, KINDS_REF);
     }
     if (ret >= 0 && (kinds & (KINDS_L2 | KINDS_L1)) && ((kinds & KINDS_REF) || ordered)) {
         ret = flush_all(s);
     }
     if (ret >= 0 && (kinds & KINDS_L2)) {
+        QCOW2_EVENT(s, L2_UPDATE);
         ret = write_pages(s, b->pages, b->contents, KINDS_L2);
         if (ret >= 0 && (kinds & KINDS_L1)) {
             ret = flush_all(s);
         }
     }
     if (ret >= 0 && (kinds & KINDS_L1)) {
+        QCOW2_EVENT(s, L1_UPDATE);
         ret = write_pages(s, b->pages, b->contents, KINDS_L1);
     }
     return ret < 0 ? ret : flush_all(s);

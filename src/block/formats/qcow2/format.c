@@ -515,11 +515,11 @@ char *qcow2_unknown_features(const Qcow2Header *h, const uint8_t *data, size_t s
     }
     text = g_string_new(NULL);
     table = find_feature_table(h, data, size, &bytes);
-    for (uint32_t i = 0; table && i + FEATURE_NAME_BYTES <= bytes; i += FEATURE_NAME_BYTES) {
+    for (uint32_t i = 0; table && i + 2 < bytes; i += FEATURE_NAME_BYTES) { /* the last may be cut off */
         uint64_t bit = table[i + 1] < 64 ? UINT64_C(1) << table[i + 1] : 0;
 
         if (table[i] == 0 && (unknown & bit)) {
-            char *name = g_strndup((const char *)table + i + 2, FEATURE_NAME_BYTES - 2);
+            char *name = g_strndup((const char *)table + i + 2, MIN(FEATURE_NAME_BYTES, bytes - i) - 2);
 
             for (char *c = name; *c; c++) { /* it goes to a terminal */
                 *c = g_ascii_isprint(*c) ? *c : '?';

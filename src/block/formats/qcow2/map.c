@@ -285,6 +285,10 @@ int qcow2_l2_writable(Qcow2Node *s, uint64_t offset, Qcow2Page **page)
         co_mutex_lock(&s->table_lock);
         if (!(s->l1[index] & QCOW2_COPIED)) {
             ret = make_table(s, index);
+            /* Lazy refcounts lag for data only: a table's own count is there before anything stands in it. */
+            if (ret >= 0 && s->lazy) {
+                ret = qcow2_checkpoint(s);
+            }
         }
         co_mutex_unlock(&s->table_lock);
     }

@@ -199,6 +199,9 @@ static inline BlockChild *qcow2_data(const Qcow2Node *s)
 {
     return s->data_child ? s->data_child : s->node.file;
 }
+/* Tells blkdebug, if that is the file. In a coroutine, without locks: it may wait, and requests that follow may
+ * fail. */
+#define QCOW2_EVENT(s, event) block_debug_event((s)->node.file, QAPI_BLKDEBUG_EVENT_##event)
 static inline const char *qcow2_what(const Qcow2Node *s)
 {
     return s->node.filename ? s->node.filename : s->node.what;
@@ -355,9 +358,10 @@ int qcow2_update_refcounts(Qcow2Node *s, uint64_t l1_offset, uint32_t l1_size, i
 uint64_t qcow2_vm_state_offset(const Qcow2Node *s);
 
 /* ---- check.c ---- */
-/* New refcount structures of that width for what check_count() finds referenced; the old ones are given up.
- */
+/* New refcount structures of that width with the counts of the old ones, which are given up. */
 int qcow2_rebuild_refcounts(Qcow2Node *s, uint32_t order, GError **error);
+/* Counts that an operation raised before it failed go down again; says nothing. */
+void qcow2_undo_counts(Qcow2Node *s);
 bool qcow2_co_check(BlockNode *node, BlockCheckResult *result, unsigned fix, GError **error);
 
 /* ---- truncate.c ---- */

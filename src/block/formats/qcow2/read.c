@@ -35,6 +35,7 @@ int qcow2_co_preadv(BlockNode *node, uint64_t offset, uint64_t bytes, const Bloc
         }
         switch (map.kind) {
         case QCOW2_KIND_DATA:
+            QCOW2_EVENT(s, READ_AIO);
             ret = read_child(qcow2_data(s), map.host, map.bytes, vec, from);
             break;
         case QCOW2_KIND_COMPRESSED:
@@ -43,6 +44,7 @@ int qcow2_co_preadv(BlockNode *node, uint64_t offset, uint64_t bytes, const Bloc
         case QCOW2_KIND_UNALLOCATED:
         case QCOW2_KIND_UNALLOCATED_HOST:
             if (node->backing && !s->view_past_end) {
+                QCOW2_EVENT(s, READ_BACKING_AIO);
                 ret = read_child(node->backing, offset, map.bytes, vec, from);
                 break;
             }

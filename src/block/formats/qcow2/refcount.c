@@ -158,7 +158,7 @@ static int change(Qcow2Node *s, uint64_t cluster, uint64_t count, int64_t add, b
             uint64_t value = qcow2_refcount_load(s->g.refcount_order, page->data, index + i);
 
             if ((add < 0 && value < (uint64_t)-add) ||
-                (add > 0 && value + (uint64_t)add > s->g.refcount_max)) {
+                (add > 0 && value > s->g.refcount_max - (uint64_t)add)) {
                 ret = -EINVAL;
                 n = i;
                 break;
@@ -419,6 +419,7 @@ int qcow2_refblock_ensure(Qcow2Node *s, uint64_t cluster)
     pthread_mutex_lock(&s->lock);
     s->fresh_next = MAX(s->fresh_next, home + 1);
     pthread_mutex_unlock(&s->lock);
+    QCOW2_EVENT(s, REFBLOCK_ALLOC);
     block = g_malloc0(s->g.cluster_size);
     if (own) {
         qcow2_refcount_store(s->g.refcount_order, block, home - (index << s->g.refblock_bits), 1);
@@ -651,6 +652,7 @@ int qcow2_free_now(Qcow2Node *s, uint64_t offset, uint64_t bytes, bool punch)
     uint64_t first = qcow2_cluster_of(s, offset),
              count = qcow2_cluster_of(s, offset + bytes + s->g.cluster_size - 1);
 
+    QCOW2_EVENT(s, CLUSTER_FREE);
     return change(s, first, count - first, -1, punch && s->pass_other, s->busy);
 }
 
@@ -663,6 +665,7 @@ uint64_t qcow2_alloc_table(Qcow2Node *s, uint64_t bytes, int *result)
     Qcow2Alloc hold = { 0 };
     int ret = 0;
 
+    QCOW2_EVENT(s, CLUSTER_ALLOC);
     co_mutex_lock(&s->alloc_lock);
     while (run < need && ret >= 0) {
         uint64_t value, end = 0;

@@ -185,7 +185,7 @@ int qcow2_snapshots_write(Qcow2Node *s)
     } else {
         s->snapshots_bytes = out->len;
         if (old_bytes) {
-            ret = qcow2_free_now(s, old, old_bytes, true);
+            qcow2_free_now(s, old, old_bytes, true); /* where it fails the old table leaks: the new one counts */
         }
     }
     g_byte_array_free(out, TRUE);
@@ -371,9 +371,7 @@ static int create(Op *op)
     int ret = 0;
 
     if (s->g.refcount_max < 2) {
-        error_set(op->error, "%s: refcounts of 1 bit leave no room for snapshots", qcow2_what(s));
-        error_append_hint(op->error, "Make them wider: rhea-img amend -o refcount_bits=16.");
-        return -ENOTSUP;
+        return -EINVAL; /* refcounts of 1 bit: what is shared cannot be counted */
     }
     if (s->snapshots->len >= QCOW2_MAX_SNAPSHOTS) {
         return -EFBIG;
@@ -398,11 +396,8 @@ static int create(Op *op)
         g_free(l1);
     }
     if (ret < 0) {
-        BlockCheckResult undone;
-
-        /* Counts that went up half-way go down again. */
-        if (qcow2_checkpoint(s) >= 0) {
-            qcow2_co_check(&s->node, &undone, BLOCK_FIX_LEAKS | BLOCK_FIX_ERRORS, NULL);
+        if (qcow2_checkpoint(s) >= 0) { /* counts that went up half-way go down again */
+            qcow2_undo_counts(s);
             qcow2_l1_load(s, NULL);
         }
         return ret;
@@ -546,6 +541,7 @@ static int delete (Op *op)
         g_array_insert_val(s->snapshots, (guint)at, snap);
         return ret;
     }
+    /* It is gone from here on: what fails leaves leaks. */
     ret = qcow2_update_refcounts(s, snap.l1_offset, snap.l1_size, -1);
     if (ret >= 0 && snap.l1_size) {
         ret = qcow2_free_now(s, snap.l1_offset, (uint64_t)snap.l1_size * 8, true);
@@ -553,7 +549,9 @@ static int delete (Op *op)
     if (ret >= 0) {
         ret = qcow2_checkpoint(s);
     }
-    if (ret >= 0) {
+    if (ret < 0) {
+        error_set_errno(op->error, -ret, "Failed to free the cluster and L1 table");
+    } else {
         ret = qcow2_update_refcounts(s, s->h.l1_offset, s->h.l1_size, 0);
     }
     snapshot_clear(&snap);

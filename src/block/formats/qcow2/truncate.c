@@ -30,11 +30,13 @@ int qcow2_grow_l1(Qcow2Node *s, uint64_t entries)
     if (!l1) {
         return -ENOMEM;
     }
+    QCOW2_EVENT(s, L1_GROW_ALLOC_TABLE);
     offset = qcow2_alloc_table(s, bytes, &ret);
     if (offset) {
         for (uint32_t i = 0; i < old_size; i++) {
             l1[i] = GUINT64_TO_BE(s->l1[i]);
         }
+        QCOW2_EVENT(s, L1_GROW_WRITE_TABLE);
         ret = blk_pwrite(s->node.file, offset, bytes, l1, 0);
     }
     if (ret >= 0) {
@@ -43,6 +45,7 @@ int qcow2_grow_l1(Qcow2Node *s, uint64_t entries)
     if (ret >= 0) {
         s->h.l1_offset = offset;
         s->h.l1_size = (uint32_t)entries;
+        QCOW2_EVENT(s, L1_GROW_ACTIVATE_TABLE);
         ret = qcow2_write_header(s);
         if (ret >= 0) {
             ret = blk_flush(s->node.file);
@@ -259,7 +262,7 @@ int qcow2_co_truncate(BlockNode *node, uint64_t size, bool exact, QapiPreallocMo
         const Qcow2Snapshot *snap = &g_array_index(s->snapshots, Qcow2Snapshot, i);
 
         if (s->h.version < 3 || snap->extra_size < 16) {
-            error_set(error, "Can't resize a version 2 image which has snapshots");
+            error_set(error, "Can't resize a v2 image which has snapshots");
             return -ENOTSUP;
         }
     }
@@ -332,6 +335,10 @@ int qcow2_co_make_empty(BlockNode *node)
     uint64_t span = UINT64_C(1) << (s->g.cluster_bits + s->g.l2_bits);
     int ret = 0;
 
+    QCOW2_EVENT(s, L1_UPDATE);
+    QCOW2_EVENT(s, EMPTY_IMAGE_PREPARE);
+    QCOW2_EVENT(s, REFTABLE_UPDATE);
+    QCOW2_EVENT(s, REFBLOCK_ALLOC);
     for (uint64_t i = 0; i < qcow2_l1_entries(&s->g, s->h.size) && ret >= 0; i++) {
         if (s->l1[i] & QCOW2_OFFSET_MASK) {
             ret = qcow2_discard(s, i * span, MIN(span, s->h.size - i * span), true);

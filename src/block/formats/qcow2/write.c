@@ -238,6 +238,7 @@ static int read_old(Qcow2Node *s, uint64_t offset, uint64_t bytes, uint8_t *buf)
     BlockVec vec = BLOCK_VEC_BUF(buf, bytes);
 
     memset(buf + part, 0, bytes - part);
+    QCOW2_EVENT(s, COW_READ);
     return part ? qcow2_co_preadv(&s->node, offset, part, &vec, 0, 0) : 0;
 }
 
@@ -307,6 +308,7 @@ static int write_plan(Qcow2Node *s, Plan *p, uint64_t offset, uint64_t bytes, co
         }
     }
     if (ret >= 0) {
+        QCOW2_EVENT(s, WRITE_AIO);
         ret = block_co_pwritev(qcow2_data(s), host, bytes, &out, 0, 0);
     }
     if (ret >= 0 && p->order) {
@@ -427,6 +429,7 @@ int qcow2_co_pwritev(BlockNode *node, uint64_t offset, uint64_t bytes, const Blo
                               hit);
                 ret = -EIO;
             } else {
+                QCOW2_EVENT(s, WRITE_AIO);
                 ret = block_co_pwritev(qcow2_data(s), map.host, map.bytes, vec, from, 0);
             }
             pthread_mutex_lock(&s->lock);
