@@ -495,7 +495,7 @@ static void print_check(const BlockCheckResult *r, bool quiet)
     if (r->check_errors) {
         printf("\n%" PRId64 " internal errors have occurred during the check.\n", r->check_errors);
     }
-    if (r->total_clusters) {
+    if (r->total_clusters && r->allocated_clusters) {
         double total = (double)r->total_clusters, allocated = (double)r->allocated_clusters;
         printf("%" PRIu64 "/%" PRIu64
                " = %0.2f%% allocated, %0.2f%% fragmented, %0.2f%% compressed clusters\n",
@@ -547,9 +547,13 @@ static int run_check(ImgTool *tool, ImgDisk *disk, BlockCheckResult *result, uns
     CheckRun run = { .node = node, .result = result, .fix = fix };
     block_run(tool->graph, co_check, &run);
     if (!run.ok) {
-        error_report(run.error);
+        int e = img_errno_of(run.error);
+
+        if (!e) { /* otherwise "Check failed" says as much */
+            error_report(run.error);
+        }
         g_clear_error(&run.error);
-        return -EIO;
+        return e ? -e : -EIO;
     }
     return 0;
 }

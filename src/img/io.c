@@ -804,6 +804,8 @@ static int cmd_alloc(IoSession *s, int argc, char **argv)
         }
     }
     uint64_t size = block_size(s->disk->root), sum = 0;
+
+    count = (uint64_t)offset < size ? (int64_t)MIN((uint64_t)count, size - (uint64_t)offset) : 0;
     for (uint64_t at = (uint64_t)offset, left = (uint64_t)count; left > 0 && at < size;) {
         uint64_t n = 0;
         int r = is_allocated(s, at, MIN(left, size - at), &n);
@@ -902,6 +904,12 @@ bool io_open(IoSession *s, const char *filename, const IoOpen *how, json_object 
         put_nested(options, "file", "aio", how->aio);
     } else if (how->aio && d && (g_str_equal(d->name, "file") || g_str_equal(d->name, "host_device"))) {
         json_object_object_add(options, "aio", json_object_new_string(how->aio));
+    }
+    if (how->copy_on_read && how->read_only) {
+        log_error("can't open%s%s: Can't use copy-on-read on read-only device", filename ? " device " : "",
+                  filename ? filename : "");
+        json_object_put(options);
+        return false;
     }
     g_autofree char *overlay = NULL;
     if (how->snapshot && filename) {

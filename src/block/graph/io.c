@@ -573,20 +573,19 @@ static int aligned_write_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes
 {
     const BlockLimits *l = &node->limits;
     uint64_t align = MAX(l->write_zeroes_alignment, l->request_alignment);
-    uint64_t max =
-        l->max_write_zeroes ? l->max_write_zeroes & ~(align - 1) : BLOCK_MAX_REQUEST & ~(align - 1);
+    uint64_t max = l->max_write_zeroes ? l->max_write_zeroes : BLOCK_MAX_REQUEST;
     int ret = 0;
 
-    max = MAX(max, align);
+    max = MAX(max - max % align, align); /* align: not always a power of two */
     while (bytes && !ret) {
-        uint64_t n = bytes, head = offset & (align - 1);
+        uint64_t n = bytes, head = offset % align;
 
         if (head) {
             n = MIN(n, align - head);
         } else if (n > max) {
             n = max;
         } else if (n >= align) {
-            n &= ~(align - 1);
+            n -= n % align;
         }
         ret = driver_write_zeroes(node, offset, n, flags);
         if (ret == -ENOTSUP && !(flags & BLOCK_REQ_NO_FALLBACK)) {
@@ -649,7 +648,7 @@ static int node_write_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes, u
 static int node_discard(BlockNode *node, uint64_t offset, uint64_t bytes)
 {
     const BlockLimits *l = &node->limits;
-    uint64_t align = MAX(l->request_alignment, 1), max, end = offset + bytes;
+    uint64_t align = MAX(l->request_alignment, 1), max, unit, end = offset + bytes;
     BlockTracked tracked = { 0 };
     bool is_tracked;
     int ret;
@@ -674,8 +673,14 @@ static int node_discard(BlockNode *node, uint64_t offset, uint64_t bytes)
     bytes = end - offset;
     is_tracked = tracked_begin(node, &tracked, offset, bytes, true, 0, 0, &ret);
     max = l->max_discard ? MAX(l->max_discard & ~(align - 1), align) : BLOCK_MAX_REQUEST;
+    unit = MAX(MAX(l->discard_granularity, align), 1); /* not always a power of two */
     for (uint64_t at = offset; at < end && !ret;) {
-        uint64_t n = MIN(max, end - at);
+        uint64_t n = MIN(max, end - at), over = (at + n) % unit;
+
+        /* A piece that is not the last ends where a unit does, so that none is cut in two. */
+        if (at + n < end && over < n) {
+            n -= over;
+        }
 
         ret = node->driver->submit        ? co_submit(node, BLOCK_DISCARD, at, n, NULL, 0, 0)
               : node->driver->co_pdiscard ? node->driver->co_pdiscard(node, at, n)

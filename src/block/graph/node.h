@@ -96,7 +96,7 @@ typedef struct BlockLimits {
     uint64_t max_transfer;                            /* 0: none */
     uint32_t max_iov;                                 /* 0: none */
     uint32_t discard_granularity;                     /* also the alignment that discards are cut to */
-    uint32_t write_zeroes_alignment;                  /* 0: none; pieces outside are written */
+    uint32_t write_zeroes_alignment;                  /* 0: none; pieces outside come alone */
     uint64_t max_discard, max_write_zeroes;           /* 0: none */
     bool can_discard, can_write_zeroes;               /* can_write_zeroes: faster than writing them */
 } BlockLimits;

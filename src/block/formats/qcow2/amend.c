@@ -170,12 +170,16 @@ static int expand_zeroes(Qcow2Node *s, Progress *p)
 
     p->total = s->h.l1_size;
     for (guint i = 0; i < s->snapshots->len; i++) {
-        p->total += g_array_index(s->snapshots, Qcow2Snapshot, i).l1_size;
+        p->total += g_array_index(s->snapshots, Qcow2Snapshot, i).l1_size; /* hostile ones are refused below */
     }
     ret = expand_l1(s, s->h.l1_offset, s->h.l1_size, seen, buf, zero, p);
     for (guint i = 0; ret >= 0 && i < s->snapshots->len; i++) {
         const Qcow2Snapshot *snap = &g_array_index(s->snapshots, Qcow2Snapshot, i);
 
+        if (!qcow2_snapshot_l1_valid(s, snap, NULL)) {
+            ret = -EINVAL;
+            break;
+        }
         ret = expand_l1(s, snap->l1_offset, snap->l1_size, seen, buf, zero, p);
     }
     g_free(zero);

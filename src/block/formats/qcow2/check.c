@@ -303,6 +303,11 @@ static void count_all(Check *c, bool with_refcounts)
                 " corrupted\n",
                 snap->id, snap->name, snap->l1_offset);
             c->r->corruptions++;
+        } else if (snap->l1_size > QCOW2_MAX_L1_BYTES / 8) {
+            say(c,
+                "ERROR snapshot %s (%s) l1_size=0x%x: L1 table is too large; snapshot table entry corrupted\n",
+                snap->id, snap->name, snap->l1_size);
+            c->r->corruptions++;
         } else {
             count_l1(c, snap->l1_offset, snap->l1_size, false);
         }
@@ -635,9 +640,68 @@ static void check_and_fix(Check *c)
     check_copied(c);
 }
 
+/* ---- the snapshot table ---- */
+
+static int read_snapshots(Check *c, BlockCheckResult *r)
+{
+    Qcow2Node *s = c->s;
+    Qcow2SnapshotRepair repair = { 0 };
+    g_autoptr(GError) error = NULL;
+    bool fix = c->fix & BLOCK_FIX_ERRORS;
+
+    qcow2_snapshots_free(s);
+    if (s->h.snapshot_count > QCOW2_MAX_SNAPSHOTS) {
+        uint32_t over = s->h.snapshot_count - QCOW2_MAX_SNAPSHOTS;
+
+        if (!fix) {
+            error_set(&error, "ERROR snapshot table too large");
+            error_append_hint(&error, "You can force-remove all %u overhanging snapshots with qemu-img check -r all",
+                              over);
+            error_report(error);
+            r->check_errors++;
+            return -EFBIG;
+        }
+        say(c, "Discarding %u overhanging snapshots\n", over);
+        repair.dropped = over;
+        s->h.snapshot_count = QCOW2_MAX_SNAPSHOTS;
+    }
+    if (!qcow2_header_check_snapshots(&s->h, &error) ||
+        !qcow2_snapshots_load(s, fix ? &repair : NULL, &error)) {
+        error_prefix(&error, "ERROR failed to read the snapshot table: ");
+        error_report(error);
+        r->check_errors++;
+        return -EFBIG;
+    }
+    r->corruptions += repair.dropped + repair.trimmed;
+    if (repair.dropped) { /* what they leave behind is counted as a leak next */
+        int ret = qcow2_write_header(s);
+
+        if (ret < 0) {
+            return ret;
+        }
+        r->corruptions -= repair.dropped;
+        r->corruptions_fixed += repair.dropped;
+    }
+    for (guint i = 0; s->h.version >= 3 && i < s->snapshots->len; i++) {
+        if (g_array_index(s->snapshots, Qcow2Snapshot, i).extra_size < 16) {
+            say(c, "%s snapshot table entry %u is incomplete\n", fix ? "Repairing" : "ERROR", i);
+            r->corruptions++;
+        }
+    }
+    return 0;
+}
+
+static void add_result(BlockCheckResult *to, const BlockCheckResult *from)
+{
+    to->corruptions += from->corruptions;
+    to->corruptions_fixed += from->corruptions_fixed;
+    to->check_errors += from->check_errors;
+}
+
 static bool check_image(Qcow2Node *s, BlockCheckResult *result, unsigned fix, bool quiet, GError **error)
 {
     BlockNode *node = &s->node;
+    BlockCheckResult table = { 0 };
     Check c;
     int ret = 0;
 
@@ -654,9 +718,22 @@ static bool check_image(Qcow2Node *s, BlockCheckResult *result, unsigned fix, bo
     }
     c.quiet = quiet;
     s->check_mode = true;
-    check_and_fix(&c);
-    ret = c.ret;
+    if (node->open_flags & BLOCK_OPEN_CHECK) {
+        ret = read_snapshots(&c, &table);
+    }
+    if (ret >= 0) {
+        check_and_fix(&c);
+        ret = c.ret;
+    }
     end(&c);
+    if (ret >= 0 && table.corruptions && (fix & BLOCK_FIX_ERRORS)) {
+        start_over(s);
+        ret = qcow2_snapshots_write(s);
+        ret = ret < 0 ? ret : qcow2_checkpoint(s);
+        table.corruptions_fixed += table.corruptions;
+        table.corruptions = 0;
+    }
+    add_result(result, &table);
     if (fix) {
         start_over(s);
         if (ret >= 0) {
@@ -683,7 +760,7 @@ void qcow2_undo_counts(Qcow2Node *s)
 {
     BlockCheckResult result;
 
-    check_image(s, &result, BLOCK_FIX_LEAKS | BLOCK_FIX_ERRORS, true, NULL);
+    check_image(s, &result, BLOCK_FIX_LEAKS, true, NULL);
 }
 
 /* The counts as they stand in the image. *at: a cluster whose count is too large for that width (-ERANGE). */

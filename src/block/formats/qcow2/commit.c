@@ -375,12 +375,12 @@ static int commit_journal(Qcow2Node *s, bool checkpoint)
     return 0;
 }
 
-static bool has_work(Qcow2Node *s)
+bool qcow2_has_work(Qcow2Node *s)
 {
     bool work;
 
     pthread_mutex_lock(&s->lock);
-    work = s->dirty_pages->len || s->pending->len;
+    work = s->dirty_pages->len || s->pending->len || s->home_pages->len || s->ordered->len;
     pthread_mutex_unlock(&s->lock);
     return work;
 }
@@ -463,7 +463,7 @@ int qcow2_checkpoint(Qcow2Node *s)
     } else {
         ret = commit_plain(s, true);
         /* Frees that it applied are dirty again. */
-        for (int i = 0; ret >= 0 && i < 3 && has_work(s); i++) {
+        for (int i = 0; ret >= 0 && i < 3 && qcow2_has_work(s); i++) {
             ret = commit_plain(s, true);
         }
     }
@@ -476,7 +476,7 @@ int qcow2_commit_home(Qcow2Node *s)
 {
     int ret = 0;
 
-    for (int i = 0; ret >= 0 && (i == 0 || has_work(s) || s->home_pages->len); i++) {
+    for (int i = 0; ret >= 0 && (i == 0 || qcow2_has_work(s)); i++) {
         if (i == 4) {
             return -EIO; /* a home write failed again and again */
         }

@@ -158,14 +158,14 @@ static bool decode_extensions(Qcow2Header *h, const uint8_t *data, size_t end, G
 {
     size_t at = h->header_length;
 
-    while (at + 8 <= end) {
-        uint32_t type = get_be32(data + at), size = get_be32(data + at + 4);
+    while (at + 4 <= end) {
+        uint32_t type = get_be32(data + at), size = at + 8 <= end ? get_be32(data + at + 4) : UINT32_MAX;
 
         at += 8;
         if (type == QCOW2_EXT_END) {
             return true;
         }
-        if (size > end - at) {
+        if (at > end || size > end - at) {
             return error_set(error, "Header extension too large");
         }
         if (!decode_extension(h, type, data + at, size, error)) {
@@ -266,8 +266,6 @@ static bool check_fields(Qcow2Header *h, const uint8_t *data, size_t size, GErro
     }
     if (!check_table(h->reftable_offset, h->reftable_clusters, cluster_size, QCOW2_MAX_REFTABLE, cluster_size,
                      "Reference count table", error) ||
-        !check_table(h->snapshots_offset, h->snapshot_count, 1024, QCOW2_MAX_SNAPSHOT_TAB, cluster_size,
-                     "Snapshot table", error) ||
         !check_table(h->l1_offset, h->l1_size, 8, QCOW2_MAX_L1_BYTES, cluster_size, "Active L1 table",
                      error)) {
         return false;
@@ -296,6 +294,12 @@ static bool check_fields(Qcow2Header *h, const uint8_t *data, size_t size, GErro
         }
     }
     return true;
+}
+
+bool qcow2_header_check_snapshots(const Qcow2Header *h, GError **error)
+{
+    return check_table(h->snapshots_offset, h->snapshot_count, 1024, QCOW2_MAX_SNAPSHOT_TAB,
+                       1u << h->cluster_bits, "Snapshot table", error);
 }
 
 bool qcow2_header_decode(Qcow2Header *h, const uint8_t *data, size_t size, GError **error)

@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #define MAX_EXTENTS 65536u
@@ -25,6 +26,13 @@ void qcow2_corrupt(Qcow2Node *s, bool fatal, uint64_t offset, const char *fmt, .
     text = g_strdup_vprintf(fmt, ap);
     va_end(ap);
     block_node_corrupt(&s->node, fatal, offset, UINT64_MAX, "%s", text);
+    if (fatal && !s->node.read_only && !__atomic_load_n(&s->broken, __ATOMIC_RELAXED)) {
+        fprintf(stderr,
+                "qcow2: Marking image as corrupt: %s; further corruption events will be suppressed\n", text);
+    } else if (!__atomic_exchange_n(&s->told_corrupt, true, __ATOMIC_RELAXED)) {
+        fprintf(stderr, "qcow2: Image is corrupt: %s; further non-fatal corruption events will be suppressed\n",
+                text);
+    }
     g_free(text);
     if (fatal && !s->check_mode && !__atomic_exchange_n(&s->broken, true, __ATOMIC_RELAXED) &&
         !s->node.read_only && s->h.version >= 3 && s->opened) {

@@ -120,6 +120,7 @@ struct Qcow2Node {
     Qcow2Geometry g;
     bool lazy;   /* refcounts may lag behind: the dirty bit says so */
     bool broken; /* corrupt: no writes any more; atomic */
+    bool told_corrupt;
     bool opened, locks_made;
     bool pass_request, pass_snapshot, pass_other; /* discards to the file */
     bool view;                                    /* shows a snapshot (snapshot_load) */
@@ -229,6 +230,8 @@ int qcow2_read_padded(Qcow2Node *s, uint64_t offset, void *buf, uint64_t bytes);
 int qcow2_commit(Qcow2Node *s);
 /* All tables at their own places and stable, the journal empty. Control plane or commit_lock not held. */
 int qcow2_checkpoint(Qcow2Node *s);
+/* Whether tables in memory are newer than those in the image. */
+bool qcow2_has_work(Qcow2Node *s);
 /* Commits where the tables' dirty part has grown large; between requests' steps, without locks. */
 int qcow2_relieve(Qcow2Node *s);
 /* Before a request changes tables: where the image asks for a journal it is there from the first change on.
@@ -343,7 +346,14 @@ ssize_t qcow2_deflate(Qcow2Compression type, const uint8_t *in, size_t in_size, 
 int qcow2_write_header(Qcow2Node *s); /* h into the image; not flushed */
 
 /* ---- snapshot.c ---- */
-bool qcow2_snapshots_load(Qcow2Node *s, bool repair, GError **error);
+/* What a check that repairs did to the table while it was read. */
+typedef struct Qcow2SnapshotRepair {
+    uint32_t dropped, trimmed; /* snapshots that are gone; entries that lost extra data */
+} Qcow2SnapshotRepair;
+/* repair: NULL, or cuts off what cannot be kept (and says so). */
+bool qcow2_snapshots_load(Qcow2Node *s, Qcow2SnapshotRepair *repair, GError **error);
+/* Whether its L1 table can be looked at. */
+bool qcow2_snapshot_l1_valid(const Qcow2Node *s, const Qcow2Snapshot *snap, GError **error);
 void qcow2_snapshots_free(Qcow2Node *s);
 bool qcow2_snapshot_create(BlockNode *node, BlockSnapshotInfo *info, GError **error);
 bool qcow2_snapshot_goto(BlockNode *node, const char *id, GError **error);
