@@ -1304,9 +1304,8 @@ NbdExport *nbd_export_new(NbdServer *server, BlockNode *node, const NbdExportOpt
     } else {
         exp->flags |= NBD_FLAG_READ_ONLY;
     }
-    if (options->shared || !options->writable) {
-        exp->flags |=
-            NBD_FLAG_CAN_MULTI_CONN; /* one node behind all connections: a flush of one is one of all */
+    if (options->shared) { /* one node behind all connections: a flush of one is one of all */
+        exp->flags |= NBD_FLAG_CAN_MULTI_CONN;
     }
     unsigned perm = BLOCK_PERM_CONSISTENT_READ | (options->writable ? BLOCK_PERM_WRITE : 0);
     exp->root = block_root_new(node, "nbd", perm, BLOCK_PERM_ALL & ~(unsigned)BLOCK_PERM_RESIZE,

@@ -211,6 +211,9 @@ static int driver_read(BlockNode *node, uint64_t offset, uint64_t bytes, const B
     if (node->driver->submit) {
         return co_submit(node, BLOCK_READ, offset, bytes, vec, from, 0);
     }
+    if (!node->driver->co_preadv && filter_child(node)) {
+        return block_co_preadv(filter_child(node), offset, bytes, vec, from, flags);
+    }
     return node->driver->co_preadv ? node->driver->co_preadv(node, offset, bytes, vec, from, flags)
                                    : -ENOTSUP;
 }

@@ -29,6 +29,11 @@ static size_t protocol_length(const char *filename)
     return n && filename[n] == ':' ? n : 0;
 }
 
+bool block_name_has_protocol(const char *filename)
+{
+    return protocol_length(filename) > 0;
+}
+
 const char *block_strip_file_prefix(const char *filename)
 {
     return g_str_has_prefix(filename, "file:") ? filename + strlen("file:") : filename;
@@ -206,8 +211,7 @@ static json_object *parse_json_name(const char *filename, GError **error)
     return n;
 }
 
-static const char *const inherited_names[] = { "read-only", "auto-read-only", "discard", "force-share",
-                                               NULL };
+static const char *const inherited_names[] = { "read-only", "auto-read-only", "force-share", NULL };
 
 /* What a part described in a dict gets of the whole. */
 static void inherit_text(json_object *to, json_object *from)
@@ -218,6 +222,10 @@ static void inherit_text(json_object *to, json_object *from)
         if (value && !get(to, inherited_names[i])) {
             json_object_object_add(to, inherited_names[i], json_object_get(value));
         }
+    }
+    /* The node above decides which discards come down. */
+    if (!get(to, "discard")) {
+        put_text(to, "discard", "unmap");
     }
     if (get(from, "cache")) {
         if (!get(to, "cache")) {
@@ -543,7 +551,10 @@ void block_options_inherit(QapiBlockdevOptions *child, const QapiBlockdevOptions
     } else {
         INHERIT(read_only)
         INHERIT(auto_read_only)
-        INHERIT(discard)
+        if (!child->has_discard) { /* the node above decides which come down */
+            child->has_discard = true;
+            child->discard = QAPI_BLOCKDEV_DISCARD_OPTIONS_UNMAP;
+        }
     }
     INHERIT(force_share)
 #undef INHERIT

@@ -113,6 +113,7 @@ static bool file_open(BlockNode *node, QapiBlockdevOptions *options, GError **er
     bool want_device = options->driver == QAPI_BLOCKDEV_DRIVER_HOST_DEVICE;
     const QapiBlockdevOptionsFile *o = want_device ? options->u_host_device : options->u_file;
     FdTable *fds = block_graph_fds(node->graph);
+    const char *name;
     struct stat st;
     int flags;
 
@@ -121,7 +122,9 @@ static bool file_open(BlockNode *node, QapiBlockdevOptions *options, GError **er
     if (!*o->filename) {
         return error_set(error, "%s: parameter 'filename' is empty", node->what);
     }
-    node->filename = g_strdup(strip_protocol(o->filename, node->driver->name));
+    name = strip_protocol(o->filename, node->driver->name);
+    /* As everybody else would have to write it: what looks like a protocol is not one. */
+    node->filename = *name != '/' && block_name_has_protocol(name) ? g_strconcat("./", name, NULL) : g_strdup(name);
     f->engine = LOOP_IO_AUTO;
     if (o->has_aio && o->aio == QAPI_BLOCKDEV_AIO_OPTIONS_THREADS) {
         f->engine = LOOP_IO_THREADS;

@@ -719,6 +719,8 @@ static const char *const nbd_prefixes[] = { "nbd", "nbd+tcp", "nbd+unix", "nbds"
 
 static const BlockDriver nbd_driver = {
     .name = "nbd",
+    .create_options = block_create_existing_options,
+    .co_create_named = block_co_create_existing,
     .instance_size = sizeof(NbdNode),
     .is_protocol = true,
     .prefixes = nbd_prefixes,

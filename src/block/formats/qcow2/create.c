@@ -184,7 +184,8 @@ static bool write_image(BlockChild *root, const Want *w, GError **error)
         ret = wipe ? blk_pwrite_zeroes(root, h.l1_offset, wipe, 0) : 0;
         ok = ret >= 0 || error_set_errno(error, -ret, "Could not write the L1 table");
     } else if (ok) {
-        ok = blk_truncate(root, total << g.cluster_bits, false, QAPI_PREALLOC_MODE_OFF, 0, error);
+        ok = blk_truncate(root, h.l1_offset + (uint64_t)h.l1_size * 8, false, QAPI_PREALLOC_MODE_OFF, 0,
+                          error);
     }
     if (ok) {
         ret = blk_pwrite(root, g.cluster_size, (table + blocks) << g.cluster_bits, buf + g.cluster_size, 0);
@@ -206,7 +207,7 @@ static bool finish(BlockGraph *graph, BlockNode *file, const Want *w, GError **e
     BlockChild *root;
     bool ok;
 
-    if (w->prealloc == QAPI_PREALLOC_MODE_OFF && !w->data_raw) {
+    if (w->prealloc == QAPI_PREALLOC_MODE_OFF && !w->data) {
         return true;
     }
     o = json_object_new_object();
@@ -225,13 +226,16 @@ static bool finish(BlockGraph *graph, BlockNode *file, const Want *w, GError **e
     if (!root) {
         return false;
     }
-    ok = !w->data_raw || block_size(((Qcow2Node *)node)->data_child) >= w->size ||
+    /* The other modes give the data file its size themselves. */
+    ok = !w->data ||
+         (w->prealloc != QAPI_PREALLOC_MODE_OFF && w->prealloc != QAPI_PREALLOC_MODE_METADATA) ||
+         block_size(((Qcow2Node *)node)->data_child) >= w->size ||
          blk_truncate(((Qcow2Node *)node)->data_child, w->size, false, QAPI_PREALLOC_MODE_OFF, 0, error);
     /* A raw data file is read by its mapping too: all of it is there from the start. */
-    ok = ok &&
+    ok = ok && ((w->prealloc == QAPI_PREALLOC_MODE_OFF && !w->data_raw) ||
          qcow2_preallocate((Qcow2Node *)node, 0, w->size,
                            w->prealloc == QAPI_PREALLOC_MODE_OFF ? QAPI_PREALLOC_MODE_METADATA : w->prealloc,
-                           error) >= 0;
+                           error) >= 0);
     block_root_free(root);
     return ok;
 }

@@ -71,6 +71,14 @@ int qcow2_grow_l1(Qcow2Node *s, uint64_t entries)
     return ret;
 }
 
+/* All of it reads as zeroes and has no place. */
+static bool is_plain_zero(const Qcow2Node *s, Qcow2Entry e)
+{
+    Qcow2Kind kind;
+
+    return qcow2_entry_run(&s->g, e, 0, &kind) == 1u << s->g.sub_bits && kind == QCOW2_KIND_ZERO;
+}
+
 /* Allocates all of [from, to) that has no cluster, without data. */
 static int preallocate_tables(Qcow2Node *s, uint64_t from, uint64_t to)
 {
@@ -80,6 +88,7 @@ static int preallocate_tables(Qcow2Node *s, uint64_t from, uint64_t to)
     while (from < to && ret >= 0) {
         uint64_t per_page = s->page_bytes / s->g.l2_entry_bytes, count, first = qcow2_cluster_of(s, from);
         Qcow2Alloc a = { 0 };
+        bool zeroes = false;
         Qcow2Page *page;
         Qcow2Entry e;
 
@@ -91,8 +100,14 @@ static int preallocate_tables(Qcow2Node *s, uint64_t from, uint64_t to)
         count = MIN(per_page - qcow2_l2_pos(s, from) / s->g.l2_entry_bytes,
                     qcow2_cluster_of(s, to + s->g.cluster_size - 1) - first);
         for (uint64_t i = 0; i < count; i++) {
+            bool zero;
+
             e = qcow2_entry_load(&s->g, page->data + qcow2_l2_pos(s, from + (i << s->g.cluster_bits)));
-            if (e.word || e.bitmap) {
+            zero = is_plain_zero(s, e);
+            if (i == 0) {
+                zeroes = zero;
+            }
+            if (zero != zeroes || ((e.word || e.bitmap) && !zero)) {
                 count = i;
             }
         }
@@ -113,7 +128,9 @@ static int preallocate_tables(Qcow2Node *s, uint64_t from, uint64_t to)
                 e = (Qcow2Entry){ (host + (i << s->g.cluster_bits)) | QCOW2_COPIED, 0 };
                 /* Fresh space reads as zeroes; used space must not be seen. Over a backing image the place is
                  * all that is given (which takes subclusters). */
-                if (s->h.backing_file) {
+                if (zeroes) {
+                    qcow2_entry_set_zero(&s->g, &e, 0, 1u << s->g.sub_bits);
+                } else if (s->h.backing_file) {
                     e.bitmap = 0;
                 } else if (a.fresh || s->data_child) {
                     qcow2_entry_set_data(&s->g, &e, 0, 1u << s->g.sub_bits);
