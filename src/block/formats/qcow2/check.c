@@ -110,12 +110,15 @@ static bool read_table(Check *c, uint64_t offset, void *buf, uint64_t bytes, con
 
 /* ---- counting ---- */
 
-static bool fix_entry(Check *c, uint64_t table, uint32_t index, uint64_t entry)
+static bool fix_entry(Check *c, uint64_t table, uint32_t index, uint64_t entry, uint64_t bitmap)
 {
-    uint8_t buf[8];
+    const Qcow2Geometry *g = &c->s->g;
+    uint8_t buf[16];
 
     put_be64(buf, entry);
-    return blk_pwrite(c->s->node.file, table + (uint64_t)index * c->s->g.l2_entry_bytes, 8, buf, 0) >= 0;
+    put_be64(buf + 8, bitmap);
+    return blk_pwrite(c->s->node.file, table + (uint64_t)index * g->l2_entry_bytes,
+                      g->sub_bits && !(entry & QCOW2_COMPRESSED) ? 16 : 8, buf, 0) >= 0;
 }
 
 static void count_standard(Check *c, uint64_t table, uint32_t i, Qcow2Entry e, bool active)
@@ -123,19 +126,23 @@ static void count_standard(Check *c, uint64_t table, uint32_t i, Qcow2Entry e, b
     Qcow2Node *s = c->s;
     uint64_t host = qcow2_entry_host(e);
 
-    if (host & (s->g.cluster_size - 1)) {
-        bool zero = !s->g.sub_bits && (e.word & QCOW2_ZERO);
-
-        say(c, "%s offset=%" PRIx64 ": %s Cluster is not properly aligned; L2 entry corrupted.\n",
-            zero && (c->fix & BLOCK_FIX_ERRORS) ? "Repairing" : "ERROR", host, zero ? "Preallocated" : "");
-        if (zero && (c->fix & BLOCK_FIX_ERRORS) && fix_entry(c, table, i, QCOW2_ZERO)) {
-            c->r->corruptions_fixed++;
-        } else {
-            c->r->corruptions++;
-        }
-        return;
+    if ((uint32_t)e.bitmap & (uint32_t)(e.bitmap >> 32)) {
+        say(c, "ERROR offset=%" PRIx64 ": Allocated cluster has corrupted subcluster allocation bitmap\n", host);
+        c->r->corruptions++;
     }
-    if (qcow2_entry_kind(&s->g, e, 0) == QCOW2_KIND_INVALID) {
+    if (host & (s->g.cluster_size - 1)) {
+        bool data = s->g.sub_bits ? (uint32_t)e.bitmap != 0 : !(e.word & QCOW2_ZERO);
+        bool fix = !data && (c->fix & BLOCK_FIX_ERRORS);
+
+        say(c, "%s offset=%" PRIx64 ": %s cluster is not properly aligned; L2 entry corrupted.\n",
+            fix ? "Repairing" : "ERROR", host, data ? "Data" : "Preallocated");
+        if (fix && fix_entry(c, table, i, s->g.sub_bits ? 0 : QCOW2_ZERO, e.bitmap)) {
+            c->r->corruptions_fixed++;
+            return; /* it refers to nothing any more */
+        }
+        c->r->corruptions++;
+    } else if (!((uint32_t)e.bitmap & (uint32_t)(e.bitmap >> 32)) &&
+               qcow2_entry_kind(&s->g, e, 0) == QCOW2_KIND_INVALID) {
         say(c, "ERROR: entry %u of the L2 table at 0x%" PRIx64 " is invalid\n", i, table);
         c->r->corruptions++;
     }
@@ -166,7 +173,7 @@ static void count_l2(Check *c, uint64_t table, bool active)
             uint32_t bytes;
 
             if (e.word & QCOW2_COPIED) {
-                bool fixed = (c->fix & BLOCK_FIX_ERRORS) && fix_entry(c, table, i, e.word & ~QCOW2_COPIED);
+                bool fixed = (c->fix & BLOCK_FIX_ERRORS) && fix_entry(c, table, i, e.word & ~QCOW2_COPIED, 0);
 
                 say(c, "%s: coffset=0x%" PRIx64 ": copied flag must never be set for compressed clusters\n",
                     fixed ? "Repairing" : "ERROR", e.word & s->g.coffset_mask);
@@ -189,10 +196,7 @@ static void count_l2(Check *c, uint64_t table, bool active)
         } else if (qcow2_entry_has_host(&s->g, e)) {
             count_standard(c, table, i, e, active);
         } else if (s->g.sub_bits && (uint32_t)e.bitmap) {
-            say(c,
-                "ERROR: entry %u of the L2 table at 0x%" PRIx64
-                " has allocated subclusters, but no cluster\n",
-                i, table);
+            say(c, "ERROR: Unallocated cluster has non-zero subcluster allocation map\n");
             c->r->corruptions++;
         }
     }
@@ -620,7 +624,6 @@ static void check_and_fix(Check *c)
         }
         r->corruptions = r->leaks = 0;
         c->rebuild = false;
-        c->quiet = true; /* told already */
         count_all(c, true);
         c->quiet = quiet || !(c->fix & BLOCK_FIX_LEAKS);
         before = *r;

@@ -470,10 +470,25 @@ static void decode(Qcow2Node *s, const Qcow2Page *page, uint64_t offset, uint64_
 
 static int check_map(Qcow2Node *s, uint64_t offset, Qcow2Map *map)
 {
+    uint64_t host = map->word & QCOW2_OFFSET_MASK;
+
+    if (map->kind == QCOW2_KIND_INVALID && !(map->word & QCOW2_COMPRESSED) &&
+        (host & (s->g.cluster_size - 1))) {
+        qcow2_corrupt(s, true, UINT64_MAX,
+                      "%s offset %#" G_GINT64_MODIFIER "x unaligned (L2 offset: %#" G_GINT64_MODIFIER
+                      "x, L2 index: %#" G_GINT64_MODIFIER "x)",
+                      !s->g.sub_bits && (map->word & QCOW2_ZERO) ? "Preallocated zero cluster"
+                                                                 : "Cluster allocation",
+                      host, s->l1[l1_index(s, offset)] & QCOW2_OFFSET_MASK,
+                      in_table(s, offset) / s->g.l2_entry_bytes);
+        return -EIO;
+    }
     if (map->kind == QCOW2_KIND_INVALID) {
         qcow2_corrupt(s, true, UINT64_MAX,
-                      "Invalid L2 entry %#" G_GINT64_MODIFIER "x of guest offset %#" G_GINT64_MODIFIER "x",
-                      map->word, offset);
+                      "Invalid cluster entry found  (L2 offset: %#" G_GINT64_MODIFIER
+                      "x, L2 index: %#" G_GINT64_MODIFIER "x)",
+                      s->l1[l1_index(s, offset)] & QCOW2_OFFSET_MASK,
+                      in_table(s, offset) / s->g.l2_entry_bytes);
         return -EIO;
     }
     if (map->kind == QCOW2_KIND_DATA && s->data_child && map->host != offset) {

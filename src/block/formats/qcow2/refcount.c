@@ -17,6 +17,7 @@
 #include <string.h>
 
 #define WINDOW_MIN   16u
+#define RUN_GOOD     16u /* clusters: a run of free ones that is worth passing smaller ones by */
 #define WINDOW_BYTES (64u << 20)
 #define MAX_HOST     (UINT64_C(1) << 56)
 
@@ -460,7 +461,7 @@ static int refill(Qcow2Node *s, uint64_t want)
         s->reserve_page = NULL;
     }
     for (;;) {
-        uint64_t offset, index = 0, n, run = 0, end;
+        uint64_t offset, index = 0, n, run = 0, end, small = 0, small_run = 0;
         Qcow2Page *page;
 
         ret = qcow2_refblock_ensure(s, c);
@@ -486,14 +487,25 @@ static int refill(Qcow2Node *s, uint64_t want)
                        !qcow2_refcount_load(s->g.refcount_order, page->data, index + run)) {
                     run++;
                 }
+                if (run < MIN(want, RUN_GOOD) && run < n) { /* one request's data rather in one piece */
+                    small = small_run ? small : c;
+                    small_run = small_run ? small_run : run;
+                    c += run, index += run, n -= run;
+                    run = 0;
+                }
             }
+        }
+        if (!run && small_run) {
+            c = small;
+            run = small_run;
+            small_run = 0;
         }
         if (run) {
             uint64_t file_end = block_size(s->node.file);
 
             s->reserve = c;
             s->reserve_end = c + run;
-            s->free_hint = c + run;
+            s->free_hint = small_run ? small : c + run;
             s->reserve_page = page;
             s->window = MIN(s->window * 2, MAX(WINDOW_MIN, WINDOW_BYTES >> s->g.cluster_bits));
             pthread_mutex_unlock(&s->lock);
@@ -502,7 +514,7 @@ static int refill(Qcow2Node *s, uint64_t want)
                 pthread_mutex_lock(&s->lock);
                 /* What the file has room for can still be used; the search starts here again. */
                 file_end >>= s->g.cluster_bits;
-                s->free_hint = c;
+                s->free_hint = MIN(s->free_hint, c);
                 s->reserve_end = MAX(c, MIN(s->reserve_end, file_end));
                 s->window = WINDOW_MIN;
                 pthread_mutex_unlock(&s->lock);

@@ -309,8 +309,8 @@ int qcow2_co_truncate(BlockNode *node, uint64_t size, bool exact, QapiPreallocMo
         ret = zero_tail(s, old, size);
         if (ret >= 0 && (flags & BLOCK_REQ_ZERO_WRITE) && qcow2_round_up(s, old) < size) {
             ret =
-                qcow2_co_pwrite_zeroes(node, qcow2_round_up(s, old),
-                                       qcow2_round_up(s, size) - qcow2_round_up(s, old), BLOCK_REQ_MAY_UNMAP);
+                qcow2_co_pwrite_zeroes(node, qcow2_round_up(s, old), size - qcow2_round_up(s, old),
+                                       BLOCK_REQ_MAY_UNMAP);
         }
         if (ret < 0) {
             error_set_errno(error, -ret, "Failed to zero out the new area");

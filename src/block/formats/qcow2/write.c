@@ -142,7 +142,15 @@ static uint64_t edge(const Qcow2Node *s, Qcow2Entry e, uint64_t at, bool tail)
             return at;
         }
         unit = s->g.sub_size;
-    } else if (!(e.word & QCOW2_COMPRESSED) && !qcow2_entry_has_host(&s->g, e)) {
+    } else if (!(e.word & QCOW2_COMPRESSED) && s->g.sub_bits) {
+        /* What holds data moves to the new place, from the first such subcluster to the last; others stay. */
+        uint32_t data = (uint32_t)e.bitmap, first, last;
+
+        if (qcow2_entry_has_host(&s->g, e) && data) {
+            first = MIN(sub, (uint32_t)__builtin_ctz(data));
+            last = MAX(sub, 31 - (uint32_t)__builtin_clz(data));
+            return cluster + (tail ? last + 1 : first) * (uint64_t)s->g.sub_size;
+        }
         unit = s->g.sub_size;
     }
     return (tail ? at + unit - 1 : at) & ~(unit - 1);

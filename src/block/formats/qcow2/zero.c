@@ -33,9 +33,10 @@ static bool zero_entry(Qcow2Node *s, Qcow2Entry old, Qcow2Entry *e, uint32_t sub
         return false;
     }
     if (count < subs) {
-        if ((old.word & QCOW2_COMPRESSED) || (has_host && !(old.word & QCOW2_COPIED))) {
+        if (old.word & QCOW2_COMPRESSED) {
             return false;
         }
+        /* (A cluster that is shared too: its bytes stay as they are.) */
         qcow2_entry_set_zero(&s->g, e, sub, count);
         return true;
     }
@@ -67,6 +68,10 @@ static bool discard_entry(Qcow2Node *s, Qcow2Entry old, Qcow2Entry *e, uint32_t 
             return true;
         }
     }
+    if (!(flags & FULL_DISCARD) && !s->node.backing && !qcow2_entry_has_host(&s->g, old) &&
+        !(old.word & QCOW2_COMPRESSED)) {
+        return true; /* nothing to give back, and it reads as zeroes either way */
+    }
     *e = (Qcow2Entry){ 0, 0 };
     if (!(flags & FULL_DISCARD)) {
         if (s->g.v2) {
@@ -97,8 +102,10 @@ static int change_entries(Qcow2Node *s, uint64_t offset, uint64_t bytes, unsigne
         uint32_t pos = qcow2_l2_pos(s, at), sub = (uint32_t)((at - cluster) / s->g.sub_size), count;
         Qcow2Entry old, e;
 
-        if (to >= block_node_end(s)) {
-            to = cluster + s->g.cluster_size; /* what is behind the disk's end does not matter */
+        if (to >= block_node_end(s)) { /* what is behind the disk's end does not matter */
+            uint64_t unit = fn == zero_entry ? s->g.sub_size : s->g.cluster_size;
+
+            to = (to + unit - 1) & ~(unit - 1);
         }
         count = (uint32_t)((to - cluster) / s->g.sub_size) - sub;
         while (qcow2_alloc_conflict(s, qcow2_cluster_of(s, at), 1)) {}
