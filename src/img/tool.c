@@ -31,6 +31,7 @@ void img_tool_start(ImgTool *tool, const char *argv0)
     loop_make_current(tool->loop);
     tool->root = object_new(TYPE_CONTAINER, &error);
     tool->graph = block_graph_new(tool->loop, NULL);
+    block_graph_set_objects(tool->graph, tool->root); /* secrets */
 }
 
 void img_tool_end(ImgTool *tool)
