@@ -557,7 +557,10 @@ static BlockOption *amendable(const BlockOption *table)
     GArray *list = g_array_new(TRUE, TRUE, sizeof(BlockOption));
     for (; table->name; table++) {
         if (table->amendable) {
-            g_array_append_vals(list, table, 1);
+            BlockOption o = *table;
+
+            o.amend_only = false; /* here is where it may be said */
+            g_array_append_val(list, o);
         }
     }
     return (BlockOption *)(void *)g_array_free(list, FALSE);

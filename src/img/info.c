@@ -57,9 +57,7 @@ json_object *img_info_query(BlockNode *node, GError **error)
         json_object_object_add(info, "actual-size", json_object_new_int64(allocated));
     }
     json_object *specific = block_node_specific_info(node);
-    json_object *data = NULL;
-    if (specific && json_object_object_get_ex(specific, "data", &data) &&
-        json_object_object_get_ex(data, "encrypt", NULL)) {
+    if (node->encrypted) {
         json_object_object_add(info, "encrypted", json_object_new_boolean(true));
     }
     BlockInfo block = { 0 };

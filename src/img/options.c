@@ -82,7 +82,7 @@ static const BlockOption *find_option(const BlockOption *const *tables, const ch
 {
     for (; *tables; tables++) {
         for (const BlockOption *o = *tables; o->name; o++) {
-            if (g_str_equal(o->name, name)) {
+            if (g_str_equal(o->name, name) && !o->amend_only) {
                 return o;
             }
         }

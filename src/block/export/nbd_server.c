@@ -456,7 +456,7 @@ static bool option_go(NbdConn *c, uint32_t option, const uint8_t *data, size_t s
         send_info_text(c, option, NBD_INFO_DESCRIPTION, exp->description);
     }
     const BlockLimits *limits = &exp->root->node->limits;
-    bool any = exp->root->node->driver->any_alignment;
+    bool any = exp->root->node->any_alignment;
     uint32_t align = any ? 1 : MAX(1, limits->request_alignment);
     uint8_t sizes[14];
     nbd_put16(sizes, NBD_INFO_BLOCK_SIZE);

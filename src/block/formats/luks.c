@@ -40,6 +40,7 @@ static bool load(LuksNode *l, GError **error)
     if (!luks_load(&l->h, l->node.file, 0, error)) {
         return false;
     }
+    l->node.encrypted = true;
     l->payload = (uint64_t)l->h.payload_sectors * CRYPTO_SECTOR;
     if (size < l->payload) {
         return error_set(error, "%s: the file ends before the encrypted disk begins", l->node.what);
@@ -221,11 +222,11 @@ static const BlockOption luks_create_table[] = {
     { "ivgen-hash-alg", BLOCK_OPTION_STRING, "Name of IV generator hash algorithm", NULL, false },
     { "hash-alg", BLOCK_OPTION_STRING, "Name of encryption hash algorithm", NULL, false },
     { "iter-time", BLOCK_OPTION_NUMBER, "Time to spend in PBKDF in milliseconds", NULL, true },
-    { "state", BLOCK_OPTION_STRING, "Select new state of affected keyslots (active/inactive)", NULL, true },
-    { "keyslot", BLOCK_OPTION_NUMBER, "Select a single keyslot to modify explicitly", NULL, true },
-    { "old-secret", BLOCK_OPTION_STRING, "Select all keyslots that match this password", NULL, true },
+    { "state", BLOCK_OPTION_STRING, "Select new state of affected keyslots (active/inactive)", NULL, true, true },
+    { "keyslot", BLOCK_OPTION_NUMBER, "Select a single keyslot to modify explicitly", NULL, true, true },
+    { "old-secret", BLOCK_OPTION_STRING, "Select all keyslots that match this password", NULL, true, true },
     { "new-secret", BLOCK_OPTION_STRING, "New secret to set in the matching keyslots. Empty string to erase", NULL,
-      true },
+      true, true },
     { NULL, 0, NULL, NULL, false },
 };
 

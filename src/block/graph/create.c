@@ -11,7 +11,7 @@
 static const BlockOption *option_find(const BlockDriver *drv, const char *name)
 {
     for (const BlockOption *o = drv->create_options; o && o->name; o++) {
-        if (strcmp(o->name, name) == 0) {
+        if (strcmp(o->name, name) == 0 && !o->amend_only) {
             return o;
         }
     }

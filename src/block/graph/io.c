@@ -244,7 +244,7 @@ static int aligned_read(BlockNode *node, uint64_t offset, uint64_t bytes, const 
                         unsigned flags)
 {
     uint64_t size = __atomic_load_n(&node->size, __ATOMIC_RELAXED);
-    uint64_t align = node->driver->any_alignment ? 1 : node->limits.request_alignment, there = bytes;
+    uint64_t align = node->any_alignment ? 1 : node->limits.request_alignment, there = bytes;
     int ret = 0;
 
     /* Behind the end there are zeroes; the last block may be cut by it. */
@@ -276,7 +276,7 @@ typedef struct Padded {
 static bool pad(BlockNode *node, Padded *p, uint64_t offset, uint64_t bytes, const BlockVec *vec,
                 uint64_t from)
 {
-    uint64_t align = node->driver->any_alignment ? 1 : node->limits.request_alignment, mask = align - 1;
+    uint64_t align = node->any_alignment ? 1 : node->limits.request_alignment, mask = align - 1;
     int n = 0;
 
     if (!((offset | bytes) & mask)) {
@@ -485,7 +485,7 @@ static int pad_read(BlockNode *node, Padded *p)
 static int node_write(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, uint64_t from,
                       unsigned flags)
 {
-    uint64_t align = node->driver->any_alignment ? 1 : node->limits.request_alignment;
+    uint64_t align = node->any_alignment ? 1 : node->limits.request_alignment;
     bool unaligned = (offset | bytes) & (align - 1), is_tracked;
     BlockTracked tracked = { 0 };
     int ret = change_begin(node);
@@ -602,7 +602,7 @@ static int aligned_write_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes
 
 static int node_write_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags)
 {
-    uint64_t align = node->driver->any_alignment ? 1 : node->limits.request_alignment, mask = align - 1;
+    uint64_t align = node->any_alignment ? 1 : node->limits.request_alignment, mask = align - 1;
     uint64_t end = offset + bytes, first = (offset + mask) & ~mask, last = end & ~mask;
     bool unaligned = (offset | bytes) & mask, is_tracked;
     BlockTracked tracked = { 0 };
@@ -666,7 +666,7 @@ static int node_discard(BlockNode *node, uint64_t offset, uint64_t bytes)
     if (ret) {
         return ret;
     }
-    if (!node->driver->any_alignment) { /* whole blocks only */
+    if (!node->any_alignment) { /* whole blocks only */
         offset = (offset + align - 1) & ~(align - 1);
         end &= ~(align - 1);
     }

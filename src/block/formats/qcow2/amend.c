@@ -122,6 +122,10 @@ static int expand_table(Qcow2Node *s, uint64_t table, uint8_t *buf, const uint8_
         if (kind != QCOW2_KIND_ZERO && kind != QCOW2_KIND_ZERO_HOST) {
             continue;
         }
+        if (s->h.backing_file && s->h.crypt_method) {
+            ret = -ENOTSUP; /* a cluster of zeroes would have to be encrypted for each of its users */
+            break;
+        }
         if (s->h.backing_file) {
             word = zero_cluster(s, zero, refs, &ret);
             word |= refs == 1 ? QCOW2_COPIED : 0;
@@ -270,6 +274,12 @@ static bool check_fixed(Qcow2Node *s, json_object *o, GError **error)
     if (get(o, "cluster_size", &v) && json_object_get_uint64(v) != s->g.cluster_size) {
         return error_set(error, "Changing the cluster size is not supported");
     }
+    if (get(o, "encryption", &v) && !json_object_get_boolean(v) != !s->h.crypt_method) {
+        return error_set(error, "Changing the encryption flag is not supported");
+    }
+    if (get(o, "encrypt.format", &v) && (strcmp(json_object_get_string(v), "luks") == 0 ? 2u : 1u) != s->h.crypt_method) {
+        return error_set(error, "Changing the encryption format is not supported");
+    }
     if (get(o, "preallocation", &v)) {
         return error_set(error, "Cannot change preallocation mode");
     }
@@ -321,7 +331,7 @@ bool qcow2_co_amend(BlockNode *node, json_object *options, bool force,
     json_object *v;
     int ret;
 
-    if (!check_fixed(s, options, error)) {
+    if (!check_fixed(s, options, error) || !qcow2_encrypt_amend(s, options, force, error)) {
         return false;
     }
     if (get(options, "compat", &v)) {

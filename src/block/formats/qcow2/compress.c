@@ -272,7 +272,7 @@ int qcow2_co_pwritev_compressed(BlockNode *node, uint64_t offset, uint64_t bytes
     Qcow2Node *s = (Qcow2Node *)node;
     uint32_t cluster = s->g.cluster_size;
 
-    if (s->data_child) {
+    if (s->data_child || s->h.crypt_method) {
         return -ENOTSUP;
     }
     if (__atomic_load_n(&s->broken, __ATOMIC_RELAXED)) {

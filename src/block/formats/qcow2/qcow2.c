@@ -66,6 +66,7 @@ static void unload(Qcow2Node *s)
     s->dirty_bytes = 0;
     memset(&s->journal, 0, sizeof(s->journal));
     qcow2_bitmaps_free(s);
+    qcow2_encrypt_close(s);
     qcow2_header_clear(&s->h);
     s->opened = false;
 }
@@ -89,6 +90,8 @@ static void state_free(Qcow2Node *s)
     g_hash_table_unref(s->ordered_clusters);
     g_array_free(s->snapshots, TRUE);
     g_array_free(s->bitmap_dir, TRUE);
+    g_clear_pointer(&s->key_secret, g_free);
+    g_clear_pointer(&s->key_format, g_free);
     pthread_mutex_destroy(&s->lock);
     s->locks_made = false;
 }
@@ -172,9 +175,8 @@ static bool load(Qcow2Node *s, GError **error)
     }
     qcow2_geometry_init(&s->g, &s->h);
     s->node.size = s->h.size;
-    if (s->h.crypt_method && !(flags & (BLOCK_OPEN_NO_IO | BLOCK_OPEN_CHECK))) {
-        return error_set(error, "%s: the image is encrypted (%s), which is not supported yet", qcow2_what(s),
-                         s->h.crypt_method == 1 ? "AES" : "LUKS");
+    if (!qcow2_encrypt_open(s, error)) {
+        return false;
     }
     if ((s->h.incompatible & QCOW2_INCOMPAT_CORRUPT) && may_write(s) && !(flags & BLOCK_OPEN_CHECK)) {
         return error_set(error, "qcow2: Image is corrupt; cannot be opened read/write");
@@ -312,9 +314,12 @@ static bool read_options(Qcow2Node *s, const QapiBlockdevOptionsQcow2 *o, GError
 {
     const QapiQcow2OverlapChecks *checks = o->overlap_check;
 
-    if (o->encrypt) {
-        return error_set(error, "%s: encrypted images are not supported yet", s->node.what);
-    }
+    g_free(s->key_secret);
+    g_free(s->key_format);
+    s->key_secret = o->encrypt ? g_strdup(o->encrypt->key_secret) : NULL;
+    s->key_format = o->encrypt && o->encrypt->has_format
+                        ? g_strdup(enum_name(&qapi_BlockdevQcow2EncryptionFormat_lookup, (int)o->encrypt->format))
+                        : NULL;
     if (!check_options(o, 0, error)) {
         return false;
     }
@@ -474,9 +479,6 @@ static bool qcow2_reopen_prepare(BlockReopen *reopen, GError **error)
             return error_set(error, "Can't make a corrupt image writable");
         }
     }
-    if (o->encrypt) {
-        return error_set(error, "%s: encrypted images are not supported yet", qcow2_what(s));
-    }
     if (o->has_lazy_refcounts && o->lazy_refcounts && s->h.version < 3) {
         return error_set(error,
                          "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level");
@@ -519,7 +521,7 @@ static void qcow2_refresh_limits(BlockNode *node)
 {
     Qcow2Node *s = (Qcow2Node *)node;
 
-    node->limits.request_alignment = 1;
+    node->limits.request_alignment = s->h.crypt_method ? CRYPTO_SECTOR : 1;
     node->limits.write_zeroes_alignment = s->g.sub_size;
     node->limits.discard_granularity = s->g.cluster_size;
     node->limits.can_discard = true;
@@ -557,11 +559,7 @@ static json_object *qcow2_specific_info(BlockNode *node)
             json_object_object_add(data, "bitmaps", bitmaps);
         }
         if (s->h.crypt_method) {
-            json_object *encrypt = json_object_new_object();
-
-            json_object_object_add(encrypt, "format",
-                                   json_object_new_string(s->h.crypt_method == 1 ? "aes" : "luks"));
-            json_object_object_add(data, "encrypt", encrypt);
+            json_object_object_add(data, "encrypt", qcow2_encrypt_info(s));
         }
         if (s->h.incompatible & QCOW2_INCOMPAT_DATA_FILE) {
             if (s->h.data_file) {

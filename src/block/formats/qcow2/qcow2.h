@@ -15,6 +15,7 @@
 #ifndef RHEA_BLOCK_FORMATS_QCOW2_QCOW2_H
 #define RHEA_BLOCK_FORMATS_QCOW2_QCOW2_H
 
+#include "block/formats/crypto/luks.h"
 #include "block/formats/qcow2/format.h"
 #include "block/graph/node.h"
 #include <pthread.h>
@@ -119,6 +120,10 @@ struct Qcow2Node {
     Qcow2Header h;          /* as it stands in the image */
     Qcow2Geometry g;
     bool lazy;   /* refcounts may lag behind: the dirty bit says so */
+    CryptoVolume *crypt; /* NULL: data is as it is (or is not looked at) */
+    LuksHeader *luks;
+    bool crypt_by_guest;           /* sectors are numbered by guest offset, not by place */
+    char *key_secret, *key_format; /* as the options say; NULL: not */
     bool broken; /* corrupt: no writes any more; atomic */
     bool told_corrupt;
     bool opened, locks_made;
@@ -341,6 +346,17 @@ void qcow2_keep_data(Qcow2Node *s, uint64_t host, uint64_t bytes, const BlockVec
 int qcow2_inflate(Qcow2Compression type, const uint8_t *in, size_t in_size, uint8_t *out, size_t out_size);
 ssize_t qcow2_deflate(Qcow2Compression type, const uint8_t *in, size_t in_size, uint8_t *out,
                       size_t out_size);
+
+/* ---- encrypt.c ---- */
+/* After the header was read. */
+bool qcow2_encrypt_open(Qcow2Node *s, GError **error);
+void qcow2_encrypt_close(Qcow2Node *s);
+json_object *qcow2_encrypt_info(Qcow2Node *s);
+/* In place; guest and host: of the first byte, whole sectors. */
+void qcow2_encrypt(Qcow2Node *s, uint64_t guest, uint64_t host, uint8_t *buf, uint64_t bytes);
+int qcow2_read_encrypted(Qcow2Node *s, uint64_t guest, uint64_t host, uint64_t bytes, const BlockVec *vec,
+                         uint64_t from);
+bool qcow2_encrypt_amend(Qcow2Node *s, json_object *options, bool force, GError **error);
 
 /* ---- header.c ---- */
 int qcow2_write_header(Qcow2Node *s); /* h into the image; not flushed */

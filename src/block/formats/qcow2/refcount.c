@@ -556,7 +556,7 @@ int qcow2_take_clusters(Qcow2Node *s, uint64_t want, Qcow2Alloc *a)
     n = MIN(want, s->reserve_end - s->reserve);
     a->host = s->reserve << s->g.cluster_bits;
     a->host_end = (s->reserve + n) << s->g.cluster_bits;
-    a->fresh = s->can_grow && s->reserve >= s->fresh_next;
+    a->fresh = s->can_grow && s->reserve >= s->fresh_next && !s->h.crypt_method;
     a->ref_page = s->reserve_page;
     a->ref_page->pins++;
     s->reserve += n;

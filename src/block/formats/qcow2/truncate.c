@@ -132,7 +132,7 @@ static int preallocate_tables(Qcow2Node *s, uint64_t from, uint64_t to)
                     qcow2_entry_set_zero(&s->g, &e, 0, 1u << s->g.sub_bits);
                 } else if (s->h.backing_file) {
                     e.bitmap = 0;
-                } else if (a.fresh || s->data_child) {
+                } else if ((s->g.v2 && s->h.crypt_method) || ((a.fresh || s->data_child) && !s->h.crypt_method)) {
                     qcow2_entry_set_data(&s->g, &e, 0, 1u << s->g.sub_bits);
                 } else {
                     qcow2_entry_set_zero(&s->g, &e, 0, 1u << s->g.sub_bits);
