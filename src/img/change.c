@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "img/tool.h"
+#include "io/options.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -404,6 +405,29 @@ static char *backing_of(BlockNode *node, const char **format)
     return node->backing_file && *node->backing_file ? block_backing_full_name(node, NULL) : NULL;
 }
 
+/* What a dict of options says of the backing image; borrowed, NULL: nothing. */
+static json_object *backing_options(json_object *options)
+{
+    json_object *backing = NULL;
+    return options && json_object_object_get_ex(options, "backing", &backing) &&
+                   json_object_is_type(backing, json_type_object)
+               ? backing
+               : NULL;
+}
+
+/* A copy without what belongs to the images below, and without its name, which is known; NULL where it is NULL. */
+static json_object *own_options(json_object *options)
+{
+    json_object *copy = NULL;
+    if (options && json_object_deep_copy(options, &copy, NULL) == 0) {
+        json_object_object_del(copy, "backing");
+        json_object_object_del(copy, "file");
+        json_object_object_del(copy, "filename");
+        json_object_object_del(copy, "driver");
+    }
+    return copy;
+}
+
 /* Whether the user's name, which counts from the overlay's directory, means the file `full`. */
 static bool same_image(BlockNode *overlay, const char *name, const char *full)
 {
@@ -460,6 +484,7 @@ int img_cmd_commit(ImgTool *tool, int argc, char **argv)
     }
     int status = EXIT_FAILURE;
     g_autoptr(GError) error = NULL;
+    json_object *all_options = NULL, *extra = NULL; /* what the user says of images below (secrets) */
     g_autoptr(GPtrArray) layers = g_ptr_array_new(); /* ImgDisk: below the top, above the base */
     cm.top = img_open(tool, args.image_opts, filename, args.format,
                       IMG_OPEN_WRITE | IMG_OPEN_RESIZE | IMG_OPEN_UNMAP | IMG_OPEN_NO_BACKING, &cache, false,
@@ -479,8 +504,14 @@ int img_cmd_commit(ImgTool *tool, int argc, char **argv)
         }
         goto out;
     }
+    if (args.image_opts) {
+        all_options = keyval_parse(filename, "file", NULL, NULL);
+        extra = backing_options(all_options);
+    }
     while (base_name && !same_image(node, base_name, below)) {
-        ImgDisk *layer = img_open(tool, false, below, format, IMG_OPEN_NO_BACKING, NULL, false, NULL);
+        ImgDisk *layer =
+            img_open(tool, false, below, format, IMG_OPEN_NO_BACKING, NULL, false, own_options(extra));
+        extra = backing_options(extra);
         if (!layer) {
             goto out;
         }
@@ -499,7 +530,7 @@ int img_cmd_commit(ImgTool *tool, int argc, char **argv)
         }
     }
     cm.base = img_open(tool, false, below, format, IMG_OPEN_WRITE | IMG_OPEN_RESIZE | IMG_OPEN_UNMAP, &cache,
-                       false, NULL);
+                       false, own_options(extra));
     if (!cm.base) {
         goto out;
     }
@@ -521,6 +552,7 @@ int img_cmd_commit(ImgTool *tool, int argc, char **argv)
 out:
     img_progress_end();
     img_close(cm.base);
+    json_object_put(all_options);
     img_close(cm.top);
     for (guint i = 0; i < layers->len; i++) {
         img_close(layers->pdata[i]);

@@ -44,10 +44,29 @@ static bool add_snapshots(BlockNode *node, json_object *info, GError **error)
     return true;
 }
 
+/* A name that says all that the image needs to be opened: its file's alone, or json: with the id of its secret. */
+static char *full_name(BlockNode *node)
+{
+    json_object *encrypt = NULL, *secret = NULL;
+    bool nested = json_object_object_get_ex(node->options, "encrypt", &encrypt);
+    if (!node->encrypted || !node->file ||
+        !json_object_object_get_ex(nested ? encrypt : node->options, "key-secret", &secret)) {
+        return g_strdup(node->filename);
+    }
+    json_object *name = json_object_new_string(node->file->node->filename);
+    char *text = g_strdup_printf(
+        "json:{\"driver\": \"%s\", \"%skey-secret\": %s, \"file\": {\"driver\": \"%s\", \"filename\": %s}}",
+        node->driver->name, nested ? "encrypt." : "", json_object_to_json_string(secret),
+        node->file->node->driver->name, json_object_to_json_string_ext(name, JSON_C_TO_STRING_NOSLASHESCAPE));
+    json_object_put(name);
+    return text;
+}
+
 json_object *img_info_query(BlockNode *node, GError **error)
 {
     json_object *info = json_object_new_object();
-    json_object_object_add(info, "filename", json_object_new_string(node->filename));
+    g_autofree char *shown = full_name(node);
+    json_object_object_add(info, "filename", json_object_new_string(shown));
     json_object_object_add(info, "format", json_object_new_string(node->driver->name));
     json_object_object_add(
         info, "virtual-size",

@@ -494,6 +494,7 @@ static bool snapshot_param_split(const char *param, char **id, char **name)
             g_free(*name);
             *name = g_strdup(*p + 14);
         } else {
+            log_error("Invalid parameter '%.*s'", (int)strcspn(*p, "="), *p);
             g_clear_pointer(id, g_free);
             g_clear_pointer(name, g_free);
             return false;
