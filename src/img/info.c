@@ -54,10 +54,14 @@ static char *full_name(BlockNode *node)
         return g_strdup(node->filename);
     }
     json_object *name = json_object_new_string(node->file->node->filename);
+    /* In the order in which QEMU's tools print it. */
+    g_autofree char *key = g_strdup_printf("\"%skey-secret\": %s", nested ? "encrypt." : "",
+                                           json_object_to_json_string(secret));
     char *text = g_strdup_printf(
-        "json:{\"driver\": \"%s\", \"%skey-secret\": %s, \"file\": {\"driver\": \"%s\", \"filename\": %s}}",
-        node->driver->name, nested ? "encrypt." : "", json_object_to_json_string(secret),
-        node->file->node->driver->name, json_object_to_json_string_ext(name, JSON_C_TO_STRING_NOSLASHESCAPE));
+        "json:{%s%s\"driver\": \"%s\", \"file\": {\"driver\": \"%s\", \"filename\": %s}%s%s}",
+        nested ? key : "", nested ? ", " : "", node->driver->name, node->file->node->driver->name,
+        json_object_to_json_string_ext(name, JSON_C_TO_STRING_NOSLASHESCAPE), nested ? "" : ", ",
+        nested ? "" : key);
     json_object_put(name);
     return text;
 }

@@ -162,6 +162,7 @@ static void count_l2(Check *c, uint64_t table, bool active)
 {
     Qcow2Node *s = c->s;
 
+    c->next_contiguous = 0; /* the table itself lies between */
     if (!read_table(c, table, c->table, s->g.cluster_size, "check_refcounts_l2")) {
         return;
     }
