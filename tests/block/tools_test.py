@@ -606,7 +606,7 @@ def main():
                 expect((bench.dir / "o.raw").read_bytes() == bytes(want), f"{name}: not the base with what was written")
         (bench.dir / "c.qcow").unlink(missing_ok=True)
         status, out, err = bench.theirs("qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow", "base.raw", "c.qcow")
-        expect(status == 0, out + err)
+        expect(not err, out + err)  # (7.2 ends with status 1 and no word, and a whole image)
         bench.ok("qemu-img", "compare", "-f", "raw", "-F", "qcow", "base.raw", "c.qcow")
         bench.ok("qemu-io", "-f", "qcow", "-c", "write -P 9 70000 1000", "c.qcow")
         status, out, err = bench.theirs("qemu-io", "-f", "qcow", "-c", "read -P 9 70000 1000", "c.qcow")
