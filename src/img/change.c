@@ -415,7 +415,8 @@ static json_object *backing_options(json_object *options)
                : NULL;
 }
 
-/* A copy without what belongs to the images below, and without its name, which is known; NULL where it is NULL. */
+/* A copy without what belongs to the images below, and without its name, which is known; NULL where it is
+ * NULL. */
 static json_object *own_options(json_object *options)
 {
     json_object *copy = NULL;
@@ -484,7 +485,7 @@ int img_cmd_commit(ImgTool *tool, int argc, char **argv)
     }
     int status = EXIT_FAILURE;
     g_autoptr(GError) error = NULL;
-    json_object *all_options = NULL, *extra = NULL; /* what the user says of images below (secrets) */
+    json_object *all_options = NULL, *extra = NULL;  /* what the user says of images below (secrets) */
     g_autoptr(GPtrArray) layers = g_ptr_array_new(); /* ImgDisk: below the top, above the base */
     cm.top = img_open(tool, args.image_opts, filename, args.format,
                       IMG_OPEN_WRITE | IMG_OPEN_RESIZE | IMG_OPEN_UNMAP | IMG_OPEN_NO_BACKING, &cache, false,

@@ -44,7 +44,8 @@ static bool add_snapshots(BlockNode *node, json_object *info, GError **error)
     return true;
 }
 
-/* A name that says all that the image needs to be opened: its file's alone, or json: with the id of its secret. */
+/* A name that says all that the image needs to be opened: its file's alone, or json: with the id of its
+ * secret. */
 static char *full_name(BlockNode *node)
 {
     json_object *encrypt = NULL, *secret = NULL;
@@ -55,8 +56,8 @@ static char *full_name(BlockNode *node)
     }
     json_object *name = json_object_new_string(node->file->node->filename);
     /* In the order in which QEMU's tools print it. */
-    g_autofree char *key = g_strdup_printf("\"%skey-secret\": %s", nested ? "encrypt." : "",
-                                           json_object_to_json_string(secret));
+    g_autofree char *key =
+        g_strdup_printf("\"%skey-secret\": %s", nested ? "encrypt." : "", json_object_to_json_string(secret));
     char *text = g_strdup_printf(
         "json:{%s%s\"driver\": \"%s\", \"file\": {\"driver\": \"%s\", \"filename\": %s}%s%s}",
         nested ? key : "", nested ? ", " : "", node->driver->name, node->file->node->driver->name,

@@ -7,7 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* A list of options does not begin with a comma nor end with a lone one: "-o a,-o b" glued together stay two. */
+/* A list of options does not begin with a comma nor end with a lone one: "-o a,-o b" glued together stay two.
+ */
 static bool list_is_valid(const char *text)
 {
     size_t length = strlen(text);

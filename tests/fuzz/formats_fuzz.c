@@ -1,7 +1,7 @@
 /*
- * Images of the small formats with bytes of their headers and tables changed: probed, opened, read and, where that is
- * possible, written to. The seeds are images that the drivers make themselves, and made-up ones of the formats that
- * are only read. SPDX-License-Identifier: GPL-2.0-or-later
+ * Images of the small formats with bytes of their headers and tables changed: probed, opened, read and, where
+ * that is possible, written to. The seeds are images that the drivers make themselves, and made-up ones of
+ * the formats that are only read. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/formats/blocks.h"
 
@@ -23,14 +23,12 @@ static struct Seed {
     const char *format, *option, *value;
     char *bytes;
     gsize size, hot; /* hot: bytes of header and tables */
-} seeds[] = { { "vdi", NULL, NULL, NULL, 0, 1024 },
-              { "vpc", NULL, NULL, NULL, 0, 2048 },
-              { "vpc", "subformat", "fixed", NULL, 0, 512 },
-              { "parallels", "cluster_size", "65536", NULL, 0, 512 },
-              { "qcow", NULL, NULL, NULL, 0, 8192 },
-              { "qed", "cluster_size", "4096", NULL, 0, 20480 },
-              { "bochs", NULL, NULL, NULL, 0, 2048 },
-              { "cloop", NULL, NULL, NULL, 0, 400 } };
+} seeds[] = {
+    { "vdi", NULL, NULL, NULL, 0, 1024 },          { "vpc", NULL, NULL, NULL, 0, 2048 },
+    { "vpc", "subformat", "fixed", NULL, 0, 512 }, { "parallels", "cluster_size", "65536", NULL, 0, 512 },
+    { "qcow", NULL, NULL, NULL, 0, 8192 },         { "qed", "cluster_size", "4096", NULL, 0, 20480 },
+    { "bochs", NULL, NULL, NULL, 0, 2048 },        { "cloop", NULL, NULL, NULL, 0, 400 }
+};
 
 static BlockChild *open_image(const char *format, bool write)
 {
@@ -141,7 +139,8 @@ static void begin(void)
 static void read_some(BlockChild *root)
 {
     static uint8_t buf[70000];
-    uint64_t size = block_size(root), ends[] = { 0, DISK / 2, size / 2, size > sizeof(buf) ? size - sizeof(buf) : 0 };
+    uint64_t size = block_size(root),
+             ends[] = { 0, DISK / 2, size / 2, size > sizeof(buf) ? size - sizeof(buf) : 0 };
 
     for (size_t i = 0; i < G_N_ELEMENTS(ends); i++) {
         BlockStatus st;
@@ -175,7 +174,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         size_t at = ((size_t)data[i] << 8 | data[i + 1]) % seed->hot;
 
         /* The header most; a footer, where there is one, sometimes. */
-        at = data[i] & 0x80 ? at % 128 : data[i] & 0x40 && seed->size > 512 ? seed->size - 512 + at % 512 : at;
+        at = data[i] & 0x80                       ? at % 128
+             : data[i] & 0x40 && seed->size > 512 ? seed->size - 512 + at % 512
+                                                  : at;
         image[at % seed->size] = (char)data[i + 2];
     }
     fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);

@@ -1,6 +1,7 @@
 /*
- * LUKS headers with bytes changed: decoded, opened with and without the password, read, and given back. A header that
- * asks for much work is looked at only, as it should be slow. SPDX-License-Identifier: GPL-2.0-or-later
+ * LUKS headers with bytes changed: decoded, opened with and without the password, read, and given back. A
+ * header that asks for much work is looked at only, as it should be slow. SPDX-License-Identifier:
+ * GPL-2.0-or-later
  */
 #include "block/formats/crypto/luks.h"
 #include "block/graph/graph.h"

@@ -8,8 +8,8 @@
 
 #define MAX_CHUNKS (UINT64_C(1) << 25)
 
-bool blocks_begin(BlocksNode *b, const BlocksOps *ops, uint64_t size, uint32_t block_bytes, uint32_t per_chunk,
-                  uint64_t data_start, GError **error)
+bool blocks_begin(BlocksNode *b, const BlocksOps *ops, uint64_t size, uint32_t block_bytes,
+                  uint32_t per_chunk, uint64_t data_start, GError **error)
 {
     co_mutex_init(&b->lock);
     b->ops = ops;
@@ -214,8 +214,8 @@ static int old_contents(BlocksNode *b, uint64_t block, uint64_t entry, uint8_t *
 }
 
 /* A write of n bytes at `in` of a block that has no place yet; lock held. */
-static int write_new(BlocksNode *b, uint64_t block, uint64_t entry, uint64_t in, uint64_t n, const BlockVec *vec,
-                     uint64_t from)
+static int write_new(BlocksNode *b, uint64_t block, uint64_t entry, uint64_t in, uint64_t n,
+                     const BlockVec *vec, uint64_t from)
 {
     BlockChild *file = b->node.file;
     bool whole = blocks_kind(entry) == BLOCKS_PACKED || b->node.backing;
@@ -252,8 +252,8 @@ static int write_new(BlocksNode *b, uint64_t block, uint64_t entry, uint64_t in,
         ret = b->ops->store(b, block, host);
     }
     if (ret >= 0) {
-        __atomic_store_n(&b->chunks[block / b->per_chunk][block % b->per_chunk], BLOCKS_ENTRY(BLOCKS_DATA, host),
-                         __ATOMIC_RELEASE);
+        __atomic_store_n(&b->chunks[block / b->per_chunk][block % b->per_chunk],
+                         BLOCKS_ENTRY(BLOCKS_DATA, host), __ATOMIC_RELEASE);
     }
     return ret;
 }
@@ -284,7 +284,8 @@ int blocks_co_pwritev(BlockNode *node, uint64_t offset, uint64_t bytes, const Bl
             }
             co_mutex_unlock(&b->lock);
         }
-        if (ret >= 0 && (blocks_value(entry) < b->data_start || blocks_value(entry) >= block_size(node->file))) {
+        if (ret >= 0 &&
+            (blocks_value(entry) < b->data_start || blocks_value(entry) >= block_size(node->file))) {
             ret = -EIO; /* a table that leads into the header or to nowhere */
         }
         if (ret >= 0) {
@@ -363,7 +364,8 @@ BlockChild *blocks_create_file(BlockGraph *graph, const char *filename, json_obj
     json_object_object_add(o, "driver", json_object_new_string(protocol->name));
     file = block_node_open_image(graph, filename, o, BLOCK_OPEN_RESIZE, error);
     json_object_put(o);
-    return file ? block_root_new(file, "tool", BLOCK_PERM_CONSISTENT_READ | BLOCK_PERM_WRITE | BLOCK_PERM_RESIZE,
+    return file ? block_root_new(file, "tool",
+                                 BLOCK_PERM_CONSISTENT_READ | BLOCK_PERM_WRITE | BLOCK_PERM_RESIZE,
                                  BLOCK_PERM_ALL, NULL, NULL, error)
                 : NULL;
 }

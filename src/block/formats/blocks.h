@@ -1,12 +1,12 @@
 /*
- * Images made of blocks of one size that lie anywhere in a file, found by tables: what the drivers of such formats
- * share. A driver embeds BlocksNode first, reads its header in open(), calls blocks_begin(), and says in BlocksOps how
- * a piece of its table (a chunk) is read and an entry is written.
+ * Images made of blocks of one size that lie anywhere in a file, found by tables: what the drivers of such
+ * formats share. A driver embeds BlocksNode first, reads its header in open(), calls blocks_begin(), and says
+ * in BlocksOps how a piece of its table (a chunk) is read and an entry is written.
  *
  * Tables are read piece by piece when they are needed, and kept. An entry says where a block is:
- *   kind NONE: the backing image's; ZERO; DATA at value bytes of the file; PACKED: the driver's read_packed() knows.
- * Writes to a DATA block go to its place. Any other write makes a new block: one at a time for each image, the data
- * first, then the table. SPDX-License-Identifier: GPL-2.0-or-later
+ *   kind NONE: the backing image's; ZERO; DATA at value bytes of the file; PACKED: the driver's read_packed()
+ * knows. Writes to a DATA block go to its place. Any other write makes a new block: one at a time for each
+ * image, the data first, then the table. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #ifndef RHEA_BLOCK_FORMATS_BLOCKS_H
 #define RHEA_BLOCK_FORMATS_BLOCKS_H
@@ -26,10 +26,11 @@ static inline uint64_t blocks_value(uint64_t entry)
 
 typedef struct BlocksNode BlocksNode;
 typedef struct BlocksOps {
-    /* Entries of chunk number `chunk`, all per_chunk of them (what is behind the last block does not matter). */
+    /* Entries of chunk number `chunk`, all per_chunk of them (what is behind the last block does not matter).
+     */
     int (*load)(BlocksNode *b, uint64_t chunk, uint64_t *entries);
-    /* NULL: cannot be written to. Where a new block goes, and what comes with it but for its data; b->end (where the
-     * last one ended) is moved on. */
+    /* NULL: cannot be written to. Where a new block goes, and what comes with it but for its data; b->end
+     * (where the last one ended) is moved on. */
     int (*place)(BlocksNode *b, uint64_t block, uint64_t *host);
     /* The table says where it is. */
     int (*store)(BlocksNode *b, uint64_t block, uint64_t host);
@@ -51,8 +52,8 @@ struct BlocksNode {
 };
 
 /* After file is open and the header read: block_bytes a multiple of 512. Sets node->size too. */
-bool blocks_begin(BlocksNode *b, const BlocksOps *ops, uint64_t size, uint32_t block_bytes, uint32_t per_chunk,
-                  uint64_t data_start, GError **error);
+bool blocks_begin(BlocksNode *b, const BlocksOps *ops, uint64_t size, uint32_t block_bytes,
+                  uint32_t per_chunk, uint64_t data_start, GError **error);
 void blocks_close(BlockNode *node);
 /* The simplest place: at b->end, on a multiple of align. */
 int blocks_place_at_end(BlocksNode *b, uint32_t align, uint64_t *host);

@@ -1,6 +1,6 @@
 /*
- * Bochs's growing disk images, to be read: a header, a catalog of extents, extents of a bitmap and data in sectors.
- * SPDX-License-Identifier: GPL-2.0-or-later
+ * Bochs's growing disk images, to be read: a header, a catalog of extents, extents of a bitmap and data in
+ * sectors. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/formats/blocks.h"
 
@@ -67,8 +67,8 @@ static bool bochs_open(BlockNode *node, QapiBlockdevOptions *options, GError **e
     uint64_t size;
     int ret;
 
-    if (!blocks_read_only(node, error) ||
-        !block_child_open(node, "file", BLOCK_ROLE_IMAGE, &node->file, options, options->u_bochs->file, error)) {
+    if (!blocks_read_only(node, error) || !block_child_open(node, "file", BLOCK_ROLE_IMAGE, &node->file,
+                                                            options, options->u_bochs->file, error)) {
         return false;
     }
     ret = blocks_read(&n->b, 0, h, sizeof(h));
@@ -105,7 +105,8 @@ static bool bochs_open(BlockNode *node, QapiBlockdevOptions *options, GError **e
     if (size / extent + !!(size % extent) > n->entries) {
         return error_set(error, "Catalog size is too small for this disk size");
     }
-    return blocks_begin(&n->b, &bochs_ops, size & ~UINT64_C(511), 512, n->extent_sectors, HEADER_BYTES, error);
+    return blocks_begin(&n->b, &bochs_ops, size & ~UINT64_C(511), 512, n->extent_sectors, HEADER_BYTES,
+                        error);
 }
 
 static const BlockDriver bochs_driver = {

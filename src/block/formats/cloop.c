@@ -1,6 +1,6 @@
 /*
- * cloop, compressed loop-back images (Knoppix), version 2, to be read: a text, the size of blocks and their number, a
- * table of places, blocks compressed with zlib. SPDX-License-Identifier: GPL-2.0-or-later
+ * cloop, compressed loop-back images (Knoppix), version 2, to be read: a text, the size of blocks and their
+ * number, a table of places, blocks compressed with zlib. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/formats/blocks.h"
 
@@ -22,7 +22,8 @@ typedef struct CloopNode {
 
 static int cloop_probe(const uint8_t *head, size_t size, const char *filename)
 {
-    static const char text[] = "#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n";
+    static const char text[] =
+        "#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n";
 
     return size >= sizeof(text) - 1 && memcmp(head, text, sizeof(text) - 1) == 0 ? 2 : 0;
 }
@@ -69,8 +70,8 @@ static bool cloop_open(BlockNode *node, QapiBlockdevOptions *options, GError **e
     uint8_t h[HEADER_BYTES];
     int ret;
 
-    if (!blocks_read_only(node, error) ||
-        !block_child_open(node, "file", BLOCK_ROLE_IMAGE, &node->file, options, options->u_cloop->file, error)) {
+    if (!blocks_read_only(node, error) || !block_child_open(node, "file", BLOCK_ROLE_IMAGE, &node->file,
+                                                            options, options->u_cloop->file, error)) {
         return false;
     }
     ret = blocks_read(&c->b, 0, h, sizeof(h));

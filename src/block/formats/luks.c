@@ -1,9 +1,9 @@
 /*
- * LUKS (version 1) images: a header, and behind it a disk whose every sector is encrypted. Requests are whole sectors;
- * data is (de)encrypted in a buffer of its own, in the pool of threads where it is much.
+ * LUKS (version 1) images: a header, and behind it a disk whose every sector is encrypted. Requests are whole
+ * sectors; data is (de)encrypted in a buffer of its own, in the pool of threads where it is much.
  *
- * The header is read when the image is opened, and changed only by amend (passwords) in the control plane, so requests
- * look at what never changes. SPDX-License-Identifier: GPL-2.0-or-later
+ * The header is read when the image is opened, and changed only by amend (passwords) in the control plane, so
+ * requests look at what never changes. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/formats/crypto/luks.h"
 
@@ -111,13 +111,15 @@ static int64_t luks_get_length(BlockNode *node)
     BlockNode *file = node->file->node;
     int64_t n = file->driver->get_length ? file->driver->get_length(file) : (int64_t)file->size;
 
-    return n < 0 ? n : n < (int64_t)l->payload ? 0 : (n - (int64_t)l->payload) & ~(int64_t)(CRYPTO_SECTOR - 1);
+    return n < 0                     ? n
+           : n < (int64_t)l->payload ? 0
+                                     : (n - (int64_t)l->payload) & ~(int64_t)(CRYPTO_SECTOR - 1);
 }
 
 /* ---- requests ---- */
 
-static int luks_co_preadv(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, uint64_t from,
-                          unsigned flags)
+static int luks_co_preadv(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                          uint64_t from, unsigned flags)
 {
     LuksNode *l = (LuksNode *)node;
     uint64_t room = MIN(bytes, PIECE);
@@ -142,8 +144,8 @@ static int luks_co_preadv(BlockNode *node, uint64_t offset, uint64_t bytes, cons
     return ret < 0 ? ret : 0;
 }
 
-static int luks_co_pwritev(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, uint64_t from,
-                           unsigned flags)
+static int luks_co_pwritev(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                           uint64_t from, unsigned flags)
 {
     LuksNode *l = (LuksNode *)node;
     uint64_t room = MIN(bytes, PIECE);
@@ -167,7 +169,8 @@ static int luks_co_pwritev(BlockNode *node, uint64_t offset, uint64_t bytes, con
 }
 
 /* Holes of the file read as anything but zeroes: all of it is data. */
-static int luks_co_block_status(BlockNode *node, bool want_zero, uint64_t offset, uint64_t bytes, BlockStatus *st)
+static int luks_co_block_status(BlockNode *node, bool want_zero, uint64_t offset, uint64_t bytes,
+                                BlockStatus *st)
 {
     LuksNode *l = (LuksNode *)node;
 
@@ -178,8 +181,8 @@ static int luks_co_block_status(BlockNode *node, bool want_zero, uint64_t offset
     return 0;
 }
 
-static int luks_co_truncate(BlockNode *node, uint64_t size, bool exact, QapiPreallocMode prealloc, unsigned flags,
-                            GError **error)
+static int luks_co_truncate(BlockNode *node, uint64_t size, bool exact, QapiPreallocMode prealloc,
+                            unsigned flags, GError **error)
 {
     LuksNode *l = (LuksNode *)node;
     int ret;
@@ -215,18 +218,20 @@ static bool luks_get_info(BlockNode *node, BlockInfo *info, GError **error)
 
 static const BlockOption luks_create_table[] = {
     { "size", BLOCK_OPTION_SIZE, "Virtual disk size", NULL, false },
-    { "key-secret", BLOCK_OPTION_STRING, "ID of the secret that provides the keyslot passphrase", NULL, false },
+    { "key-secret", BLOCK_OPTION_STRING, "ID of the secret that provides the keyslot passphrase", NULL,
+      false },
     { "cipher-alg", BLOCK_OPTION_STRING, "Name of encryption cipher algorithm", NULL, false },
     { "cipher-mode", BLOCK_OPTION_STRING, "Name of encryption cipher mode", NULL, false },
     { "ivgen-alg", BLOCK_OPTION_STRING, "Name of IV generator algorithm", NULL, false },
     { "ivgen-hash-alg", BLOCK_OPTION_STRING, "Name of IV generator hash algorithm", NULL, false },
     { "hash-alg", BLOCK_OPTION_STRING, "Name of encryption hash algorithm", NULL, false },
     { "iter-time", BLOCK_OPTION_NUMBER, "Time to spend in PBKDF in milliseconds", NULL, true },
-    { "state", BLOCK_OPTION_STRING, "Select new state of affected keyslots (active/inactive)", NULL, true, true },
+    { "state", BLOCK_OPTION_STRING, "Select new state of affected keyslots (active/inactive)", NULL, true,
+      true },
     { "keyslot", BLOCK_OPTION_NUMBER, "Select a single keyslot to modify explicitly", NULL, true, true },
     { "old-secret", BLOCK_OPTION_STRING, "Select all keyslots that match this password", NULL, true, true },
-    { "new-secret", BLOCK_OPTION_STRING, "New secret to set in the matching keyslots. Empty string to erase", NULL,
-      true, true },
+    { "new-secret", BLOCK_OPTION_STRING, "New secret to set in the matching keyslots. Empty string to erase",
+      NULL, true, true },
     { NULL, 0, NULL, NULL, false },
 };
 
@@ -237,8 +242,8 @@ static const char *text_option(json_object *o, const char *name)
     return json_object_object_get_ex(o, name, &value) && value ? json_object_get_string(value) : NULL;
 }
 
-static bool write_image(BlockGraph *graph, const char *filename, json_object *options, const LuksCreate *create,
-                        uint64_t size, GError **error)
+static bool write_image(BlockGraph *graph, const char *filename, json_object *options,
+                        const LuksCreate *create, uint64_t size, GError **error)
 {
     const char *secret = text_option(options, "key-secret"), *mode = text_option(options, "preallocation");
     int prealloc = mode ? enum_parse(&qapi_PreallocMode_lookup, mode, error) : QAPI_PREALLOC_MODE_OFF;
@@ -260,10 +265,10 @@ static bool write_image(BlockGraph *graph, const char *filename, json_object *op
     json_object_object_add(o, "filename", json_object_new_string(filename));
     file = block_node_open_image(graph, NULL, o, BLOCK_OPEN_RESIZE, error);
     json_object_put(o);
-    root = file ? block_root_new(file, "tool",
-                                 BLOCK_PERM_CONSISTENT_READ | BLOCK_PERM_WRITE | BLOCK_PERM_RESIZE,
-                                 BLOCK_PERM_ALL, NULL, NULL, error)
-                : NULL;
+    root =
+        file ? block_root_new(file, "tool", BLOCK_PERM_CONSISTENT_READ | BLOCK_PERM_WRITE | BLOCK_PERM_RESIZE,
+                              BLOCK_PERM_ALL, NULL, NULL, error)
+             : NULL;
     if (!root) {
         return false;
     }
@@ -273,7 +278,8 @@ static bool write_image(BlockGraph *graph, const char *filename, json_object *op
     return ok;
 }
 
-static bool luks_co_create_named(BlockGraph *graph, const char *filename, json_object *options, GError **error)
+static bool luks_co_create_named(BlockGraph *graph, const char *filename, json_object *options,
+                                 GError **error)
 {
     json_object *value;
     LuksCreate create;
@@ -308,7 +314,8 @@ static bool luks_co_measure(BlockGraph *graph, json_object *options, BlockNode *
 }
 
 static bool luks_co_amend(BlockNode *node, json_object *options, bool force,
-                          void (*progress)(void *opaque, uint64_t done, uint64_t total), void *opaque, GError **error)
+                          void (*progress)(void *opaque, uint64_t done, uint64_t total), void *opaque,
+                          GError **error)
 {
     LuksNode *l = (LuksNode *)node;
 

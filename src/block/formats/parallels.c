@@ -1,6 +1,7 @@
 /*
- * Parallels disk images of the expanding kind ("WithoutFreeSpace" and "WithouFreSpacExt"): a header of 64 bytes, a
- * table of 32-bit places in sectors or clusters, the clusters. SPDX-License-Identifier: GPL-2.0-or-later
+ * Parallels disk images of the expanding kind ("WithoutFreeSpace" and "WithouFreSpacExt"): a header of 64
+ * bytes, a table of 32-bit places in sectors or clusters, the clusters. SPDX-License-Identifier:
+ * GPL-2.0-or-later
  */
 #include "block/formats/blocks.h"
 
@@ -62,7 +63,9 @@ static int parallels_store(BlocksNode *b, uint64_t block, uint64_t host)
     return block_co_pwrite(b->node.file, HEADER_BYTES + block * 4, 4, entry, 0);
 }
 
-static const BlocksOps parallels_ops = { .load = parallels_load, .place = parallels_place, .store = parallels_store };
+static const BlocksOps parallels_ops = { .load = parallels_load,
+                                         .place = parallels_place,
+                                         .store = parallels_store };
 
 static bool parallels_open(BlockNode *node, QapiBlockdevOptions *options, GError **error)
 {
@@ -72,7 +75,8 @@ static bool parallels_open(BlockNode *node, QapiBlockdevOptions *options, GError
     uint8_t h[HEADER_BYTES];
     int ret;
 
-    if (!block_child_open(node, "file", BLOCK_ROLE_IMAGE, &node->file, options, options->u_parallels->file, error)) {
+    if (!block_child_open(node, "file", BLOCK_ROLE_IMAGE, &node->file, options, options->u_parallels->file,
+                          error)) {
         return false;
     }
     ret = blocks_read(&p->b, 0, h, sizeof(h));
@@ -92,8 +96,9 @@ static bool parallels_open(BlockNode *node, QapiBlockdevOptions *options, GError
         return error_set(error, "Catalog too large");
     }
     if (sectors > (uint64_t)entries * tracks) {
-        return error_set(error, "Invalid image: its table of %u entries is too short for %" G_GUINT64_FORMAT " sectors",
-                         entries, sectors);
+        return error_set(
+            error, "Invalid image: its table of %u entries is too short for %" G_GUINT64_FORMAT " sectors",
+            entries, sectors);
     }
     if (blocks_le32(h + 44) == IN_USE && !node->read_only && !(node->open_flags & BLOCK_OPEN_CHECK)) {
         error_set(error, "parallels: Image was not closed correctly; cannot be opened read/write");
@@ -112,10 +117,12 @@ static const BlockOption parallels_create_options[] = {
     { NULL, 0, NULL, NULL, false },
 };
 
-static bool parallels_co_create_named(BlockGraph *graph, const char *filename, json_object *options, GError **error)
+static bool parallels_co_create_named(BlockGraph *graph, const char *filename, json_object *options,
+                                      GError **error)
 {
     uint64_t size = (blocks_number(options, "size", 0) + 511) & ~UINT64_C(511);
-    uint64_t cluster = (blocks_number(options, "cluster_size", 1 << 20) + 511) & ~UINT64_C(511), entries, table;
+    uint64_t cluster = (blocks_number(options, "cluster_size", 1 << 20) + 511) & ~UINT64_C(511), entries,
+             table;
     g_autofree uint8_t *buf = NULL;
     BlockChild *root;
     bool ok;

@@ -1,6 +1,6 @@
 /*
- * qcow, version 1: the ancestor of qcow2. Two levels of tables of big-endian places, clusters that may be compressed,
- * a backing image. Encrypted images are refused. SPDX-License-Identifier: GPL-2.0-or-later
+ * qcow, version 1: the ancestor of qcow2. Two levels of tables of big-endian places, clusters that may be
+ * compressed, a backing image. Encrypted images are refused. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/formats/blocks.h"
 
@@ -13,7 +13,7 @@
 
 #define QCOW_HEADER     48u
 #define QCOW_COMPRESSED (UINT64_C(1) << 63)
-#define PACKED_SHIFT    45 /* a compressed cluster's length stands above its place */
+#define PACKED_SHIFT    45                  /* a compressed cluster's length stands above its place */
 #define MAX_L1          (UINT64_C(1) << 28) /* bytes */
 
 typedef struct QcowNode {
@@ -64,7 +64,8 @@ static int qcow_load(BlocksNode *b, uint64_t chunk, uint64_t *entries)
             }
             entries[i] = BLOCKS_ENTRY(BLOCKS_PACKED, place | length << PACKED_SHIFT);
         } else {
-            entries[i] = at ? BLOCKS_ENTRY(BLOCKS_DATA, at & (UINT64_MAX >> 2)) : BLOCKS_ENTRY(BLOCKS_NONE, 0);
+            entries[i] =
+                at ? BLOCKS_ENTRY(BLOCKS_DATA, at & (UINT64_MAX >> 2)) : BLOCKS_ENTRY(BLOCKS_NONE, 0);
         }
     }
     return ret;
@@ -149,7 +150,8 @@ static bool qcow_open(BlockNode *node, QapiBlockdevOptions *options, GError **er
     uint64_t size, l1;
     int ret;
 
-    if (!block_child_open(node, "file", BLOCK_ROLE_IMAGE, &node->file, options, options->u_qcow->file, error)) {
+    if (!block_child_open(node, "file", BLOCK_ROLE_IMAGE, &node->file, options, options->u_qcow->file,
+                          error)) {
         return false;
     }
     ret = blocks_read(&q->b, 0, h, sizeof(h));
@@ -188,8 +190,8 @@ static bool qcow_open(BlockNode *node, QapiBlockdevOptions *options, GError **er
         return error_set(error, "The L1 table lies outside of the file");
     }
     return read_backing_name(q, h, error) &&
-           blocks_begin(&q->b, &qcow_ops, (size + 511) & ~UINT64_C(511), 1u << q->cluster_bits, 1u << q->l2_bits,
-                        QCOW_HEADER, error) &&
+           blocks_begin(&q->b, &qcow_ops, (size + 511) & ~UINT64_C(511), 1u << q->cluster_bits,
+                        1u << q->l2_bits, QCOW_HEADER, error) &&
            block_backing_open(node, options, options->u_qcow->backing, error);
 }
 
@@ -200,11 +202,13 @@ static const BlockOption qcow_create_options[] = {
     { NULL, 0, NULL, NULL, false },
 };
 
-static bool qcow_co_create_named(BlockGraph *graph, const char *filename, json_object *options, GError **error)
+static bool qcow_co_create_named(BlockGraph *graph, const char *filename, json_object *options,
+                                 GError **error)
 {
     const char *backing = blocks_option(options, "backing_file");
     uint64_t size = (blocks_number(options, "size", 0) + 511) & ~UINT64_C(511), l1, at = QCOW_HEADER;
-    uint32_t cluster_bits = backing ? 9 : 12, l2_bits = backing ? 12 : 9; /* small clusters where much is copied */
+    uint32_t cluster_bits = backing ? 9 : 12,
+             l2_bits = backing ? 12 : 9; /* small clusters where much is copied */
     size_t name = backing ? strlen(backing) : 0;
     g_autofree uint8_t *buf = NULL;
     BlockChild *root;

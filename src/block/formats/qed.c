@@ -1,7 +1,7 @@
 /*
- * QED: two levels of tables of little-endian places, in clusters, and a backing image. Reads and writes; a table is
- * stable before something leads to it, so images need no check after a crash (and no mark that says so).
- * After QEMU's docs/interop/qed_spec.txt. SPDX-License-Identifier: GPL-2.0-or-later
+ * QED: two levels of tables of little-endian places, in clusters, and a backing image. Reads and writes; a
+ * table is stable before something leads to it, so images need no check after a crash (and no mark that says
+ * so). After QEMU's docs/interop/qed_spec.txt. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/formats/blocks.h"
 
@@ -12,7 +12,12 @@
 
 #define MAGIC        0x00444551u /* "QED\0" */
 #define HEADER_BYTES 64u
-enum { FEATURE_BACKING = 1u << 0, FEATURE_NEED_CHECK = 1u << 1, FEATURE_NO_PROBE = 1u << 2, FEATURES_KNOWN = 7u };
+enum {
+    FEATURE_BACKING = 1u << 0,
+    FEATURE_NEED_CHECK = 1u << 1,
+    FEATURE_NO_PROBE = 1u << 2,
+    FEATURES_KNOWN = 7u
+};
 
 typedef struct QedNode {
     BlocksNode b;
@@ -113,26 +118,29 @@ static bool check_header(QedNode *q, const uint8_t *h, GError **error)
         return error_set(error, "Image not in QED format");
     }
     if (features & ~(uint64_t)FEATURES_KNOWN) {
-        return error_set(error, "Unsupported QED features: %" G_GINT64_MODIFIER "x", features & ~(uint64_t)FEATURES_KNOWN);
+        return error_set(error, "Unsupported QED features: %" G_GINT64_MODIFIER "x",
+                         features & ~(uint64_t)FEATURES_KNOWN);
     }
     if (!power_between(cluster, 4096, 64u << 20)) {
-        return error_set(error, "%s: QED clusters of %" G_GUINT64_FORMAT " bytes are not valid", node->what, cluster);
+        return error_set(error, "%s: QED clusters of %" G_GUINT64_FORMAT " bytes are not valid", node->what,
+                         cluster);
     }
     if (!power_between(table, 1, 16) || table * cluster > 64u << 20) {
-        return error_set(error, "%s: QED tables of %" G_GUINT64_FORMAT " clusters are not valid", node->what, table);
+        return error_set(error, "%s: QED tables of %" G_GUINT64_FORMAT " clusters are not valid", node->what,
+                         table);
     }
     q->table_bytes = (uint32_t)(table * cluster);
     if (size % 512 || size / cluster / (q->table_bytes / 8) > q->table_bytes / 8 || size > BLOCK_MAX_SIZE) {
-        return error_set(error, "%s: a QED disk of %" G_GUINT64_FORMAT " bytes is not valid with its tables", node->what,
-                         size);
+        return error_set(error, "%s: a QED disk of %" G_GUINT64_FORMAT " bytes is not valid with its tables",
+                         node->what, size);
     }
     q->l1_offset = blocks_le64(h + 40);
-    if (q->l1_offset % cluster || q->l1_offset < cluster ||
-        q->l1_offset > block_size(node->file)) {
+    if (q->l1_offset % cluster || q->l1_offset < cluster || q->l1_offset > block_size(node->file)) {
         return error_set(error, "%s: the QED image's table lies outside of the file", node->what);
     }
     if ((features & FEATURE_NEED_CHECK) && !node->read_only && !(node->open_flags & BLOCK_OPEN_CHECK)) {
-        error_set(error, "%s: the QED image was not closed cleanly, and is not checked by this program", node->what);
+        error_set(error, "%s: the QED image was not closed cleanly, and is not checked by this program",
+                  node->what);
         error_append_hint(error, "It can be read: open it with read-only=on, and convert it.");
         return false;
     }
@@ -148,7 +156,8 @@ static bool read_backing_name(QedNode *q, const uint8_t *h, GError **error)
     if (!(blocks_le64(h + 16) & FEATURE_BACKING)) {
         return true;
     }
-    if (!bytes || bytes > 1023 || at > (uint64_t)blocks_le32(h + 12) * cluster || at > block_size(node->file)) {
+    if (!bytes || bytes > 1023 || at > (uint64_t)blocks_le32(h + 12) * cluster ||
+        at > block_size(node->file)) {
         return error_set(error, "%s: the backing file's name lies outside of the QED header", node->what);
     }
     node->backing_file = g_malloc0(bytes + 1u);
@@ -168,7 +177,8 @@ static bool qed_open(BlockNode *node, QapiBlockdevOptions *options, GError **err
     uint8_t h[HEADER_BYTES];
     int ret;
 
-    if (!block_child_open(node, "file", BLOCK_ROLE_IMAGE, &node->file, options, options->u_qed->file, error)) {
+    if (!block_child_open(node, "file", BLOCK_ROLE_IMAGE, &node->file, options, options->u_qed->file,
+                          error)) {
         return false;
     }
     ret = blocks_read(&q->b, 0, h, sizeof(h));
@@ -192,9 +202,11 @@ static const BlockOption qed_create_options[] = {
 
 static bool qed_co_create_named(BlockGraph *graph, const char *filename, json_object *options, GError **error)
 {
-    const char *backing = blocks_option(options, "backing_file"), *format = blocks_option(options, "backing_fmt");
+    const char *backing = blocks_option(options, "backing_file"),
+               *format = blocks_option(options, "backing_fmt");
     uint64_t size = (blocks_number(options, "size", 0) + 511) & ~UINT64_C(511),
-             cluster = blocks_number(options, "cluster_size", 65536), table = blocks_number(options, "table_size", 4);
+             cluster = blocks_number(options, "cluster_size", 65536),
+             table = blocks_number(options, "table_size", 4);
     size_t name = backing ? strlen(backing) : 0;
     uint64_t features = backing ? FEATURE_BACKING : 0;
     g_autofree uint8_t *buf = NULL;
@@ -209,8 +221,11 @@ static bool qed_co_create_named(BlockGraph *graph, const char *filename, json_ob
         return error_set(error, "QED table size must be within range [1, 16] and power of 2");
     }
     if (size / cluster / (table * cluster / 8) > table * cluster / 8 || size > BLOCK_MAX_SIZE) {
-        return error_set(error, "QED image size must be a non-zero multiple of cluster size and less than %" G_GUINT64_FORMAT " bytes",
-                         table * cluster / 8 * (table * cluster / 8) * cluster);
+        return error_set(
+            error,
+            "QED image size must be a non-zero multiple of cluster size and less than %" G_GUINT64_FORMAT
+            " bytes",
+            table * cluster / 8 * (table * cluster / 8) * cluster);
     }
     if (name > 1023) {
         return error_set(error, "The backing file's name is longer than 1023 bytes");

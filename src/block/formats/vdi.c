@@ -1,6 +1,7 @@
 /*
- * VDI, VirtualBox's disk images: a header, a map of 1 MiB blocks, the blocks. Dynamic and static ones; no differencing
- * images. After VirtualBox's own description of version 1.1. SPDX-License-Identifier: GPL-2.0-or-later
+ * VDI, VirtualBox's disk images: a header, a map of 1 MiB blocks, the blocks. Dynamic and static ones; no
+ * differencing images. After VirtualBox's own description of version 1.1. SPDX-License-Identifier:
+ * GPL-2.0-or-later
  */
 #include "block/formats/blocks.h"
 
@@ -18,22 +19,22 @@
 #define CHUNK        1024u /* entries read at a time */
 #define HEADER_BYTES 512u
 /* offsets in the header */
-#define H_TEXT       0
-#define H_SIGNATURE  64
-#define H_VERSION    68
-#define H_SIZE       72
-#define H_TYPE       76
-#define H_MAP        340
-#define H_DATA       344
-#define H_SECTOR     360
-#define H_DISK       368
-#define H_BLOCK      376
-#define H_BLOCKS     384
-#define H_ALLOCATED  388
-#define H_UUID       392
-#define H_UUID_SNAP  408
-#define H_UUID_LINK  424
-#define H_UUID_UP    440
+#define H_TEXT      0
+#define H_SIGNATURE 64
+#define H_VERSION   68
+#define H_SIZE      72
+#define H_TYPE      76
+#define H_MAP       340
+#define H_DATA      344
+#define H_SECTOR    360
+#define H_DISK      368
+#define H_BLOCK     376
+#define H_BLOCKS    384
+#define H_ALLOCATED 388
+#define H_UUID      392
+#define H_UUID_SNAP 408
+#define H_UUID_LINK 424
+#define H_UUID_UP   440
 
 typedef struct VdiNode {
     BlocksNode b;
@@ -109,7 +110,8 @@ static bool check_header(BlockNode *node, const uint8_t *h, GError **error)
                          blocks_le32(h + H_MAP), blocks_le32(h + H_DATA));
     }
     if (blocks_le32(h + H_SECTOR) != 512) {
-        return error_set(error, "unsupported VDI image (sector size %u is not 512)", blocks_le32(h + H_SECTOR));
+        return error_set(error, "unsupported VDI image (sector size %u is not 512)",
+                         blocks_le32(h + H_SECTOR));
     }
     if (blocks_le32(h + H_BLOCK) != BLOCK_BYTES) {
         return error_set(error, "unsupported VDI image (block size %u is not %u)", blocks_le32(h + H_BLOCK),
@@ -117,15 +119,16 @@ static bool check_header(BlockNode *node, const uint8_t *h, GError **error)
     }
     if (blocks > MAX_BLOCKS || size > blocks * BLOCK_BYTES) {
         return error_set(error,
-                         "unsupported VDI image (disk size %" G_GUINT64_FORMAT ", image bitmap has room for %" G_GUINT64_FORMAT
-                         ")",
+                         "unsupported VDI image (disk size %" G_GUINT64_FORMAT
+                         ", image bitmap has room for %" G_GUINT64_FORMAT ")",
                          size, blocks * BLOCK_BYTES);
     }
     if (blocks_le32(h + H_ALLOCATED) > blocks) {
         return error_set(error, "unsupported VDI image (%u blocks in use of %" G_GUINT64_FORMAT ")",
                          blocks_le32(h + H_ALLOCATED), blocks);
     }
-    if (blocks_le32(h + H_MAP) < HEADER_BYTES || blocks_le32(h + H_DATA) < blocks_le32(h + H_MAP) + blocks * 4) {
+    if (blocks_le32(h + H_MAP) < HEADER_BYTES ||
+        blocks_le32(h + H_DATA) < blocks_le32(h + H_MAP) + blocks * 4) {
         return error_set(error, "unsupported VDI image (its map lies over its header or its data)");
     }
     if (memcmp(h + H_UUID_LINK, none, 16) != 0 || memcmp(h + H_UUID_UP, none, 16) != 0) {
@@ -141,7 +144,8 @@ static bool vdi_open(BlockNode *node, QapiBlockdevOptions *options, GError **err
     uint8_t h[HEADER_BYTES];
     int ret;
 
-    if (!block_child_open(node, "file", BLOCK_ROLE_IMAGE, &node->file, options, options->u_vdi->file, error)) {
+    if (!block_child_open(node, "file", BLOCK_ROLE_IMAGE, &node->file, options, options->u_vdi->file,
+                          error)) {
         return false;
     }
     ret = blocks_read(&v->b, 0, h, sizeof(h));
@@ -166,7 +170,8 @@ static const BlockOption vdi_create_options[] = {
 
 static bool vdi_co_create_named(BlockGraph *graph, const char *filename, json_object *options, GError **error)
 {
-    uint64_t size = blocks_number(options, "size", 0), blocks = size / BLOCK_BYTES + !!(size % BLOCK_BYTES), map;
+    uint64_t size = blocks_number(options, "size", 0), blocks = size / BLOCK_BYTES + !!(size % BLOCK_BYTES),
+             map;
     bool whole = blocks_number(options, "static", 0);
     g_autofree uint8_t *buf = NULL;
     BlockChild *root;
@@ -174,7 +179,9 @@ static bool vdi_co_create_named(BlockGraph *graph, const char *filename, json_ob
     int ret;
 
     if (blocks > MAX_BLOCKS) {
-        return error_set(error, "Unsupported VDI image size (size is 0x%" G_GINT64_MODIFIER "x, max supported is 0x%" G_GINT64_MODIFIER "x)",
+        return error_set(error,
+                         "Unsupported VDI image size (size is 0x%" G_GINT64_MODIFIER
+                         "x, max supported is 0x%" G_GINT64_MODIFIER "x)",
                          size, (uint64_t)MAX_BLOCKS * BLOCK_BYTES);
     }
     map = (blocks * 4 + 511) & ~UINT64_C(511);
@@ -207,7 +214,8 @@ static bool vdi_co_create_named(BlockGraph *graph, const char *filename, json_ob
     ret = blk_pwrite(root, 0, HEADER_BYTES + map, buf, 0);
     ok = ret >= 0 || error_set_errno(error, -ret, "Error writing header");
     if (ok && whole) {
-        ok = blk_truncate(root, HEADER_BYTES + map + blocks * BLOCK_BYTES, false, QAPI_PREALLOC_MODE_OFF, 0, error);
+        ok = blk_truncate(root, HEADER_BYTES + map + blocks * BLOCK_BYTES, false, QAPI_PREALLOC_MODE_OFF, 0,
+                          error);
     }
     block_root_free(root);
     return ok;

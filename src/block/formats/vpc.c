@@ -1,8 +1,8 @@
 /*
- * VHD, the disk images of Virtual PC and Hyper-V ("vpc"): fixed ones, which are the disk and a footer, and dynamic
- * ones: the footer's copy, a header, a table of places, blocks with a bitmap each, the footer. No differencing images.
- * After Microsoft's "Virtual Hard Disk Image Format Specification". Numbers are big-endian.
- * SPDX-License-Identifier: GPL-2.0-or-later
+ * VHD, the disk images of Virtual PC and Hyper-V ("vpc"): fixed ones, which are the disk and a footer, and
+ * dynamic ones: the footer's copy, a header, a table of places, blocks with a bitmap each, the footer. No
+ * differencing images. After Microsoft's "Virtual Hard Disk Image Format Specification". Numbers are
+ * big-endian. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/formats/blocks.h"
 
@@ -17,7 +17,7 @@
 #define HEADER_BYTES  1024u
 #define CHUNK         1024u
 #define NOT_THERE     0xffffffffu
-#define EPOCH         946684800 /* 2000-01-01, in the Unix epoch */
+#define EPOCH         946684800              /* 2000-01-01, in the Unix epoch */
 #define MAX_SECTORS   (UINT64_C(0xff000000)) /* 2040 GiB */
 #define MAX_CHS       (UINT64_C(65535) * 16 * 255)
 #define BLOCK_DEFAULT (2u << 20)
@@ -64,7 +64,8 @@ static int vpc_load(BlocksNode *b, uint64_t chunk, uint64_t *entries)
     return ret;
 }
 
-/* Over the old footer: a new one behind the block, and the block's bitmap, which says that all of it counts. */
+/* Over the old footer: a new one behind the block, and the block's bitmap, which says that all of it counts.
+ */
 static int vpc_place(BlocksNode *b, uint64_t block, uint64_t *host)
 {
     VpcNode *v = (VpcNode *)b;
@@ -121,7 +122,8 @@ static bool find_end(VpcNode *v, uint32_t entries, GError **error)
         }
     }
     if (end > block_size(b->node.file)) {
-        return error_set(error, "The VHD image's table leads behind the end of the file: it has been truncated");
+        return error_set(error,
+                         "The VHD image's table leads behind the end of the file: it has been truncated");
     }
     b->end = end;
     return true;
@@ -179,7 +181,8 @@ static bool vpc_open(BlockNode *node, QapiBlockdevOptions *options, GError **err
     uint32_t type;
     int ret;
 
-    if (!block_child_open(node, "file", BLOCK_ROLE_IMAGE, &node->file, options, options->u_vpc->file, error)) {
+    if (!block_child_open(node, "file", BLOCK_ROLE_IMAGE, &node->file, options, options->u_vpc->file,
+                          error)) {
         return false;
     }
     size = block_size(node->file);
@@ -215,8 +218,9 @@ static bool vpc_open(BlockNode *node, QapiBlockdevOptions *options, GError **err
         return open_dynamic(v, sectors, error);
     }
     if (sectors * 512 > size - FOOTER_BYTES) {
-        return error_set(error, "The VHD image is cut off: %" G_GUINT64_FORMAT " bytes for a disk of %" G_GUINT64_FORMAT,
-                         size, sectors * 512);
+        return error_set(
+            error, "The VHD image is cut off: %" G_GUINT64_FORMAT " bytes for a disk of %" G_GUINT64_FORMAT,
+            size, sectors * 512);
     }
     node->size = sectors * 512;
     return true;
@@ -231,14 +235,15 @@ static int vpc_co_preadv(BlockNode *node, uint64_t offset, uint64_t bytes, const
                                     : blocks_co_preadv(node, offset, bytes, vec, from, flags);
 }
 
-static int vpc_co_pwritev(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, uint64_t from,
-                          unsigned flags)
+static int vpc_co_pwritev(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                          uint64_t from, unsigned flags)
 {
     return ((VpcNode *)node)->fixed ? block_co_pwritev(node->file, offset, bytes, vec, from, 0)
                                     : blocks_co_pwritev(node, offset, bytes, vec, from, flags);
 }
 
-static int vpc_co_block_status(BlockNode *node, bool want_zero, uint64_t offset, uint64_t bytes, BlockStatus *st)
+static int vpc_co_block_status(BlockNode *node, bool want_zero, uint64_t offset, uint64_t bytes,
+                               BlockStatus *st)
 {
     if (!((VpcNode *)node)->fixed) {
         return blocks_co_block_status(node, want_zero, offset, bytes, st);
@@ -283,7 +288,8 @@ static void geometry_of(uint64_t sectors, uint32_t chs[3])
     chs[2] = per_track;
 }
 
-/* The smallest geometry that holds the size; or, exact, the largest one, which says that the size is in the footer. */
+/* The smallest geometry that holds the size; or, exact, the largest one, which says that the size is in the
+ * footer. */
 static bool choose_geometry(uint64_t size, bool exact, uint32_t chs[3], uint64_t *sectors, GError **error)
 {
     uint64_t want = MIN(size / 512, MAX_CHS), have = 0;
@@ -304,10 +310,11 @@ static bool choose_geometry(uint64_t size, bool exact, uint32_t chs[3], uint64_t
 
 static const BlockOption vpc_create_options[] = {
     { "size", BLOCK_OPTION_SIZE, "Virtual disk size", NULL, false },
-    { "subformat", BLOCK_OPTION_STRING, "Type of virtual hard disk format. Supported formats are {dynamic (default) | fixed} ",
-      NULL, false },
+    { "subformat", BLOCK_OPTION_STRING,
+      "Type of virtual hard disk format. Supported formats are {dynamic (default) | fixed} ", NULL, false },
     { "force_size", BLOCK_OPTION_BOOL,
-      "Force disk size calculation to use the actual size specified, rather than using the nearest CHS-based calculation",
+      "Force disk size calculation to use the actual size specified, rather than using the nearest CHS-based "
+      "calculation",
       NULL, false },
     { NULL, 0, NULL, NULL, false },
 };

@@ -151,8 +151,8 @@ bool block_co_create_existing(BlockGraph *graph, const char *filename, json_obje
     if (!node) {
         return false;
     }
-    root = block_root_new(node, "tool", BLOCK_PERM_WRITE | BLOCK_PERM_RESIZE, BLOCK_PERM_ALL, NULL, NULL,
-                          error);
+    root =
+        block_root_new(node, "tool", BLOCK_PERM_WRITE | BLOCK_PERM_RESIZE, BLOCK_PERM_ALL, NULL, NULL, error);
     if (!root) {
         block_node_release(node);
         return false;

@@ -15,7 +15,7 @@ struct BlockGraph {
     uint32_t visit;
     Object *objects;
     json_object *backing_extra; /* of the node that is being opened: options for the header's backing image */
-    GPtrArray *chain; /* of BlockNode *: whose backing images are being opened */
+    GPtrArray *chain;           /* of BlockNode *: whose backing images are being opened */
     BlockEventHook *event_hook;
     void *event_opaque;
     bool (*name_taken)(void *opaque, const char *name);

@@ -438,7 +438,8 @@ static BlockNode *open_dict(BlockGraph *graph, json_object *o, bool probe, unsig
     }
     for (size_t i = 0; parts[i]; i++) {
         json_object *part = get(o, parts[i]);
-        const char *of = part && json_object_is_type(part, json_type_object) ? get_text(part, "driver") : NULL;
+        const char *of =
+            part && json_object_is_type(part, json_type_object) ? get_text(part, "driver") : NULL;
         const BlockDriver *part_driver = of ? block_driver_find(of, NULL) : NULL;
         bool image = strcmp(parts[i], "backing") == 0 || (part && get(part, "file")) ||
                      (part_driver && !part_driver->is_protocol && !part_driver->parse_filename);

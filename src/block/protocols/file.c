@@ -131,7 +131,8 @@ static bool file_open(BlockNode *node, QapiBlockdevOptions *options, GError **er
     }
     name = strip_protocol(o->filename, node->driver->name);
     /* As everybody else would have to write it: what looks like a protocol is not one. */
-    node->filename = *name != '/' && block_name_has_protocol(name) ? g_strconcat("./", name, NULL) : g_strdup(name);
+    node->filename =
+        *name != '/' && block_name_has_protocol(name) ? g_strconcat("./", name, NULL) : g_strdup(name);
     f->engine = LOOP_IO_AUTO;
     if (o->has_aio && o->aio == QAPI_BLOCKDEV_AIO_OPTIONS_THREADS) {
         f->engine = LOOP_IO_THREADS;

@@ -420,12 +420,12 @@ static bool nbd_open(BlockNode *node, QapiBlockdevOptions *options, GError **err
                                                  n->export ? n->export : "")
                                : g_strdup("nbd:");
     if (!n->connected) {
-        return n->open_errno ? error_set_errno(error, n->open_errno, "Failed to connect to '%s'",
-                                               n->path   ? n->path
-                                               : n->host ? n->host
-                                                         : node->filename)
-                             : error_set(error, "Failed to connect to '%s': %s", node->filename,
-                                         n->open_error);
+        return n->open_errno
+                   ? error_set_errno(error, n->open_errno, "Failed to connect to '%s'",
+                                     n->path   ? n->path
+                                     : n->host ? n->host
+                                               : node->filename)
+                   : error_set(error, "Failed to connect to '%s': %s", node->filename, n->open_error);
     }
     if (o->x_dirty_bitmap && !n->can_status) {
         return error_set(error, "requested x-dirty-bitmap %s not found", o->x_dirty_bitmap);

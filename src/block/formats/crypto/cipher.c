@@ -29,8 +29,8 @@ static const struct nettle_cipher *const ciphers[] = {
     &nettle_aes128,     &nettle_aes192,     &nettle_aes256,     &nettle_cast128,    &nettle_serpent128,
     &nettle_serpent192, &nettle_serpent256, &nettle_twofish128, &nettle_twofish192, &nettle_twofish256,
 };
-static const struct nettle_hash *const hashes[] = { &nettle_md5,    &nettle_sha1,   &nettle_sha224,
-                                                    &nettle_sha256, &nettle_sha384, &nettle_sha512,
+static const struct nettle_hash *const hashes[] = { &nettle_md5,      &nettle_sha1,   &nettle_sha224,
+                                                    &nettle_sha256,   &nettle_sha384, &nettle_sha512,
                                                     &nettle_ripemd160 };
 
 int crypto_name_find(const char *const *names, const char *name)
@@ -75,8 +75,8 @@ static const struct nettle_cipher *essiv_cipher(CryptoAlg alg, size_t digest)
     return NULL;
 }
 
-static void hash_of(CryptoHash hash, const void *a, size_t a_bytes, const void *b, size_t b_bytes, uint8_t *out,
-                    size_t out_bytes)
+static void hash_of(CryptoHash hash, const void *a, size_t a_bytes, const void *b, size_t b_bytes,
+                    uint8_t *out, size_t out_bytes)
 {
     const struct nettle_hash *h = hashes[hash];
     g_autofree void *context = g_malloc0(h->context_size);
@@ -95,7 +95,8 @@ CryptoVolume *crypto_volume_new(const CryptoSpec *spec, const uint8_t *key, size
 
     if (key_bytes != crypto_key_bytes(spec)) {
         error_set(error, "Cipher '%s' in mode '%s' wants a key of %zu bytes, not %zu",
-                  crypto_alg_names[spec->alg], crypto_mode_names[spec->mode], crypto_key_bytes(spec), key_bytes);
+                  crypto_alg_names[spec->alg], crypto_mode_names[spec->mode], crypto_key_bytes(spec),
+                  key_bytes);
         return NULL;
     }
     if (spec->mode == CRYPTO_XTS && c->block_size != 16) {
@@ -154,8 +155,7 @@ void crypto_volume_free(CryptoVolume *v)
 
 static void make_iv(const CryptoVolume *v, uint64_t sector, uint8_t iv[MAX_BLOCK])
 {
-    uint64_t number =
-        GUINT64_TO_LE(v->spec.iv == CRYPTO_IV_PLAIN ? sector & UINT32_MAX : sector);
+    uint64_t number = GUINT64_TO_LE(v->spec.iv == CRYPTO_IV_PLAIN ? sector & UINT32_MAX : sector);
 
     memset(iv, 0, MAX_BLOCK);
     memcpy(iv, &number, sizeof(number));

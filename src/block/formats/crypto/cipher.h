@@ -1,6 +1,6 @@
 /*
- * What encrypted images are encrypted with: a block cipher in a mode, an initialisation vector for every sector of
- * 512 bytes, and hashes, over libnettle. SPDX-License-Identifier: GPL-2.0-or-later
+ * What encrypted images are encrypted with: a block cipher in a mode, an initialisation vector for every
+ * sector of 512 bytes, and hashes, over libnettle. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #ifndef RHEA_BLOCK_FORMATS_CRYPTO_CIPHER_H
 #define RHEA_BLOCK_FORMATS_CRYPTO_CIPHER_H

@@ -1,4 +1,5 @@
-/* Tests of ciphers against published values, and of LUKS headers and images. SPDX-License-Identifier: GPL-2.0-or-later
+/* Tests of ciphers against published values, and of LUKS headers and images. SPDX-License-Identifier:
+ * GPL-2.0-or-later
  */
 #include "block/formats/crypto/luks.h"
 
@@ -80,8 +81,8 @@ static void test_ciphers(void)
     for (int alg = 0; alg < CRYPTO_ALG_COUNT; alg++) {
         for (int mode = 0; mode < CRYPTO_MODE_COUNT; mode++) {
             CryptoSpec spec = { (CryptoAlg)alg, (CryptoMode)mode, CRYPTO_IV_PLAIN64, CRYPTO_SHA256 };
-            uint8_t key[64] = "a key of some bytes that are not all the same, and long enough.",
-                    buf[1024], plain[1024] = { 1, 2, 3 };
+            uint8_t key[64] = "a key of some bytes that are not all the same, and long enough.", buf[1024],
+                    plain[1024] = { 1, 2, 3 };
             g_autoptr(GError) error = NULL;
             CryptoVolume *v = crypto_volume_new(&spec, key, crypto_key_bytes(&spec), &error);
 
@@ -228,7 +229,8 @@ static BlockChild *open_with(const char *driver, const char *secret, GError **er
     }
     node = block_node_open_image(graph, path, o, 0, error);
     json_object_put(o);
-    return node ? block_root_new(node, "test", BLOCK_PERM_CONSISTENT_READ | BLOCK_PERM_WRITE | BLOCK_PERM_RESIZE,
+    return node ? block_root_new(node, "test",
+                                 BLOCK_PERM_CONSISTENT_READ | BLOCK_PERM_WRITE | BLOCK_PERM_RESIZE,
                                  BLOCK_PERM_ALL, NULL, NULL, error)
                 : NULL;
 }
@@ -310,9 +312,9 @@ static void test_image(gconstpointer data)
 {
     const char *driver = data;
     g_autofree uint8_t *buf = g_malloc(100000), *back = g_malloc(100000);
-    g_autofree char *options =
-        g_strdup_printf("%s%skey-secret=s0,%siter-time=1", strcmp(driver, "luks") == 0 ? "" : "encrypt.format=luks,",
-                        strcmp(driver, "luks") == 0 ? "" : "encrypt.", strcmp(driver, "luks") == 0 ? "" : "encrypt.");
+    g_autofree char *options = g_strdup_printf(
+        "%s%skey-secret=s0,%siter-time=1", strcmp(driver, "luks") == 0 ? "" : "encrypt.format=luks,",
+        strcmp(driver, "luks") == 0 ? "" : "encrypt.", strcmp(driver, "luks") == 0 ? "" : "encrypt.");
     g_autofree char *bytes = NULL, *message = NULL;
     g_autoptr(GError) error = NULL;
     BlockChild *root;

@@ -60,15 +60,16 @@ static bool text_field(const uint8_t *at, char out[33], const char *what, GError
 static bool find_cipher(LuksHeader *h, const char *name, GError **error)
 {
     for (size_t i = 0; i < G_N_ELEMENTS(families); i++) {
-        for (int alg = (int)families[i].first; strcmp(name, families[i].name) == 0 && alg <= (int)families[i].last;
-             alg++) {
+        for (int alg = (int)families[i].first;
+             strcmp(name, families[i].name) == 0 && alg <= (int)families[i].last; alg++) {
             h->spec.alg = (CryptoAlg)alg;
             if (crypto_key_bytes(&h->spec) == h->key_bytes) {
                 return true;
             }
         }
         if (strcmp(name, families[i].name) == 0) {
-            return error_set(error, "Algorithm '%s' with key size %u bytes not supported", name, h->key_bytes);
+            return error_set(error, "Algorithm '%s' with key size %u bytes not supported", name,
+                             h->key_bytes);
         }
     }
     return error_set(error, "Algorithm '%s' not supported", name);
@@ -125,7 +126,8 @@ static bool check_slots(const LuksHeader *h, GError **error)
         uint64_t start = s->offset_sectors, end = start + need;
 
         if (s->stripes != LUKS_STRIPES) {
-            return error_set(error, "Keyslot %u is corrupted (stripes %u != %u)", i, s->stripes, LUKS_STRIPES);
+            return error_set(error, "Keyslot %u is corrupted (stripes %u != %u)", i, s->stripes,
+                             LUKS_STRIPES);
         }
         if (start < (LUKS_HEADER_BYTES + CRYPTO_SECTOR - 1) / CRYPTO_SECTOR) {
             return error_set(error, "Keyslot %u is overlapping with the LUKS header", i);
@@ -159,7 +161,8 @@ bool luks_header_decode(LuksHeader *h, const uint8_t data[LUKS_HEADER_BYTES], GE
     if (data[6] != 0 || data[7] != 1) {
         return error_set(error, "LUKS version %u is not supported", data[6] << 8 | data[7]);
     }
-    if (!text_field(data + 8, cipher, "cipher name", error) || !text_field(data + 40, mode, "cipher mode", error) ||
+    if (!text_field(data + 8, cipher, "cipher name", error) ||
+        !text_field(data + 40, mode, "cipher mode", error) ||
         !text_field(data + 72, hash, "hash spec", error)) {
         return false;
     }
@@ -287,7 +290,8 @@ static ssize_t do_derive(void *opaque)
     if (d->milliseconds) {
         d->measured = crypto_pbkdf2_measure(d->hash, d->out_bytes, d->milliseconds);
     } else {
-        crypto_pbkdf2(d->hash, d->password, d->password_bytes, d->salt, 32, d->iterations, d->out, d->out_bytes);
+        crypto_pbkdf2(d->hash, d->password, d->password_bytes, d->salt, 32, d->iterations, d->out,
+                      d->out_bytes);
     }
     return 0;
 }
@@ -362,8 +366,9 @@ static int try_slot(const LuksHeader *h, uint32_t n, BlockChild *file, uint64_t 
         return 0;
     }
     if (slot->iterations > LUKS_MAX_ITERATION || h->digest_iterations > LUKS_MAX_ITERATION) {
-        error_set(error, "Keyslot %u asks for %u iterations to make its key, which is more than this program does", n,
-                  MAX(slot->iterations, h->digest_iterations));
+        error_set(error,
+                  "Keyslot %u asks for %u iterations to make its key, which is more than this program does",
+                  n, MAX(slot->iterations, h->digest_iterations));
         return -1;
     }
     if (at > size || size - at < split_bytes) {
@@ -551,8 +556,8 @@ static const char *option(json_object *options, const char *prefix, const char *
     return json_object_object_get_ex(options, key, &value) && value ? json_object_get_string(value) : NULL;
 }
 
-static bool named(json_object *options, const char *prefix, const char *name, const char *const *names, int *value,
-                  GError **error)
+static bool named(json_object *options, const char *prefix, const char *name, const char *const *names,
+                  int *value, GError **error)
 {
     const char *text = option(options, prefix, name);
     int n = text ? crypto_name_find(names, text) : *value;
@@ -570,7 +575,8 @@ static bool named(json_object *options, const char *prefix, const char *name, co
 
 bool luks_create_options(LuksCreate *create, json_object *options, const char *prefix, GError **error)
 {
-    int alg = CRYPTO_AES_256, mode = CRYPTO_XTS, iv = CRYPTO_IV_PLAIN64, iv_hash = CRYPTO_SHA256, hash = CRYPTO_SHA256;
+    int alg = CRYPTO_AES_256, mode = CRYPTO_XTS, iv = CRYPTO_IV_PLAIN64, iv_hash = CRYPTO_SHA256,
+        hash = CRYPTO_SHA256;
     const char *time = option(options, prefix, "iter-time");
     CryptoVolume *volume;
     uint8_t key[CRYPTO_MAX_KEY] = { 0 };
@@ -626,7 +632,8 @@ static unsigned count_active(const LuksHeader *h)
     return n;
 }
 
-static bool add_password(Change *c, json_object *options, int64_t slot, const char *key_secret, GError **error)
+static bool add_password(Change *c, json_object *options, int64_t slot, const char *key_secret,
+                         GError **error)
 {
     const char *new_secret = option(options, c->prefix, "new-secret"),
                *time = option(options, c->prefix, "iter-time");
@@ -670,20 +677,23 @@ static bool erase_by_slot(Change *c, int64_t slot, const uint8_t *old, size_t ol
         ret = try_slot(c->h, (uint32_t)slot, c->file, c->base, old, old_bytes, key, error);
         explicit_bzero(key, sizeof(key));
         if (ret <= 0) {
-            return ret < 0 ? false
-                           : error_set(error,
-                                       "Given keyslot %d doesn't contain the given old password for erase operation",
-                                       (int)slot);
+            return ret < 0
+                       ? false
+                       : error_set(
+                             error,
+                             "Given keyslot %d doesn't contain the given old password for erase operation",
+                             (int)slot);
         }
     }
     if (!c->force && !c->h->slots[slot].active) {
         return error_set(error, "Given keyslot %d is already erased (inactive) ", (int)slot);
     }
     if (!c->force && count_active(c->h) == 1) {
-        return error_set(error,
-                         "Attempt to erase the only active keyslot %d which will erase all the data in the image "
-                         "irreversibly - refusing operation",
-                         (int)slot);
+        return error_set(
+            error,
+            "Attempt to erase the only active keyslot %d which will erase all the data in the image "
+            "irreversibly - refusing operation",
+            (int)slot);
     }
     return erase_slot(c->h, (uint32_t)slot, c->file, c->base, error);
 }
@@ -708,8 +718,9 @@ static bool erase_by_password(Change *c, const uint8_t *old, size_t old_bytes, G
         return error_set(error, "No keyslots match given (old) password for erase operation");
     }
     if (!c->force && matches == count_active(c->h)) {
-        return error_set(error, "All the active keyslots match the (old) password that was given and erasing them "
-                                "will erase all the data in the image irreversibly - refusing operation");
+        return error_set(error,
+                         "All the active keyslots match the (old) password that was given and erasing them "
+                         "will erase all the data in the image irreversibly - refusing operation");
     }
     for (uint32_t i = 0; i < LUKS_SLOTS; i++) {
         if (match[i] && !erase_slot(c->h, i, c->file, c->base, error)) {
@@ -737,7 +748,7 @@ static bool erase_passwords(Change *c, json_object *options, int64_t slot, GErro
     return slot >= 0 ? erase_by_slot(c, slot, old, bytes, error)
            : old     ? erase_by_password(c, old, bytes, error)
                      : error_set(error, "To erase keyslot(s), either explicit keyslot index or the password "
-                                        "currently contained in them must be given");
+                                            "currently contained in them must be given");
 }
 
 bool luks_amend(LuksHeader *h, BlockChild *file, uint64_t base, BlockGraph *graph, json_object *options,
@@ -748,7 +759,8 @@ bool luks_amend(LuksHeader *h, BlockChild *file, uint64_t base, BlockGraph *grap
     int64_t slot = number ? g_ascii_strtoll(number, NULL, 10) : -1;
 
     if (number && (slot < 0 || slot >= LUKS_SLOTS)) {
-        return error_set(error, "Invalid keyslot %s specified, must be between 0 and %u", number, LUKS_SLOTS - 1);
+        return error_set(error, "Invalid keyslot %s specified, must be between 0 and %u", number,
+                         LUKS_SLOTS - 1);
     }
     if (!state) {
         return error_set(error, "Parameter '%sstate' is missing", prefix);

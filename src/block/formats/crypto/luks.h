@@ -1,10 +1,10 @@
 /*
- * LUKS version 1 headers: as images of their own (formats/luks.c) and inside qcow2. The format is described in
- * cryptsetup's "LUKS1 On-Disk Format Specification" 1.2.3.
+ * LUKS version 1 headers: as images of their own (formats/luks.c) and inside qcow2. The format is described
+ * in cryptsetup's "LUKS1 On-Disk Format Specification" 1.2.3.
  *
- * A header lies at `base` of a file: 592 bytes, then eight places for key material from byte 4096 on, then the
- * payload. A place holds the master key, split and encrypted with a key that comes from a password. What a file says
- * is hostile: luks_load() checks all of it. SPDX-License-Identifier: GPL-2.0-or-later
+ * A header lies at `base` of a file: 592 bytes, then eight places for key material from byte 4096 on, then
+ * the payload. A place holds the master key, split and encrypted with a key that comes from a password. What
+ * a file says is hostile: luks_load() checks all of it. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #ifndef RHEA_BLOCK_FORMATS_CRYPTO_LUKS_H
 #define RHEA_BLOCK_FORMATS_CRYPTO_LUKS_H
@@ -56,8 +56,8 @@ uint64_t luks_create_payload(const LuksCreate *create);
 bool luks_format(LuksHeader *h, const LuksCreate *create, BlockChild *file, uint64_t base,
                  const uint8_t *password, size_t password_bytes, GError **error);
 
-/* Changes of passwords: options "state", "keyslot", "old-secret", "new-secret" and "iter-time" of a dict with that
- * prefix; password: one that opens the image (of secret "key-secret"). */
+/* Changes of passwords: options "state", "keyslot", "old-secret", "new-secret" and "iter-time" of a dict with
+ * that prefix; password: one that opens the image (of secret "key-secret"). */
 bool luks_amend(LuksHeader *h, BlockChild *file, uint64_t base, BlockGraph *graph, json_object *options,
                 const char *prefix, const char *key_secret, bool force, GError **error);
 /* Reads -o's names with the prefix ("encrypt." or "") into create. */

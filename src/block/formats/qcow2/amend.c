@@ -142,8 +142,8 @@ static int expand_table(Qcow2Node *s, uint64_t table, uint8_t *buf, const uint8_
         ret = ret < 0 ? ret : blk_flush(s->node.file);
     }
     for (guint i = 0; ret >= 0 && i < freed->len; i++) {
-        ret = qcow2_refcount_add(s, qcow2_cluster_of(s, g_array_index(freed, uint64_t, i)), 1,
-                                 -(int64_t)refs);
+        ret =
+            qcow2_refcount_add(s, qcow2_cluster_of(s, g_array_index(freed, uint64_t, i)), 1, -(int64_t)refs);
     }
     return ret;
 }
@@ -174,7 +174,8 @@ static int expand_zeroes(Qcow2Node *s, Progress *p)
 
     p->total = s->h.l1_size;
     for (guint i = 0; i < s->snapshots->len; i++) {
-        p->total += g_array_index(s->snapshots, Qcow2Snapshot, i).l1_size; /* hostile ones are refused below */
+        p->total +=
+            g_array_index(s->snapshots, Qcow2Snapshot, i).l1_size; /* hostile ones are refused below */
     }
     ret = expand_l1(s, s->h.l1_offset, s->h.l1_size, seen, buf, zero, p);
     for (guint i = 0; ret >= 0 && i < s->snapshots->len; i++) {
@@ -277,7 +278,8 @@ static bool check_fixed(Qcow2Node *s, json_object *o, GError **error)
     if (get(o, "encryption", &v) && !json_object_get_boolean(v) != !s->h.crypt_method) {
         return error_set(error, "Changing the encryption flag is not supported");
     }
-    if (get(o, "encrypt.format", &v) && (strcmp(json_object_get_string(v), "luks") == 0 ? 2u : 1u) != s->h.crypt_method) {
+    if (get(o, "encrypt.format", &v) &&
+        (strcmp(json_object_get_string(v), "luks") == 0 ? 2u : 1u) != s->h.crypt_method) {
         return error_set(error, "Changing the encryption format is not supported");
     }
     if (get(o, "preallocation", &v)) {

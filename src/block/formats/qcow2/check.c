@@ -127,7 +127,8 @@ static void count_standard(Check *c, uint64_t table, uint32_t i, Qcow2Entry e, b
     uint64_t host = qcow2_entry_host(e);
 
     if ((uint32_t)e.bitmap & (uint32_t)(e.bitmap >> 32)) {
-        say(c, "ERROR offset=%" PRIx64 ": Allocated cluster has corrupted subcluster allocation bitmap\n", host);
+        say(c, "ERROR offset=%" PRIx64 ": Allocated cluster has corrupted subcluster allocation bitmap\n",
+            host);
         c->r->corruptions++;
     }
     if (host & (s->g.cluster_size - 1)) {
@@ -310,7 +311,8 @@ static void count_all(Check *c, bool with_refcounts)
             c->r->corruptions++;
         } else if (snap->l1_size > QCOW2_MAX_L1_BYTES / 8) {
             say(c,
-                "ERROR snapshot %s (%s) l1_size=0x%x: L1 table is too large; snapshot table entry corrupted\n",
+                "ERROR snapshot %s (%s) l1_size=0x%x: L1 table is too large; snapshot table entry "
+                "corrupted\n",
                 snap->id, snap->name, snap->l1_size);
             c->r->corruptions++;
         } else {
@@ -659,8 +661,8 @@ static int read_snapshots(Check *c, BlockCheckResult *r)
 
         if (!fix) {
             error_set(&error, "ERROR snapshot table too large");
-            error_append_hint(&error, "You can force-remove all %u overhanging snapshots with qemu-img check -r all",
-                              over);
+            error_append_hint(
+                &error, "You can force-remove all %u overhanging snapshots with qemu-img check -r all", over);
             error_report(error);
             r->check_errors++;
             return -EFBIG;
@@ -804,8 +806,8 @@ static int uncount_structures(Check *c)
     uint64_t table = qcow2_cluster_of(s, s->h.reftable_offset);
 
     for (uint64_t i = 0; i < s->reftable_entries + s->h.reftable_clusters; i++) {
-        uint64_t cluster = i < s->reftable_entries ? qcow2_cluster_of(s, s->reftable[i])
-                                                   : table + i - s->reftable_entries;
+        uint64_t cluster =
+            i < s->reftable_entries ? qcow2_cluster_of(s, s->reftable[i]) : table + i - s->reftable_entries;
 
         if (i < s->reftable_entries && !s->reftable[i]) {
             continue;

@@ -22,19 +22,22 @@ const BlockOption qcow2_create_options[] = {
     { "extended_l2", BLOCK_OPTION_BOOL, "Extended L2 tables", NULL, false },
     { "encryption", BLOCK_OPTION_BOOL,
       "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)", NULL, false },
-    { "encrypt.format", BLOCK_OPTION_STRING, "Encrypt the image, format choices: 'aes', 'luks'", NULL, false },
-    { "encrypt.key-secret", BLOCK_OPTION_STRING, "ID of secret providing qcow AES key or LUKS passphrase", NULL,
+    { "encrypt.format", BLOCK_OPTION_STRING, "Encrypt the image, format choices: 'aes', 'luks'", NULL,
       false },
+    { "encrypt.key-secret", BLOCK_OPTION_STRING, "ID of secret providing qcow AES key or LUKS passphrase",
+      NULL, false },
     { "encrypt.cipher-alg", BLOCK_OPTION_STRING, "Name of encryption cipher algorithm", NULL, false },
     { "encrypt.cipher-mode", BLOCK_OPTION_STRING, "Name of encryption cipher mode", NULL, false },
     { "encrypt.ivgen-alg", BLOCK_OPTION_STRING, "Name of IV generator algorithm", NULL, false },
     { "encrypt.ivgen-hash-alg", BLOCK_OPTION_STRING, "Name of IV generator hash algorithm", NULL, false },
     { "encrypt.hash-alg", BLOCK_OPTION_STRING, "Name of encryption hash algorithm", NULL, false },
     { "encrypt.iter-time", BLOCK_OPTION_NUMBER, "Time to spend in PBKDF in milliseconds", NULL, true },
-    { "encrypt.state", BLOCK_OPTION_STRING, "Select new state of affected keyslots (active/inactive)", NULL, true,
+    { "encrypt.state", BLOCK_OPTION_STRING, "Select new state of affected keyslots (active/inactive)", NULL,
+      true, true },
+    { "encrypt.keyslot", BLOCK_OPTION_NUMBER, "Select a single keyslot to modify explicitly", NULL, true,
       true },
-    { "encrypt.keyslot", BLOCK_OPTION_NUMBER, "Select a single keyslot to modify explicitly", NULL, true, true },
-    { "encrypt.old-secret", BLOCK_OPTION_STRING, "Select all keyslots that match this password", NULL, true, true },
+    { "encrypt.old-secret", BLOCK_OPTION_STRING, "Select all keyslots that match this password", NULL, true,
+      true },
     { "encrypt.new-secret", BLOCK_OPTION_STRING,
       "New secret to set in the matching keyslots. Empty string to erase", NULL, true, true },
     { "cluster_size", BLOCK_OPTION_SIZE, "qcow2 cluster size", NULL, false },
@@ -268,15 +271,15 @@ static bool finish(BlockGraph *graph, BlockNode *file, const Want *w, GError **e
         return false;
     }
     /* The other modes give the data file its size themselves. */
-    ok = !w->data ||
-         (w->prealloc != QAPI_PREALLOC_MODE_OFF && w->prealloc != QAPI_PREALLOC_MODE_METADATA) ||
+    ok = !w->data || (w->prealloc != QAPI_PREALLOC_MODE_OFF && w->prealloc != QAPI_PREALLOC_MODE_METADATA) ||
          block_size(((Qcow2Node *)node)->data_child) >= w->size ||
          blk_truncate(((Qcow2Node *)node)->data_child, w->size, false, QAPI_PREALLOC_MODE_OFF, 0, error);
     /* A raw data file is read by its mapping too: all of it is there from the start. */
-    ok = ok && ((w->prealloc == QAPI_PREALLOC_MODE_OFF && !w->data_raw) ||
-         qcow2_preallocate((Qcow2Node *)node, 0, w->size,
-                           w->prealloc == QAPI_PREALLOC_MODE_OFF ? QAPI_PREALLOC_MODE_METADATA : w->prealloc,
-                           error) >= 0);
+    ok = ok &&
+         ((w->prealloc == QAPI_PREALLOC_MODE_OFF && !w->data_raw) ||
+          qcow2_preallocate((Qcow2Node *)node, 0, w->size,
+                            w->prealloc == QAPI_PREALLOC_MODE_OFF ? QAPI_PREALLOC_MODE_METADATA : w->prealloc,
+                            error) >= 0);
     block_root_free(root);
     return ok;
 }
@@ -379,7 +382,8 @@ static uint64_t number_option(json_object *o, const char *name, uint64_t otherwi
 static bool read_want(Want *w, json_object *o, GError **error)
 {
     const char *compat = text_option(o, "compat"), *prealloc = text_option(o, "preallocation"),
-               *compression = text_option(o, "compression_type"), *journal = text_option(o, "journal"), *format = text_option(o, "encrypt.format");
+               *compression = text_option(o, "compression_type"), *journal = text_option(o, "journal"),
+               *format = text_option(o, "encrypt.format");
     json_object *value;
 
     memset(w, 0, sizeof(*w));
@@ -400,9 +404,9 @@ static bool read_want(Want *w, json_object *o, GError **error)
     if (format && strcmp(format, "aes") != 0 && strcmp(format, "luks") != 0) {
         return error_set(error, "Parameter 'encrypt.format' does not accept value '%s'", format);
     }
-    w->crypt_method = format && strcmp(format, "luks") == 0                ? 2
+    w->crypt_method = format && strcmp(format, "luks") == 0          ? 2
                       : format || bool_option(o, "encryption", NULL) ? 1
-                                                                           : 0;
+                                                                     : 0;
     if (w->crypt_method && !w->key_secret) {
         return error_set(error, "Parameter 'encrypt.key-secret' is required for cipher");
     }

@@ -1,11 +1,11 @@
 /*
- * Encryption of qcow2: LUKS (its header lies in clusters of the image, sectors are numbered as they lie in the file)
- * and, of old images, AES (the password itself is the key, sectors are numbered as the guest sees them). Guest data
- * and VM state are encrypted; tables, names and compressed clusters are not.
+ * Encryption of qcow2: LUKS (its header lies in clusters of the image, sectors are numbered as they lie in
+ * the file) and, of old images, AES (the password itself is the key, sectors are numbered as the guest sees
+ * them). Guest data and VM state are encrypted; tables, names and compressed clusters are not.
  *
  * 1. Requests that touch data are whole sectors of 512 bytes (qcow2_open turns any_alignment off).
- * 2. A cluster that was never written reads as anything but zeroes: take_clusters() calls none fresh, and nobody asks
- *    the file whether it has zeroes there.
+ * 2. A cluster that was never written reads as anything but zeroes: take_clusters() calls none fresh, and
+ * nobody asks the file whether it has zeroes there.
  * 3. What goes to the file and into the journal is encrypted before: qcow2_keep_data() never sees plain text.
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -47,7 +47,8 @@ static bool load_luks(Qcow2Node *s, GError **error)
         return (error && *error) || error_set(error, "The image's encryption header is too small");
     }
     if ((uint64_t)s->luks->payload_sectors * CRYPTO_SECTOR > s->h.crypto_size) {
-        return error_set(error, "The image's encryption header needs %u sectors and has %" G_GUINT64_FORMAT " bytes",
+        return error_set(error,
+                         "The image's encryption header needs %u sectors and has %" G_GUINT64_FORMAT " bytes",
                          s->luks->payload_sectors, s->h.crypto_size);
     }
     return true;
@@ -74,8 +75,9 @@ bool qcow2_encrypt_open(Qcow2Node *s, GError **error)
     const char *header = s->h.crypt_method == 1 ? "aes" : "luks";
 
     if (!s->h.crypt_method) {
-        return !s->key_format || error_set(error, "No encryption in image header, but options specified format '%s'",
-                                           s->key_format);
+        return !s->key_format ||
+               error_set(error, "No encryption in image header, but options specified format '%s'",
+                         s->key_format);
     }
     if (s->key_format && strcmp(s->key_format, header) != 0) {
         return error_set(error, "Header reported '%s' encryption format but options specify '%s'", header,
@@ -170,15 +172,16 @@ static bool has_any(json_object *options, const char *const *names)
 
 bool qcow2_encrypt_amend(Qcow2Node *s, json_object *options, bool force, GError **error)
 {
-    static const char *const names[] = { "encrypt.state",      "encrypt.keyslot",  "encrypt.old-secret",
+    static const char *const names[] = { "encrypt.state",      "encrypt.keyslot",   "encrypt.old-secret",
                                          "encrypt.new-secret", "encrypt.iter-time", NULL };
 
     if (!has_any(options, names)) {
         return true;
     }
     if (!s->luks) {
-        return error_set(error, "Only LUKS encryption options can be amended for qcow2 with an encryption format");
+        return error_set(error,
+                         "Only LUKS encryption options can be amended for qcow2 with an encryption format");
     }
-    return luks_amend(s->luks, s->node.file, s->h.crypto_offset, s->node.graph, options, "encrypt.", s->key_secret,
-                      force, error);
+    return luks_amend(s->luks, s->node.file, s->h.crypto_offset, s->node.graph, options, "encrypt.",
+                      s->key_secret, force, error);
 }

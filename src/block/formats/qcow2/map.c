@@ -27,10 +27,11 @@ void qcow2_corrupt(Qcow2Node *s, bool fatal, uint64_t offset, const char *fmt, .
     va_end(ap);
     block_node_corrupt(&s->node, fatal, offset, UINT64_MAX, "%s", text);
     if (fatal && !s->node.read_only && !__atomic_load_n(&s->broken, __ATOMIC_RELAXED)) {
-        fprintf(stderr,
-                "qcow2: Marking image as corrupt: %s; further corruption events will be suppressed\n", text);
+        fprintf(stderr, "qcow2: Marking image as corrupt: %s; further corruption events will be suppressed\n",
+                text);
     } else if (!__atomic_exchange_n(&s->told_corrupt, true, __ATOMIC_RELAXED)) {
-        fprintf(stderr, "qcow2: Image is corrupt: %s; further non-fatal corruption events will be suppressed\n",
+        fprintf(stderr,
+                "qcow2: Image is corrupt: %s; further non-fatal corruption events will be suppressed\n",
                 text);
     }
     g_free(text);
@@ -474,13 +475,12 @@ static int check_map(Qcow2Node *s, uint64_t offset, Qcow2Map *map)
 
     if (map->kind == QCOW2_KIND_INVALID && !(map->word & QCOW2_COMPRESSED) &&
         (host & (s->g.cluster_size - 1))) {
-        qcow2_corrupt(s, true, UINT64_MAX,
-                      "%s offset %#" G_GINT64_MODIFIER "x unaligned (L2 offset: %#" G_GINT64_MODIFIER
-                      "x, L2 index: %#" G_GINT64_MODIFIER "x)",
-                      !s->g.sub_bits && (map->word & QCOW2_ZERO) ? "Preallocated zero cluster"
-                                                                 : "Cluster allocation",
-                      host, s->l1[l1_index(s, offset)] & QCOW2_OFFSET_MASK,
-                      in_table(s, offset) / s->g.l2_entry_bytes);
+        qcow2_corrupt(
+            s, true, UINT64_MAX,
+            "%s offset %#" G_GINT64_MODIFIER "x unaligned (L2 offset: %#" G_GINT64_MODIFIER
+            "x, L2 index: %#" G_GINT64_MODIFIER "x)",
+            !s->g.sub_bits && (map->word & QCOW2_ZERO) ? "Preallocated zero cluster" : "Cluster allocation",
+            host, s->l1[l1_index(s, offset)] & QCOW2_OFFSET_MASK, in_table(s, offset) / s->g.l2_entry_bytes);
         return -EIO;
     }
     if (map->kind == QCOW2_KIND_INVALID) {

@@ -297,9 +297,9 @@ static bool check_options(const QapiBlockdevOptionsQcow2 *o, uint32_t cluster_si
     if (o->has_l2_cache_entry_size && cluster_size &&
         (o->l2_cache_entry_size < 512 || (uint64_t)o->l2_cache_entry_size > cluster_size ||
          (o->l2_cache_entry_size & (o->l2_cache_entry_size - 1)))) {
-        return error_set(
-            error, "L2 cache entry size must be a power of two between 512 and the cluster size (%u)",
-            cluster_size);
+        return error_set(error,
+                         "L2 cache entry size must be a power of two between 512 and the cluster size (%u)",
+                         cluster_size);
     }
     if (o->has_l2_cache_size && (uint64_t)o->l2_cache_size > MAX_CACHE / 64) {
         return error_set(error, "L2 cache size too big");
@@ -317,9 +317,10 @@ static bool read_options(Qcow2Node *s, const QapiBlockdevOptionsQcow2 *o, GError
     g_free(s->key_secret);
     g_free(s->key_format);
     s->key_secret = o->encrypt ? g_strdup(o->encrypt->key_secret) : NULL;
-    s->key_format = o->encrypt && o->encrypt->has_format
-                        ? g_strdup(enum_name(&qapi_BlockdevQcow2EncryptionFormat_lookup, (int)o->encrypt->format))
-                        : NULL;
+    s->key_format =
+        o->encrypt && o->encrypt->has_format
+            ? g_strdup(enum_name(&qapi_BlockdevQcow2EncryptionFormat_lookup, (int)o->encrypt->format))
+            : NULL;
     if (!check_options(o, 0, error)) {
         return false;
     }

@@ -119,12 +119,12 @@ struct Qcow2Node {
     BlockChild *data_child; /* the external data file, or NULL */
     Qcow2Header h;          /* as it stands in the image */
     Qcow2Geometry g;
-    bool lazy;   /* refcounts may lag behind: the dirty bit says so */
+    bool lazy;           /* refcounts may lag behind: the dirty bit says so */
     CryptoVolume *crypt; /* NULL: data is as it is (or is not looked at) */
     LuksHeader *luks;
     bool crypt_by_guest;           /* sectors are numbered by guest offset, not by place */
     char *key_secret, *key_format; /* as the options say; NULL: not */
-    bool broken; /* corrupt: no writes any more; atomic */
+    bool broken;                   /* corrupt: no writes any more; atomic */
     bool told_corrupt;
     bool opened, locks_made;
     bool pass_request, pass_snapshot, pass_other; /* discards to the file */
@@ -205,8 +205,8 @@ static inline BlockChild *qcow2_data(const Qcow2Node *s)
 {
     return s->data_child ? s->data_child : s->node.file;
 }
-/* Tells blkdebug, if that is the file. In a coroutine, without locks: it may wait, and requests that follow may
- * fail. */
+/* Tells blkdebug, if that is the file. In a coroutine, without locks: it may wait, and requests that follow
+ * may fail. */
 #define QCOW2_EVENT(s, event) block_debug_event((s)->node.file, QAPI_BLKDEBUG_EVENT_##event)
 static inline const char *qcow2_what(const Qcow2Node *s)
 {

@@ -38,7 +38,7 @@ int qcow2_co_preadv(BlockNode *node, uint64_t offset, uint64_t bytes, const Bloc
             QCOW2_EVENT(s, READ_AIO);
             ret = s->h.crypt_method && !s->crypt ? -EPERM /* opened without its key */
                   : s->crypt ? qcow2_read_encrypted(s, offset, map.host, map.bytes, vec, from)
-                           : read_child(qcow2_data(s), map.host, map.bytes, vec, from);
+                             : read_child(qcow2_data(s), map.host, map.bytes, vec, from);
             break;
         case QCOW2_KIND_COMPRESSED:
             ret = qcow2_read_compressed(s, map.word, offset & (s->g.cluster_size - 1), map.bytes, vec, from);

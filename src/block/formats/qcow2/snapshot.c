@@ -226,7 +226,8 @@ int qcow2_snapshots_write(Qcow2Node *s)
             snap->extra_size = KNOWN_EXTRA + snap->unknown_extra_size;
         }
         if (old_bytes) {
-            qcow2_free_now(s, old, old_bytes, true); /* where it fails the old table leaks: the new one counts */
+            qcow2_free_now(s, old, old_bytes,
+                           true); /* where it fails the old table leaks: the new one counts */
         }
     }
     g_byte_array_free(out, TRUE);

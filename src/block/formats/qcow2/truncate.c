@@ -132,7 +132,8 @@ static int preallocate_tables(Qcow2Node *s, uint64_t from, uint64_t to)
                     qcow2_entry_set_zero(&s->g, &e, 0, 1u << s->g.sub_bits);
                 } else if (s->h.backing_file) {
                     e.bitmap = 0;
-                } else if ((s->g.v2 && s->h.crypt_method) || ((a.fresh || s->data_child) && !s->h.crypt_method)) {
+                } else if ((s->g.v2 && s->h.crypt_method) ||
+                           ((a.fresh || s->data_child) && !s->h.crypt_method)) {
                     qcow2_entry_set_data(&s->g, &e, 0, 1u << s->g.sub_bits);
                 } else {
                     qcow2_entry_set_zero(&s->g, &e, 0, 1u << s->g.sub_bits);
@@ -308,9 +309,8 @@ int qcow2_co_truncate(BlockNode *node, uint64_t size, bool exact, QapiPreallocMo
                          __ATOMIC_RELAXED); /* the new part is written before anybody sees it */
         ret = zero_tail(s, old, size);
         if (ret >= 0 && (flags & BLOCK_REQ_ZERO_WRITE) && qcow2_round_up(s, old) < size) {
-            ret =
-                qcow2_co_pwrite_zeroes(node, qcow2_round_up(s, old), size - qcow2_round_up(s, old),
-                                       BLOCK_REQ_MAY_UNMAP);
+            ret = qcow2_co_pwrite_zeroes(node, qcow2_round_up(s, old), size - qcow2_round_up(s, old),
+                                         BLOCK_REQ_MAY_UNMAP);
         }
         if (ret < 0) {
             error_set_errno(error, -ret, "Failed to zero out the new area");

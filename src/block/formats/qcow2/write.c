@@ -424,7 +424,8 @@ static int write_alloc(Qcow2Node *s, uint64_t offset, uint64_t bytes, const Bloc
 }
 
 /* To where it is already; encrypted on the way where the image is. */
-static int write_in_place(Qcow2Node *s, uint64_t offset, const Qcow2Map *map, const BlockVec *vec, uint64_t from)
+static int write_in_place(Qcow2Node *s, uint64_t offset, const Qcow2Map *map, const BlockVec *vec,
+                          uint64_t from)
 {
     uint8_t *cipher = NULL;
     struct iovec iov;

@@ -10,7 +10,8 @@
 typedef bool EntryFunc(Qcow2Node *s, Qcow2Entry old, Qcow2Entry *e, uint32_t sub, uint32_t count,
                        unsigned flags);
 
-/* flags: the piece was widened to a whole subcluster, for the rest read as zeroes; no data may be there now. */
+/* flags: the piece was widened to a whole subcluster, for the rest read as zeroes; no data may be there now.
+ */
 #define WIDENED (1u << 30)
 
 static bool zero_entry(Qcow2Node *s, Qcow2Entry old, Qcow2Entry *e, uint32_t sub, uint32_t count,
