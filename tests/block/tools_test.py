@@ -578,6 +578,15 @@ def main():
         for options in ("", "subformat=fixed", "force_size=on", "subformat=fixed,force_size=on"):
             small_format("vpc", options)
 
+    def vmdk():
+        small_format("vmdk", "")
+        (bench.dir / "stream.vmdk").unlink(missing_ok=True)
+        status, out, err = bench.theirs("qemu-img", "convert", "-f", "raw", "-O", "vmdk", "-o",
+                                        "subformat=streamOptimized", "s.raw", "stream.vmdk")
+        expect(status == 0, out + err)
+        bench.ok("qemu-img", "compare", "-f", "raw", "-F", "vmdk", "s.raw", "stream.vmdk")
+        bench.same("qemu-img", "info", "stream.vmdk")
+
     def parallels():
         for options in ("", "cluster_size=64k"):
             small_format("parallels", options)
