@@ -31,6 +31,7 @@ void img_tool_start(ImgTool *tool, const char *argv0)
     loop_make_current(tool->loop);
     tool->root = object_new(TYPE_CONTAINER, &error);
     tool->graph = block_graph_new(tool->loop, NULL);
+    block_graph_set_objects(tool->graph, tool->root); /* secrets */
 }
 
 void img_tool_end(ImgTool *tool)
@@ -493,6 +494,7 @@ static bool snapshot_param_split(const char *param, char **id, char **name)
             g_free(*name);
             *name = g_strdup(*p + 14);
         } else {
+            log_error("Invalid parameter '%.*s'", (int)strcspn(*p, "="), *p);
             g_clear_pointer(id, g_free);
             g_clear_pointer(name, g_free);
             return false;

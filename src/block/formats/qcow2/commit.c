@@ -206,18 +206,21 @@ static int write_in_order(Qcow2Node *s, const Qcow2Batch *b)
     int ret = 0;
 
     if (kinds & KINDS_REF) {
+        QCOW2_EVENT(s, REFBLOCK_UPDATE_PART);
         ret = write_pages(s, b->pages, b->contents, KINDS_REF);
     }
     if (ret >= 0 && (kinds & (KINDS_L2 | KINDS_L1)) && ((kinds & KINDS_REF) || ordered)) {
         ret = flush_all(s);
     }
     if (ret >= 0 && (kinds & KINDS_L2)) {
+        QCOW2_EVENT(s, L2_UPDATE);
         ret = write_pages(s, b->pages, b->contents, KINDS_L2);
         if (ret >= 0 && (kinds & KINDS_L1)) {
             ret = flush_all(s);
         }
     }
     if (ret >= 0 && (kinds & KINDS_L1)) {
+        QCOW2_EVENT(s, L1_UPDATE);
         ret = write_pages(s, b->pages, b->contents, KINDS_L1);
     }
     return ret < 0 ? ret : flush_all(s);
@@ -372,12 +375,12 @@ static int commit_journal(Qcow2Node *s, bool checkpoint)
     return 0;
 }
 
-static bool has_work(Qcow2Node *s)
+bool qcow2_has_work(Qcow2Node *s)
 {
     bool work;
 
     pthread_mutex_lock(&s->lock);
-    work = s->dirty_pages->len || s->pending->len;
+    work = s->dirty_pages->len || s->pending->len || s->home_pages->len || s->ordered->len;
     pthread_mutex_unlock(&s->lock);
     return work;
 }
@@ -460,7 +463,7 @@ int qcow2_checkpoint(Qcow2Node *s)
     } else {
         ret = commit_plain(s, true);
         /* Frees that it applied are dirty again. */
-        for (int i = 0; ret >= 0 && i < 3 && has_work(s); i++) {
+        for (int i = 0; ret >= 0 && i < 3 && qcow2_has_work(s); i++) {
             ret = commit_plain(s, true);
         }
     }
@@ -473,7 +476,7 @@ int qcow2_commit_home(Qcow2Node *s)
 {
     int ret = 0;
 
-    for (int i = 0; ret >= 0 && (i == 0 || has_work(s) || s->home_pages->len); i++) {
+    for (int i = 0; ret >= 0 && (i == 0 || qcow2_has_work(s)); i++) {
         if (i == 4) {
             return -EIO; /* a home write failed again and again */
         }

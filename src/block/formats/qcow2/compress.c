@@ -125,6 +125,7 @@ int qcow2_read_compressed(Qcow2Node *s, uint64_t word, uint64_t in_cluster, uint
     if (at >= size) {
         return -EIO;
     }
+    QCOW2_EVENT(s, READ_COMPRESSED);
     span = (uint32_t)MIN(span, size - at); /* the last sector may end with the file */
     in = g_try_malloc(span);
     out = g_try_malloc(s->g.cluster_size);
@@ -235,6 +236,7 @@ static int write_compressed(Qcow2Node *s, uint64_t offset, const uint8_t *data, 
     }
     co_mutex_unlock(&s->compress_lock);
     if (ret >= 0) {
+        QCOW2_EVENT(s, WRITE_COMPRESSED);
         ret = block_co_pwrite(s->node.file, at, bytes, data, 0);
     }
     pthread_mutex_lock(&s->lock);
@@ -270,7 +272,7 @@ int qcow2_co_pwritev_compressed(BlockNode *node, uint64_t offset, uint64_t bytes
     Qcow2Node *s = (Qcow2Node *)node;
     uint32_t cluster = s->g.cluster_size;
 
-    if (s->data_child) {
+    if (s->data_child || s->h.crypt_method) {
         return -ENOTSUP;
     }
     if (__atomic_load_n(&s->broken, __ATOMIC_RELAXED)) {

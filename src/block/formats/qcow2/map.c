@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #define MAX_EXTENTS 65536u
@@ -25,6 +26,14 @@ void qcow2_corrupt(Qcow2Node *s, bool fatal, uint64_t offset, const char *fmt, .
     text = g_strdup_vprintf(fmt, ap);
     va_end(ap);
     block_node_corrupt(&s->node, fatal, offset, UINT64_MAX, "%s", text);
+    if (fatal && !s->node.read_only && !__atomic_load_n(&s->broken, __ATOMIC_RELAXED)) {
+        fprintf(stderr, "qcow2: Marking image as corrupt: %s; further corruption events will be suppressed\n",
+                text);
+    } else if (!__atomic_exchange_n(&s->told_corrupt, true, __ATOMIC_RELAXED)) {
+        fprintf(stderr,
+                "qcow2: Image is corrupt: %s; further non-fatal corruption events will be suppressed\n",
+                text);
+    }
     g_free(text);
     if (fatal && !s->check_mode && !__atomic_exchange_n(&s->broken, true, __ATOMIC_RELAXED) &&
         !s->node.read_only && s->h.version >= 3 && s->opened) {
@@ -285,6 +294,10 @@ int qcow2_l2_writable(Qcow2Node *s, uint64_t offset, Qcow2Page **page)
         co_mutex_lock(&s->table_lock);
         if (!(s->l1[index] & QCOW2_COPIED)) {
             ret = make_table(s, index);
+            /* Lazy refcounts lag for data only: a table's own count is there before anything stands in it. */
+            if (ret >= 0 && s->lazy) {
+                ret = qcow2_checkpoint(s);
+            }
         }
         co_mutex_unlock(&s->table_lock);
     }
@@ -458,10 +471,24 @@ static void decode(Qcow2Node *s, const Qcow2Page *page, uint64_t offset, uint64_
 
 static int check_map(Qcow2Node *s, uint64_t offset, Qcow2Map *map)
 {
+    uint64_t host = map->word & QCOW2_OFFSET_MASK;
+
+    if (map->kind == QCOW2_KIND_INVALID && !(map->word & QCOW2_COMPRESSED) &&
+        (host & (s->g.cluster_size - 1))) {
+        qcow2_corrupt(
+            s, true, UINT64_MAX,
+            "%s offset %#" G_GINT64_MODIFIER "x unaligned (L2 offset: %#" G_GINT64_MODIFIER
+            "x, L2 index: %#" G_GINT64_MODIFIER "x)",
+            !s->g.sub_bits && (map->word & QCOW2_ZERO) ? "Preallocated zero cluster" : "Cluster allocation",
+            host, s->l1[l1_index(s, offset)] & QCOW2_OFFSET_MASK, in_table(s, offset) / s->g.l2_entry_bytes);
+        return -EIO;
+    }
     if (map->kind == QCOW2_KIND_INVALID) {
         qcow2_corrupt(s, true, UINT64_MAX,
-                      "Invalid L2 entry %#" G_GINT64_MODIFIER "x of guest offset %#" G_GINT64_MODIFIER "x",
-                      map->word, offset);
+                      "Invalid cluster entry found  (L2 offset: %#" G_GINT64_MODIFIER
+                      "x, L2 index: %#" G_GINT64_MODIFIER "x)",
+                      s->l1[l1_index(s, offset)] & QCOW2_OFFSET_MASK,
+                      in_table(s, offset) / s->g.l2_entry_bytes);
         return -EIO;
     }
     if (map->kind == QCOW2_KIND_DATA && s->data_child && map->host != offset) {

@@ -172,6 +172,11 @@ int qcow2_page_get(Qcow2Node *s, uint64_t offset, Qcow2PageKind kind, Qcow2Page 
     page = add_page(s, offset, kind);
     page->loading = true;
     pthread_mutex_unlock(&s->lock);
+    if (kind == QCOW2_PAGE_L2) {
+        QCOW2_EVENT(s, L2_LOAD);
+    } else if (kind == QCOW2_PAGE_REFCOUNT) {
+        QCOW2_EVENT(s, REFBLOCK_LOAD);
+    }
     ret = qcow2_read_padded(s, offset, page->data, s->page_bytes);
     pthread_mutex_lock(&s->lock);
     page->loading = false;

@@ -15,6 +15,7 @@
 #ifndef RHEA_BLOCK_FORMATS_QCOW2_QCOW2_H
 #define RHEA_BLOCK_FORMATS_QCOW2_QCOW2_H
 
+#include "block/formats/crypto/luks.h"
 #include "block/formats/qcow2/format.h"
 #include "block/graph/node.h"
 #include <pthread.h>
@@ -118,8 +119,13 @@ struct Qcow2Node {
     BlockChild *data_child; /* the external data file, or NULL */
     Qcow2Header h;          /* as it stands in the image */
     Qcow2Geometry g;
-    bool lazy;   /* refcounts may lag behind: the dirty bit says so */
-    bool broken; /* corrupt: no writes any more; atomic */
+    bool lazy;           /* refcounts may lag behind: the dirty bit says so */
+    CryptoVolume *crypt; /* NULL: data is as it is (or is not looked at) */
+    LuksHeader *luks;
+    bool crypt_by_guest;           /* sectors are numbered by guest offset, not by place */
+    char *key_secret, *key_format; /* as the options say; NULL: not */
+    bool broken;                   /* corrupt: no writes any more; atomic */
+    bool told_corrupt;
     bool opened, locks_made;
     bool pass_request, pass_snapshot, pass_other; /* discards to the file */
     bool view;                                    /* shows a snapshot (snapshot_load) */
@@ -199,6 +205,9 @@ static inline BlockChild *qcow2_data(const Qcow2Node *s)
 {
     return s->data_child ? s->data_child : s->node.file;
 }
+/* Tells blkdebug, if that is the file. In a coroutine, without locks: it may wait, and requests that follow
+ * may fail. */
+#define QCOW2_EVENT(s, event) block_debug_event((s)->node.file, QAPI_BLKDEBUG_EVENT_##event)
 static inline const char *qcow2_what(const Qcow2Node *s)
 {
     return s->node.filename ? s->node.filename : s->node.what;
@@ -226,6 +235,8 @@ int qcow2_read_padded(Qcow2Node *s, uint64_t offset, void *buf, uint64_t bytes);
 int qcow2_commit(Qcow2Node *s);
 /* All tables at their own places and stable, the journal empty. Control plane or commit_lock not held. */
 int qcow2_checkpoint(Qcow2Node *s);
+/* Whether tables in memory are newer than those in the image. */
+bool qcow2_has_work(Qcow2Node *s);
 /* Commits where the tables' dirty part has grown large; between requests' steps, without locks. */
 int qcow2_relieve(Qcow2Node *s);
 /* Before a request changes tables: where the image asks for a journal it is there from the first change on.
@@ -336,11 +347,29 @@ int qcow2_inflate(Qcow2Compression type, const uint8_t *in, size_t in_size, uint
 ssize_t qcow2_deflate(Qcow2Compression type, const uint8_t *in, size_t in_size, uint8_t *out,
                       size_t out_size);
 
+/* ---- encrypt.c ---- */
+/* After the header was read. */
+bool qcow2_encrypt_open(Qcow2Node *s, GError **error);
+void qcow2_encrypt_close(Qcow2Node *s);
+json_object *qcow2_encrypt_info(Qcow2Node *s);
+/* In place; guest and host: of the first byte, whole sectors. */
+void qcow2_encrypt(Qcow2Node *s, uint64_t guest, uint64_t host, uint8_t *buf, uint64_t bytes);
+int qcow2_read_encrypted(Qcow2Node *s, uint64_t guest, uint64_t host, uint64_t bytes, const BlockVec *vec,
+                         uint64_t from);
+bool qcow2_encrypt_amend(Qcow2Node *s, json_object *options, bool force, GError **error);
+
 /* ---- header.c ---- */
 int qcow2_write_header(Qcow2Node *s); /* h into the image; not flushed */
 
 /* ---- snapshot.c ---- */
-bool qcow2_snapshots_load(Qcow2Node *s, bool repair, GError **error);
+/* What a check that repairs did to the table while it was read. */
+typedef struct Qcow2SnapshotRepair {
+    uint32_t dropped, trimmed; /* snapshots that are gone; entries that lost extra data */
+} Qcow2SnapshotRepair;
+/* repair: NULL, or cuts off what cannot be kept (and says so). */
+bool qcow2_snapshots_load(Qcow2Node *s, Qcow2SnapshotRepair *repair, GError **error);
+/* Whether its L1 table can be looked at. */
+bool qcow2_snapshot_l1_valid(const Qcow2Node *s, const Qcow2Snapshot *snap, GError **error);
 void qcow2_snapshots_free(Qcow2Node *s);
 bool qcow2_snapshot_create(BlockNode *node, BlockSnapshotInfo *info, GError **error);
 bool qcow2_snapshot_goto(BlockNode *node, const char *id, GError **error);
@@ -355,9 +384,10 @@ int qcow2_update_refcounts(Qcow2Node *s, uint64_t l1_offset, uint32_t l1_size, i
 uint64_t qcow2_vm_state_offset(const Qcow2Node *s);
 
 /* ---- check.c ---- */
-/* New refcount structures of that width for what check_count() finds referenced; the old ones are given up.
- */
+/* New refcount structures of that width with the counts of the old ones, which are given up. */
 int qcow2_rebuild_refcounts(Qcow2Node *s, uint32_t order, GError **error);
+/* Counts that an operation raised before it failed go down again; says nothing. */
+void qcow2_undo_counts(Qcow2Node *s);
 bool qcow2_co_check(BlockNode *node, BlockCheckResult *result, unsigned fix, GError **error);
 
 /* ---- truncate.c ---- */

@@ -35,7 +35,10 @@ int qcow2_co_preadv(BlockNode *node, uint64_t offset, uint64_t bytes, const Bloc
         }
         switch (map.kind) {
         case QCOW2_KIND_DATA:
-            ret = read_child(qcow2_data(s), map.host, map.bytes, vec, from);
+            QCOW2_EVENT(s, READ_AIO);
+            ret = s->h.crypt_method && !s->crypt ? -EPERM /* opened without its key */
+                  : s->crypt ? qcow2_read_encrypted(s, offset, map.host, map.bytes, vec, from)
+                             : read_child(qcow2_data(s), map.host, map.bytes, vec, from);
             break;
         case QCOW2_KIND_COMPRESSED:
             ret = qcow2_read_compressed(s, map.word, offset & (s->g.cluster_size - 1), map.bytes, vec, from);
@@ -43,6 +46,7 @@ int qcow2_co_preadv(BlockNode *node, uint64_t offset, uint64_t bytes, const Bloc
         case QCOW2_KIND_UNALLOCATED:
         case QCOW2_KIND_UNALLOCATED_HOST:
             if (node->backing && !s->view_past_end) {
+                QCOW2_EVENT(s, READ_BACKING_AIO);
                 ret = read_child(node->backing, offset, map.bytes, vec, from);
                 break;
             }
@@ -89,7 +93,7 @@ int qcow2_co_block_status(BlockNode *node, bool want_zero, uint64_t offset, uint
     }
     st->bytes = map.bytes;
     st->flags = 0;
-    if (map.kind == QCOW2_KIND_DATA || map.kind == QCOW2_KIND_ZERO_HOST) {
+    if ((map.kind == QCOW2_KIND_DATA || map.kind == QCOW2_KIND_ZERO_HOST) && !s->crypt) {
         st->flags |= BLOCK_STATUS_OFFSET_VALID;
         st->map = map.host;
         st->file = qcow2_data(s)->node;
@@ -101,7 +105,7 @@ int qcow2_co_block_status(BlockNode *node, bool want_zero, uint64_t offset, uint
         break;
     case QCOW2_KIND_DATA:
         st->flags |= BLOCK_STATUS_DATA | BLOCK_STATUS_ALLOCATED;
-        if (want_zero && has_holes(s)) {
+        if (want_zero && !s->crypt && has_holes(s)) {
             st->flags |= BLOCK_STATUS_RECURSE;
         }
         break;

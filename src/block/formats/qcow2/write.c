@@ -18,6 +18,7 @@
 
 #define READ_ONCE_GAP (64u << 10) /* between head and tail */
 #define KEEP_MAX      (1u << 20)  /* bytes of data in one transaction */
+#define CRYPT_PIECE   (1u << 20)
 #define ALLOC_MAX     (16u << 20) /* of one step */
 
 void qcow2_alloc_add(Qcow2Node *s, Qcow2Alloc *a, uint64_t first, uint64_t count)
@@ -142,7 +143,15 @@ static uint64_t edge(const Qcow2Node *s, Qcow2Entry e, uint64_t at, bool tail)
             return at;
         }
         unit = s->g.sub_size;
-    } else if (!(e.word & QCOW2_COMPRESSED) && !qcow2_entry_has_host(&s->g, e)) {
+    } else if (!(e.word & QCOW2_COMPRESSED) && s->g.sub_bits) {
+        /* What holds data moves to the new place, from the first such subcluster to the last; others stay. */
+        uint32_t data = (uint32_t)e.bitmap, first, last;
+
+        if (qcow2_entry_has_host(&s->g, e) && data) {
+            first = MIN(sub, (uint32_t)__builtin_ctz(data));
+            last = MAX(sub, 31 - (uint32_t)__builtin_clz(data));
+            return cluster + (tail ? last + 1 : first) * (uint64_t)s->g.sub_size;
+        }
         unit = s->g.sub_size;
     }
     return (tail ? at + unit - 1 : at) & ~(unit - 1);
@@ -238,6 +247,7 @@ static int read_old(Qcow2Node *s, uint64_t offset, uint64_t bytes, uint8_t *buf)
     BlockVec vec = BLOCK_VEC_BUF(buf, bytes);
 
     memset(buf + part, 0, bytes - part);
+    QCOW2_EVENT(s, COW_READ);
     return part ? qcow2_co_preadv(&s->node, offset, part, &vec, 0, 0) : 0;
 }
 
@@ -248,7 +258,7 @@ static int write_plan(Qcow2Node *s, Plan *p, uint64_t offset, uint64_t bytes, co
     uint64_t head = offset - p->start, tail = p->end - offset - bytes, base = p->start;
     uint64_t host = p->host + (p->start & (s->g.cluster_size - 1));
     bool read_head = head && !p->head_zero, read_tail = tail && !p->tail_zero;
-    uint8_t *old = NULL, *tail_at = NULL;
+    uint8_t *old = NULL, *tail_at = NULL, *cipher = NULL;
     int count = block_vec_count(vec, from, bytes), ret = 0, n = 0;
     struct iovec *iov;
     BlockVec out;
@@ -306,7 +316,19 @@ static int write_plan(Qcow2Node *s, Plan *p, uint64_t offset, uint64_t bytes, co
             ret = -EIO;
         }
     }
+    if (ret >= 0 && s->crypt) {
+        cipher = block_buffer_try(qcow2_data(s), bytes);
+        if (cipher) {
+            block_vec_read(&out, 0, cipher, bytes);
+            qcow2_encrypt(s, base, host, cipher, bytes);
+            iov[0] = (struct iovec){ cipher, bytes };
+            out = (BlockVec){ iov, 1 };
+        } else {
+            ret = -ENOMEM;
+        }
+    }
     if (ret >= 0) {
+        QCOW2_EVENT(s, WRITE_AIO);
         ret = block_co_pwritev(qcow2_data(s), host, bytes, &out, 0, 0);
     }
     if (ret >= 0 && p->order) {
@@ -317,6 +339,9 @@ static int write_plan(Qcow2Node *s, Plan *p, uint64_t offset, uint64_t bytes, co
     g_free(iov);
     if (old) {
         g_aligned_free(old);
+    }
+    if (cipher) {
+        g_aligned_free(cipher);
     }
     return ret;
 }
@@ -398,6 +423,38 @@ static int write_alloc(Qcow2Node *s, uint64_t offset, uint64_t bytes, const Bloc
     return ret < 0 ? ret : 0;
 }
 
+/* To where it is already; encrypted on the way where the image is. */
+static int write_in_place(Qcow2Node *s, uint64_t offset, const Qcow2Map *map, const BlockVec *vec,
+                          uint64_t from)
+{
+    uint8_t *cipher = NULL;
+    struct iovec iov;
+    BlockVec own = { &iov, 1 };
+    int ret;
+
+    if (s->crypt) {
+        cipher = block_buffer_try(qcow2_data(s), map->bytes);
+        if (!cipher) {
+            return -ENOMEM;
+        }
+        block_vec_read(vec, from, cipher, map->bytes);
+        qcow2_encrypt(s, offset, map->host, cipher, map->bytes);
+        iov = (struct iovec){ cipher, map->bytes };
+        vec = &own;
+        from = 0;
+    }
+    ret = block_co_pwritev(qcow2_data(s), map->host, map->bytes, vec, from, 0);
+    if (ret >= 0) {
+        pthread_mutex_lock(&s->lock);
+        written_in_place(s, map->host, map->bytes, vec, from);
+        pthread_mutex_unlock(&s->lock);
+    }
+    if (cipher) {
+        g_aligned_free(cipher);
+    }
+    return ret;
+}
+
 int qcow2_co_pwritev(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, uint64_t from,
                      unsigned flags)
 {
@@ -413,11 +470,17 @@ int qcow2_co_pwritev(BlockNode *node, uint64_t offset, uint64_t bytes, const Blo
         if (__atomic_load_n(&s->broken, __ATOMIC_RELAXED)) {
             return -EIO;
         }
+        if (s->h.crypt_method && !s->crypt) {
+            return -EPERM; /* opened without its key */
+        }
         ret = qcow2_map(s, offset, bytes, &map, &epoch);
         if (ret < 0) {
             return ret;
         }
         if (map.kind == QCOW2_KIND_DATA && map.copied) {
+            if (s->crypt) {
+                map.bytes = MIN(map.bytes, CRYPT_PIECE);
+            }
             done = map.bytes;
             pthread_mutex_lock(&s->lock);
             hit = qcow2_overlap(s, map.host, map.bytes);
@@ -427,14 +490,10 @@ int qcow2_co_pwritev(BlockNode *node, uint64_t offset, uint64_t bytes, const Blo
                               hit);
                 ret = -EIO;
             } else {
-                ret = block_co_pwritev(qcow2_data(s), map.host, map.bytes, vec, from, 0);
+                QCOW2_EVENT(s, WRITE_AIO);
+                ret = write_in_place(s, offset, &map, vec, from);
             }
-            pthread_mutex_lock(&s->lock);
-            if (ret >= 0) {
-                written_in_place(s, map.host, map.bytes, vec, from);
-            }
-            s->io_count[epoch]--;
-            pthread_mutex_unlock(&s->lock);
+            qcow2_io_end(s, epoch);
         } else {
             qcow2_io_end(s, epoch);
             ret = write_alloc(s, offset, bytes, vec, from, &done);
