@@ -11,7 +11,7 @@ JOBS       ?= $(shell nproc)
 MESON      ?= meson
 SECONDS    ?= 600
 
-.PHONY: all run test check bench bench-cpu soak-cpu fuzz tsan format install clean deps deps-test guest
+.PHONY: all run test check bench bench-cpu bench-io soak-cpu fuzz tsan format install clean deps deps-test guest
 
 all: $(BUILD)/build.ninja
 	ninja -C $(BUILD) -j $(JOBS)
@@ -51,6 +51,10 @@ bench: deps-test all guest
 bench-cpu: all guest
 	@tools/install-deps.sh --bench
 	@tests/bench/cpu_bench.py --build $(BUILD) --guest $(GUEST) $(ARGS)
+
+# Storage beside QEMU's and the bare file; says which packages it lacks. ARGS: see tests/bench/io_bench.py --help.
+bench-io: all
+	@tests/bench/io_bench.py --build $(BUILD) $(ARGS)
 
 # The translator against the interpreter, and two CPUs against each other, for long.
 soak-cpu: all guest
