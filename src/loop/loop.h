@@ -132,10 +132,12 @@ typedef enum LoopIoOp {
     LOOP_IO_FDATASYNC,
     LOOP_IO_FALLOCATE
 } LoopIoOp;
+/* Of a write: only this one is stable when it is done, without a flush of the rest of the file. */
+#define LOOP_IO_STABLE 1
 typedef enum LoopIoEngine { LOOP_IO_AUTO, LOOP_IO_URING, LOOP_IO_THREADS } LoopIoEngine;
 /* Submits from the loop's thread; iov must stay until done runs, in the loop's thread, with no lock held.
- * Short reads and writes are the caller's to continue. mode: fallocate's mode; offset and length for it are
- * offset and length. */
+ * Short reads and writes are the caller's to continue. mode: fallocate's mode, for which offset and length are
+ * offset and length; of a write 0 or LOOP_IO_STABLE. */
 void loop_submit_io(Loop *loop, LoopIoEngine engine, LoopIoOp op, int fd, const struct iovec *iov,
                     int iov_count, off_t offset, off_t length, int mode, LoopIoDone *done, void *opaque);
 /* Runs fn in a pool thread, then done in the loop's thread with fn's result. */

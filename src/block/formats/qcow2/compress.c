@@ -246,7 +246,7 @@ static int write_compressed(Qcow2Node *s, uint64_t offset, const uint8_t *data, 
         qcow2_entry_store(&s->g, page->data + pos, (Qcow2Entry){ word, 0 });
         qcow2_page_dirty(s, page, pos, s->g.l2_entry_bytes);
         qcow2_extents_forget(s, offset & ~(uint64_t)(s->g.cluster_size - 1), s->g.cluster_size);
-        s->ordered_lost = true;
+        qcow2_lose_data(s);
         if (s->inflated_word == word) { /* of what was there before */
             g_clear_pointer(&s->inflated, g_free);
         }

@@ -218,7 +218,7 @@ static int make_table(Qcow2Node *s, uint64_t index)
     uint8_t *copy = NULL;
     Qcow2Alloc a = { 0 };
     Qcow2Page *page;
-    bool ordered = false;
+    bool written = false;
     int ret = check_l1_entry(s, index, s->l1[index]);
 
     if (ret < 0) {
@@ -241,7 +241,7 @@ static int make_table(Qcow2Node *s, uint64_t index)
         if (ret >= 0) {
             ret = blk_pwrite(s->node.file, a.host, s->g.cluster_size, copy, 0);
         }
-        ordered = true;
+        written = true;
     }
     if (ret >= 0) {
         qcow2_pages_forget(s, a.host, s->g.cluster_size, copy);
@@ -251,8 +251,8 @@ static int make_table(Qcow2Node *s, uint64_t index)
     if (ret >= 0) {
         uint64_t host = a.host;
 
-        if (ordered) {
-            s->ordered_lost = true;
+        if (written) {
+            qcow2_lose_data(s);
         }
         qcow2_link_clusters(s, &a);
         qcow2_l1_set(s, page, index, host | QCOW2_COPIED);

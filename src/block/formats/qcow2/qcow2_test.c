@@ -723,7 +723,7 @@ static int host_flushes;
 
 static void count_submit(BlockNode *node, BlockRequest *req)
 {
-    host_flushes += req->op == BLOCK_FLUSH;
+    host_flushes += req->op == BLOCK_FLUSH || (req->flags & BLOCK_REQ_FUA);
     file_driver->submit(node, req);
 }
 
