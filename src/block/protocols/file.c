@@ -645,7 +645,11 @@ static void submit_rest(BlockRequest *req)
          stable = write && (req->flags & BLOCK_REQ_FUA) && !f->node.cache_no_flush;
 
     loop_submit_io(req->loop, f->engine, write ? LOOP_IO_WRITEV : LOOP_IO_READV, f->fd, req->iov_left,
-                   req->iov_left_count, (off_t)offset, 0, stable ? LOOP_IO_STABLE : 0, on_transfer, req);
+                   req->iov_left_count, (off_t)offset, 0,
+                   stable                                             ? LOOP_IO_STABLE
+                   : write && !f->node.cache_direct && !f->is_device ? LOOP_IO_CACHED
+                                                                      : 0,
+                   on_transfer, req);
 }
 
 static bool memory_aligned(const BlockRequest *req, const BlockLimits *limits)
