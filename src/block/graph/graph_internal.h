@@ -13,6 +13,7 @@ struct BlockGraph {
     GPtrArray *roots; /* of BlockChild * */
     unsigned next_name;
     uint32_t visit;
+    unsigned generation; /* atomic */
     Object *objects;
     GPtrArray *chain; /* of BlockNode *: whose backing images are being opened */
     BlockEventHook *event_hook;

@@ -28,6 +28,7 @@ static void state_init(Qcow2Node *s)
     co_mutex_init(&s->alloc_lock);
     co_mutex_init(&s->compress_lock);
     s->extents = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
+    s->skips = g_array_new(FALSE, FALSE, sizeof(Qcow2Skip));
     s->pending = g_array_new(FALSE, FALSE, sizeof(Qcow2Free));
     s->busy = g_array_new(FALSE, FALSE, sizeof(Qcow2Free));
     s->limbo[0] = g_array_new(FALSE, FALSE, sizeof(Qcow2Free));
@@ -60,6 +61,8 @@ static void unload(Qcow2Node *s)
     g_array_set_size(s->busy, 0);
     g_array_set_size(s->limbo[0], 0);
     g_array_set_size(s->limbo[1], 0);
+    s->groups_pay = true;
+    block_graph_changed(s->node.graph); /* what others know of this layer */
     s->reserve = s->reserve_end = 0;
     s->free_hint = 0;
     s->compressed_at = s->compressed_end = 0;
@@ -80,6 +83,7 @@ static void state_free(Qcow2Node *s)
     unload(s);
     qcow2_kept_clear(s->kept);
     g_array_free(s->extents, TRUE);
+    g_array_free(s->skips, TRUE);
     g_array_free(s->pending, TRUE);
     g_array_free(s->busy, TRUE);
     g_array_free(s->limbo[0], TRUE);

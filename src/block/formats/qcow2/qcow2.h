@@ -79,6 +79,12 @@ typedef struct Qcow2Extent {
     uint64_t guest, host, bytes;
 } Qcow2Extent;
 
+/* A part of the guest's disk that no layer between this one and a node below has anything of (read.c). */
+typedef struct Qcow2Skip {
+    uint64_t guest, bytes;
+    BlockChild *child; /* the edge to who decides there */
+} Qcow2Skip;
+
 typedef struct Qcow2Journal {
     bool wanted;                 /* the image asks for one */
     bool active;                 /* it exists and the header says so */
@@ -151,6 +157,9 @@ struct Qcow2Node {
     GHashTable
         *tables;     /* cluster numbers of refcount blocks and active L2 tables: no data is written there */
     GArray *extents; /* of Qcow2Extent, sorted by guest; whole runs of an L2 page */
+    bool groups_pay; /* reading neighbours of an L2 page told something the last time */
+    GArray *skips;   /* of Qcow2Skip, sorted by guest */
+    unsigned skips_generation; /* of the graph, for which they are true */
 
     Qcow2Alloc *allocs;
     uint64_t reserve, reserve_end; /* clusters */
@@ -221,6 +230,9 @@ void qcow2_meta_drop(Qcow2Node *s);
 Qcow2Page *qcow2_page_find(Qcow2Node *s, uint64_t offset);
 /* The same, read if needed. lock is not held. */
 int qcow2_page_get(Qcow2Node *s, uint64_t offset, Qcow2PageKind kind, Qcow2Page **page);
+/* The same, with its neighbours: where the page must be read, all of `count` pages from `first` on that are not in memory are,
+ * with one request. pages: those that were read, and the wanted one, pinned; others NULL. lock is not held. */
+int qcow2_pages_get(Qcow2Node *s, uint64_t first, uint32_t count, uint32_t wanted, Qcow2PageKind kind, Qcow2Page **pages);
 /* The place is a new table's, with these contents (NULL: zeroes), which are in the file: pages of what was
  * there before go. lock is not held. */
 void qcow2_pages_forget(Qcow2Node *s, uint64_t offset, uint64_t bytes, const uint8_t *contents);
