@@ -11,7 +11,7 @@ JOBS       ?= $(shell nproc)
 MESON      ?= meson
 SECONDS    ?= 600
 
-.PHONY: all run test check bench bench-cpu bench-io soak-cpu fuzz tsan format install clean deps deps-test guest
+.PHONY: all run test check bench bench-cpu bench-io soak-cpu soak-io fuzz tsan format install clean deps deps-test guest
 
 all: $(BUILD)/build.ninja
 	ninja -C $(BUILD) -j $(JOBS)
@@ -59,6 +59,11 @@ bench-io: all
 # The translator against the interpreter, and two CPUs against each other, for long.
 soak-cpu: all guest
 	@RHEA_GUEST=$(GUEST) tests/cpu/soak_test.py --build $(BUILD) --long
+
+# An image server that is killed, 50 times for each kind of image; as root the power is cut too.
+soak-io: all
+	@tests/block/soak_io.py --build $(BUILD) --kills 50
+	@[ "$$(id -u)" != 0 ] || tests/block/soak_io.py --build $(BUILD) --kills 20 --power
 
 # Each fuzz target for SECONDS, under the sanitizers.
 fuzz: deps-test
