@@ -26,7 +26,8 @@ static int read_child(BlockChild *child, uint64_t offset, uint64_t bytes, const 
  * change of edges and permissions counts up the graph's generation. So what a walk through the chain found stays true for the
  * generation in which it was made, if nobody may write to the layers that it passed. */
 
-#define SKIP_BYTES (UINT64_C(1) << 30)
+#define SKIP_BYTES (UINT64_C(1) << 30) /* that one walk looks at, at most */
+#define SKIP_PART  (UINT64_C(1) << 25)
 #define MAX_SKIPS  16384u
 
 static guint skip_at(const Qcow2Node *s, uint64_t guest)
@@ -152,6 +153,37 @@ static int skip_walk(Qcow2Node *s, uint64_t offset, uint64_t *bytes, BlockChild 
     return 0;
 }
 
+/* Finds out about offset, and what lies before it in its part of the disk: so a few walks tell all of a part, in whatever order
+ * it is read. *bytes as of skip_walk. */
+static int skip_learn(Qcow2Node *s, uint64_t offset, uint64_t *bytes, BlockChild **result)
+{
+    uint64_t at = offset & ~(SKIP_PART - 1), end = block_node_end(s), run;
+
+    for (int walks = 0; walks < 4 && at < offset;) {
+        run = offset - at;
+        if (!skip_find(s, at, &run)) {
+            BlockChild *child;
+            int ret;
+
+            run = MIN(SKIP_BYTES, end - at);
+            ret = skip_walk(s, at, &run, &child);
+            if (ret < 0) {
+                return ret;
+            }
+            walks++;
+        }
+        at += run;
+    }
+    *result = skip_find(s, offset, bytes);
+    if (*result) {
+        return 0;
+    }
+    run = MAX(*bytes, MIN(SKIP_BYTES, end - offset));
+    int ret = skip_walk(s, offset, &run, result);
+    *bytes = MIN(*bytes, run);
+    return ret;
+}
+
 /* What this layer has nothing of; *bytes: as many of them as were read. */
 static int read_below(Qcow2Node *s, uint64_t offset, uint64_t *bytes, const BlockVec *vec, uint64_t from)
 {
@@ -161,14 +193,10 @@ static int read_below(Qcow2Node *s, uint64_t offset, uint64_t *bytes, const Bloc
     if (may_pass(s, child->node)) {
         child = skip_find(s, offset, bytes);
         if (!child) {
-            /* Farther than was asked: this layer looks at itself first anyway. */
-            uint64_t run = MAX(*bytes, MIN(SKIP_BYTES, block_node_end(s) - offset));
-
-            ret = skip_walk(s, offset, &run, &child);
-            *bytes = MIN(*bytes, run);
+            ret = skip_learn(s, offset, bytes, &child);
         }
     }
-    return ret < 0 ? ret : read_child(child ? child : s->node.backing, offset, *bytes, vec, from);
+    return ret < 0 ? ret : read_child(child, offset, *bytes, vec, from);
 }
 
 int qcow2_co_preadv(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, uint64_t from,
