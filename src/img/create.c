@@ -131,12 +131,13 @@ static bool check_backing(ImgTool *tool, const char *filename, const char *backi
     return ok;
 }
 
-/* Over a backing image, subclusters make a first write copy 4 KiB rather than 64. QEMU reads them from version 5.2 on. They
- * are the default where the user said nothing that speaks of the layout, and not under QEMU's name: its callers count on its
- * defaults. */
+/* Over a backing image, subclusters make a first write copy 4 KiB rather than 64. QEMU reads them from
+ * version 5.2 on. They are the default where the user said nothing that speaks of the layout, and not under
+ * QEMU's name: its callers count on its defaults. */
 static void choose_layout(const ImgTool *tool, const ImgCreate *create, json_object *options)
 {
-    static const char *const layout[] = { "extended_l2", "cluster_size", "compat", "preallocation", "journal" };
+    static const char *const layout[] = { "extended_l2", "cluster_size", "compat", "preallocation",
+                                          "journal" };
 
     if (!g_str_equal(create->format, "qcow2") || !option_text(options, "backing_file") ||
         g_str_has_prefix(tool->program, "qemu-")) {

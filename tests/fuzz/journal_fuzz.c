@@ -1,6 +1,6 @@
 /*
- * Replay of a qcow2 journal whose checksums are right and whose contents are not: numbers that go back or leave gaps,
- * records that lie anywhere, lengths that do not fit. SPDX-License-Identifier: GPL-2.0-or-later
+ * Replay of a qcow2 journal whose checksums are right and whose contents are not: numbers that go back or
+ * leave gaps, records that lie anywhere, lengths that do not fit. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/graph/graph.h"
 
@@ -32,7 +32,8 @@ static BlockChild *open_image(unsigned flags)
     json_object_object_add(o, "driver", json_object_new_string("qcow2"));
     node = block_node_open_image(graph, path, o, flags, NULL);
     json_object_put(o);
-    return node ? block_root_new(node, "fuzz", BLOCK_PERM_CONSISTENT_READ | BLOCK_PERM_WRITE, BLOCK_PERM_ALL, NULL, NULL, NULL)
+    return node ? block_root_new(node, "fuzz", BLOCK_PERM_CONSISTENT_READ | BLOCK_PERM_WRITE, BLOCK_PERM_ALL,
+                                 NULL, NULL, NULL)
                 : NULL;
 }
 
@@ -141,7 +142,8 @@ static void add_transaction(Input *in, uint8_t *area, uint64_t *seq, uint64_t *b
 
     memset(tx, 0, sizeof(tx));
     for (uint32_t i = 0; i < records; i++) {
-        uint32_t bytes = take(in) * (odd & 1 ? 8u : 1u), stated = odd & 2 && !take(in) ? UINT32_MAX - bytes : bytes;
+        uint32_t bytes = take(in) * (odd & 1 ? 8u : 1u),
+                 stated = odd & 2 && !take(in) ? UINT32_MAX - bytes : bytes;
 
         put64(tx + at, take_offset(in));
         put32(tx + at + 8, stated);

@@ -1,6 +1,6 @@
 /*
- * What a client sends to the NBD server: bytes of any kind from the first one on, or options and requests whose magic
- * numbers are right and whose fields are not. SPDX-License-Identifier: GPL-2.0-or-later
+ * What a client sends to the NBD server: bytes of any kind from the first one on, or options and requests
+ * whose magic numbers are right and whose fields are not. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/export/nbd_proto.h"
 #include "block/export/nbd_server.h"

@@ -528,7 +528,8 @@ static void on_sync_after_write(void *opaque, ssize_t result)
     finish(opaque, result < 0 ? (int)result : 0);
 }
 
-/* What was changed without LOOP_IO_STABLE is on its way to the disk's cache: make it stable if that was asked. */
+/* What was changed without LOOP_IO_STABLE is on its way to the disk's cache: make it stable if that was
+ * asked. */
 static void written(BlockRequest *req)
 {
     FileNode *f = file_of(req);
@@ -646,9 +647,9 @@ static void submit_rest(BlockRequest *req)
 
     loop_submit_io(req->loop, f->engine, write ? LOOP_IO_WRITEV : LOOP_IO_READV, f->fd, req->iov_left,
                    req->iov_left_count, (off_t)offset, 0,
-                   stable                                             ? LOOP_IO_STABLE
+                   stable                                            ? LOOP_IO_STABLE
                    : write && !f->node.cache_direct && !f->is_device ? LOOP_IO_CACHED
-                                                                      : 0,
+                                                                     : 0,
                    on_transfer, req);
 }
 

@@ -120,8 +120,9 @@ static bool byte_taken(int fd, off_t at)
     return fcntl(fd, F_OFD_GETLK, &fl) == 0 && fl.l_type != F_UNLCK;
 }
 
-/* The same, for good. The host ends a killed program's I/O after the program is gone, and only then its locks: whoever starts
- * the next one at once must not be told that somebody uses the image. So what nobody can be seen to hold may go by itself. */
+/* The same, for good. The host ends a killed program's I/O after the program is gone, and only then its
+ * locks: whoever starts the next one at once must not be told that somebody uses the image. So what nobody
+ * can be seen to hold may go by itself. */
 static bool byte_held(int fd, off_t at)
 {
     for (int tries = 0; byte_taken(fd, at); tries++) {

@@ -8,10 +8,11 @@
  * crash leaves leaks at worst. Steps without anything to write, and their flush, are left out.
  * 2. A reference is given up in the refcounts after the table without it is stable, and a cluster that became
  * free is used again only after that, and after the I/O that was under way to it has ended (refcount.c).
- * 3. With the journal one transaction holds all of it (journal.c), and with little data that too: then the transaction alone
- * is made stable, with one write. With more (data_lost) the file is flushed as a whole; before the transaction where the
- * contents that a new mapping hides matter (order_lost), or where the journal has live data. Clusters that were never used
- * read as zeroes until their data arrives, which is what was there before: they need no order.
+ * 3. With the journal one transaction holds all of it (journal.c), and with little data that too: then the
+ * transaction alone is made stable, with one write. With more (data_lost) the file is flushed as a whole;
+ * before the transaction where the contents that a new mapping hides matter (order_lost), or where the
+ * journal has live data. Clusters that were never used read as zeroes until their data arrives, which is what
+ * was there before: they need no order.
  * 4. A batch that fails is dirty again in full; the next flush tries all of it.
  * 5. commit_lock makes one batch at a time. A flush that finds one done which began after it was asked for is
  * done. SPDX-License-Identifier: GPL-2.0-or-later
@@ -405,7 +406,8 @@ static bool is_live(const Qcow2Node *s)
     return g_hash_table_size(s->live[0]) || g_hash_table_size(s->live[1]);
 }
 
-/* Whether clusters that become free have data in the journal, or will have it with the next commit. lock held. */
+/* Whether clusters that become free have data in the journal, or will have it with the next commit. lock
+ * held. */
 static bool frees_live(const Qcow2Node *s, const GArray *frees)
 {
     if (!frees->len || !(is_live(s) || s->kept->len)) {
@@ -439,7 +441,8 @@ static void live_add(Qcow2Node *s, const GArray *kept)
     for (guint i = 0; i < kept->len; i++) {
         const Qcow2Kept *k = &g_array_index(kept, Qcow2Kept, i);
 
-        for (uint64_t c = qcow2_cluster_of(s, k->offset); c <= qcow2_cluster_of(s, k->offset + k->bytes - 1); c++) {
+        for (uint64_t c = qcow2_cluster_of(s, k->offset); c <= qcow2_cluster_of(s, k->offset + k->bytes - 1);
+             c++) {
             g_hash_table_add(s->live[0], (gpointer)(uintptr_t)c);
         }
     }
@@ -478,7 +481,8 @@ static int append(Qcow2Node *s, Qcow2Batch *b, bool stable)
     return ret;
 }
 
-/* Makes the batch stable. settle: the journal's data must not be needed afterwards. *appended: by a transaction. */
+/* Makes the batch stable. settle: the journal's data must not be needed afterwards. *appended: by a
+ * transaction. */
 static int commit_batch(Qcow2Node *s, Qcow2Batch *b, bool live, bool settle, bool *appended)
 {
     bool tables = b->pages->len, last_flush = false;
@@ -536,8 +540,9 @@ static int commit_journal(Qcow2Node *s, bool now)
     }
     pthread_mutex_lock(&s->lock);
     tail_follows(s);
-    checkpoint = now || (!j->checkpointing && (j->used + s->dirty_bytes * 2 + s->kept_bytes > j->size / 8 * 5 ||
-                                               s->home_pages->len > s->max_pages / 4 * 3));
+    checkpoint =
+        now || (!j->checkpointing && (j->used + s->dirty_bytes * 2 + s->kept_bytes > j->size / 8 * 5 ||
+                                      s->home_pages->len > s->max_pages / 4 * 3));
     collect(s, &b, false, checkpoint, true);
     live = is_live(s);
     pthread_mutex_unlock(&s->lock);

@@ -69,7 +69,9 @@ static int inflate_zlib(const uint8_t *in, size_t in_size, uint8_t *out, size_t 
         w->fast_in = libdeflate_alloc_decompressor();
     }
     /* What it refuses (a stream that goes on, for one) zlib judges. */
-    if (w->fast_in && libdeflate_deflate_decompress_ex(w->fast_in, in, in_size, out, out_size, &used, &got) == LIBDEFLATE_SUCCESS &&
+    if (w->fast_in &&
+        libdeflate_deflate_decompress_ex(w->fast_in, in, in_size, out, out_size, &used, &got) ==
+            LIBDEFLATE_SUCCESS &&
         got == out_size) {
         return 0;
     }

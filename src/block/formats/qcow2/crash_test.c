@@ -1,9 +1,9 @@
 /*
- * Crash tests of qcow2: every write, flush and change of size that reaches the file is logged, and when it ended. Then the
- * file is made as a crash at any point may leave it: what had ended before a host flush began that had ended too, writes that
- * are stable by themselves (FUA) and had ended, and any sectors of all else. The image must open, have no error (with the journal: no leak
- * either), and hold every sector as of the last flush that the guest saw done, or as of a write after that.
- * SPDX-License-Identifier: GPL-2.0-or-later
+ * Crash tests of qcow2: every write, flush and change of size that reaches the file is logged, and when it
+ * ended. Then the file is made as a crash at any point may leave it: what had ended before a host flush began
+ * that had ended too, writes that are stable by themselves (FUA) and had ended, and any sectors of all else.
+ * The image must open, have no error (with the journal: no leak either), and hold every sector as of the last
+ * flush that the guest saw done, or as of a write after that. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/formats/qcow2/qcow2.h"
 

@@ -6,11 +6,12 @@
  * stable.
  * 2. Applying transactions from the tail on, in order, to any state that their home writes may have left
  * gives the tables as of the last one. The tail moves only past what is stable at its own place.
- * 3. A transaction that holds all data written since the one before (qcow2_keep_data) is stable by itself: the data is at
- * its own place too, but nobody waits for that. From then on ("live") every commit is either such a transaction, with the
- * data of writes in place in it, or begins with a flush of the whole file, after which no data in the journal is needed any
- * more (data_seq). So what replay brings back of a place is the last that was flushed there, or the file has that or newer.
- * A cluster with live data that is freed asks for such a flush too: its next user's bytes may be in no journal.
+ * 3. A transaction that holds all data written since the one before (qcow2_keep_data) is stable by itself:
+ * the data is at its own place too, but nobody waits for that. From then on ("live") every commit is either
+ * such a transaction, with the data of writes in place in it, or begins with a flush of the whole file, after
+ * which no data in the journal is needed any more (data_seq). So what replay brings back of a place is the
+ * last that was flushed there, or the file has that or newer. A cluster with live data that is freed asks for
+ * such a flush too: its next user's bytes may be in no journal.
  * 4. Tables of freed clusters never lie in the journal: only the control plane frees tables, and it stops the
  *    journal first. L2 tables and refcount blocks that are made are written at their own place and flushed
  * before the transaction that refers to them.
@@ -202,7 +203,8 @@ void qcow2_journal_lay(Qcow2Node *s)
     bool start;
 
     pthread_mutex_lock(&s->lock);
-    start = !j->laying && j->laid < j->size && j->head + LAY_AHEAD > j->laid && block_background_begin(&s->node);
+    start =
+        !j->laying && j->laid < j->size && j->head + LAY_AHEAD > j->laid && block_background_begin(&s->node);
     j->laying = j->laying || start;
     pthread_mutex_unlock(&s->lock);
     if (start) {
@@ -356,8 +358,8 @@ static bool parse_tx(Qcow2Node *s, uint8_t *area, uint64_t size, uint64_t at, Tx
     memset(p + 40, 0, 4);
     got = (uint32_t)crc32_z(0, p, bytes);
     put_be32(p + 40, sum);
-    *tx = (Tx){ get_be64(p + 8),  get_be64(p + 16), get_be64(p + 24), at, bytes,
-                get_be32(p + 36), get_be32(p + 44), p };
+    *tx = (Tx){ get_be64(p + 8), get_be64(p + 16), get_be64(p + 24), at,
+                bytes,           get_be32(p + 36), get_be32(p + 44), p };
     return got == sum;
 }
 

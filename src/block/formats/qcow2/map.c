@@ -483,12 +483,14 @@ static int check_map(Qcow2Node *s, uint64_t offset, Qcow2Map *map)
 #define GROUP_BYTES (64u << 10)
 #define GROUP_PAGES (GROUP_BYTES / 512)
 
-/* The L2 page of an offset, and what its neighbours tell: a large image is mapped in line as a rule, and then one read says it
- * of 16 pages. */
+/* The L2 page of an offset, and what its neighbours tell: a large image is mapped in line as a rule, and then
+ * one read says it of 16 pages. */
 static int load_group(Qcow2Node *s, uint64_t table, uint64_t offset, Qcow2Page **page)
 {
-    uint64_t group = MIN(GROUP_BYTES, s->g.cluster_size), in = in_table(s, offset), first = table + in / group * group;
-    uint32_t count = (uint32_t)(group / s->page_bytes), wanted = (uint32_t)(in % group / s->page_bytes), told = 0, n = 0;
+    uint64_t group = MIN(GROUP_BYTES, s->g.cluster_size), in = in_table(s, offset),
+             first = table + in / group * group;
+    uint32_t count = (uint32_t)(group / s->page_bytes), wanted = (uint32_t)(in % group / s->page_bytes),
+             told = 0, n = 0;
     Qcow2Page *pages[GROUP_PAGES];
     int ret;
 

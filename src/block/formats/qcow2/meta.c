@@ -187,7 +187,8 @@ int qcow2_page_get(Qcow2Node *s, uint64_t offset, Qcow2PageKind kind, Qcow2Page 
     return ret;
 }
 
-int qcow2_pages_get(Qcow2Node *s, uint64_t first, uint32_t count, uint32_t wanted, Qcow2PageKind kind, Qcow2Page **pages)
+int qcow2_pages_get(Qcow2Node *s, uint64_t first, uint32_t count, uint32_t wanted, Qcow2PageKind kind,
+                    Qcow2Page **pages)
 {
     uint64_t at = first + (uint64_t)wanted * s->page_bytes;
     Qcow2Page *page;

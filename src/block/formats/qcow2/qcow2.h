@@ -96,11 +96,11 @@ typedef struct Qcow2Journal {
     uint32_t attempt; /* counts what was written, for tries after a failed flush */
     uint8_t uuid[16];
     /* the background's; under lock */
-    uint64_t laid;                     /* bytes from offset that were written once: the file has blocks there */
-    bool laying;                       /* zeroes are on their way behind `laid` */
-    bool checkpointing, checkpointed;  /* under way; done, and not yet taken note of */
-    uint64_t passed_head, passed_seq;  /* where the tail goes */
-    CoQueue waiting;                   /* for the end of either */
+    uint64_t laid; /* bytes from offset that were written once: the file has blocks there */
+    bool laying;   /* zeroes are on their way behind `laid` */
+    bool checkpointing, checkpointed; /* under way; done, and not yet taken note of */
+    uint64_t passed_head, passed_seq; /* where the tail goes */
+    CoQueue waiting;                  /* for the end of either */
 } Qcow2Journal;
 
 typedef struct Qcow2Snapshot {
@@ -182,10 +182,10 @@ struct Qcow2Node {
     bool kept_order; /* some of it must not come after its mapping */
     bool data_lost;  /* there is more than what is kept: only a flush of the file makes it stable */
     bool order_lost; /* and some of that must be stable before the tables are */
-    /* Host clusters of data that stands in the journal and may not be stable at its own place: of transactions since the
-     * last checkpoint began, and of those which a checkpoint under way covers. */
+    /* Host clusters of data that stands in the journal and may not be stable at its own place: of
+     * transactions since the last checkpoint began, and of those which a checkpoint under way covers. */
     GHashTable *live[2];
-    uint64_t ticket, committed;   /* flushes asked for; covered by commits that are done */
+    uint64_t ticket, committed; /* flushes asked for; covered by commits that are done */
     Qcow2Journal journal;
 
     uint8_t *inflated; /* the last decompressed cluster */
@@ -230,9 +230,11 @@ void qcow2_meta_drop(Qcow2Node *s);
 Qcow2Page *qcow2_page_find(Qcow2Node *s, uint64_t offset);
 /* The same, read if needed. lock is not held. */
 int qcow2_page_get(Qcow2Node *s, uint64_t offset, Qcow2PageKind kind, Qcow2Page **page);
-/* The same, with its neighbours: where the page must be read, all of `count` pages from `first` on that are not in memory are,
- * with one request. pages: those that were read, and the wanted one, pinned; others NULL. lock is not held. */
-int qcow2_pages_get(Qcow2Node *s, uint64_t first, uint32_t count, uint32_t wanted, Qcow2PageKind kind, Qcow2Page **pages);
+/* The same, with its neighbours: where the page must be read, all of `count` pages from `first` on that are
+ * not in memory are, with one request. pages: those that were read, and the wanted one, pinned; others NULL.
+ * lock is not held. */
+int qcow2_pages_get(Qcow2Node *s, uint64_t first, uint32_t count, uint32_t wanted, Qcow2PageKind kind,
+                    Qcow2Page **pages);
 /* The place is a new table's, with these contents (NULL: zeroes), which are in the file: pages of what was
  * there before go. lock is not held. */
 void qcow2_pages_forget(Qcow2Node *s, uint64_t offset, uint64_t bytes, const uint8_t *contents);
@@ -359,7 +361,8 @@ bool qcow2_alloc_conflict(Qcow2Node *s, uint64_t first,
 void qcow2_alloc_add(Qcow2Node *s, Qcow2Alloc *a, uint64_t first, uint64_t count);
 void qcow2_alloc_remove(Qcow2Node *s, Qcow2Alloc *a);
 /* Data has been written: the next commit makes it stable. order: not after its mapping. lock held. */
-void qcow2_keep_data(Qcow2Node *s, uint64_t host, uint64_t bytes, const BlockVec *vec, uint64_t from, bool order);
+void qcow2_keep_data(Qcow2Node *s, uint64_t host, uint64_t bytes, const BlockVec *vec, uint64_t from,
+                     bool order);
 /* The same of what is not kept: tables at their own places, compressed data. lock held. */
 void qcow2_lose_data(Qcow2Node *s);
 void qcow2_kept_clear(GArray *kept);

@@ -22,9 +22,10 @@ static int read_child(BlockChild *child, uint64_t offset, uint64_t bytes, const 
 
 /* ---- long chains: who below decides, without asking every layer in between ----
  *
- * Layers below do not change while the graph stands as it is: nobody writes to a node without a permission for it, and every
- * change of edges and permissions counts up the graph's generation. So what a walk through the chain found stays true for the
- * generation in which it was made, if nobody may write to the layers that it passed. */
+ * Layers below do not change while the graph stands as it is: nobody writes to a node without a permission
+ * for it, and every change of edges and permissions counts up the graph's generation. So what a walk through
+ * the chain found stays true for the generation in which it was made, if nobody may write to the layers that
+ * it passed. */
 
 #define SKIP_BYTES (UINT64_C(1) << 30) /* that one walk looks at, at most */
 #define SKIP_PART  (UINT64_C(1) << 25)
@@ -140,7 +141,8 @@ static int skip_walk(Qcow2Node *s, uint64_t offset, uint64_t *bytes, BlockChild 
             return ret;
         }
         run = MIN(run, map.bytes);
-        if ((map.kind != QCOW2_KIND_UNALLOCATED && map.kind != QCOW2_KIND_UNALLOCATED_HOST) || !layer->node.backing) {
+        if ((map.kind != QCOW2_KIND_UNALLOCATED && map.kind != QCOW2_KIND_UNALLOCATED_HOST) ||
+            !layer->node.backing) {
             break;
         }
         child = layer->node.backing;
@@ -153,8 +155,8 @@ static int skip_walk(Qcow2Node *s, uint64_t offset, uint64_t *bytes, BlockChild 
     return 0;
 }
 
-/* Finds out about offset, and what lies before it in its part of the disk: so a few walks tell all of a part, in whatever order
- * it is read. *bytes as of skip_walk. */
+/* Finds out about offset, and what lies before it in its part of the disk: so a few walks tell all of a part,
+ * in whatever order it is read. *bytes as of skip_walk. */
 static int skip_learn(Qcow2Node *s, uint64_t offset, uint64_t *bytes, BlockChild **result)
 {
     uint64_t at = offset & ~(SKIP_PART - 1), end = block_node_end(s), run;

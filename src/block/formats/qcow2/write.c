@@ -10,18 +10,18 @@
  * written.
  * 5. Where the old contents were not zeroes, or the new place may hold old bytes, a mapping must not become
  * stable before its data: qcow2_keep_data() tells the next commit.
- * 6. Every write of data is kept or marked as lost (data_lost) in the section of the lock that ends it: what a commit takes
- * out is all that has ended since the last one. SPDX-License-Identifier: GPL-2.0-or-later
+ * 6. Every write of data is kept or marked as lost (data_lost) in the section of the lock that ends it: what
+ * a commit takes out is all that has ended since the last one. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/formats/qcow2/qcow2.h"
 
 #include <errno.h>
 #include <string.h>
 
-#define READ_ONCE_GAP (64u << 10) /* between head and tail */
+#define READ_ONCE_GAP    (64u << 10)  /* between head and tail */
 #define KEEP_MAX         (256u << 10) /* bytes of data in one transaction; more is better written once */
 #define KEEP_ORDERED_MAX (1u << 20)   /* of data that would need a flush of its own */
-#define ALLOC_MAX     (16u << 20) /* of one step */
+#define ALLOC_MAX        (16u << 20)  /* of one step */
 
 void qcow2_alloc_add(Qcow2Node *s, Qcow2Alloc *a, uint64_t first, uint64_t count)
 {
@@ -90,13 +90,14 @@ void qcow2_lose_data(Qcow2Node *s)
     s->order_lost = true;
 }
 
-void qcow2_keep_data(Qcow2Node *s, uint64_t host, uint64_t bytes, const BlockVec *vec, uint64_t from, bool order)
+void qcow2_keep_data(Qcow2Node *s, uint64_t host, uint64_t bytes, const BlockVec *vec, uint64_t from,
+                     bool order)
 {
     Qcow2Kept k = { .offset = host, .bytes = (uint32_t)bytes };
     uint64_t most = order || s->kept_order ? KEEP_ORDERED_MAX : KEEP_MAX;
 
-    if (!s->data_lost && (!s->journal.active || s->data_child ||
-                          s->kept_bytes + bytes > MIN(most, s->journal.size / 8))) {
+    if (!s->data_lost &&
+        (!s->journal.active || s->data_child || s->kept_bytes + bytes > MIN(most, s->journal.size / 8))) {
         lose_kept(s);
     }
     if (s->data_lost) {
@@ -110,14 +111,15 @@ void qcow2_keep_data(Qcow2Node *s, uint64_t host, uint64_t bytes, const BlockVec
     s->kept_order = s->kept_order || order;
 }
 
-/* A write in place has ended. Where it is likely that the next commit writes a transaction anyway, the data is kept for
- * it; where there is nothing but writes in place, a flush of the file is the cheapest. */
+/* A write in place has ended. Where it is likely that the next commit writes a transaction anyway, the data
+ * is kept for it; where there is nothing but writes in place, a flush of the file is the cheapest. */
 static void written_in_place(Qcow2Node *s, uint64_t host, uint64_t bytes, const BlockVec *vec, uint64_t from)
 {
     if (s->data_lost) {
         return;
     }
-    if (s->kept->len || s->dirty_pages->len || g_hash_table_size(s->live[0]) || g_hash_table_size(s->live[1])) {
+    if (s->kept->len || s->dirty_pages->len || g_hash_table_size(s->live[0]) ||
+        g_hash_table_size(s->live[1])) {
         qcow2_keep_data(s, host, bytes, vec, from, false);
     } else {
         s->data_lost = true;
