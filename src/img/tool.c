@@ -24,6 +24,9 @@ void img_tool_start(ImgTool *tool, const char *argv0)
     signal(SIGPIPE, SIG_IGN);
     g_autoptr(GError) error = NULL;
     tool->loop = loop_new(NULL, &error);
+    if (tool->loop) {
+        loop_set_inline_writes(tool->loop, true);
+    }
     if (!tool->loop) {
         error_report(error);
         exit(EXIT_FAILURE);

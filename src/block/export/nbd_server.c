@@ -981,7 +981,8 @@ static void co_request(void *opaque)
     } else if (rq->type == NBD_CMD_BLOCK_STATUS) {
         do_block_status(rq);
     } else {
-        answer_error(rq, MIN(0, do_change(rq)));
+        int r = do_change(rq);
+        answer_error(rq, MIN(0, r)); /* a macro: its arguments are evaluated twice */
     }
     c->bytes -= request_bytes(rq);
     if (rq->data) {

@@ -13,6 +13,7 @@ struct BlockGraph {
     GPtrArray *roots; /* of BlockChild * */
     unsigned next_name;
     uint32_t visit;
+    unsigned generation; /* atomic */
     Object *objects;
     json_object *backing_extra; /* of the node that is being opened: options for the header's backing image */
     GPtrArray *chain;           /* of BlockNode *: whose backing images are being opened */

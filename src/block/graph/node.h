@@ -395,6 +395,10 @@ bool block_backing_open(BlockNode *node, const QapiBlockdevOptions *options, Qap
 /* The permissions that a filter, a format's file, or a backing image usually need. */
 void block_default_perms(BlockNode *node, const BlockChild *child, unsigned role, unsigned perm,
                          unsigned shared, unsigned *child_perm, unsigned *child_shared);
+/* Counts changes of edges, permissions and options: what a driver knows of nodes below it holds for one
+ * number, since these change only while no request runs. */
+unsigned block_graph_generation(const BlockGraph *graph);
+void block_graph_changed(BlockGraph *graph);
 /* Background work of a node (checkpoint, read-ahead): each piece between these, and drain waits for it.
  * begin() is false while the node is drained: do it later (drain_end tells). [any thread] */
 bool block_background_begin(BlockNode *node);

@@ -543,7 +543,8 @@ static void on_sync_after_write(void *opaque, ssize_t result)
     finish(opaque, result < 0 ? (int)result : 0);
 }
 
-/* A write is on its way to the disk's cache: make it stable if that was asked. */
+/* What was changed without LOOP_IO_STABLE is on its way to the disk's cache: make it stable if that was
+ * asked. */
 static void written(BlockRequest *req)
 {
     FileNode *f = file_of(req);
@@ -586,7 +587,7 @@ static void transfer_done(BlockRequest *req)
         }
         finish(req, 0);
     } else {
-        written(req);
+        finish(req, 0); /* stable where that was asked: see submit_rest */
     }
 }
 
@@ -656,9 +657,15 @@ static void submit_rest(BlockRequest *req)
 {
     FileNode *f = file_of(req);
     uint64_t offset = (req->bounce ? req->bounce_offset : req->offset) + req->progress;
+    bool write = req->op == BLOCK_WRITE,
+         stable = write && (req->flags & BLOCK_REQ_FUA) && !f->node.cache_no_flush;
 
-    loop_submit_io(req->loop, f->engine, req->op == BLOCK_READ ? LOOP_IO_READV : LOOP_IO_WRITEV, f->fd,
-                   req->iov_left, req->iov_left_count, (off_t)offset, 0, 0, on_transfer, req);
+    loop_submit_io(req->loop, f->engine, write ? LOOP_IO_WRITEV : LOOP_IO_READV, f->fd, req->iov_left,
+                   req->iov_left_count, (off_t)offset, 0,
+                   stable                                            ? LOOP_IO_STABLE
+                   : write && !f->node.cache_direct && !f->is_device ? LOOP_IO_CACHED
+                                                                     : 0,
+                   on_transfer, req);
 }
 
 static bool memory_aligned(const BlockRequest *req, const BlockLimits *limits)

@@ -387,7 +387,7 @@ bool qcow2_co_amend(BlockNode *node, json_object *options, bool force,
             return error_set(error, "The journal requires compatibility level 1.1");
         }
         s->h.journal.present = strcmp(text, "off") != 0;
-        s->h.journal.wish = s->h.journal.present ? 8u << 20 : 0;
+        s->h.journal.wish = s->h.journal.present ? qcow2_journal_wish(s->h.size) : 0;
     }
     ret = store_header(s);
     if (ret < 0) {

@@ -155,7 +155,7 @@ static void fill_header(Qcow2Header *h, const Want *w)
     h->data_file = w->data ? g_strdup(w->data_file) : NULL;
     if (w->journal) {
         h->journal.present = true;
-        h->journal.wish = 8u << 20;
+        h->journal.wish = qcow2_journal_wish(w->size);
     }
 }
 

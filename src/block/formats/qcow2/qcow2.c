@@ -29,13 +29,15 @@ static void state_init(Qcow2Node *s)
     co_mutex_init(&s->alloc_lock);
     co_mutex_init(&s->compress_lock);
     s->extents = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
+    s->skips = g_array_new(FALSE, FALSE, sizeof(Qcow2Skip));
     s->pending = g_array_new(FALSE, FALSE, sizeof(Qcow2Free));
     s->busy = g_array_new(FALSE, FALSE, sizeof(Qcow2Free));
     s->limbo[0] = g_array_new(FALSE, FALSE, sizeof(Qcow2Free));
     s->limbo[1] = g_array_new(FALSE, FALSE, sizeof(Qcow2Free));
     s->punching = g_array_new(FALSE, FALSE, sizeof(Qcow2Free));
-    s->ordered = g_array_new(FALSE, FALSE, sizeof(Qcow2Ordered));
-    s->ordered_clusters = g_hash_table_new(g_direct_hash, g_direct_equal);
+    s->kept = g_array_new(FALSE, FALSE, sizeof(Qcow2Kept));
+    s->live[0] = g_hash_table_new(g_direct_hash, g_direct_equal);
+    s->live[1] = g_hash_table_new(g_direct_hash, g_direct_equal);
     s->snapshots = g_array_new(FALSE, FALSE, sizeof(Qcow2Snapshot));
     s->bitmap_dir = g_array_new(FALSE, FALSE, sizeof(Qcow2BitmapEntry));
     s->overlap_level = 2;
@@ -60,11 +62,15 @@ static void unload(Qcow2Node *s)
     g_array_set_size(s->busy, 0);
     g_array_set_size(s->limbo[0], 0);
     g_array_set_size(s->limbo[1], 0);
+    s->groups_pay = true;
+    block_graph_changed(s->node.graph); /* what others know of this layer */
     s->reserve = s->reserve_end = 0;
     s->free_hint = 0;
     s->compressed_at = s->compressed_end = 0;
     s->dirty_bytes = 0;
     memset(&s->journal, 0, sizeof(s->journal));
+    g_hash_table_remove_all(s->live[0]);
+    g_hash_table_remove_all(s->live[1]);
     qcow2_bitmaps_free(s);
     qcow2_encrypt_close(s);
     qcow2_header_clear(&s->h);
@@ -77,17 +83,17 @@ static void state_free(Qcow2Node *s)
         return;
     }
     unload(s);
-    for (guint i = 0; i < s->ordered->len; i++) {
-        g_free(g_array_index(s->ordered, Qcow2Ordered, i).data);
-    }
+    qcow2_kept_clear(s->kept);
     g_array_free(s->extents, TRUE);
+    g_array_free(s->skips, TRUE);
     g_array_free(s->pending, TRUE);
     g_array_free(s->busy, TRUE);
     g_array_free(s->limbo[0], TRUE);
     g_array_free(s->limbo[1], TRUE);
     g_array_free(s->punching, TRUE);
-    g_array_free(s->ordered, TRUE);
-    g_hash_table_unref(s->ordered_clusters);
+    g_array_free(s->kept, TRUE);
+    g_hash_table_unref(s->live[0]);
+    g_hash_table_unref(s->live[1]);
     g_array_free(s->snapshots, TRUE);
     g_array_free(s->bitmap_dir, TRUE);
     g_clear_pointer(&s->key_secret, g_free);

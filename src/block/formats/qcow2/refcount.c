@@ -305,6 +305,9 @@ static int grow_reftable(Qcow2Node *s, uint64_t need_index)
     if (ret >= 0) {
         ret = blk_flush(s->node.file);
     }
+    pthread_mutex_lock(&s->lock);
+    qcow2_lose_data(s);
+    pthread_mutex_unlock(&s->lock);
     for (uint64_t i = 0; i < entries; i++) {
         table[i] = GUINT64_FROM_BE(table[i]);
     }
@@ -428,6 +431,9 @@ int qcow2_refblock_ensure(Qcow2Node *s, uint64_t cluster)
     ret = blk_pwrite(s->node.file, home << s->g.cluster_bits, s->g.cluster_size, block, 0);
     qcow2_pages_forget(s, home << s->g.cluster_bits, s->g.cluster_size, block);
     g_free(block);
+    pthread_mutex_lock(&s->lock);
+    qcow2_lose_data(s); /* what the journal has of that place must not come over it */
+    pthread_mutex_unlock(&s->lock);
     if (ret >= 0) {
         ret = blk_flush(s->node.file);
     }

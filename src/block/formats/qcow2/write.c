@@ -9,17 +9,20 @@
  * 4. The mapping, its refcounts and what is given up change together under the lock, after the data was
  * written.
  * 5. Where the old contents were not zeroes, or the new place may hold old bytes, a mapping must not become
- * stable before its data: qcow2_keep_data() tells the next commit. SPDX-License-Identifier: GPL-2.0-or-later
+ * stable before its data: qcow2_keep_data() tells the next commit.
+ * 6. Every write of data is kept or marked as lost (data_lost) in the section of the lock that ends it: what
+ * a commit takes out is all that has ended since the last one. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/formats/qcow2/qcow2.h"
 
 #include <errno.h>
 #include <string.h>
 
-#define READ_ONCE_GAP (64u << 10) /* between head and tail */
-#define KEEP_MAX      (1u << 20)  /* bytes of data in one transaction */
-#define CRYPT_PIECE   (1u << 20)
-#define ALLOC_MAX     (16u << 20) /* of one step */
+#define READ_ONCE_GAP    (64u << 10)  /* between head and tail */
+#define KEEP_MAX         (256u << 10) /* bytes of data in one transaction; more is better written once */
+#define KEEP_ORDERED_MAX (1u << 20)   /* of data that would need a flush of its own */
+#define ALLOC_MAX        (16u << 20)  /* of one step */
+#define CRYPT_PIECE      (1u << 20)
 
 void qcow2_alloc_add(Qcow2Node *s, Qcow2Alloc *a, uint64_t first, uint64_t count)
 {
@@ -63,51 +66,64 @@ bool qcow2_alloc_conflict(Qcow2Node *s, uint64_t first, uint64_t count)
     return true;
 }
 
-/* ---- data that must not be overtaken by its mapping ---- */
+/* ---- data that is written and not stable ---- */
+
+void qcow2_kept_clear(GArray *kept)
+{
+    for (guint i = 0; i < kept->len; i++) {
+        g_free(g_array_index(kept, Qcow2Kept, i).data);
+    }
+    g_array_set_size(kept, 0);
+}
 
 static void lose_kept(Qcow2Node *s)
 {
-    for (guint i = 0; i < s->ordered->len; i++) {
-        g_free(g_array_index(s->ordered, Qcow2Ordered, i).data);
-    }
-    g_array_set_size(s->ordered, 0);
-    g_hash_table_remove_all(s->ordered_clusters);
-    s->ordered_bytes = 0;
-    s->ordered_lost = true;
+    qcow2_kept_clear(s->kept);
+    s->data_lost = true;
+    s->order_lost = s->order_lost || s->kept_order;
+    s->kept_order = false;
+    s->kept_bytes = 0;
 }
 
-void qcow2_keep_data(Qcow2Node *s, uint64_t host, uint64_t bytes, const BlockVec *vec, uint64_t from)
+void qcow2_lose_data(Qcow2Node *s)
 {
-    Qcow2Ordered o = { .offset = host, .bytes = (uint32_t)bytes };
-
-    if (s->ordered_lost) {
-        return;
-    }
-    if (!s->journal.wanted || s->data_child || s->ordered_bytes + bytes > KEEP_MAX) {
-        lose_kept(s);
-        return;
-    }
-    o.data = g_malloc(bytes);
-    block_vec_read(vec, from, o.data, bytes);
-    g_array_append_val(s->ordered, o);
-    s->ordered_bytes += bytes;
-    for (uint64_t c = qcow2_cluster_of(s, host); c <= qcow2_cluster_of(s, host + bytes - 1); c++) {
-        g_hash_table_add(s->ordered_clusters, (gpointer)(uintptr_t)c);
-    }
+    lose_kept(s);
+    s->order_lost = true;
 }
 
-/* A write in place has ended: where older data of its cluster waits for the journal, the new one must follow
- * it. */
+void qcow2_keep_data(Qcow2Node *s, uint64_t host, uint64_t bytes, const BlockVec *vec, uint64_t from,
+                     bool order)
+{
+    Qcow2Kept k = { .offset = host, .bytes = (uint32_t)bytes };
+    uint64_t most = order || s->kept_order ? KEEP_ORDERED_MAX : KEEP_MAX;
+
+    if (!s->data_lost &&
+        (!s->journal.active || s->data_child || s->kept_bytes + bytes > MIN(most, s->journal.size / 8))) {
+        lose_kept(s);
+    }
+    if (s->data_lost) {
+        s->order_lost = s->order_lost || order;
+        return;
+    }
+    k.data = g_malloc(bytes);
+    block_vec_read(vec, from, k.data, bytes);
+    g_array_append_val(s->kept, k);
+    s->kept_bytes += bytes;
+    s->kept_order = s->kept_order || order;
+}
+
+/* A write in place has ended. Where it is likely that the next commit writes a transaction anyway, the data
+ * is kept for it; where there is nothing but writes in place, a flush of the file is the cheapest. */
 static void written_in_place(Qcow2Node *s, uint64_t host, uint64_t bytes, const BlockVec *vec, uint64_t from)
 {
-    if (!s->ordered->len) {
+    if (s->data_lost) {
         return;
     }
-    for (uint64_t c = qcow2_cluster_of(s, host); c <= qcow2_cluster_of(s, host + bytes - 1); c++) {
-        if (g_hash_table_contains(s->ordered_clusters, (gpointer)(uintptr_t)c)) {
-            qcow2_keep_data(s, host, bytes, vec, from);
-            return;
-        }
+    if (s->kept->len || s->dirty_pages->len || g_hash_table_size(s->live[0]) ||
+        g_hash_table_size(s->live[1])) {
+        qcow2_keep_data(s, host, bytes, vec, from, false);
+    } else {
+        s->data_lost = true;
     }
 }
 
@@ -331,9 +347,9 @@ static int write_plan(Qcow2Node *s, Plan *p, uint64_t offset, uint64_t bytes, co
         QCOW2_EVENT(s, WRITE_AIO);
         ret = block_co_pwritev(qcow2_data(s), host, bytes, &out, 0, 0);
     }
-    if (ret >= 0 && p->order) {
+    if (ret >= 0) {
         pthread_mutex_lock(&s->lock);
-        qcow2_keep_data(s, host, bytes, &out, 0);
+        qcow2_keep_data(s, host, bytes, &out, 0, p->order);
         pthread_mutex_unlock(&s->lock);
     }
     g_free(iov);
