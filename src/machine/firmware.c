@@ -59,6 +59,8 @@ enum { LOADER_ENTRY_SIZE = 128, LOADER_FILE_SIZE = 56 };
 enum { ZONE_HIGH = 1, ZONE_FSEG = 2 };
 #define TABLES_FILE "etc/acpi/tables"
 #define RSDP_FILE   "etc/acpi/rsdp"
+#define LOADER_FILE "etc/table-loader"
+#define TABLES_SLACK 4096u
 
 static void put_le32(uint8_t *p, uint32_t value)
 {
@@ -120,21 +122,73 @@ GByteArray *acpi_loader_script(const AcpiLinks *links)
     return script;
 }
 
-static bool publish_acpi(FwCfg *fw_cfg, const AcpiBoard *board, GError **error)
-{
-    AcpiLinks *links = acpi_links_new();
-    GByteArray *tables = acpi_build(board, 0, links, error);
-    bool ok = tables != NULL;
+typedef struct AcpiFiles {
+    GByteArray *rsdp, *tables, *script;
+} AcpiFiles;
 
-    if (ok) {
-        g_autoptr(GByteArray) script = acpi_loader_script(links);
-        ok = fw_cfg_add_file(fw_cfg, RSDP_FILE, tables->data, ACPI_RSDP_SIZE, error);
-        memset(tables->data, 0, ACPI_RSDP_SIZE); /* it is the other file */
-        ok = ok && fw_cfg_add_file(fw_cfg, TABLES_FILE, tables->data, tables->len, error) &&
-             fw_cfg_add_file(fw_cfg, "etc/table-loader", script->data, script->len, error);
-        g_byte_array_unref(tables);
+static void acpi_files_clear(AcpiFiles *files)
+{
+    g_clear_pointer(&files->rsdp, g_byte_array_unref);
+    g_clear_pointer(&files->tables, g_byte_array_unref);
+    g_clear_pointer(&files->script, g_byte_array_unref);
+}
+
+static bool acpi_files_make(X86Machine *x86, AcpiFiles *files, GError **error)
+{
+    AcpiBoard board = x86->acpi_board;
+    if (x86->acpi_update) {
+        x86->acpi_update(x86, &board);
+    }
+    AcpiLinks *links = acpi_links_new();
+    files->tables = acpi_build(&board, 0, links, error);
+    if (files->tables) {
+        files->script = acpi_loader_script(links);
+        files->rsdp = g_byte_array_new();
+        g_byte_array_append(files->rsdp, files->tables->data, ACPI_RSDP_SIZE);
+        memset(files->tables->data, 0, ACPI_RSDP_SIZE); /* it is the other file */
     }
     acpi_links_free(links);
+    return files->tables != NULL;
+}
+
+/* When firmware reads them it has given addresses that the tables tell of. */
+static GByteArray *acpi_file_remake(void *opaque, const char *name)
+{
+    AcpiFiles files = { NULL };
+    GByteArray *wanted = NULL;
+    if (acpi_files_make(opaque, &files, NULL)) {
+        wanted = g_byte_array_ref(!strcmp(name, TABLES_FILE) ? files.tables
+                                  : !strcmp(name, RSDP_FILE) ? files.rsdp
+                                                             : files.script);
+    }
+    acpi_files_clear(&files);
+    return wanted;
+}
+
+static bool publish_acpi(X86Machine *x86, GError **error)
+{
+    FwCfg *fw_cfg = MACHINE(x86)->fw_cfg;
+    AcpiFiles files = { NULL };
+    bool ok = acpi_files_make(x86, &files, error);
+
+    if (ok) {
+        if (x86->acpi_update) { /* the tables may grow by a few resource descriptors */
+            guint from = files.tables->len;
+            g_byte_array_set_size(files.tables, (from + 2 * TABLES_SLACK - 1) & ~(TABLES_SLACK - 1u));
+            memset(files.tables->data + from, 0, files.tables->len - from);
+        }
+        const struct {
+            const char *name;
+            const GByteArray *content;
+        } list[] = { { RSDP_FILE, files.rsdp }, { TABLES_FILE, files.tables }, { LOADER_FILE, files.script } };
+        for (size_t i = 0; ok && i < G_N_ELEMENTS(list); i++) {
+            ok = fw_cfg_add_file(fw_cfg, list[i].name, list[i].content->data, list[i].content->len, error);
+            if (ok && x86->acpi_update) {
+                fw_cfg_set_make(fw_cfg, list[i].name, acpi_file_remake, x86);
+            }
+        }
+    }
+    acpi_files_clear(&files);
     return ok;
 }
 
@@ -312,12 +366,12 @@ static bool publish_option_roms(Machine *machine, GError **error)
     return true;
 }
 
-bool x86_firmware_publish(X86Machine *x86, const AcpiBoard *board, GError **error)
+bool x86_firmware_publish(X86Machine *x86, bool acpi, GError **error)
 {
     Machine *machine = MACHINE(x86);
 
     return boot_order_check("order", machine->boot_order, error) &&
            boot_order_check("once", machine->boot_once, error) &&
-           (!board || publish_acpi(machine->fw_cfg, board, error)) && publish_boot_order(machine, error) &&
+           (!acpi || publish_acpi(x86, error)) && publish_boot_order(machine, error) &&
            smbios_publish(machine, error) && publish_option_roms(machine, error);
 }

@@ -76,8 +76,18 @@ typedef struct FindBus {
     const char *type, *name;
     Bus *by_name; /* of any type */
     Bus *free_one, *full_one;
+    unsigned free_depth; /* how far free_one is from the root */
     GPtrArray *names; /* of buses of the right type, for the hint */
 } FindBus;
+
+static unsigned bus_depth(const Bus *bus)
+{
+    unsigned depth = 0;
+    for (; bus->owner && bus->owner->bus; bus = bus->owner->bus) {
+        depth++;
+    }
+    return depth;
+}
 
 static bool find_bus_visit(Object *child, void *opaque)
 {
@@ -98,8 +108,9 @@ static bool find_bus_visit(Object *child, void *opaque)
         unsigned max = BUS_GET_CLASS(bus)->max_devices;
         if (max && bus->children->len >= max) {
             f->full_one = f->full_one ? f->full_one : bus;
-        } else if (!f->free_one) {
+        } else if (!f->free_one || bus_depth(bus) < f->free_depth) {
             f->free_one = bus;
+            f->free_depth = bus_depth(bus);
         }
     }
     return true;
