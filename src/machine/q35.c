@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "hw/isa/ich9_lpc.h"
 #include "hw/pci/q35.h"
+#include "hw/storage/ahci.h"
 #include "machine/firmware.h"
 #include "object/property.h"
 
@@ -26,6 +27,12 @@ static bool q35_init_devices(PcMachine *pc, GError **error)
         !x86_machine_init_timers(x86, on_off_auto(x86->pit, true), true, pc->hpet, error) ||
         !pc_init_isa(pc, ich9_lpc_isa_bus(lpc), error)) {
         return false;
+    }
+    if (pc->sata) {
+        Device *ahci = pc_new_pci(x86, TYPE_ICH9_AHCI, "1f.2", error);
+        if (!ahci || !device_realize(ahci, pcie, NULL, error)) {
+            return false;
+        }
     }
     return !x86->pit_dev ||
            object_property_parse(OBJECT(x86->pit_dev), "firmware-preset", pc_preset(x86), error);

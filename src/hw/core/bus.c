@@ -105,7 +105,7 @@ static bool find_bus_visit(Object *child, void *opaque)
         return true;
     }
     if (right_type) {
-        unsigned max = BUS_GET_CLASS(bus)->max_devices;
+        unsigned max = bus_max_devices(bus);
         if (max && bus->children->len >= max) {
             f->full_one = f->full_one ? f->full_one : bus;
         } else if (!f->free_one || bus_depth(bus) < f->free_depth) {
@@ -131,7 +131,7 @@ Bus *bus_find(Object *root, const char *bus_type, const char *name, GError **err
         g_ptr_array_add(f.names, NULL);
         nearest_hint(error, name, (const char *const *)f.names->pdata);
     } else if (name) {
-        unsigned max = BUS_GET_CLASS(f.by_name)->max_devices;
+        unsigned max = bus_max_devices(f.by_name);
         if (object_dynamic_cast(OBJECT(f.by_name), bus_type) && max && f.by_name->children->len >= max) {
             error_set(error, "Bus '%s' is full", name);
         } else {

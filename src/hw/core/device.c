@@ -42,7 +42,7 @@ bool device_realize(Device *dev, Bus *bus, const DeviceEnv *env, GError **error)
                          object_get_typename(OBJECT(bus)));
     }
     if (bus) {
-        unsigned max = BUS_GET_CLASS(bus)->max_devices;
+        unsigned max = bus_max_devices(bus);
         if (max && bus->children->len >= max) {
             return error_set(error, "Bus '%s' is full", bus->name);
         }

@@ -115,6 +115,7 @@ struct Bus {
     GPtrArray *children; /* of Device *, counted */
     int next_number;
     bool no_hotplug;      /* although its class would allow it */
+    unsigned max_devices; /* 0: what the class says */
     const DeviceEnv *env; /* what its devices get at realize */
 };
 struct BusClass {
@@ -162,6 +163,10 @@ bool device_property_any_time(Object *obj, const char *name, GError **error);
 char *device_describe(const Device *dev);
 /* Calls fn for a device and all below it, parents first. */
 void bus_foreach(Bus *bus, void (*fn)(Device *dev, void *opaque), void *opaque);
+static inline unsigned bus_max_devices(Bus *bus)
+{
+    return bus->max_devices ? bus->max_devices : BUS_GET_CLASS(bus)->max_devices;
+}
 static inline bool bus_can_hotplug(Bus *bus)
 {
     return BUS_GET_CLASS(bus)->hotplug && !bus->no_hotplug;

@@ -748,7 +748,10 @@ static char *pci_device_path(Device *device)
     };
     PciDevice *dev = PCI_DEVICE(device);
     uint16_t class_id = pci_get_word(dev->config + PCI_CLASS_DEVICE);
-    const char *name = "pci", *child = "";
+    /* What has no such name goes by its ids. */
+    g_autofree char *ids = g_strdup_printf("pci%04x,%04x", pci_get_word(dev->config + PCI_VENDOR_ID),
+                                           pci_get_word(dev->config + PCI_DEVICE_ID));
+    const char *name = ids, *child = "";
     for (size_t i = 0; i < G_N_ELEMENTS(classes); i++) {
         if (classes[i].class_id == class_id) {
             name = classes[i].name;
