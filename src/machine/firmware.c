@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "hw/core/firmware_file.h"
+#include "hw/storage/pflash_cfi01.h"
 #include "hw/timer/mc146818rtc.h"
 #include "machine/smbios.h"
 
@@ -20,7 +21,20 @@ enum { CMOS_BOOT_FLAGS = 0x38, CMOS_BOOT_ORDER = 0x3d };
 
 /* ---- the image ---- */
 
-bool x86_firmware_map(X86Machine *x86, MemoryRegion *container, GError **error)
+/* The last 128 KiB also below 1 MiB, where CPUs in real mode find them. */
+static bool map_low(X86Machine *x86, MemoryRegion *container, const uint8_t *end, uint32_t size, GError **error)
+{
+    uint32_t low = MIN(size, ISA_BIOS_SIZE);
+    if (!memory_region_init_rom(&x86->isa_bios, x86, "isa-bios", low, error)) {
+        return false;
+    }
+    memcpy(x86->isa_bios.ram->host, end - low, low);
+    ram_written(x86->isa_bios.ram, 0, low);
+    memory_region_add_overlap(container, 0x100000 - low, &x86->isa_bios, 1);
+    return true;
+}
+
+static bool map_image(X86Machine *x86, MemoryRegion *container, GError **error)
 {
     Machine *machine = MACHINE(x86);
     const char *name = machine->firmware ? machine->firmware : FIRMWARE_DEFAULT;
@@ -39,11 +53,79 @@ bool x86_firmware_map(X86Machine *x86, MemoryRegion *container, GError **error)
     memcpy(x86->bios.ram->host, image->data, image->len);
     ram_written(x86->bios.ram, 0, image->len);
     memory_region_add_overlap(container, FOUR_GIB - image->len, &x86->bios, 1);
-    uint32_t low = MIN(image->len, ISA_BIOS_SIZE);
-    memory_region_init_alias(&x86->isa_bios, x86, "isa-bios", &x86->bios, image->len - low, low);
-    memory_region_set_readonly(&x86->isa_bios, true);
-    memory_region_add_overlap(container, 0x100000 - low, &x86->isa_bios, 1);
+    return map_low(x86, container, image->data + image->len, image->len, error);
+}
+
+/* ---- flash ---- */
+
+/* What a unit holds: by the machine's property, or a drive with if=pflash. NULL: nothing. */
+static const char *pflash_drive(X86Machine *x86, int unit)
+{
+    GPtrArray *drives = block_drives(MACHINE(x86)->config.blocks);
+    int next = 0;
+
+    if (x86->pflash[unit]) {
+        return x86->pflash[unit];
+    }
+    for (guint i = 0; i < drives->len; i++) {
+        const BlockDrive *drive = drives->pdata[i];
+        if (strcmp(drive->interface, "pflash") != 0) {
+            continue;
+        }
+        int place = drive->unit >= 0 ? drive->unit : drive->index >= 0 ? drive->index : next;
+        next = place + 1;
+        if (place == unit) {
+            return bb_name(drive->bb);
+        }
+    }
+    return NULL;
+}
+
+/* Unit 0 ends at 4 GiB, where CPUs start; unit 1 lies below it. */
+static bool map_flash(X86Machine *x86, MemoryRegion *container, GError **error)
+{
+    Machine *machine = MACHINE(x86);
+    uint64_t at = FOUR_GIB;
+
+    for (int unit = 0; unit < PFLASH_UNITS; unit++) {
+        const char *drive = pflash_drive(x86, unit);
+        g_autofree char *name = g_strdup_printf("system.flash%d", unit);
+        if (!drive) {
+            break;
+        }
+        Device *dev = device_new_unattached(machine->config.root, TYPE_PFLASH_CFI01, name);
+        if (!object_apply_globals(OBJECT(dev), machine->config.globals, error) ||
+            !object_property_parse(OBJECT(dev), "name", name, error) ||
+            !object_property_parse(OBJECT(dev), "drive", drive, error) ||
+            !device_realize(dev, NULL, &machine->env, error)) {
+            error_prefix(error, "pflash unit %d: ", unit);
+            return false;
+        }
+        MemoryRegion *mr = pflash_cfi01_region(dev);
+        if (FOUR_GIB - at + mr->size > BIOS_MAX_SIZE) {
+            return error_set(error, "pflash unit %d: all units together may have %u MiB", unit,
+                             BIOS_MAX_SIZE >> 20);
+        }
+        at -= mr->size;
+        memory_region_add_overlap(container, at, mr, 1);
+        if (unit == 0 && !map_low(x86, container, mr->ram->host + mr->size, (uint32_t)mr->size, error)) {
+            return false;
+        }
+    }
     return true;
+}
+
+bool x86_firmware_map(X86Machine *x86, MemoryRegion *container, GError **error)
+{
+    if (pflash_drive(x86, 0)) {
+        return map_flash(x86, container, error);
+    }
+    if (pflash_drive(x86, 1)) {
+        error_set(error, "pflash unit 1 is given, but not unit 0, which has the firmware's code");
+        error_append_hint(error, "Use -drive if=pflash,unit=0,readonly=on,file=FILE.");
+        return false;
+    }
+    return map_image(x86, container, error);
 }
 
 void x86_firmware_fini(X86Machine *x86)

@@ -86,6 +86,8 @@ static void pc_fini(Machine *machine)
 }
 
 static const Property pc_properties[] = {
+    PROP_STR("pflash0", PcMachine, parent_obj.pflash[0], NULL, "drive or block node of the firmware's flash"),
+    PROP_STR("pflash1", PcMachine, parent_obj.pflash[1], NULL, "drive or block node of its variables' flash"),
     PROP_BOOL("hpet", PcMachine, hpet, true, "high precision event timer"),
     PROP_BOOL("i8042", PcMachine, i8042, true, "keyboard controller"),
     PROP_BOOL("smbus", PcMachine, smbus, true, "SMBus controller (i440FX's is not modelled)"),

@@ -15,6 +15,8 @@
 typedef enum OnOffAuto { ON_OFF_AUTO_AUTO, ON_OFF_AUTO_ON, ON_OFF_AUTO_OFF } OnOffAuto;
 extern const EnumLookup on_off_auto_lookup;
 
+#define PFLASH_UNITS 2
+
 typedef struct X86Machine {
     Machine parent_obj;
     /* Set by a board before x86_machine_init_memory(): RAM below 4 GiB ends here where all of it fits; where not,
@@ -22,6 +24,7 @@ typedef struct X86Machine {
     uint64_t low_ram_limit, low_ram_split;
     int acpi, smm, pit, pic; /* OnOffAuto */
     uint64_t max_ram_below_4g;
+    char *pflash[PFLASH_UNITS]; /* drives or block nodes of a board that has flash */
 
     bool firmware;    /* starts through firmware, which sets up everything itself */
     bool booted_once; /* has been reset before */

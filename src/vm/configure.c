@@ -458,8 +458,7 @@ static bool add_device(Setup *s, GError **error, const char *driver, ...)
  * first free place. */
 static bool add_ide_drive(Setup *s, const BlockDrive *drive, unsigned *used, GError **error)
 {
-    g_autoptr(GError) none = NULL;
-    Bus *first = bus_find(vm_root(s->vm), "IDE", "ide.0", &none);
+    Bus *first = bus_lookup(vm_root(s->vm), "ide.0");
     int units = first && bus_max_devices(first) == 1 ? 1 : 2, places = units == 1 ? 6 : 4;
     int place = drive->index;
 
@@ -505,6 +504,12 @@ static bool configure_drive_devices(Setup *s, GError **error)
         const char *interface = *drive->interface ? drive->interface : s->mc->default_disk_interface;
         if (strcmp(interface, "none") == 0) {
             continue;
+        }
+        if (strcmp(interface, "pflash") == 0) {
+            if (!object_property_find(OBJECT(vm_machine(s->vm)), "pflash0")) {
+                return error_set(error, "drive '%s': machine '%s' has no flash", bb_name(drive->bb), s->mc->name);
+            }
+            continue; /* the board has taken it */
         }
         if (strcmp(interface, "virtio") == 0) {
             bool pci = s->mc->default_nic_model && strstr(s->mc->default_nic_model, "-pci");

@@ -116,6 +116,14 @@ static bool find_bus_visit(Object *child, void *opaque)
     return true;
 }
 
+Bus *bus_lookup(Object *root, const char *name)
+{
+    FindBus f = { .type = TYPE_BUS, .name = name, .names = g_ptr_array_new() };
+    object_child_foreach(root, true, find_bus_visit, &f);
+    g_ptr_array_unref(f.names);
+    return f.by_name;
+}
+
 Bus *bus_find(Object *root, const char *bus_type, const char *name, GError **error)
 {
     FindBus f = { .type = bus_type, .name = name, .names = g_ptr_array_new() };

@@ -171,6 +171,8 @@ static inline bool bus_can_hotplug(Bus *bus)
 {
     return BUS_GET_CLASS(bus)->hotplug && !bus->no_hotplug;
 }
+/* A bus by name, whatever is on it; NULL: there is none. Borrowed. */
+Bus *bus_lookup(Object *root, const char *name);
 /* Finds a bus of a type with room for one more, by name or (name NULL) the first of those nearest to the root.
  * Borrowed. */
 Bus *bus_find(Object *root, const char *bus_type, const char *name, GError **error);
