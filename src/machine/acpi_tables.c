@@ -730,10 +730,12 @@ static void link_pointer(AcpiLinks *links, guint offset, uint8_t size)
     }
 }
 
-static void link_checksum(AcpiLinks *links, guint offset, guint start, guint length)
+/* The byte is zero until firmware puts the sum there: OVMF sums it too. */
+static void link_checksum(GByteArray *t, AcpiLinks *links, guint offset, guint start, guint length)
 {
     AcpiChecksum sum = { offset, start, length };
     if (links) {
+        t->data[offset] = 0;
         g_array_append_val(links->checksums, sum);
     }
 }
@@ -748,11 +750,11 @@ static guint build_root(GByteArray *t, const char *signature, const uint32_t *ta
         put(t, tables[i], size);
     }
     table_end(t, start);
-    link_checksum(links, start + 9, start, t->len - start);
+    link_checksum(t, links, start + 9, start, t->len - start);
     return start;
 }
 
-static void link_fadt(AcpiLinks *links, guint fadt, guint end, bool facs)
+static void link_fadt(GByteArray *t, AcpiLinks *links, guint fadt, guint end, bool facs)
 {
     enum { FIRMWARE_CTRL = 36, DSDT = 40, X_DSDT = 140 };
     if (facs) {
@@ -760,7 +762,7 @@ static void link_fadt(AcpiLinks *links, guint fadt, guint end, bool facs)
     }
     link_pointer(links, fadt + DSDT, 4);
     link_pointer(links, fadt + X_DSDT, 8);
-    link_checksum(links, fadt + 9, fadt, end - fadt);
+    link_checksum(t, links, fadt + 9, fadt, end - fadt);
 }
 
 GByteArray *acpi_build(const AcpiBoard *board, uint32_t address, AcpiLinks *links, GError **error)
@@ -780,7 +782,7 @@ GByteArray *acpi_build(const AcpiBoard *board, uint32_t address, AcpiLinks *link
     uint32_t tables[4];
     unsigned count = 0;
     guint fadt = build_fadt(t, board, facs, dsdt);
-    link_fadt(links, fadt, t->len, board->pm_base != 0);
+    link_fadt(t, links, fadt, t->len, board->pm_base != 0);
     tables[count++] = address + fadt;
     tables[count++] = address + build_madt(t, board);
     if (board->hpet) {
@@ -803,7 +805,7 @@ GByteArray *acpi_build(const AcpiBoard *board, uint32_t address, AcpiLinks *link
     rsdp[32] = checksum(rsdp, ACPI_RSDP_SIZE);
     link_pointer(links, 16, 4);
     link_pointer(links, 24, 8);
-    link_checksum(links, 8, 0, 20);
-    link_checksum(links, 32, 0, ACPI_RSDP_SIZE);
+    link_checksum(t, links, 8, 0, 20);
+    link_checksum(t, links, 32, 0, ACPI_RSDP_SIZE);
     return t;
 }

@@ -63,8 +63,19 @@ static bool pc_init(Machine *machine, GError **error)
             !device_realize(pm, pci, NULL, error)) {
             return false;
         }
+        pc->pm = pm;
     }
     return true;
+}
+
+/* Firmware puts the power management block where it likes. */
+static void pc_acpi_update(X86Machine *x86, AcpiBoard *board)
+{
+    uint16_t base = piix4_pm_base(PC_MACHINE(x86)->pm);
+
+    if (base) {
+        board->pm_base = base;
+    }
 }
 
 static bool pc_ready(Machine *machine, GError **error)
@@ -88,6 +99,7 @@ static bool pc_ready(Machine *machine, GError **error)
         .pci_mem32 = { hole, 0xfec00000u - hole },
         .pci_mem64 = { above, PCI_MEM64_SIZE },
     };
+    x86->acpi_update = pc->pm ? pc_acpi_update : NULL;
     return x86_machine_ready(x86, &board, NULL, error);
 }
 

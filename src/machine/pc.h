@@ -22,6 +22,7 @@ typedef struct PcMachine {
     int vmport; /* OnOffAuto */
     MemoryRegion pci_memory;
     Device *host;
+    Device *pm; /* with the power management block; NULL: none (acpi=off) */
 } PcMachine;
 #define PC_MACHINE(obj) OBJECT_CHECK(PcMachine, obj, TYPE_PC_MACHINE)
 

@@ -28,6 +28,7 @@ static bool q35_init_devices(PcMachine *pc, GError **error)
         !pc_init_isa(pc, ich9_lpc_isa_bus(lpc), error)) {
         return false;
     }
+    pc->pm = lpc;
     if (pc->sata) {
         Device *ahci = pc_new_pci(x86, TYPE_ICH9_AHCI, "1f.2", error);
         if (!ahci || !device_realize(ahci, pcie, NULL, error)) {
@@ -71,13 +72,18 @@ static bool q35_init(Machine *machine, GError **error)
            device_realize(pc->host, NULL, &machine->env, error) && q35_init_devices(pc, error);
 }
 
-/* Firmware puts the configuration window where it likes. */
+/* Firmware puts the configuration window and the power management block where it likes. */
 static void q35_acpi_update(X86Machine *x86, AcpiBoard *board)
 {
     uint64_t base, size;
 
     if (q35_ecam(PC_MACHINE(x86)->host, &base, &size)) {
         board->ecam = (AcpiRange){ base, size };
+    }
+    uint16_t pm = ich9_lpc_pm_base(PC_MACHINE(x86)->pm);
+    if (pm) {
+        board->pm_base = pm;
+        board->gpe0_base = pm + ICH9_GPE0_OFFSET;
     }
 }
 

@@ -145,7 +145,7 @@ static void update_block(Piix4PmState *s)
     if (base) {
         memory_region_set_address(&s->block, base);
     }
-    s->mapped_at = base;
+    __atomic_store_n(&s->mapped_at, base, __ATOMIC_RELAXED);
     memory_transaction_commit();
 }
 
@@ -223,6 +223,11 @@ static void piix4_pm_unrealize(PciDevice *dev)
         memory_region_destroy(ports[i]);
     }
     s->mapped_at = 0;
+}
+
+uint16_t piix4_pm_base(Device *dev)
+{
+    return __atomic_load_n(&PIIX4_PM(dev)->mapped_at, __ATOMIC_RELAXED);
 }
 
 void piix4_pm_set_sci(Device *dev, IrqLine *sci)

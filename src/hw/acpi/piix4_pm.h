@@ -21,6 +21,8 @@
 #define PIIX4_SLP_TYP_S4 2
 #define PIIX4_SLP_TYP_S5 0
 
+/* Where the PM block is decoded now; 0: nowhere. [any thread] */
+uint16_t piix4_pm_base(Device *dev);
 /* Before realize: where the SCI goes; NULL: isa_irqs[9] of the env. Borrowed. */
 void piix4_pm_set_sci(Device *dev, IrqLine *sci);
 

@@ -43,7 +43,10 @@ Bus *bus_new(const char *bus_type, Device *owner, const char *name, const Device
                                         : NULL;
     if (parent) {
         g_autoptr(GError) error = NULL;
-        if (!object_property_add_child(parent, bus->name, obj, &error)) {
+        /* A user may call a bridge, and so its bus, by the name of one of its properties. */
+        g_autofree char *other = g_strdup_printf("%s.bus", bus->name);
+        const char *child = object_property_find(parent, bus->name) ? other : bus->name;
+        if (!object_property_add_child(parent, child, obj, &error)) {
             g_error("bus '%s': %s", bus->name, error->message);
         }
         object_unref(obj); /* the parent has it now */

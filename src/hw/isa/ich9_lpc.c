@@ -348,7 +348,7 @@ static void update_decoding(Ich9Lpc *s)
     if (pm != s->pm_at) {
         memory_region_set_enabled(&s->pm_block, pm != 0);
         memory_region_set_address(&s->pm_block, pm);
-        s->pm_at = pm;
+        __atomic_store_n(&s->pm_at, pm, __ATOMIC_RELAXED);
     }
     if (rcba != s->rcba_at) {
         memory_region_set_enabled(&s->rcba, rcba != 0);
@@ -471,6 +471,11 @@ static void ich9_unrealize(PciDevice *dev)
 Bus *ich9_lpc_isa_bus(Device *dev)
 {
     return ICH9_LPC(dev)->isa;
+}
+
+uint16_t ich9_lpc_pm_base(Device *dev)
+{
+    return __atomic_load_n(&ICH9_LPC(dev)->pm_at, __ATOMIC_RELAXED);
 }
 
 uint8_t ich9_firmware_line(PciDevice *dev, int pin)

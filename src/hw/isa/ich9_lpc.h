@@ -26,6 +26,8 @@ Bus *ich9_lpc_isa_bus(Device *dev);
 unsigned ich9_default_pirq(unsigned slot, int pin);
 /* The ISA interrupt that the preset gives a function's pin. */
 uint8_t ich9_firmware_line(PciDevice *dev, int pin);
+/* Where the power management block is decoded now; 0: nowhere. [any thread] */
+uint16_t ich9_lpc_pm_base(Device *dev);
 /* Raises or clears a general purpose event (0 to 63). [any thread; takes the device's lock] */
 void ich9_lpc_set_gpe(Device *dev, unsigned event, bool on);
 
