@@ -35,11 +35,8 @@ void pci_msi_send(PciDevice *dev, uint64_t address, uint32_t data)
 {
     const DeviceEnv *env = dev->parent_obj.env;
     TRACE(pci_msi_send, object_get_typename(OBJECT(dev)), address, data);
-    /* A function that may not be bus master cannot send messages either, nor can one behind such a bridge. */
-    for (const PciDevice *hop = dev; hop; hop = PCI_BUS(hop->parent_obj.bus)->bridge) {
-        if (!env || !__atomic_load_n(&hop->bus_master, __ATOMIC_RELAXED)) {
-            return;
-        }
+    if (!__atomic_load_n(&dev->bus_master, __ATOMIC_RELAXED) || !env) {
+        return; /* a function that may not be bus master cannot send messages either */
     }
     if ((address & ~0xfffffull) == 0xfee00000u) {
         if (env->apic_bus) {

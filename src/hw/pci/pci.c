@@ -632,10 +632,9 @@ static bool pci_device_realize(Device *device, GError **error)
     config_init(dev);
     if (device->env && device->env->system_memory) {
         memory_region_init(&dev->bus_master_root, dev, "bus master container", UINT64_MAX);
-        /* Behind a bridge, only what that may do itself. */
-        MemoryRegion *upstream =
-            bus->bridge && bus->bridge->dma_as ? &bus->bridge->bus_master_root : device->env->system_memory;
-        memory_region_init_alias(&dev->bus_master_alias, dev, "bus master", upstream, 0, UINT64_MAX);
+        /* Whether the bridges on the way are bus masters is not asked: SeaBIOS does not make them so. */
+        memory_region_init_alias(&dev->bus_master_alias, dev, "bus master", device->env->system_memory, 0,
+                                 UINT64_MAX);
         memory_region_set_enabled(&dev->bus_master_alias, false);
         memory_region_add(&dev->bus_master_root, 0, &dev->bus_master_alias);
         dev->dma_as = address_space_new(&dev->bus_master_root, type_of(dev));
