@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "hw/acpi/ged.h"
+#include "hw/acpi/pci_hotplug.h"
 #include "hw/isa/ich9_lpc.h"
 #include "machine/aml.h"
 
@@ -377,6 +378,78 @@ static void dsdt_ecam(GByteArray *t, const AcpiBoard *board)
     aml_end(t, device);
 }
 
+/* ---- hot-plug ---- */
+#define HOTPLUG_FIRST 2 /* what is below is the board's */
+enum { NOTIFY_CHECK = 1, NOTIFY_EJECT = 3 };
+
+static void slot_name(char *name, unsigned slot)
+{
+    g_snprintf(name, 5, "S%02X_", slot << 3);
+}
+
+/* Notifies the devices of the slots whose bits are set in a local variable. */
+static void dsdt_notify_slots(GByteArray *t, uint8_t local, unsigned what)
+{
+    for (unsigned slot = HOTPLUG_FIRST; slot < 32; slot++) {
+        char name[5];
+        slot_name(name, slot);
+        AmlMark branch = aml_if(t);
+        aml_byte(t, AML_AND);
+        aml_byte(t, local);
+        aml_integer(t, UINT32_C(1) << slot);
+        aml_byte(t, AML_NULL_NAME);
+        aml_byte(t, AML_NOTIFY);
+        aml_name_path(t, name);
+        aml_integer(t, what);
+        aml_end(t, branch);
+    }
+}
+
+/* Inside PCI0: a device a slot with an eject method, and the method that the general purpose event calls. */
+static void dsdt_pci_hotplug(GByteArray *t, const AcpiBoard *board)
+{
+    aml_operation_region(t, "PCST", AML_SPACE_IO, board->pci_hotplug, 12);
+    AmlMark field = aml_field(t, "PCST", 3);
+    aml_field_unit(t, "PCIU", 32);
+    aml_field_unit(t, "PCID", 32);
+    aml_field_unit(t, "B0EJ", 32);
+    aml_end(t, field);
+    for (unsigned slot = HOTPLUG_FIRST; slot < 32; slot++) {
+        char name[5];
+        slot_name(name, slot);
+        AmlMark device = aml_device(t, name);
+        aml_name_integer(t, "_ADR", slot << 16);
+        aml_name_integer(t, "_SUN", slot);
+        AmlMark method = aml_method(t, "_EJ0", 1, false);
+        aml_byte(t, AML_STORE);
+        aml_integer(t, UINT32_C(1) << slot);
+        aml_name_path(t, "B0EJ");
+        aml_end(t, method);
+        aml_end(t, device);
+    }
+    AmlMark method = aml_method(t, "PCNT", 0, true);
+    aml_byte(t, AML_STORE);
+    aml_name_path(t, "PCIU");
+    aml_byte(t, AML_LOCAL0);
+    aml_byte(t, AML_STORE);
+    aml_name_path(t, "PCID");
+    aml_byte(t, AML_LOCAL1);
+    dsdt_notify_slots(t, AML_LOCAL0, NOTIFY_CHECK);
+    dsdt_notify_slots(t, AML_LOCAL1, NOTIFY_EJECT);
+    aml_end(t, method);
+}
+
+static void dsdt_hotplug_event(GByteArray *t)
+{
+    char name[8];
+    AmlMark scope = aml_scope(t, "\\_GPE");
+    g_snprintf(name, sizeof(name), "_E%02X", ACPI_PCI_HOTPLUG_EVENT);
+    AmlMark method = aml_method(t, name, 0, false);
+    aml_name_path(t, "\\_SB_.PCI0.PCNT");
+    aml_end(t, method);
+    aml_end(t, scope);
+}
+
 static void dsdt_pci(GByteArray *t, const AcpiBoard *board)
 {
     if (board->ich9) {
@@ -396,6 +469,9 @@ static void dsdt_pci(GByteArray *t, const AcpiBoard *board)
         dsdt_pci_osc(t);
     } else {
         dsdt_piix_routing(t);
+    }
+    if (board->pci_hotplug) {
+        dsdt_pci_hotplug(t, board);
     }
     aml_end(t, bridge);
     if (board->ecam.size) {
@@ -510,6 +586,9 @@ static guint build_dsdt(GByteArray *t, const AcpiBoard *board)
         dsdt_ged(t, board);
     }
     aml_end(t, scope);
+    if (board->pci && board->pci_hotplug) {
+        dsdt_hotplug_event(t);
+    }
     /* \_S5: SLP_TYP 0 on PIIX4 and 5 for the sleep control register of the event device. */
     aml_name(t, "\\_S5_");
     AmlMark package = aml_package(t, 4);

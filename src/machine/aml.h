@@ -54,6 +54,7 @@ void aml_create_dword_field(GByteArray *a, uint8_t source, unsigned offset, cons
 #define AML_CREATE_DWORD_FIELD 0x8a
 #define AML_NULL_NAME          0x00
 #define AML_LOCAL0             0x60
+#define AML_LOCAL1             0x61
 #define AML_ARG0               0x68
 #define AML_ARG1               0x69
 #define AML_ARG3               0x6b

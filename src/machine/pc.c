@@ -96,6 +96,7 @@ static bool pc_ready(Machine *machine, GError **error)
         .reset_register = true,
         .i8042 = pc->i8042,
         .pci = true,
+        .pci_hotplug = PIIX4_PCI_HOTPLUG,
         .pci_mem32 = { hole, 0xfec00000u - hole },
         .pci_mem64 = { above, PCI_MEM64_SIZE },
     };

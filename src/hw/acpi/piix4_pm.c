@@ -1,6 +1,7 @@
 /*
- * Power management of the 82371AB (PIIX4), function 3: PM1 and timer (pm1.c), the GPE0 block, the APM ports. Sources: Intel 82371AB data sheet (290562), chapter 7; ACPI specification 6.4,
- * chapter 4.8 (fixed hardware).
+ * Power management of the 82371AB (PIIX4), function 3: PM1 and timer (pm1.c), the GPE0 block, the APM ports; and
+ * hot-plug of PCI functions by ACPI (pci_hotplug.c). Sources: Intel 82371AB data sheet (290562), chapter 7; ACPI
+ * specification 6.4, chapter 4.8 (fixed hardware).
  *
  * Left out on purpose: the SMBus controller, device monitors, clock control, resume from S3.
  *
@@ -11,6 +12,7 @@
 #include "hw/acpi/piix4_pm.h"
 
 #include "base/error.h"
+#include "hw/acpi/pci_hotplug.h"
 #include "hw/acpi/pm1.h"
 #include "trace/trace.h"
 
@@ -30,12 +32,13 @@ typedef struct Piix4PmState {
     AcpiPm1 pm1;
     uint8_t gpe_status[2], gpe_enable[2];
     uint8_t apm_control, apm_status;
+    AcpiPciHotplug hotplug;
     /* derived and configured */
     bool sci_level;
     uint16_t mapped_at; /* 0: the PM block is not decoded */
     IrqLine *sci;
     MemoryRegion block, gpe_io, apm_io;
-    bool firmware_preset, smm_enabled;
+    bool firmware_preset, smm_enabled, pci_hotplug;
 } Piix4PmState;
 #define PIIX4_PM(obj) OBJECT_CHECK(Piix4PmState, obj, TYPE_PIIX4_PM)
 
@@ -68,6 +71,13 @@ static const MemoryRegionOps rest_ops = {
     .valid = { .min = 1, .max = 4 },
     .impl = { .min = 1, .max = 4 },
 };
+
+static void hotplug_event(void *opaque)
+{
+    Piix4PmState *s = opaque;
+    s->gpe_status[0] |= 1u << ACPI_PCI_HOTPLUG_EVENT;
+    update_sci(s);
+}
 
 /* ---- GPE0: two status bytes (write ones to clear), two enable bytes ---- */
 static uint64_t gpe_read(void *opaque, hwaddr offset, unsigned size)
@@ -168,6 +178,9 @@ static void piix4_pm_reset(Device *device)
     memset(s->gpe_status, 0, sizeof(s->gpe_status));
     memset(s->gpe_enable, 0, sizeof(s->gpe_enable));
     s->apm_control = s->apm_status = 0;
+    if (s->pci_hotplug) {
+        acpi_pci_hotplug_reset(&s->hotplug);
+    }
     if (!s->smm_enabled) {
         /* Firmware takes it that SMM has been set up already, and leaves it alone. */
         pci_set_long(config + PIIX4_DEVACTB, DEVACTB_APMC_EN);
@@ -207,6 +220,9 @@ static bool piix4_pm_realize(PciDevice *dev, GError **error)
     memory_region_add(env->system_io, 0, &s->block);
     memory_region_add(env->system_io, PIIX4_GPE0_BASE, &s->gpe_io);
     memory_region_add(env->system_io, PIIX4_SMI_COMMAND, &s->apm_io);
+    if (s->pci_hotplug) {
+        acpi_pci_hotplug_init(&s->hotplug, device, PCI_BUS(device->bus), PIIX4_PCI_HOTPLUG, hotplug_event, s);
+    }
     return true;
 }
 
@@ -219,6 +235,9 @@ static void piix4_pm_unrealize(PciDevice *dev)
         memory_region_del(env->system_io, ports[i]);
     }
     acpi_pm1_destroy(&s->pm1, &s->block);
+    if (s->pci_hotplug) {
+        acpi_pci_hotplug_destroy(&s->hotplug);
+    }
     for (size_t i = 0; i < G_N_ELEMENTS(ports); i++) {
         memory_region_destroy(ports[i]);
     }
@@ -237,6 +256,7 @@ void piix4_pm_set_sci(Device *dev, IrqLine *sci)
 
 static const Property piix4_pm_properties[] = {
     ACPI_PM1_PROPERTIES(Piix4PmState, pm1),
+    PROP_BOOL("acpi-root-pci-hotplug", Piix4PmState, pci_hotplug, true, "the guest is asked, by ACPI, before a card goes"),
     PROP_BOOL("smm-enabled", Piix4PmState, smm_enabled, true, "the machine has system management mode"),
     PROP_BOOL("firmware-preset", Piix4PmState, firmware_preset, false, "reset to what PC firmware leaves"),
     PROP_END,
@@ -257,6 +277,7 @@ static const VmStateField piix4_pm_fields[] = {
     VMS_UINT8(gpe_enable, Piix4PmState),
     VMS_UINT8(apm_control, Piix4PmState),
     VMS_UINT8(apm_status, Piix4PmState),
+    VMS_STRUCT(hotplug, Piix4PmState, acpi_pci_hotplug_vmstate),
     VMS_END,
 };
 

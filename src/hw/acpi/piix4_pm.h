@@ -12,6 +12,7 @@
 #define PIIX4_PM_BASE      0x600 /* PM1 event +0, control +4, timer +8 */
 #define PIIX4_GPE0_BASE    0xafe0
 #define PIIX4_GPE0_LENGTH  4
+#define PIIX4_PCI_HOTPLUG  0xae00
 #define PIIX4_SMI_COMMAND  0xb2
 #define PIIX4_ACPI_ENABLE  0xf1
 #define PIIX4_ACPI_DISABLE 0xf0
