@@ -11,7 +11,7 @@ JOBS       ?= $(shell nproc)
 MESON      ?= meson
 SECONDS    ?= 600
 
-.PHONY: all run test check bench bench-cpu soak-cpu fuzz tsan format install clean deps deps-test guest
+.PHONY: all run test check bench bench-cpu soak-cpu soak-hotplug fuzz tsan format install clean deps deps-test guest
 
 all: $(BUILD)/build.ninja
 	ninja -C $(BUILD) -j $(JOBS)
@@ -55,6 +55,10 @@ bench-cpu: all guest
 # The translator against the interpreter, and two CPUs against each other, for long.
 soak-cpu: all guest
 	@RHEA_GUEST=$(GUEST) tests/cpu/soak_test.py --build $(BUILD) --long
+
+# Cards come and go 50 times on each PC.
+soak-hotplug: all guest
+	@tests/boot/hotplug_test.py --build $(BUILD) --guest $(GUEST) --rounds 50
 
 # Each fuzz target for SECONDS, under the sanitizers.
 fuzz: deps-test
