@@ -39,6 +39,7 @@ static const struct {
     { "ide-cd", "drive", "cd0" },
     { "ide-hd", "drive", "disk0" },
     { "isa-debugcon", "chardev", "null0" },
+    { "pci-bridge", "chassis_nr", "3" },
     { "isa-serial", "chardev", "null0" },
     { "virtconsole", "chardev", "null0" },
     { "virtserialport", "chardev", "null0" },

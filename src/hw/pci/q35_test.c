@@ -220,6 +220,55 @@ static void test_bridge(void)
     teardown(f);
 }
 
+/* A plain bridge behind a port: two hops for configuration, windows and interrupts. */
+static unsigned last_input;
+static bool last_level;
+
+static int map_irq(void *opaque, unsigned slot, int pin)
+{
+    return (int)(slot + (unsigned)pin) & 7;
+}
+
+static void set_irq(void *opaque, int input, bool level)
+{
+    last_input = (unsigned)input;
+    last_level = level;
+}
+
+static void test_two_bridges(void)
+{
+    Fixture *f = setup("on");
+    GError *error = NULL;
+    Device *port = add_port(f, "on");
+    Device *none = device_new_unattached(f->b->root, "pci-bridge", NULL);
+    g_assert_false(device_realize(none, port_bus(port), NULL, &error));
+    g_assert_nonnull(strstr(error->message, "chassis"));
+    g_clear_error(&error);
+    Device *bridge = test_board_add(f->b, "pci-bridge", port_bus(port), "chassis_nr", "9", NULL);
+    Device *card = test_board_add(f->b, "toy-card", port_bus(bridge), "addr", "6", NULL);
+    pci_bus_set_irq_routing(f->bus, map_irq, set_irq, f);
+    cfg(f, 0, PORT_DEVFN, PCI_SUBORDINATE_BUS, 1, 4);
+    cfg(f, 2, 0, PCI_PRIMARY_BUS, 4, 0x00040402);
+    g_assert_cmphex(get(f, 4, PCI_DEVFN(6, 0), 0, 4), ==, 0x56781234);
+    g_assert_cmphex(get(f, 3, PCI_DEVFN(6, 0), 0, 4), ==, 0xffffffff);
+    cfg(f, 2, 0, PCI_MEMORY_BASE, 4, 0xe000e000);
+    cfg(f, 2, 0, PCI_COMMAND, 2, 7);
+    cfg(f, 4, PCI_DEVFN(6, 0), PCI_BASE_ADDRESS_0, 4, 0xe0008000);
+    cfg(f, 4, PCI_DEVFN(6, 0), PCI_COMMAND, 2, 2);
+    g_assert_cmphex(test_read(f->b, 0xe0008000, 4), ==, 0x11223344);
+    pci_set_irq(PCI_DEVICE(card), true); /* pin A of slot 6 is C; of slot 0, C again; of the port in slot 3: 5 */
+    g_assert_cmpint(last_input, ==, 5);
+    g_assert_true(last_level);
+    pci_set_irq(PCI_DEVICE(card), false);
+    g_assert_false(last_level);
+    /* Numbers that make a circle end all the same. */
+    cfg(f, 2, 0, PCI_PRIMARY_BUS, 4, 0x00ff0002);
+    get(f, 0x77, 0, 0, 4);
+    cfg(f, 0, PORT_DEVFN, PCI_PRIMARY_BUS, 4, 0x00ff0000);
+    get(f, 0x77, 0, 0, 4);
+    teardown(f);
+}
+
 static uint16_t slot_reg(Fixture *f, unsigned reg)
 {
     PciDevice *port = f->bus->devices[PORT_DEVFN];
@@ -286,6 +335,7 @@ int main(int argc, char **argv)
     g_test_add_func("/q35/ecam", test_ecam);
     g_test_add_func("/q35/tseg", test_tseg);
     g_test_add_func("/q35/bridge", test_bridge);
+    g_test_add_func("/q35/two-bridges", test_two_bridges);
     g_test_add_func("/q35/hotplug", test_hotplug);
     return g_test_run();
 }
