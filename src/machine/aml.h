@@ -22,7 +22,7 @@ AmlMark aml_scope(GByteArray *a, const char *path);
 AmlMark aml_device(GByteArray *a, const char *name);
 AmlMark aml_method(GByteArray *a, const char *name, unsigned arguments, bool serialized);
 AmlMark aml_package(GByteArray *a, unsigned elements);
-AmlMark aml_if(GByteArray *a); /* the predicate and the body follow */
+AmlMark aml_if(GByteArray *a);   /* the predicate and the body follow */
 AmlMark aml_else(GByteArray *a); /* right behind the end of an If */
 void aml_end(GByteArray *a, AmlMark mark);
 

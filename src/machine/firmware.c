@@ -22,7 +22,8 @@ enum { CMOS_BOOT_FLAGS = 0x38, CMOS_BOOT_ORDER = 0x3d };
 /* ---- the image ---- */
 
 /* The last 128 KiB also below 1 MiB, where CPUs in real mode find them. */
-static bool map_low(X86Machine *x86, MemoryRegion *container, const uint8_t *end, uint32_t size, GError **error)
+static bool map_low(X86Machine *x86, MemoryRegion *container, const uint8_t *end, uint32_t size,
+                    GError **error)
 {
     uint32_t low = MIN(size, ISA_BIOS_SIZE);
     if (!memory_region_init_rom(&x86->isa_bios, x86, "isa-bios", low, error)) {
@@ -139,9 +140,9 @@ void x86_firmware_fini(X86Machine *x86)
 enum { LOADER_ALLOCATE = 1, LOADER_ADD_POINTER = 2, LOADER_ADD_CHECKSUM = 3 };
 enum { LOADER_ENTRY_SIZE = 128, LOADER_FILE_SIZE = 56 };
 enum { ZONE_HIGH = 1, ZONE_FSEG = 2 };
-#define TABLES_FILE "etc/acpi/tables"
-#define RSDP_FILE   "etc/acpi/rsdp"
-#define LOADER_FILE "etc/table-loader"
+#define TABLES_FILE  "etc/acpi/tables"
+#define RSDP_FILE    "etc/acpi/rsdp"
+#define LOADER_FILE  "etc/table-loader"
 #define TABLES_SLACK 4096u
 
 static void put_le32(uint8_t *p, uint32_t value)
@@ -262,7 +263,9 @@ static bool publish_acpi(X86Machine *x86, GError **error)
         const struct {
             const char *name;
             const GByteArray *content;
-        } list[] = { { RSDP_FILE, files.rsdp }, { TABLES_FILE, files.tables }, { LOADER_FILE, files.script } };
+        } list[] = { { RSDP_FILE, files.rsdp },
+                     { TABLES_FILE, files.tables },
+                     { LOADER_FILE, files.script } };
         for (size_t i = 0; ok && i < G_N_ELEMENTS(list); i++) {
             ok = fw_cfg_add_file(fw_cfg, list[i].name, list[i].content->data, list[i].content->len, error);
             if (ok && x86->acpi_update) {
@@ -453,7 +456,7 @@ bool x86_firmware_publish(X86Machine *x86, bool acpi, GError **error)
     Machine *machine = MACHINE(x86);
 
     return boot_order_check("order", machine->boot_order, error) &&
-           boot_order_check("once", machine->boot_once, error) &&
-           (!acpi || publish_acpi(x86, error)) && publish_boot_order(machine, error) &&
-           smbios_publish(machine, error) && publish_option_roms(machine, error);
+           boot_order_check("once", machine->boot_once, error) && (!acpi || publish_acpi(x86, error)) &&
+           publish_boot_order(machine, error) && smbios_publish(machine, error) &&
+           publish_option_roms(machine, error);
 }

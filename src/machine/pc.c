@@ -128,13 +128,11 @@ static void pc_reset(Machine *machine)
 
 #define PC_DESCRIPTION "Standard PC (i440FX + PIIX, 1996)"
 #define PC_BOARD       .init = pc_init, .ready = pc_ready, .reset = pc_reset, .description = PC_DESCRIPTION
-static const PcVersion pc_8_1 = {
-    PC_BOARD, .name = "pc-i440fx-8.1", .alias = "pc", .is_default = true, .compat = { NULL }
-};
+static const PcVersion pc_8_1 = { PC_BOARD, .name = "pc-i440fx-8.1", .alias = "pc", .is_default = true,
+                                  .compat = { NULL } };
 static const PcVersion pc_8_0 = { PC_BOARD, .name = "pc-i440fx-8.0", .compat = { pc_compat_8_0, NULL } };
-static const PcVersion pc_7_2 = {
-    PC_BOARD, .name = "pc-i440fx-7.2", .compat = { pc_compat_8_0, pc_compat_7_2, NULL }
-};
+static const PcVersion pc_7_2 = { PC_BOARD, .name = "pc-i440fx-7.2",
+                                  .compat = { pc_compat_8_0, pc_compat_7_2, NULL } };
 PC_VERSION_TYPE(pc_8_1, "pc-i440fx-8.1");
 PC_VERSION_TYPE(pc_8_0, "pc-i440fx-8.0");
 PC_VERSION_TYPE(pc_7_2, "pc-i440fx-7.2");

@@ -32,9 +32,9 @@ const char *pc_preset(X86Machine *x86);
 Device *pc_new_pci(X86Machine *x86, const char *type, const char *addr, GError **error);
 /* Keyboard controller, port 92h, DMA, serial ports. */
 bool pc_init_isa(PcMachine *pc, Bus *isa, GError **error);
-/* What PC firmware leaves in the interrupt vector table: everything returns at once, and the timer's interrupt,
- * which is not masked, counts ticks at 0040:006c and ends itself. Real-mode programs that wait with HLT rely on
- * it. */
+/* What PC firmware leaves in the interrupt vector table: everything returns at once, and the timer's
+ * interrupt, which is not masked, counts ticks at 0040:006c and ends itself. Real-mode programs that wait
+ * with HLT rely on it. */
 void pc_write_vectors(Machine *machine);
 
 /* ---- versions ---- */
@@ -49,13 +49,13 @@ typedef struct PcVersion {
 extern const GlobalProperty pc_compat_8_0[], pc_compat_7_2[];
 void pc_version_class_init(ObjectClass *klass, const void *data);
 
-#define PC_VERSION_TYPE(version, type_name)        \
-    static const TypeInfo version##_info = {       \
-        .name = type_name MACHINE_TYPE_SUFFIX,     \
-        .parent = TYPE_PC_MACHINE,                 \
-        .class_init = pc_version_class_init,       \
-        .class_data = &(version),                  \
-    };                                             \
+#define PC_VERSION_TYPE(version, type_name)    \
+    static const TypeInfo version##_info = {   \
+        .name = type_name MACHINE_TYPE_SUFFIX, \
+        .parent = TYPE_PC_MACHINE,             \
+        .class_init = pc_version_class_init,   \
+        .class_data = &(version),              \
+    };                                         \
     TYPE_REGISTER(version##_info)
 
 #endif

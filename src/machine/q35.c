@@ -1,5 +1,6 @@
 /*
- * The PC with a Q35 host bridge and an ICH9: PCI Express, AHCI, LPC. SPDX-License-Identifier: GPL-2.0-or-later
+ * The PC with a Q35 host bridge and an ICH9: PCI Express, AHCI, LPC. SPDX-License-Identifier:
+ * GPL-2.0-or-later
  */
 #include "machine/pc.h"
 
@@ -126,14 +127,12 @@ static void q35_reset(Machine *machine)
     x86_machine_reset(X86_MACHINE(machine));
 }
 
-#define Q35_BOARD                                                 \
-    .init = q35_init, .ready = q35_ready, .reset = q35_reset,      \
-    .description = "Standard PC (Q35 + ICH9, 2009)"
+#define Q35_BOARD \
+    .init = q35_init, .ready = q35_ready, .reset = q35_reset, .description = "Standard PC (Q35 + ICH9, 2009)"
 static const PcVersion q35_8_1 = { Q35_BOARD, .name = "pc-q35-8.1", .alias = "q35", .compat = { NULL } };
 static const PcVersion q35_8_0 = { Q35_BOARD, .name = "pc-q35-8.0", .compat = { pc_compat_8_0, NULL } };
-static const PcVersion q35_7_2 = {
-    Q35_BOARD, .name = "pc-q35-7.2", .compat = { pc_compat_8_0, pc_compat_7_2, NULL }
-};
+static const PcVersion q35_7_2 = { Q35_BOARD, .name = "pc-q35-7.2",
+                                   .compat = { pc_compat_8_0, pc_compat_7_2, NULL } };
 PC_VERSION_TYPE(q35_8_1, "pc-q35-8.1");
 PC_VERSION_TYPE(q35_8_0, "pc-q35-8.0");
 PC_VERSION_TYPE(q35_7_2, "pc-q35-7.2");

@@ -19,8 +19,8 @@ extern const EnumLookup on_off_auto_lookup;
 
 typedef struct X86Machine {
     Machine parent_obj;
-    /* Set by a board before x86_machine_init_memory(): RAM below 4 GiB ends here where all of it fits; where not,
-     * it ends there. */
+    /* Set by a board before x86_machine_init_memory(): RAM below 4 GiB ends here where all of it fits; where
+     * not, it ends there. */
     uint64_t low_ram_limit, low_ram_split;
     int acpi, smm, pit, pic; /* OnOffAuto */
     uint64_t max_ram_below_4g;
@@ -70,9 +70,8 @@ bool x86_machine_init_serial(X86Machine *x86, Bus *isa, GError **error);
  */
 Device *x86_machine_add_device(X86Machine *x86, const char *type, Bus *bus, GError **error,
                                ...) G_GNUC_NULL_TERMINATED;
-/* Finishes `board` (kept as acpi_board) with what is known here (CPUs), builds tables unless acpi=off, and loads
- * the kernel or tells firmware.
- * extra_cmdline (may be NULL) goes behind -append. */
+/* Finishes `board` (kept as acpi_board) with what is known here (CPUs), builds tables unless acpi=off, and
+ * loads the kernel or tells firmware. extra_cmdline (may be NULL) goes behind -append. */
 bool x86_machine_ready(X86Machine *x86, const AcpiBoard *board, const char *extra_cmdline, GError **error);
 /* What firmware would have left in CPUs and memory, then the kernel's entry state. */
 void x86_machine_reset(X86Machine *x86);

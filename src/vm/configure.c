@@ -454,8 +454,8 @@ static bool add_device(Setup *s, GError **error, const char *driver, ...)
     return device_create(vm_root(s->vm), options, false, vm_globals(s->vm), error) != NULL;
 }
 
-/* Where an IDE drive goes: index n is channel n / 2, unit n % 2, or port n of a SATA controller; without one, the
- * first free place. */
+/* Where an IDE drive goes: index n is channel n / 2, unit n % 2, or port n of a SATA controller; without one,
+ * the first free place. */
 static bool add_ide_drive(Setup *s, const BlockDrive *drive, unsigned *used, GError **error)
 {
     Bus *first = bus_lookup(vm_root(s->vm), "ide.0");
@@ -507,7 +507,8 @@ static bool configure_drive_devices(Setup *s, GError **error)
         }
         if (strcmp(interface, "pflash") == 0) {
             if (!object_property_find(OBJECT(vm_machine(s->vm)), "pflash0")) {
-                return error_set(error, "drive '%s': machine '%s' has no flash", bb_name(drive->bb), s->mc->name);
+                return error_set(error, "drive '%s': machine '%s' has no flash", bb_name(drive->bb),
+                                 s->mc->name);
             }
             continue; /* the board has taken it */
         }

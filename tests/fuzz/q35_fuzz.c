@@ -1,7 +1,7 @@
 /*
  * A guest that does anything it likes with the registers of a Q35 board: bridges and root ports with their
- * windows, the LPC bridge, AHCI with its lists in memory, flash. The input is a list of accesses, of time that
- * passes, of cards that come and go, and of resets. SPDX-License-Identifier: GPL-2.0-or-later
+ * windows, the LPC bridge, AHCI with its lists in memory, flash. The input is a list of accesses, of time
+ * that passes, of cards that come and go, and of resets. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "tests/machine/test_board.h"
 
@@ -45,8 +45,8 @@ static void setup(void)
     object_property_parse(OBJECT(host), "firmware-preset", "on", &error);
     device_realize(host, NULL, &board->env, &error);
     bus = q35_bus(host);
-    test_board_add(board, TYPE_ICH9_LPC, BUS(bus), "addr", "1f.0", "multifunction", "on", "firmware-preset", "on",
-                   NULL);
+    test_board_add(board, TYPE_ICH9_LPC, BUS(bus), "addr", "1f.0", "multifunction", "on", "firmware-preset",
+                   "on", NULL);
     test_board_add(board, TYPE_ICH9_AHCI, BUS(bus), "addr", "1f.2", NULL);
     test_board_add(board, "ide-hd", bus_lookup(board->root, "ide.0"), "drive", "disk", NULL);
     test_board_add(board, "ide-cd", bus_lookup(board->root, "ide.1"), "drive", "cd", NULL);
@@ -93,9 +93,10 @@ static void hotplug(bool come)
 }
 
 static const uint16_t ports[] = { 0xb2, 0xcf8, 0xcf9, 0xcfc, 0x600, 0x620, 0x628, 0x630, 0x4d0, 0x20 };
-static const uint32_t addresses[] = { AHCI_BAR,       AHCI_BAR + 0x100, AHCI_BAR + 0x180, AHCI_BAR + 0x138, FLASH,
-                                      FLASH + 0x1000, 0xb0000000,       0xb0008000,       0xb00fa000,       0xfed1f100,
-                                      0xb0100000,     0xa0000,          0xf0000,          0x1ff000 };
+static const uint32_t addresses[] = { AHCI_BAR,   AHCI_BAR + 0x100, AHCI_BAR + 0x180, AHCI_BAR + 0x138,
+                                      FLASH,      FLASH + 0x1000,   0xb0000000,       0xb0008000,
+                                      0xb00fa000, 0xfed1f100,       0xb0100000,       0xa0000,
+                                      0xf0000,    0x1ff000 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -129,7 +130,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             break;
         case 5: /* configuration: the board's functions, and those behind its ports */
             small = data[2] & 1 ? PCI_DEVFN(0x1f, data[2] & 2) : PCI_DEVFN(data[2] >> 1 & 3, 0);
-            pci_root_config_write(bus, data[1] >> 4 & 3, small, data[3] & ~(MIN(bytes, 4) - 1), value, MIN(bytes, 4));
+            pci_root_config_write(bus, data[1] >> 4 & 3, small, data[3] & ~(MIN(bytes, 4) - 1), value,
+                                  MIN(bytes, 4));
             break;
         case 6:
             test_board_advance(board, value % 10000000);

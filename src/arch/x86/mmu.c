@@ -863,8 +863,8 @@ uint64_t mmu_load_general(X86Cpu *cpu, uint64_t linear, unsigned size, MmuIndex 
     return value;
 }
 
-/* What was written may be a register that changes the map of memory (flash, BARs): instructions that follow in
- * the same block must see it. */
+/* What was written may be a register that changes the map of memory (flash, BARs): instructions that follow
+ * in the same block must see it. */
 static void map_settle(X86Cpu *cpu)
 {
     if (G_UNLIKELY(__atomic_load_n(&cpu->interrupt_request, __ATOMIC_RELAXED) & CPU_INTERRUPT_TLB)) {

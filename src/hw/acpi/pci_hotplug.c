@@ -147,7 +147,8 @@ void acpi_pci_hotplug_init(AcpiPciHotplug *hp, Device *dev, PciBus *bus, uint16_
     hp->event = event;
     hp->opaque = opaque;
     hp->bh = bh_new(env->loop, eject, hp, NULL);
-    memory_region_init_io(&hp->io, dev, &hotplug_ops, hp, "acpi-pci-hotplug", ACPI_PCI_HOTPLUG_SIZE, &dev->lock);
+    memory_region_init_io(&hp->io, dev, &hotplug_ops, hp, "acpi-pci-hotplug", ACPI_PCI_HOTPLUG_SIZE,
+                          &dev->lock);
     memory_region_add(env->system_io, port, &hp->io);
     bus->hotplug = &hotplug_bus_ops;
     bus->hotplug_opaque = hp;

@@ -25,8 +25,8 @@ typedef struct AcpiPciHotplug {
     MemoryRegion io;
 } AcpiPciHotplug;
 
-/* At realize of the device whose lock guards the registers: they go to `port`, and what comes to or leaves `bus`
- * goes by them from now on. */
+/* At realize of the device whose lock guards the registers: they go to `port`, and what comes to or leaves
+ * `bus` goes by them from now on. */
 void acpi_pci_hotplug_init(AcpiPciHotplug *hp, Device *dev, PciBus *bus, uint16_t port,
                            void (*event)(void *opaque), void *opaque);
 void acpi_pci_hotplug_destroy(AcpiPciHotplug *hp);

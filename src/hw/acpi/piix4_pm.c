@@ -1,7 +1,7 @@
 /*
- * Power management of the 82371AB (PIIX4), function 3: PM1 and timer (pm1.c), the GPE0 block, the APM ports; and
- * hot-plug of PCI functions by ACPI (pci_hotplug.c). Sources: Intel 82371AB data sheet (290562), chapter 7; ACPI
- * specification 6.4, chapter 4.8 (fixed hardware).
+ * Power management of the 82371AB (PIIX4), function 3: PM1 and timer (pm1.c), the GPE0 block, the APM ports;
+ * and hot-plug of PCI functions by ACPI (pci_hotplug.c). Sources: Intel 82371AB data sheet (290562), chapter
+ * 7; ACPI specification 6.4, chapter 4.8 (fixed hardware).
  *
  * Left out on purpose: the SMBus controller, device monitors, clock control, resume from S3.
  *
@@ -256,7 +256,8 @@ void piix4_pm_set_sci(Device *dev, IrqLine *sci)
 
 static const Property piix4_pm_properties[] = {
     ACPI_PM1_PROPERTIES(Piix4PmState, pm1),
-    PROP_BOOL("acpi-root-pci-hotplug", Piix4PmState, pci_hotplug, true, "the guest is asked, by ACPI, before a card goes"),
+    PROP_BOOL("acpi-root-pci-hotplug", Piix4PmState, pci_hotplug, true,
+              "the guest is asked, by ACPI, before a card goes"),
     PROP_BOOL("smm-enabled", Piix4PmState, smm_enabled, true, "the machine has system management mode"),
     PROP_BOOL("firmware-preset", Piix4PmState, firmware_preset, false, "reset to what PC firmware leaves"),
     PROP_END,

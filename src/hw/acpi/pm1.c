@@ -233,12 +233,8 @@ static bool acpi_pm1_post_load(void *opaque, int version, GError **error)
 }
 
 static const VmStateField acpi_pm1_fields[] = {
-    VMS_UINT16(status, AcpiPm1),
-    VMS_UINT16(enable, AcpiPm1),
-    VMS_UINT16(control, AcpiPm1),
-    VMS_UINT64(timer_half, AcpiPm1),
-    VMS_TIMER(overflow, AcpiPm1),
-    VMS_END,
+    VMS_UINT16(status, AcpiPm1),     VMS_UINT16(enable, AcpiPm1),  VMS_UINT16(control, AcpiPm1),
+    VMS_UINT64(timer_half, AcpiPm1), VMS_TIMER(overflow, AcpiPm1), VMS_END,
 };
 
 const VmState acpi_pm1_vmstate = {

@@ -38,9 +38,9 @@ void acpi_pm1_set_mode(AcpiPm1 *pm1, bool acpi_mode);
 /* Whether PM1's own events ask for an interrupt; arms the timer for the next one. */
 bool acpi_pm1_pending(AcpiPm1 *pm1);
 
-#define ACPI_PM1_PROPERTIES(state, field)                                                                   \
-    PROP_UINT8("disable_s3", state, field.disable_s3, 0, "1: no suspend to RAM"),                           \
-        PROP_UINT8("disable_s4", state, field.disable_s4, 0, "1: no suspend to disk"),                      \
+#define ACPI_PM1_PROPERTIES(state, field)                                              \
+    PROP_UINT8("disable_s3", state, field.disable_s3, 0, "1: no suspend to RAM"),      \
+        PROP_UINT8("disable_s4", state, field.disable_s4, 0, "1: no suspend to disk"), \
         PROP_UINT8("s4_val", state, field.s4_val, ACPI_SLP_TYP_S4, "SLP_TYP of suspend to disk")
 
 extern const VmState acpi_pm1_vmstate;

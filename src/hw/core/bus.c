@@ -80,7 +80,7 @@ typedef struct FindBus {
     Bus *by_name; /* of any type */
     Bus *free_one, *full_one;
     unsigned free_depth; /* how far free_one is from the root */
-    GPtrArray *names; /* of buses of the right type, for the hint */
+    GPtrArray *names;    /* of buses of the right type, for the hint */
 } FindBus;
 
 static unsigned bus_depth(const Bus *bus)

@@ -84,7 +84,7 @@ struct Device {
     bool hotplugged;
     bool pending_unplug;
     int64_t unplug_retry_us; /* with it, on the monotonic clock: from then on one may ask again; 0: never */
-    GPtrArray *child_buses; /* of Bus *, borrowed: they are children in the composition tree */
+    GPtrArray *child_buses;  /* of Bus *, borrowed: they are children in the composition tree */
 };
 
 struct DeviceClass {
@@ -125,7 +125,7 @@ struct BusClass {
     /* Refuses or adjusts an address before realize (PCI slot in use, ...). */
     bool (*check_address)(Bus *bus, Device *dev, GError **error);
     void (*plugged)(Bus *bus, Device *dev); /* a device was realized on it; may be NULL */
-    char *(*device_path)(Device *dev); /* for info qtree and boot order; caller frees */
+    char *(*device_path)(Device *dev);      /* for info qtree and boot order; caller frees */
     void (*print_device)(Device *dev, GString *out, int indent); /* extra lines of info qtree */
 };
 #define BUS(obj)           OBJECT_CHECK(Bus, obj, TYPE_BUS)
@@ -173,8 +173,8 @@ static inline bool bus_can_hotplug(Bus *bus)
 }
 /* A bus by name, whatever is on it; NULL: there is none. Borrowed. */
 Bus *bus_lookup(Object *root, const char *name);
-/* Finds a bus of a type with room for one more, by name or (name NULL) the first of those nearest to the root.
- * Borrowed. */
+/* Finds a bus of a type with room for one more, by name or (name NULL) the first of those nearest to the
+ * root. Borrowed. */
 Bus *bus_find(Object *root, const char *bus_type, const char *name, GError **error);
 /* A device by its user-given id or QOM path. Borrowed. */
 Device *device_find(Object *root, const char *id_or_path);

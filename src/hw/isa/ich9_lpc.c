@@ -71,10 +71,10 @@ typedef struct Ich9Lpc {
     uint8_t gpe_status[GPE_BYTES], gpe_enable[GPE_BYTES];
     uint32_t smi_enable, smi_status;
     uint8_t apm_control, apm_status;
-    ResetControl reset;              /* its value */
-    uint16_t device_routes[ROUTED];  /* of devices 25 to 31; guarded by the bus's irq_lock */
-    uint8_t pirq_level;              /* bit n: PIRQ n is asserted; same */
-    uint8_t routes[ICH9_PIRQS];      /* the configuration's; same */
+    ResetControl reset;             /* its value */
+    uint16_t device_routes[ROUTED]; /* of devices 25 to 31; guarded by the bus's irq_lock */
+    uint8_t pirq_level;             /* bit n: PIRQ n is asserted; same */
+    uint8_t routes[ICH9_PIRQS];     /* the configuration's; same */
     /* derived and configured */
     bool sci_level;
     uint16_t pm_at;   /* 0: the block is not decoded */
@@ -337,8 +337,8 @@ static const MemoryRegionOps rcba_ops = {
 static void update_decoding(Ich9Lpc *s)
 {
     const uint8_t *config = s->parent_obj.config;
-    uint16_t pm = config[ICH9_ACPI_CNTL] & ACPI_CNTL_ENABLE ? pci_get_word(config + ICH9_PMBASE) & PMBASE_MASK
-                                                             : 0;
+    uint16_t pm =
+        config[ICH9_ACPI_CNTL] & ACPI_CNTL_ENABLE ? pci_get_word(config + ICH9_PMBASE) & PMBASE_MASK : 0;
     uint32_t rcba = pci_get_long(config + ICH9_RCBA_REG);
     rcba = rcba & RCBA_ENABLE ? rcba & ~(ICH9_RCBA_SIZE - 1) : 0;
     if (pm == s->pm_at && rcba == s->rcba_at) {

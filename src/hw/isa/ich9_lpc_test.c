@@ -4,7 +4,7 @@
 
 #include "hw/isa/ich9_lpc.h"
 
-#define LPC       PCI_DEVFN(0x1f, 0)
+#define LPC        PCI_DEVFN(0x1f, 0)
 #define PM(offset) (ICH9_PM_BASE + (offset))
 
 static bool toy_realize(PciDevice *dev, GError **error)
@@ -19,7 +19,9 @@ static void toy_class_init(ObjectClass *klass, const void *data)
     PCI_DEVICE_CLASS(klass)->realize = toy_realize;
 }
 
-static const TypeInfo toy_info = { .name = "toy-intx", .parent = TYPE_PCI_DEVICE, .class_init = toy_class_init };
+static const TypeInfo toy_info = { .name = "toy-intx",
+                                   .parent = TYPE_PCI_DEVICE,
+                                   .class_init = toy_class_init };
 TYPE_REGISTER(toy_info);
 
 typedef struct Fixture {
@@ -32,10 +34,11 @@ static Fixture *setup(const char *preset)
 {
     Fixture *f = g_new0(Fixture, 1);
     TestBoard *b = f->b = test_board_new();
-    f->bus = pci_root_bus_new(NULL, "pcie.0", &b->env, &b->memory_root, &b->io_root, b->memory, NULL, NULL, NULL);
-    f->lpc = test_board_add(b, TYPE_ICH9_LPC, BUS(f->bus), "addr", "1f.0", "multifunction", "on", "firmware-preset",
-                            preset, NULL);
-    f->low = test_board_add(b, "toy-intx", BUS(f->bus), "addr", "2", NULL);    /* pin A: PIRQ G */
+    f->bus =
+        pci_root_bus_new(NULL, "pcie.0", &b->env, &b->memory_root, &b->io_root, b->memory, NULL, NULL, NULL);
+    f->lpc = test_board_add(b, TYPE_ICH9_LPC, BUS(f->bus), "addr", "1f.0", "multifunction", "on",
+                            "firmware-preset", preset, NULL);
+    f->low = test_board_add(b, "toy-intx", BUS(f->bus), "addr", "2", NULL);     /* pin A: PIRQ G */
     f->high = test_board_add(b, "toy-intx", BUS(f->bus), "addr", "1f.3", NULL); /* pin A: PIRQ A */
     return f;
 }

@@ -90,9 +90,9 @@ typedef struct PciHotplugOps {
 
 struct PciBus {
     Bus parent_obj;
-    uint8_t number;      /* as configured; 0 for a root bus. Atomic. */
-    PciDevice *bridge;   /* what it hangs on; NULL: a root bus. Borrowed */
-    bool single_slot;    /* below a PCI Express port: there is slot 0 only */
+    uint8_t number;               /* as configured; 0 for a root bus. Atomic. */
+    PciDevice *bridge;            /* what it hangs on; NULL: a root bus. Borrowed */
+    bool single_slot;             /* below a PCI Express port: there is slot 0 only */
     const PciHotplugOps *hotplug; /* NULL: functions come and go without the guest's consent */
     void *hotplug_opaque;
     PciDevice *devices[256];
@@ -102,7 +102,8 @@ struct PciBus {
     int (*map_irq)(void *opaque, unsigned slot, int pin);
     void (*set_irq)(void *opaque, int input, bool level);
     void *irq_opaque;
-    /* Of a root bus: how many functions hold each slot's pins, and the inputs that the board makes of them. */
+    /* Of a root bus: how many functions hold each slot's pins, and the inputs that the board makes of them.
+     */
     uint16_t pin_count[32][4];
     int irq_count[8];
     HomeLock irq_lock;

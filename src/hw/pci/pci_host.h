@@ -13,7 +13,8 @@ typedef struct PciHostPorts {
     MemoryRegion address_io, data_io;
 } PciHostPorts;
 
-/* At realize and unrealize of the host bridge. The bus is borrowed; the ports need no lock of the bridge's. */
+/* At realize and unrealize of the host bridge. The bus is borrowed; the ports need no lock of the bridge's.
+ */
 void pci_host_ports_init(PciHostPorts *ports, void *owner, PciBus *bus, MemoryRegion *io);
 void pci_host_ports_destroy(PciHostPorts *ports, MemoryRegion *io);
 

@@ -31,8 +31,9 @@ static bool bridge_realize(PciDevice *dev, GError **error)
     g_autofree char *name = g_strdup_printf("pci-bridge.%02x.%x", PCI_SLOT(dev->devfn), PCI_FUNC(dev->devfn));
 
     if (!s->chassis) {
-        error_set(error, "Bridge chassis not specified. Each bridge is required to be assigned a unique chassis id "
-                         "> 0.");
+        error_set(error,
+                  "Bridge chassis not specified. Each bridge is required to be assigned a unique chassis id "
+                  "> 0.");
         error_append_hint(error, "Add chassis_nr=N to its options.");
         return false;
     }

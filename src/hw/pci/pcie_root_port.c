@@ -140,8 +140,9 @@ static bool port_unplug_request(void *opaque, PciDevice *dev, GError **error)
     }
     home_unlock(&DEVICE(s)->lock);
     if (busy) {
-        return error_set(error, "Hot-unplug of '%s' failed: the guest is busy with port '%s' (its power "
-                                "indicator blinks)",
+        return error_set(error,
+                         "Hot-unplug of '%s' failed: the guest is busy with port '%s' (its power "
+                         "indicator blinks)",
                          device->id ? device->id : object_get_typename(OBJECT(dev)), name_of(s));
     }
     /* All of a card goes. */
@@ -173,8 +174,8 @@ static void port_config_write(PciDevice *dev, uint32_t address, uint32_t value, 
     pci_bridge_config_write(dev, address, value, size);
     if (control_written) {
         uint16_t now = pci_get_word(dev->config + control_at);
-        bool off = (now & PCIE_CONTROL_POWER_OFF) &&
-                   (now & PCIE_CONTROL_POWER_LED) == PCIE_CONTROL_POWER_LED_OFF;
+        bool off =
+            (now & PCIE_CONTROL_POWER_OFF) && (now & PCIE_CONTROL_POWER_LED) == PCIE_CONTROL_POWER_LED_OFF;
         bool was_off = (before & PCIE_CONTROL_POWER_OFF) &&
                        (before & PCIE_CONTROL_POWER_LED) == PCIE_CONTROL_POWER_LED_OFF;
         TRACE(pcie_slot_control, name_of(s), before, now);
@@ -196,10 +197,10 @@ static void port_reset(Device *device)
     pci_bridge_reset(&s->parent_obj);
     pcie_cap_reset(pci_of(s));
     set_presence(s, occupied(s));
-    pci_set_word(reg(s, PCIE_SLOT_CONTROL),
-                 PCIE_CONTROL_ATTENTION_LED_OFF | (occupied(s) ? PCIE_CONTROL_POWER_LED_ON
-                                                               : PCIE_CONTROL_POWER_LED_OFF |
-                                                                     PCIE_CONTROL_POWER_OFF));
+    pci_set_word(
+        reg(s, PCIE_SLOT_CONTROL),
+        PCIE_CONTROL_ATTENTION_LED_OFF |
+            (occupied(s) ? PCIE_CONTROL_POWER_LED_ON : PCIE_CONTROL_POWER_LED_OFF | PCIE_CONTROL_POWER_OFF));
     update_interrupt(s);
     for (guint i = 0; i < children->len; i++) {
         pending |= DEVICE(children->pdata[i])->pending_unplug;

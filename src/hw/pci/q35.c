@@ -246,8 +246,8 @@ static bool mch_realize(PciDevice *dev, GError **error)
     dev->wmask[MCH_SMRAM - 1] = 0; /* QEMU's: no SMRAM at the default SMBASE */
     dev->wmask[MCH_SMRAM] = SMRAM_WRITABLE;
     dev->wmask[MCH_ESMRAMC] = ESMRAMC_WRITABLE;
-    uint64_t mask = PCIEXBAR_ADDRESS | PCIEXBAR_ADDRESS_128 | PCIEXBAR_ADDRESS_64 | PCIEXBAR_LENGTH |
-                    PCIEXBAR_ENABLE;
+    uint64_t mask =
+        PCIEXBAR_ADDRESS | PCIEXBAR_ADDRESS_128 | PCIEXBAR_ADDRESS_64 | PCIEXBAR_LENGTH | PCIEXBAR_ENABLE;
     pci_set_long(dev->wmask + MCH_PCIEXBAR, (uint32_t)mask);
     pci_set_long(dev->wmask + MCH_PCIEXBAR + 4, mask >> 32);
 
@@ -296,7 +296,8 @@ static void mch_unrealize(PciDevice *dev)
 static bool mch_post_load(void *opaque, int version, GError **error)
 {
     MchState *s = opaque;
-    s->parent_obj.config[MCH_ESMRAMC] = (s->parent_obj.config[MCH_ESMRAMC] & ESMRAMC_WRITABLE) | ESMRAMC_CACHE;
+    s->parent_obj.config[MCH_ESMRAMC] =
+        (s->parent_obj.config[MCH_ESMRAMC] & ESMRAMC_WRITABLE) | ESMRAMC_CACHE;
     update_memory(s);
     return true;
 }

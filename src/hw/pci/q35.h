@@ -4,9 +4,9 @@
 
 #include "hw/pci/pci.h"
 
-/* The part that the board makes (no bus); it brings the root bus "pcie.0" and the function 00.0 ("mch") on it.
- * Property "firmware-preset" (bool): every reset leaves the registers as firmware does (0xc0000-0xfffff is RAM,
- * the configuration window is open at Q35_ECAM_PRESET). */
+/* The part that the board makes (no bus); it brings the root bus "pcie.0" and the function 00.0 ("mch") on
+ * it. Property "firmware-preset" (bool): every reset leaves the registers as firmware does (0xc0000-0xfffff
+ * is RAM, the configuration window is open at Q35_ECAM_PRESET). */
 #define TYPE_Q35_HOST   "q35-pcihost"
 #define TYPE_MCH        "mch"
 #define Q35_ECAM_PRESET 0xb0000000u

@@ -5,9 +5,9 @@
 #include "hw/pci/pcie.h"
 #include "hw/pci/q35.h"
 
-#define ECAM       0xb0000000u
+#define ECAM                     0xb0000000u
 #define ECAM_AT(bus, devfn, reg) (ECAM + ((uint64_t)(bus) << 20) + ((devfn) << 12) + (reg))
-#define PORT_DEVFN PCI_DEVFN(3, 0)
+#define PORT_DEVFN               PCI_DEVFN(3, 0)
 
 typedef struct Fixture {
     TestBoard *b;
@@ -55,9 +55,10 @@ static void card_class_init(ObjectClass *klass, const void *data)
     PCI_DEVICE_CLASS(klass)->unrealize = card_unrealize;
 }
 
-static const TypeInfo card_info = {
-    .name = "toy-card", .parent = TYPE_PCI_DEVICE, .instance_size = sizeof(Card), .class_init = card_class_init
-};
+static const TypeInfo card_info = { .name = "toy-card",
+                                    .parent = TYPE_PCI_DEVICE,
+                                    .instance_size = sizeof(Card),
+                                    .class_init = card_class_init };
 TYPE_REGISTER(card_info);
 
 static Fixture *setup(const char *preset)
@@ -144,8 +145,8 @@ static void test_tseg(void)
     test_write(b, last, 4, 0xaabbccdd);
     cfg(f, 0, 0, 0x50, 2, 0xffff);
     g_assert_cmpint(get(f, 0, 0, 0x50, 2), ==, 16); /* how large the extended one is */
-    cfg(f, 0, 0, 0x9d, 1, 0x08); /* G_SMRAME */
-    cfg(f, 0, 0, 0x9e, 1, 0x01); /* 1 MiB */
+    cfg(f, 0, 0, 0x9d, 1, 0x08);                    /* G_SMRAME */
+    cfg(f, 0, 0, 0x9e, 1, 0x01);                    /* 1 MiB */
     g_assert_cmphex(get(f, 0, 0, 0x9e, 1), ==, 0x39);
     g_assert_cmphex(test_read(b, last, 4), ==, 0xffffffff);
     test_write(b, last, 4, 0x12345678);
@@ -168,8 +169,8 @@ static void test_tseg(void)
 
 static Device *add_port(Fixture *f, const char *hotplug)
 {
-    Device *port = test_board_add(f->b, "pcie-root-port", BUS(f->bus), "addr", "3", "slot", "5", "hotplug", hotplug,
-                                  NULL);
+    Device *port = test_board_add(f->b, "pcie-root-port", BUS(f->bus), "addr", "3", "slot", "5", "hotplug",
+                                  hotplug, NULL);
     cfg(f, 0, PORT_DEVFN, PCI_PRIMARY_BUS, 4, 0x00020200); /* bus 2, and that only */
     cfg(f, 0, PORT_DEVFN, PCI_MEMORY_BASE, 4, 0xe000e000); /* 0xe0000000 to 0xe00fffff */
     cfg(f, 0, PORT_DEVFN, PCI_COMMAND, 2, 7);
@@ -256,7 +257,8 @@ static void test_two_bridges(void)
     cfg(f, 4, PCI_DEVFN(6, 0), PCI_BASE_ADDRESS_0, 4, 0xe0008000);
     cfg(f, 4, PCI_DEVFN(6, 0), PCI_COMMAND, 2, 2);
     g_assert_cmphex(test_read(f->b, 0xe0008000, 4), ==, 0x11223344);
-    pci_set_irq(PCI_DEVICE(card), true); /* pin A of slot 6 is C; of slot 0, C again; of the port in slot 3: 5 */
+    pci_set_irq(PCI_DEVICE(card),
+                true); /* pin A of slot 6 is C; of slot 0, C again; of the port in slot 3: 5 */
     g_assert_cmpint(last_input, ==, 5);
     g_assert_true(last_level);
     pci_set_irq(PCI_DEVICE(card), false);

@@ -7,20 +7,19 @@
  * Left out on purpose: IDE mode, port multipliers, hot-plug and power states of links, command completion
  * coalescing, enclosure management, the index/data pair.
  *
- * Threads: registers in vCPUs' threads; commands are fetched and run in the main loop; all under the HomeLock,
- * which the drives share. Data of queued commands goes through memory of the request's own in pieces, so that
- * a reset just forgets a request, and a guest cannot make us keep more than 32 pieces a port.
+ * Threads: registers in vCPUs' threads; commands are fetched and run in the main loop; all under the
+ * HomeLock, which the drives share. Data of queued commands goes through memory of the request's own in
+ * pieces, so that a reset just forgets a request, and a guest cannot make us keep more than 32 pieces a port.
  *
  * Invariants:
  *  1. slot >= 0 exactly while a command that is not queued is with the drive, and its bit in CI is set.
- *  2. bit t of queued is set exactly while requests[t] is under way or waits for the machine to run again, or is
- *     to be made again after a load; it is set in SACT too.
- * SPDX-License-Identifier: GPL-2.0-or-later
+ *  2. bit t of queued is set exactly while requests[t] is under way or waits for the machine to run again, or
+ * is to be made again after a load; it is set in SACT too. SPDX-License-Identifier: GPL-2.0-or-later
  */
+#include "hw/storage/ahci.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "hw/pci/pci.h"
-#include "hw/storage/ahci.h"
 #include "hw/storage/ide.h"
 #include "trace/trace.h"
 
@@ -35,11 +34,11 @@ TRACE_EVENT(ahci_done, "port %u slot %d status 0x%02x error 0x%02x bytes %u");
 TRACE_EVENT(ahci_queued_done, "port %u tag %u result %d");
 TRACE_EVENT(ahci_reset, "port %d");
 
-#define PORTS     6u
-#define SLOTS     32u
-#define BAR_SIZE  4096u
-#define AHCI_BAR  5
-#define PIECE     (256u << 10)
+#define PORTS    6u
+#define SLOTS    32u
+#define BAR_SIZE 4096u
+#define AHCI_BAR 5
+#define PIECE    (256u << 10)
 
 /* Generic host control (3.1). */
 enum { HBA_CAP = 0x00, HBA_GHC = 0x04, HBA_IS = 0x08, HBA_PI = 0x0c, HBA_VS = 0x10, HBA_PORTS = 0x100 };
@@ -141,11 +140,11 @@ typedef struct AhciPort {
     /* saved */
     uint64_t clb, fb;
     uint32_t is, ie, cmd, tfd, sig, ssts, sctl, serr, sact, ci;
-    int32_t slot;    /* of the command that is with the drive; -1: none */
-    bool halted;     /* by an error, until the guest stops the port */
-    bool packet;     /* the drive waits for the command's packet */
-    bool in_reset;   /* software reset: the first of its two frames has come */
-    uint32_t moved;  /* bytes of the command */
+    int32_t slot;   /* of the command that is with the drive; -1: none */
+    bool halted;    /* by an error, until the guest stops the port */
+    bool packet;    /* the drive waits for the command's packet */
+    bool in_reset;  /* software reset: the first of its two frames has come */
+    uint32_t moved; /* bytes of the command */
     PrdCursor prd;
     uint32_t queued;
     /* derived */
@@ -208,8 +207,8 @@ static void port_event(AhciPort *p, uint32_t bits)
 
 static bool fis_post(AhciPort *p, unsigned offset, const uint8_t *fis, unsigned size)
 {
-    return (p->cmd & CMD_FIS_RUNNING) && address_space_write(dma_of(p), p->fb + offset, MEMTXATTRS_DMA, fis,
-                                                             size) == MEMTX_OK;
+    return (p->cmd & CMD_FIS_RUNNING) &&
+           address_space_write(dma_of(p), p->fb + offset, MEMTXATTRS_DMA, fis, size) == MEMTX_OK;
 }
 
 static void fill_task_file(uint8_t *fis, const IdeDrive *d)
@@ -426,8 +425,8 @@ static void queued_submit(AhciQueued *q)
         queued_free(q);
         return;
     }
-    bb_writev(q->drive->bb, loop, q->lba * IDE_SECTOR, &q->iov, 1, q->fua ? BLOCK_REQ_FUA : 0, queued_complete,
-              q);
+    bb_writev(q->drive->bb, loop, q->lba * IDE_SECTOR, &q->iov, 1, q->fua ? BLOCK_REQ_FUA : 0,
+              queued_complete, q);
 }
 
 static void queued_start(AhciPort *p, unsigned slot, const uint8_t *fis, const PrdCursor *prd)
@@ -476,8 +475,9 @@ static void port_signature(AhciPort *p)
     IdeDrive *d = drive_of(p);
 
     p->ssts = d ? SSTS_ACTIVE : 0;
-    p->sig = d ? d->count | (uint32_t)d->lba_low << 8 | (uint32_t)d->lba_mid << 16 | (uint32_t)d->lba_high << 24
-               : NO_SIGNATURE;
+    p->sig =
+        d ? d->count | (uint32_t)d->lba_low << 8 | (uint32_t)d->lba_mid << 16 | (uint32_t)d->lba_high << 24
+          : NO_SIGNATURE;
     p->tfd = d ? (uint32_t)d->error << 8 | d->status : NO_DEVICE_TFD;
 }
 
@@ -558,8 +558,8 @@ static void control_frame(AhciPort *p, unsigned slot, uint8_t control)
 static void write_task_file(IdeBus *bus, const uint8_t *fis)
 {
     /* Each register takes what was written first for the upper half of 48-bit commands. */
-    static const uint8_t from[][2] = { { 1, 11 }, { 2, 13 }, { 3, 8 }, { 4, 9 }, { 5, 10 }, { 1, 3 },
-                                       { 2, 12 }, { 3, 4 },  { 4, 5 }, { 5, 6 } };
+    static const uint8_t from[][2] = { { 1, 11 }, { 2, 13 }, { 3, 8 }, { 4, 9 }, { 5, 10 },
+                                       { 1, 3 },  { 2, 12 }, { 3, 4 }, { 4, 5 }, { 5, 6 } };
 
     for (size_t i = 0; i < G_N_ELEMENTS(from); i++) {
         ide_bus_write(bus, from[i][0], fis[from[i][1]], 1);
@@ -571,7 +571,8 @@ static bool fetch(AhciPort *p, unsigned slot, uint8_t *header, uint64_t *table, 
 {
     AddressSpace *as = dma_of(p);
 
-    if (address_space_read(as, p->clb + slot * HEADER_SIZE, MEMTXATTRS_DMA, header, HEADER_SIZE) != MEMTX_OK) {
+    if (address_space_read(as, p->clb + slot * HEADER_SIZE, MEMTXATTRS_DMA, header, HEADER_SIZE) !=
+        MEMTX_OK) {
         return false;
     }
     *table = (pci_get_long(header + 8) & ~0x7fu) | (uint64_t)pci_get_long(header + 12) << 32;
@@ -1091,26 +1092,16 @@ static const VmStateField cursor_fields[] = {
 static const VmState cursor_vmstate = { .name = "ahci-prd", .version = 1, .fields = cursor_fields };
 
 static const VmStateField port_fields[] = {
-    VMS_UINT64(clb, AhciPort),
-    VMS_UINT64(fb, AhciPort),
-    VMS_UINT32(is, AhciPort),
-    VMS_UINT32(ie, AhciPort),
-    VMS_UINT32(cmd, AhciPort),
-    VMS_UINT32(tfd, AhciPort),
-    VMS_UINT32(sig, AhciPort),
-    VMS_UINT32(ssts, AhciPort),
-    VMS_UINT32(sctl, AhciPort),
-    VMS_UINT32(serr, AhciPort),
-    VMS_UINT32(sact, AhciPort),
-    VMS_UINT32(ci, AhciPort),
-    VMS_INT32(slot, AhciPort),
-    VMS_BOOL(halted, AhciPort),
-    VMS_BOOL(packet, AhciPort),
-    VMS_BOOL(in_reset, AhciPort),
-    VMS_UINT32(moved, AhciPort),
-    VMS_STRUCT(prd, AhciPort, cursor_vmstate),
-    VMS_UINT32(queued, AhciPort),
-    VMS_END,
+    VMS_UINT64(clb, AhciPort),    VMS_UINT64(fb, AhciPort),
+    VMS_UINT32(is, AhciPort),     VMS_UINT32(ie, AhciPort),
+    VMS_UINT32(cmd, AhciPort),    VMS_UINT32(tfd, AhciPort),
+    VMS_UINT32(sig, AhciPort),    VMS_UINT32(ssts, AhciPort),
+    VMS_UINT32(sctl, AhciPort),   VMS_UINT32(serr, AhciPort),
+    VMS_UINT32(sact, AhciPort),   VMS_UINT32(ci, AhciPort),
+    VMS_INT32(slot, AhciPort),    VMS_BOOL(halted, AhciPort),
+    VMS_BOOL(packet, AhciPort),   VMS_BOOL(in_reset, AhciPort),
+    VMS_UINT32(moved, AhciPort),  VMS_STRUCT(prd, AhciPort, cursor_vmstate),
+    VMS_UINT32(queued, AhciPort), VMS_END,
 };
 static const VmState port_vmstate = { .name = "ahci-port", .version = 1, .fields = port_fields };
 

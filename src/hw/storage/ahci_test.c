@@ -123,20 +123,9 @@ typedef struct Command {
 static void put(Bench *n, unsigned port, unsigned slot, const Command *c)
 {
     uint64_t table = TABLES + slot * 0x1000u, header = LIST + port * 0x1000u + slot * 32;
-    uint8_t fis[20] = { 0x27,
-                        0x80,
-                        c->code,
-                        c->feature,
-                        c->lba,
-                        c->lba >> 8,
-                        c->lba >> 16,
-                        c->device,
-                        c->lba >> 24,
-                        c->lba >> 32,
-                        c->lba >> 40,
-                        c->feature >> 8,
-                        c->count,
-                        c->count >> 8 };
+    uint8_t fis[20] = { 0x27,         0x80,         c->code,      c->feature,   c->lba,       c->lba >> 8,
+                        c->lba >> 16, c->device,    c->lba >> 24, c->lba >> 32, c->lba >> 40, c->feature >> 8,
+                        c->count,     c->count >> 8 };
     address_space_write(n->b->memory, table, MEMTXATTRS_NONE, fis, sizeof(fis));
     address_space_write(n->b->memory, table + 0x40, MEMTXATTRS_NONE, c->packet, sizeof(c->packet));
     test_write(n->b, table + 0x80, 8, DATA + slot * 0x10000u);
@@ -216,8 +205,9 @@ static void test_disk(void)
     g_assert_cmphex(test_read(b, RECEIVED + 0x42, 1), ==, 0x50);
     g_assert_cmphex(rd(&n, 0x08), ==, 1);
     /* By DMA, with 48 bits. */
-    g_assert_cmphex(run(&n, 0, &(Command){ .code = 0x25, .device = 0x40, .lba = 9, .count = 16, .bytes = 8192 }), ==,
-                    0x01);
+    g_assert_cmphex(
+        run(&n, 0, &(Command){ .code = 0x25, .device = 0x40, .lba = 9, .count = 16, .bytes = 8192 }), ==,
+        0x01);
     for (uint32_t i = 0; i < 8192; i += 97) {
         g_assert_cmphex(test_read(b, DATA + i, 1), ==, expected(9 * 512 + i));
     }
@@ -225,7 +215,8 @@ static void test_disk(void)
         test_write(b, DATA + i, 8, 0x0101010101010101 * (i / 8));
     }
     g_assert_cmphex(
-        run(&n, 0, &(Command){ .code = 0x35, .device = 0x40, .lba = 100, .count = 2, .bytes = 1024, .write = true }),
+        run(&n, 0,
+            &(Command){ .code = 0x35, .device = 0x40, .lba = 100, .count = 2, .bytes = 1024, .write = true }),
         ==, 0x01);
     g_autofree char *content = NULL;
     g_assert_true(g_file_get_contents(n.disk_path, &content, NULL, NULL));
@@ -233,17 +224,19 @@ static void test_disk(void)
         g_assert_cmphex((uint8_t)content[100 * 512 + i], ==, (uint8_t)(i / 8));
     }
     /* Beyond its end: an error stops the port, and the command's bit stays. */
-    g_assert_cmphex(run(&n, 0, &(Command){ .code = 0x25, .device = 0x40, .lba = SECTORS, .count = 1, .bytes = 512 }),
-                    ==, 0x40000001);
+    g_assert_cmphex(
+        run(&n, 0, &(Command){ .code = 0x25, .device = 0x40, .lba = SECTORS, .count = 1, .bytes = 512 }), ==,
+        0x40000001);
     g_assert_cmphex(rd(&n, P_CI), ==, 1);
     g_assert_cmphex(rd(&n, P_TFD) & 0xff, ==, 0x51);
     wr(&n, P_CMD, 0x10);
     g_assert_cmphex(rd(&n, P_CI), ==, 0);
     wr(&n, P_CMD, 0x11);
     /* No room in memory for all of it. */
-    g_assert_cmphex(run(&n, 0, &(Command){ .code = 0x25, .device = 0x40, .lba = 0, .count = 4, .bytes = 512 }) &
-                        0x40000000,
-                    ==, 0x40000000);
+    g_assert_cmphex(
+        run(&n, 0, &(Command){ .code = 0x25, .device = 0x40, .lba = 0, .count = 4, .bytes = 512 }) &
+            0x40000000,
+        ==, 0x40000000);
     bench_free(&n);
 }
 
@@ -256,9 +249,15 @@ static void test_queued(void)
     for (uint32_t i = 0; i < 512; i += 8) {
         test_write(b, DATA + 0x70000 + i, 8, 0x5a5a5a5a5a5a5a5a);
     }
-    const Command first = { .code = 0x60, .device = 0x40, .lba = 1000, .feature = 100, .count = 2 << 3, .bytes = 51200 };
-    const Command second = { .code = 0x60, .device = 0x40, .lba = 5, .feature = 1, .count = 5 << 3, .bytes = 512 };
-    const Command third = { .code = 0x61, .device = 0xc0, .lba = 50, .feature = 1, .count = 7 << 3, .bytes = 512, .write = true };
+    const Command first = {
+        .code = 0x60, .device = 0x40, .lba = 1000, .feature = 100, .count = 2 << 3, .bytes = 51200
+    };
+    const Command second = {
+        .code = 0x60, .device = 0x40, .lba = 5, .feature = 1, .count = 5 << 3, .bytes = 512
+    };
+    const Command third = {
+        .code = 0x61, .device = 0xc0, .lba = 50, .feature = 1, .count = 7 << 3, .bytes = 512, .write = true
+    };
     put(&n, 0, 2, &first);
     put(&n, 0, 5, &second);
     put(&n, 0, 7, &third);
@@ -276,7 +275,9 @@ static void test_queued(void)
     g_assert_true(g_file_get_contents(n.disk_path, &content, NULL, NULL));
     g_assert_cmphex((uint8_t)content[50 * 512 + 17], ==, 0x5a);
     /* One that fails: the log tells which. */
-    const Command bad = { .code = 0x60, .device = 0x40, .lba = SECTORS - 1, .feature = 2, .count = 3 << 3, .bytes = 1024 };
+    const Command bad = {
+        .code = 0x60, .device = 0x40, .lba = SECTORS - 1, .feature = 2, .count = 3 << 3, .bytes = 1024
+    };
     put(&n, 0, 3, &bad);
     wr(&n, P_IS, 0xffffffff);
     wr(&n, P_SACT, 8);
@@ -286,7 +287,8 @@ static void test_queued(void)
     wr(&n, P_CMD, 0x10);
     g_assert_cmphex(rd(&n, P_SACT), ==, 0);
     wr(&n, P_CMD, 0x11);
-    g_assert_cmphex(run(&n, 0, &(Command){ .code = 0x2f, .lba = 0x10, .count = 1, .bytes = 512 }) & 0x40000000, ==, 0);
+    g_assert_cmphex(
+        run(&n, 0, &(Command){ .code = 0x2f, .lba = 0x10, .count = 1, .bytes = 512 }) & 0x40000000, ==, 0);
     g_assert_cmphex(test_read(b, DATA, 1), ==, 3);
     g_assert_cmphex(test_read(b, DATA + 4, 2), ==, SECTORS - 1);
     uint8_t sum = 0;
@@ -295,7 +297,9 @@ static void test_queued(void)
     }
     g_assert_cmphex(sum, ==, 0);
     /* A tag that is not its slot's is refused. */
-    const Command odd = { .code = 0x60, .device = 0x40, .lba = 0, .feature = 1, .count = 9 << 3, .bytes = 512 };
+    const Command odd = {
+        .code = 0x60, .device = 0x40, .lba = 0, .feature = 1, .count = 9 << 3, .bytes = 512
+    };
     put(&n, 0, 4, &odd);
     wr(&n, P_IS, 0xffffffff);
     wr(&n, P_SACT, 1u << 4);
@@ -336,7 +340,9 @@ static void test_saved(void)
     Bench n;
     GError *error = NULL;
     bench_new(&n);
-    const Command c = { .code = 0x60, .device = 0x40, .lba = 40, .feature = 8, .count = 1 << 3, .bytes = 4096 };
+    const Command c = {
+        .code = 0x60, .device = 0x40, .lba = 40, .feature = 8, .count = 1 << 3, .bytes = 4096
+    };
     put(&n, 0, 1, &c);
     wr(&n, P_SACT, 2);
     wr(&n, P_CI, 2);

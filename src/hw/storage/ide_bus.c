@@ -645,7 +645,9 @@ static const VmStateField queued_error_fields[] = {
     VMS_UINT16(count, IdeQueuedError),
     VMS_END,
 };
-static const VmState queued_error_vmstate = { .name = "ide-queued-error", .version = 1, .fields = queued_error_fields };
+static const VmState queued_error_vmstate = { .name = "ide-queued-error",
+                                              .version = 1,
+                                              .fields = queued_error_fields };
 
 static const VmStateField ide_drive_fields[] = {
     VMS_UINT8(feature, IdeDrive),

@@ -1,12 +1,13 @@
 /*
  * "cfi.pflash01": NOR flash with the Intel command set, as firmware keeps its variables in. Sources: JEDEC
- * JESD68.01 (Common Flash Interface), Intel "Common Flash Interface (CFI) and Command Sets" (292204), chapters 3
- * and 4.
+ * JESD68.01 (Common Flash Interface), Intel "Common Flash Interface (CFI) and Command Sets" (292204),
+ * chapters 3 and 4.
  *
  * Chips of one byte's width; a wider access programs as many bytes. The content is read at realize; what the
- * guest writes reaches the drive a moment later, in whole sectors, and before the device goes away. The ready bit
- * of the status register falls with "clear status", as no chip's does: it is how OVMF tells flash from ROM.
- * Left out on purpose: suspended erases, protection of single blocks (accepted), the protection register.
+ * guest writes reaches the drive a moment later, in whole sectors, and before the device goes away. The ready
+ * bit of the status register falls with "clear status", as no chip's does: it is how OVMF tells flash from
+ * ROM. Left out on purpose: suspended erases, protection of single blocks (accepted), the protection
+ * register.
  *
  * Threads: registers in vCPUs' threads, writes to the drive in the main loop, all under the HomeLock.
  * SPDX-License-Identifier: GPL-2.0-or-later
@@ -113,7 +114,8 @@ static void changed(PflashCfi01 *s, uint32_t offset, uint32_t length)
     if (!s->bb || s->read_only) {
         return;
     }
-    for (uint32_t sector = offset / s->sector_length; sector <= (offset + length - 1) / s->sector_length; sector++) {
+    for (uint32_t sector = offset / s->sector_length; sector <= (offset + length - 1) / s->sector_length;
+         sector++) {
         s->dirty[sector / 64] |= 1ul << (sector % 64);
     }
     bh_schedule(s->bh);
@@ -456,7 +458,8 @@ static bool pflash_realize(Device *dev, GError **error)
     }
     if (!size || size > MAX_SIZE || size % MAX(s->sector_length, RAM_PAGE_SIZE)) {
         error_set(error,
-                  "flash drive '%s' has %" PRIu64 " bytes: it must be whole sectors of %u, and at most %u MiB",
+                  "flash drive '%s' has %" PRIu64
+                  " bytes: it must be whole sectors of %u, and at most %u MiB",
                   bb_name(s->bb), size, MAX(s->sector_length, RAM_PAGE_SIZE), MAX_SIZE >> 20);
         error_append_hint(error, "Firmware comes with images of the right size: copy those.");
         return false;
@@ -517,7 +520,8 @@ static void pflash_unrealize(Device *dev)
 }
 
 static const Property pflash_properties[] = {
-    PROP_TYPED("drive", PflashCfi01, bb, property_type_drive, "the content: a drive's id or a block node's name"),
+    PROP_TYPED("drive", PflashCfi01, bb, property_type_drive,
+               "the content: a drive's id or a block node's name"),
     PROP_STR("name", PflashCfi01, name, NULL, "name of its memory region"),
     PROP_UINT32("sector-length", PflashCfi01, sector_length, 4096, "bytes that are erased together"),
     PROP_BOOL("secure", PflashCfi01, secure, false, "only CPUs in system management mode can write"),
@@ -539,14 +543,10 @@ static bool pflash_post_load(void *opaque, int version, GError **error)
 }
 
 static const VmStateField pflash_fields[] = {
-    VMS_UINT8(step, PflashCfi01),
-    VMS_UINT8(command, PflashCfi01),
-    VMS_UINT8(status, PflashCfi01),
-    VMS_UINT32(buffer_at, PflashCfi01),
-    VMS_UINT32(buffer_left, PflashCfi01),
-    VMS_BUFFER(buffer, PflashCfi01),
-    VMS_BUFFER(touched, PflashCfi01),
-    VMS_END,
+    VMS_UINT8(step, PflashCfi01),         VMS_UINT8(command, PflashCfi01),
+    VMS_UINT8(status, PflashCfi01),       VMS_UINT32(buffer_at, PflashCfi01),
+    VMS_UINT32(buffer_left, PflashCfi01), VMS_BUFFER(buffer, PflashCfi01),
+    VMS_BUFFER(touched, PflashCfi01),     VMS_END,
 };
 
 static const VmState pflash_vmstate = {

@@ -1,4 +1,5 @@
-/* NOR flash: the command set, what reaches the drive, who may write. SPDX-License-Identifier: GPL-2.0-or-later */
+/* NOR flash: the command set, what reaches the drive, who may write. SPDX-License-Identifier:
+ * GPL-2.0-or-later */
 #include "tests/machine/test_board.h"
 
 #include "block/block.h"
@@ -28,10 +29,12 @@ static Fixture *setup(const char *secure, const char *read_only)
     g_assert_true(g_file_set_contents(f->path, content, SIZE, NULL));
     f->blocks = block_registry_new(f->b->loop, NULL);
     block_property_set_registry(f->blocks);
-    g_autofree char *node = g_strdup_printf("driver=file,node-name=flash,filename=%s,read-only=%s", f->path, read_only);
+    g_autofree char *node =
+        g_strdup_printf("driver=file,node-name=flash,filename=%s,read-only=%s", f->path, read_only);
     blockdev_add_text(f->blocks, node, &error);
     g_assert_no_error(error);
-    f->flash = test_board_add(f->b, TYPE_PFLASH_CFI01, NULL, "drive", "flash", "name", "flash", "secure", secure, NULL);
+    f->flash = test_board_add(f->b, TYPE_PFLASH_CFI01, NULL, "drive", "flash", "name", "flash", "secure",
+                              secure, NULL);
     memory_region_add(&f->b->memory_root, AT, pflash_cfi01_region(f->flash));
     return f;
 }
