@@ -18,6 +18,8 @@ typedef struct AccelClass {
     ObjectClass parent_class;
     const char *name;  /* as -accel names it: "tcg" */
     const char *alias; /* "soft", or NULL */
+    /* Whether it maps pages of RAM a second time, at addresses of the guest (RamBlockOptions.alias). */
+    bool (*aliases_ram)(Accel *accel);
     /* Whether it can work on this host; the error names cause and cure. */
     bool (*available)(GError **error);
     /* Once, when the machine's memory is built and before CPUs are realized. */

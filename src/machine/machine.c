@@ -311,6 +311,12 @@ bool machine_add_cpu(Machine *machine, unsigned index, AddressSpace *smram, GErr
 
 /* ---- RAM ---- */
 
+static bool aliases_ram(Accel *accel)
+{
+    const AccelClass *class = accel ? ACCEL_GET_CLASS(accel) : NULL;
+    return class && class->aliases_ram && class->aliases_ram(accel);
+}
+
 static bool machine_make_ram(Machine *machine, GError **error)
 {
     MachineClass *mc = MACHINE_GET_CLASS(machine);
@@ -348,6 +354,7 @@ static bool machine_make_ram(Machine *machine, GError **error)
             .path = config->mem_path,
             .prealloc = config->mem_prealloc,
             .prealloc_threads = 1,
+            .alias = aliases_ram(config->accel),
             .merge = machine->mem_merge,
             .no_dump = !machine->dump_guest_core,
         };

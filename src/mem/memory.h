@@ -253,6 +253,7 @@ typedef struct RamBlockOptions {
     uint64_t size;
     const char *path; /* a file, a directory (hugetlbfs), or NULL */
     bool memfd, share, hugetlb, prealloc, readonly;
+    bool alias;      /* pages of it can be mapped elsewhere, too: a memfd where there is no path */
     bool merge;      /* let KSM merge equal pages */
     bool no_dump;    /* leave it out of core dumps */
     bool no_reserve; /* no swap space is set aside */

@@ -417,7 +417,7 @@ static bool block_setup(RamBlock *block, const RamBlockOptions *options, GError 
         if (!open_file(block, options, &grow, error)) {
             return false;
         }
-    } else if (options->memfd && !open_memfd(block, options, error)) {
+    } else if ((options->memfd || options->alias) && !open_memfd(block, options, error)) {
         return false;
     }
     block->page_size = fd_page_size(block->fd);
@@ -462,7 +462,7 @@ RamBlock *ram_block_new(const char *id, const RamBlockOptions *options, GError *
     block->id = g_strdup(id);
     block->fd = -1;
     block->ref = 1;
-    block->shared = options->share;
+    block->shared = options->share || options->alias;
     if (!block_setup(block, options, error)) {
         block_release(block);
         return NULL;

@@ -198,8 +198,12 @@ class Target:
 
     def stop(self):
         if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+            self.process.terminate()
+            try:
+                self.process.wait(5)  # what it says at its end (-d out_asm) is wanted
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
             self.process.stdin.close()
             self.process.stdout.close()
             self.process = None

@@ -252,7 +252,7 @@ struct X86Cpu {
     /* Next to interrupt_poll, so that one compare looks at both. 0: the guest's vector and x87 registers are
      * in the host's, and xsave is not up to date: only while generated code runs. */
     uint32_t fpu_stale;
-    uint64_t jit[256];  /* what generated code keeps (accel/soft/jit/jit.h); near the registers, too */
+    uint64_t jit[512];  /* what generated code keeps (accel/soft/jit/jit.h); near the registers, too */
     uint32_t nmi_count; /* atomic: NMIs that wait; one is latched while another is served, so at most two */
     bool event_by_instruction; /* INT n and its like: no single-step trap follows */
     X86Segment segs[SEG_ALL];

@@ -5,6 +5,7 @@
 #include "arch/x86/decode.h"
 
 #include "arch/x86/cpu.h"
+#include "arch/x86/decode_quick.h"
 
 #include <string.h>
 
@@ -527,7 +528,9 @@ static bool lock_allowed(const X86Insn *insn)
     return (insn->form->attrs & X86_ATTR_LOCK) && insn->is_memory;
 }
 
-X86DecodeStatus x86_decode(const X86DecodeMode *mode, const uint8_t *bytes, size_t available, X86Insn *insn)
+/* Apart, so that the short way needs no room for what this keeps. */
+static __attribute__((noinline)) X86DecodeStatus decode(const X86DecodeMode *mode, const uint8_t *bytes,
+                                                        size_t available, X86Insn *insn)
 {
     Reader r = { .bytes = bytes, .available = available < X86_INSN_MAX ? available : X86_INSN_MAX };
     Prefixes p = { 0 };
@@ -657,6 +660,20 @@ X86DecodeStatus x86_decode(const X86DecodeMode *mode, const uint8_t *bytes, size
         insn->vvvv &= 7; /* the high bit counts only where it must be 1 for "none" */
     }
     return X86_DECODE_OK;
+}
+
+X86DecodeStatus x86_decode(const X86DecodeMode *mode, const uint8_t *bytes, size_t available, X86Insn *insn)
+{
+    bool quick = mode->code_size == 8 && mode->protected_mode;
+
+    if (quick && available >= sizeof(insn->bytes) && x86_decode_quick(mode, bytes, insn)) {
+        return X86_DECODE_OK;
+    }
+    X86DecodeStatus status = decode(mode, bytes, available, insn);
+    if (quick && status == X86_DECODE_OK) {
+        x86_decode_note(insn);
+    }
+    return status;
 }
 
 void x86_decode_all_features(X86DecodeMode *mode)

@@ -436,6 +436,18 @@ static void code_changed(X86Cpu *cpu, unsigned context, uint64_t linear, bool on
     }
 }
 
+static inline void tell_dropped(X86Cpu *cpu, const MmuDropped *what)
+{
+    if (cpu->mmu->dropped != NULL) {
+        cpu->mmu->dropped(cpu, what);
+    }
+}
+
+static void tell_context_dropped(X86Cpu *cpu, unsigned context)
+{
+    tell_dropped(cpu, &(MmuDropped){ .kind = MMU_DROPPED_CONTEXT, .context = context });
+}
+
 /* A number that no instruction page has; 0 is of no use to anybody. */
 static uint64_t fresh_generation(MmuPrivate *p)
 {
@@ -521,6 +533,7 @@ static void context_flush(X86Cpu *cpu, unsigned i, bool keep_global)
     }
     context_end_walks(mmu, i);
     context_end_code(cpu, i, true);
+    tell_context_dropped(cpu, i);
 }
 
 static unsigned context_mix(unsigned i)
@@ -625,6 +638,7 @@ void mmu_flush(X86Cpu *cpu, bool keep_global)
     if (code) {
         code_changed(cpu, MMU_CONTEXT_ALL, 0, false);
     }
+    tell_context_dropped(cpu, MMU_CONTEXT_ALL);
 }
 
 void mmu_flush_physical(X86Cpu *cpu)
@@ -664,6 +678,7 @@ static void context_drop_page(X86Cpu *cpu, unsigned i, uint64_t linear)
     MmuContext *c = &mmu->priv->contexts[i];
 
     context_end_walks(mmu, i);
+    tell_dropped(cpu, &(MmuDropped){ .kind = MMU_DROPPED_PAGE, .context = i, .linear = linear });
     for (unsigned k = 0; k < CONTEXT_TABLES && c->ready; k++) {
         table_drop_page(c->table[k], linear, DROP_LOCAL);
     }
@@ -1133,6 +1148,7 @@ static void drop_write_tags(X86Mmu *mmu, const uint8_t *low, const uint8_t *high
     mmu->drops++;
     MmuPrivate *p = mmu->priv;
 
+    tell_dropped(p->cpu, &(MmuDropped){ .kind = MMU_DROPPED_WRITES, .low = low, .high = high });
     table_drop_write_tags(p->tables, low, high);
     for (unsigned i = 0; i < MMU_CONTEXTS; i++) {
         for (unsigned k = 0; k < CONTEXT_TABLES && p->contexts[i].ready; k++) {

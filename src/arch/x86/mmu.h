@@ -63,6 +63,18 @@ typedef struct ItlbEntry {
     CodePage code; /* gpa of the page */
 } ItlbEntry;
 
+/* What was said of user pages by mmu_look() and holds no more. */
+typedef struct MmuDropped {
+    enum {
+        MMU_DROPPED_PAGE,    /* the mapping at linear, of the context */
+        MMU_DROPPED_CONTEXT, /* all of the context's; MMU_CONTEXT_ALL: of all of them */
+        MMU_DROPPED_WRITES,  /* the right to write, of [low, high) in host memory, in all contexts */
+    } kind;
+    unsigned context;
+    uint64_t linear;
+    const uint8_t *low, *high;
+} MmuDropped;
+
 struct X86Mmu {
     TlbEntry *table[MMU_INDEXES]; /* of the current context: TLB_SIZE entries each */
     ItlbEntry itlb[2][ITLB_SIZE]; /* supervisor, user */
@@ -89,6 +101,9 @@ struct X86Mmu {
      * gets a write tag (in entry, where it can be replaced by none; NULL: it gets none). The guest's vector
      * registers may be live. */
     void (*write_watch)(X86Cpu *cpu, uint8_t *host_page, TlbEntry *entry, uint64_t none);
+    /* Set by who maps guest pages into host memory by mmu_look(): what of it is void. In the vCPU's thread,
+     * at a boundary. */
+    void (*dropped)(X86Cpu *cpu, const MmuDropped *what);
     /* The rest is mmu.c's. */
     struct MmuPrivate *priv;
 };
@@ -129,6 +144,17 @@ void mmu_physical_store(X86Cpu *cpu, uint64_t gpa, uint64_t value, unsigned size
  * it cannot (a fault, a device, a page to be marked dirty, ...): nothing but accessed and dirty bits changed,
  * and the instruction is the interpreter's. Uses no vector registers and calls nothing (mmu_walk.c). */
 bool mmu_refill(X86Cpu *cpu, uint64_t linear, MmuAccess access);
+
+/* Where the user's page of linear lies, for who maps it elsewhere (X86Mmu.dropped tells when that is void).
+ * False: it cannot be had, as mmu_refill says, or is global. writable: writes need nothing more. size: of the
+ * mapping, 4 KiB or more, as far as the same RAM goes on; host and ram_offset are those of its start. */
+typedef struct MmuLook {
+    uint8_t *host;
+    const RamBlock *ram;
+    uint64_t ram_offset, linear, size;
+    bool writable;
+} MmuLook;
+bool mmu_look(X86Cpu *cpu, uint64_t linear, MmuAccess access, MmuLook *out);
 
 /* Slow paths: fill the TLB or reach devices. size 1, 2, 4, 8. */
 uint64_t mmu_load_slow(X86Cpu *cpu, uint64_t linear, unsigned size, MmuIndex index);

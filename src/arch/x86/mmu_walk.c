@@ -465,6 +465,60 @@ bool mmu_refill(X86Cpu *cpu, uint64_t linear, MmuAccess access)
     return access == MMU_READ || (access == MMU_WRITE && write);
 }
 
+/* So that what is looked through for a page's right to be written is bounded. */
+#define MMU_LOOK_MAX (UINT64_C(2) << 20)
+
+static bool range_has_own_page(const MmuPrivate *p, uint64_t gpa, uint64_t size)
+{
+    return p->own_page - gpa < size;
+}
+
+bool mmu_look(X86Cpu *cpu, uint64_t linear, MmuAccess access, MmuLook *out)
+{
+    X86Mmu *mmu = cpu->mmu;
+    MmuTranslation tr;
+    bool writable_now;
+    uint32_t error_code;
+
+    if (cpu->mmu->index != MMU_USER || !x86_is_canonical(linear) || (cpu->dr[7] & 0xff) || mmu->write_watch ||
+        run(cpu, linear, access, MMU_USER, NULL, &tr, &writable_now, &error_code) != MMU_WALK_DONE ||
+        tr.global) {
+        return false;
+    }
+    uint64_t gpa = mmu_a20(cpu, tr.gpa) & PAGE_MASK_4K, page = linear & PAGE_MASK_4K, size = 4096;
+    const MmuRam *ram = mmu_ram_at(mmu->priv, gpa);
+    if (ram == NULL) {
+        return false;
+    }
+    uint64_t before = page & (tr.page_size - 1), from = gpa - ram->gpa;
+    if (tr.page_size > 4096 && tr.page_size <= MMU_LOOK_MAX && from >= before && !cpu->a20_masked &&
+        ram->size - (from - before) >= tr.page_size &&
+        !range_has_own_page(mmu->priv, gpa - before, tr.page_size)) {
+        from -= before;
+        page -= before;
+        size = tr.page_size;
+    }
+    *out = (MmuLook){ .host = ram->host + from,
+                      .ram = ram->ram,
+                      .ram_offset = ram->ram_offset + from,
+                      .linear = page,
+                      .size = size,
+                      .writable = writable_now && ram->writable };
+    for (uint64_t at = 0; at < size && out->writable; at += 4096) {
+        out->writable = ram_page_fully_dirty(ram->ram, out->ram_offset + at);
+    }
+    if (access == MMU_WRITE && !out->writable && size > 4096) {
+        /* The one page, perhaps. */
+        out->writable =
+            writable_now && ram->writable && ram_page_fully_dirty(ram->ram, out->ram_offset + before);
+        out->host += before;
+        out->ram_offset += before;
+        out->linear += before;
+        out->size = 4096;
+    }
+    return access != MMU_WRITE || out->writable;
+}
+
 /* ---- the interpreter's misses ---- */
 
 /* Where a plain access that lies in one page goes, with the TLB filled for the next one; NULL: all else. */

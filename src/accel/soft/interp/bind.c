@@ -51,6 +51,22 @@ void interp_h_stale(X86Cpu *cpu, const InterpOp *op)
     cpu->rip = ip_mask(cpu, op_rip(cpu, op));
 }
 
+/* The first operation of a block whose runs are counted. */
+void interp_h_count(X86Cpu *cpu, const InterpOp *op)
+{
+    Interp *d = cpu->accel_data;
+    Block *b = (Block *)((char *)(uintptr_t)op - offsetof(Block, ops));
+    if (G_UNLIKELY(b->runs >= d->run_limit)) {
+        cpu->current_op = NULL;
+        return;
+    }
+    /* Code that comes back after other code is likely to do so again; a burst may be all there ever is. */
+    uint32_t now = ++d->runs;
+    b->runs += b->runs && now - b->when > RUN_GAP ? d->count_return : 1;
+    b->when = now;
+    NEXT();
+}
+
 void interp_h_native(X86Cpu *cpu, const InterpOp *op)
 {
     cpu->current_op = op;
@@ -133,12 +149,126 @@ static void bind_branch(const X86Insn *insn, InterpOp *op, unsigned offset, unsi
     memcpy(op + 1, &link, sizeof(link));
 }
 
+/* ---- plans: what interp_bind found for a form and a shape of operands in 64-bit code ---- */
+enum {
+    PLAN_BYTE_REG = 1, /* the operand in ModRM.reg is a byte register, that in ModRM.rm */
+    PLAN_BYTE_RM = 2,
+    PLAN_SWAP = 4,     /* of reg and rm */
+    PLAN_RM_ZERO = 8,  /* rm is RAX */
+    PLAN_IMM_ONE = 16, /* the immediate is 1 */
+    PLAN_BRANCH = 32,
+    PLAN_ENDS = 64,
+    PLAN_NO_REP = 128,
+};
+
+/* What the operation depends on but for numbers: the form, operand size and kind of operand; 0: no plan. */
+static uint32_t plan_key(const X86Insn *insn)
+{
+    const X86Form *form = insn->form;
+    unsigned kind = 0;
+    if (form->space != X86_SPACE_LEGACY || (form->attrs & ATTR_ON_HOST) || (insn->prefixes & X86_INSN_LOCK) ||
+        insn->address_size != 8) {
+        return 0;
+    }
+    if (insn->is_memory) {
+        kind = (insn->segment >= SEG_FS ? 1u : 2u) | (insn->index == X86_REG_NONE ? 4u : 0);
+    }
+    unsigned size = (unsigned)insn->operand_size >> 2; /* 2, 4, 8: 0, 1, 2 */
+    return (uint32_t)(form - x86_forms) << 6 | size << 4 | kind << 1 | 1;
+}
+
+static BindPlan *plan_of(Interp *d, uint32_t key)
+{
+    return &d->plans[(key * UINT32_C(0x9e3779b1)) >> (32 - PLAN_BITS)];
+}
+
+static bool plan_apply(const BindPlan *plan, const X86Insn *insn, InterpOp *op, unsigned offset,
+                       unsigned page_offset)
+{
+    unsigned flags = plan->flags;
+    bool rex = insn->prefixes & X86_INSN_REX;
+    uint8_t reg = insn->reg, rm = insn->rm;
+
+    reg = flags & PLAN_BYTE_REG ? byte_register(reg, rex) : reg;
+    rm = insn->is_memory ? 0xff : flags & PLAN_BYTE_RM ? byte_register(rm, rex) : rm;
+    op->handler = plan->handler;
+    op->reg = flags & PLAN_SWAP ? rm : reg;
+    op->rm = flags & PLAN_RM_ZERO ? 0 : flags & PLAN_SWAP ? reg : rm;
+    op->scale = insn->scale;
+    op->length = insn->length;
+    op->flags = (uint8_t)((unsigned)(insn->operand_size >> 2) + 1u + (3u << OP_ADDRESS_SHIFT) +
+                          (insn->prefixes & X86_INSN_REP && !(flags & PLAN_NO_REP) ? OP_REP : 0) +
+                          (insn->prefixes & X86_INSN_REPNE && !(flags & PLAN_NO_REP) ? OP_REPNE : 0));
+    op->form = (uint16_t)(insn->form - x86_forms);
+    op->offset = (uint16_t)offset;
+    bind_memory(insn, op, offset);
+    op->imm = flags & PLAN_IMM_ONE ? 1 : (int64_t)insn->imm;
+    if (flags & PLAN_BRANCH) {
+        bind_branch(insn, op, offset, page_offset, 8);
+    }
+    return flags & PLAN_ENDS;
+}
+
+/* op is what insn became, by a handler that was chosen before (general) or for it. */
+static void plan_make(X86Cpu *cpu, uint32_t key, const X86Insn *insn, const InterpOp *op, bool branch,
+                      bool ends)
+{
+    const X86Form *form = insn->form;
+    InterpOp probe = *op;
+    unsigned flags = (branch ? PLAN_BRANCH : 0) | (ends ? PLAN_ENDS : 0);
+
+    if (form->mnemonic == X86_ENTER || op->handler == interp_h_ud || (op->flags & OP_DISP_WRAPPED) ||
+        (form->operand_count && form->operands[0].kind == X86_OPERAND_A) || form->mnemonic == X86_XCHG_AX) {
+        return;
+    }
+    if (!(form->attrs & X86_ATTR_REP)) {
+        flags |= PLAN_NO_REP;
+    }
+    for (unsigned i = 0; i < form->operand_count; i++) {
+        if (form->operands[i].size == X86_SIZE_B) {
+            switch (form->operands[i].kind) {
+            case X86_OPERAND_G:
+                flags |= PLAN_BYTE_REG;
+                break;
+            case X86_OPERAND_E:
+            case X86_OPERAND_Z:
+            case X86_OPERAND_R:
+                flags |= PLAN_BYTE_RM;
+                break;
+            default:
+                break;
+            }
+        }
+    }
+    /* The handler is chosen again, with operands that show where they go. */
+    enum { REG = 201, RM = 202, IMM = 203 };
+    probe.reg = REG;
+    probe.rm = RM;
+    probe.imm = IMM;
+    interp_hot_handler(cpu, insn, &probe);
+    flags |= (probe.reg == RM ? PLAN_SWAP : 0) | (probe.rm == 0 ? PLAN_RM_ZERO : 0) |
+             (probe.imm == 1 ? PLAN_IMM_ONE : 0);
+    *plan_of(cpu->accel_data, key) = (BindPlan){ .key = key, .flags = flags, .handler = op->handler };
+}
+
 bool interp_bind(X86Cpu *cpu, const X86Insn *insn, InterpOp *op, unsigned offset, unsigned page_offset,
                  InterpNative *native)
 {
+    uint32_t key = cpu->mode & MODE_CS64 ? plan_key(insn) : 0;
+    if (key) {
+        const BindPlan *plan = plan_of(cpu->accel_data, key);
+        if (plan->key == key) {
+            op->flags = 0;
+            bool ends = plan_apply(plan, insn, op, offset, page_offset);
+            if (G_LIKELY(!(op->flags & OP_DISP_WRAPPED))) {
+                return ends;
+            }
+        }
+    }
+
     const X86Form *form = insn->form;
     unsigned code_size = cpu->mode & MODE_CS64 ? 8 : cpu->mode & MODE_CS32 ? 4 : 2;
-    bool has_branch = false;
+    bool has_branch = false, ends;
     memset(op, 0, sizeof(*op));
     op->form = (uint16_t)(form - x86_forms);
     op->offset = (uint16_t)offset;
@@ -190,5 +320,9 @@ bool interp_bind(X86Cpu *cpu, const X86Insn *insn, InterpOp *op, unsigned offset
     if (hot) {
         op->handler = hot;
     }
-    return has_branch || (form->attrs & X86_ATTR_END);
+    ends = has_branch || (form->attrs & X86_ATTR_END);
+    if (key) {
+        plan_make(cpu, key, insn, op, has_branch, ends);
+    }
+    return ends;
 }

@@ -78,8 +78,11 @@ found:;
 
 static unsigned block_hash(const Interp *d, const uint8_t *host, uint32_t mode)
 {
-    uint64_t h = ((uint64_t)(uintptr_t)host ^ (uint64_t)mode << 40) * UINT64_C(0x9e3779b97f4a7c15);
-    return (unsigned)(h >> (64 - d->hash_bits));
+    /* A page's blocks lie close together, in the order of their addresses: what is run for the first time is
+     * looked for, too. */
+    uint64_t page = (uint64_t)(uintptr_t)host >> 12 ^ (uint64_t)mode << 40, offset = (uintptr_t)host & 4095;
+    uint64_t h = page * UINT64_C(0x9e3779b97f4a7c15) >> (64 - d->hash_bits);
+    return (unsigned)(h + (offset >> 4)) & ((1u << d->hash_bits) - 1);
 }
 
 static void hash_grow(Interp *d)
@@ -140,6 +143,9 @@ static void page_invalidate(Interp *d, const uint8_t *host_page)
                    : b->page_next[0];
         block_make_stale(d, b);
     }
+    if (d->last_key == host_page) {
+        d->last_key = NULL;
+    }
     g_hash_table_remove(d->pages, host_page);
 }
 
@@ -169,6 +175,7 @@ static void flush(Interp *d, bool keep)
     d->chunks = NULL;
     d->chunk_bytes = 0;
     g_hash_table_remove_all(d->pages);
+    d->last_key = NULL;
     g_free(d->hash);
     d->hash_bits = HASH_BITS;
     d->hash = g_new0(Block *, (gsize)1 << HASH_BITS);
@@ -413,10 +420,15 @@ void interp_page_protect(X86Cpu *cpu, const CodePage *page)
 static void page_list_add(Interp *d, const uint8_t *host, Block *block, unsigned which)
 {
     const uint8_t *key = (const uint8_t *)((uintptr_t)host & PAGE_MASK_4K);
-    PageBlocks *page = g_hash_table_lookup(d->pages, key);
-    if (!page) {
-        page = g_new0(PageBlocks, 1);
-        g_hash_table_insert(d->pages, (gpointer)key, page);
+    PageBlocks *page = d->last_page;
+    if (key != d->last_key) {
+        page = g_hash_table_lookup(d->pages, key);
+        if (!page) {
+            page = g_new0(PageBlocks, 1);
+            g_hash_table_insert(d->pages, (gpointer)key, page);
+        }
+        d->last_page = page;
+        d->last_key = key;
     }
     block->page_next[which] = page->first;
     page->first = block;
@@ -486,9 +498,10 @@ static void block_fill(Block *b, const InterpOp *ops, unsigned count, unsigned s
 static Block *build(X86Cpu *cpu, Interp *d, const CodePage *page, uint64_t linear, uint64_t room,
                     uint32_t key_mode)
 {
-    InterpOp ops[MAX_OPS + 3];
+    InterpOp ops[MAX_OPS + 4];
     X86Insn insn;
-    unsigned page_offset = (unsigned)(linear & 4095), offset = 0, count = 0;
+    bool counts = d->run_limit && (key_mode & d->count_mask) == d->count_mode;
+    unsigned page_offset = (unsigned)(linear & 4095), offset = 0, count = 0, first = 0;
     size_t available = MIN((uint64_t)(4096 - page_offset), room);
     const uint8_t *code = page->host + page_offset;
     const uint8_t *second = NULL;
@@ -514,20 +527,24 @@ static Block *build(X86Cpu *cpu, Interp *d, const CodePage *page, uint64_t linea
         cacheable = false;
     } else {
         interp_page_protect(cpu, page);
-        while (count < (single ? 1 : MAX_OPS) && !ended && offset < available) {
+        if (counts) {
+            ops[count++] = (InterpOp){ .handler = interp_h_count };
+            first = 1;
+        }
+        while (count < (single ? 1 : MAX_OPS + first) && !ended && offset < available) {
             X86DecodeStatus status = x86_decode(&d->decode_mode, code + offset, available - offset, &insn);
             if (status == X86_DECODE_MORE) {
                 break;
             }
             InterpOp *op = &ops[count];
             ended = add_operation(cpu, status, &insn, op, offset, page_offset);
-            if (count > 0 && !single) {
+            if (ended && count > first && !single) {
                 interp_hot_fuse(op - 1, op);
             }
             count++;
             offset += insn.length;
         }
-        if (count == 0) {
+        if (count == first) {
             /* The first one goes beyond the page or the segment. */
             if (available == room) {
                 x86_raise_error(cpu, EXC_GP, 0);
@@ -554,8 +571,8 @@ static Block *build(X86Cpu *cpu, Interp *d, const CodePage *page, uint64_t linea
             if (status == X86_DECODE_MORE) {
                 x86_raise_error(cpu, EXC_GP, 0); /* the segment's end */
             }
-            ended = add_operation(cpu, status, &insn, &ops[0], 0, page_offset);
-            count = 1;
+            ended = add_operation(cpu, status, &insn, &ops[count], 0, page_offset);
+            count++;
             offset = insn.length;
         }
     }
@@ -607,6 +624,23 @@ Block *interp_block_at(X86Cpu *cpu, const uint8_t *host)
     }
     current = d;
     return b;
+}
+
+Block *interp_new_block(X86Cpu *cpu, const uint8_t *host)
+{
+    Interp *d = cpu->accel_data;
+    CodePage page;
+
+    if (((uintptr_t)host & 4095) + X86_INSN_MAX > 4096) {
+        return interp_find_block(cpu, false); /* in two pages, perhaps */
+    }
+    current = d;
+    cpu->current_op = NULL;
+    x86_code_page(cpu, cpu->rip, &page);
+    if (d->chunk_bytes > d->cache_limit) {
+        cache_full(d);
+    }
+    return build(cpu, d, &page, cpu->rip, UINT64_MAX, cpu->mode);
 }
 
 Block *interp_find_block(X86Cpu *cpu, bool single)

@@ -149,6 +149,24 @@ void interp_run_blocks(X86Cpu *cpu)
     run_blocks(cpu, false);
 }
 
+Block *interp_known_block(X86Cpu *cpu)
+{
+    return jump_probe(cpu);
+}
+
+void interp_run_counted(X86Cpu *cpu, Block *b)
+{
+    Interp *d = cpu->accel_data;
+    if (b->host && !b->host2) {
+        *jump_entry(d, cpu->rip) = (JumpEntry){ .rip = cpu->rip, .block = b, .mode = cpu->mode };
+        if (d->link_slot) {
+            *d->link_slot = b;
+        }
+    }
+    d->link_slot = NULL;
+    interp_run(cpu, b->ops);
+}
+
 void interp_run_one(X86Cpu *cpu)
 {
     cpu->current_op = NULL;

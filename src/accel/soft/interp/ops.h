@@ -33,7 +33,8 @@ struct Block {
     uint32_t mode;        /* MODE_* and INTERP_SINGLE */
     uint16_t length;      /* bytes of code */
     uint16_t count;       /* operations, without the link */
-    uint32_t runs, when;  /* the translator's: how often it was run for it, and when last */
+    uint32_t runs,
+        when; /* where runs are counted: how often it was run, and when last; see Interp.run_limit */
     Block *page_next[2];
     InterpOp ops[] __attribute__((aligned(32)));
 };
@@ -45,12 +46,26 @@ typedef struct JumpEntry {
     uint32_t mode;
 } JumpEntry;
 
+/* How instructions of a form and a shape of operands become operations; see bind.c. */
+#define PLAN_BITS 11
+typedef struct BindPlan {
+    uint32_t key; /* 0: none */
+    uint32_t flags;
+    InterpHandler *handler;
+} BindPlan;
+
 typedef struct Interp Interp;
 struct Interp {
     X86Cpu *cpu;
     Block **link_slot; /* to be filled by the next look-up */
+    /* Where that is not 0, blocks in the modes for which mode & count_mask is count_mode count their runs,
+     * and one that has run so often leads back to the caller of interp_run_counted: it is to be translated. A
+     * run after RUN_GAP other ones counts for count_return. */
+    uint32_t run_limit, count_mask, count_mode, count_return;
+    uint32_t runs; /* of all of them */
     X86DecodeMode decode_mode;
     JumpEntry jump[1 << JUMP_BITS];
+    BindPlan plans[1 << PLAN_BITS];
     /* Block cache: cache.c. */
     Block **hash;
     unsigned hash_bits, block_count;
@@ -59,7 +74,9 @@ struct Interp {
     int64_t flush_ns;              /* of the last flush, in the thread's CPU time */
     int64_t trim_ns, trim_busy_ns; /* when interp_cache_trim last looked, and the CPU time then */
     GHashTable *pages;             /* host page -> PageBlocks */
-    Block *scratch;                /* of code that cannot be cached */
+    const uint8_t *last_key;       /* which of them was wanted last; NULL: none */
+    struct PageBlocks *last_page;
+    Block *scratch; /* of code that cannot be cached */
     MemoryListener memory_listener, smram_listener;
     RamListener ram_listener;
     GHashTable *rams; /* RamBlock -> how many sections show it */
@@ -86,6 +103,8 @@ Block *interp_find_block(X86Cpu *cpu, bool single); /* may raise */
 /* The one at cpu->rip, where host is its code's address, and which lies in one page; NULL: there is none. For
  * 64-bit code. */
 Block *interp_block_at(X86Cpu *cpu, const uint8_t *host);
+/* Makes it, where there is none; may raise. */
+Block *interp_new_block(X86Cpu *cpu, const uint8_t *host);
 /* Before the page's bytes are decoded: every later write to it is reported. Waits for other vCPUs. */
 void interp_page_protect(X86Cpu *cpu, const CodePage *page);
 /* Whether a page whose DIRTY_CODE bit is clear may still be written unnoticed, or this vCPU may still hold a
@@ -102,6 +121,12 @@ void interp_cache_trim(Interp *d);
 void interp_run(X86Cpu *cpu, const InterpOp *op);
 void interp_run_blocks(X86Cpu *cpu);
 void interp_run_one(X86Cpu *cpu);
+/* Runs the block at cpu->rip, and whatever follows, until something wants attention, a block has run often
+ * enough or what comes next is not known. */
+#define RUN_GAP 512u
+/* The block at cpu->rip, if that needs no look-up; else NULL. Raises nothing. */
+Block *interp_known_block(X86Cpu *cpu);
+void interp_run_counted(X86Cpu *cpu, Block *b);
 /* Behind a raised exception: makes cpu->rip the instruction's address. */
 void interp_recover(X86Cpu *cpu);
 /* features.c: which rows of the table this CPU has. */
@@ -125,7 +150,8 @@ InterpHandler *interp_integer_handler(const X86Form *form);
 InterpHandler *interp_branch_handler(const X86Form *form);
 InterpHandler *interp_string_handler(const X86Form *form);
 InterpHandler *interp_system_handler(const X86Form *form);
-InterpHandler interp_h_ud, interp_h_gp0, interp_h_end, interp_h_stale, interp_h_native, interp_h_nop;
+InterpHandler interp_h_ud, interp_h_gp0, interp_h_end, interp_h_stale, interp_h_native, interp_h_nop,
+    interp_h_count;
 /* Ends a run: cpu->rip becomes the address behind the operation before it. */
 InterpHandler interp_h_stop;
 /* Goes on at cpu->rip if that needs no look-up that may raise, else leaves the block. */

@@ -83,6 +83,7 @@ HostMem block_guest_address(T *t, const TInsn *i, bool segments)
             m.base = T0;
         } else {
             m.base = (int8_t)host_reg(t, insn->base);
+            m.disp += insn->base == R_RSP ? t->rsp : 0;
         }
     }
     if (insn->index != X86_REG_NONE) {
@@ -108,6 +109,13 @@ HostMem block_guest_address(T *t, const TInsn *i, bool segments)
         if (m.base < 0 && m.index < 0) {
             a_mov_load(a, T0, base);
             m = mem_base(T0, m.disp);
+        } else if (t->window) {
+            a_lea(a, T0, m);
+            block_t1_release(t);
+            a_mov_load(a, T1, base);
+            m = mem_index(T0, T1, 0, 0);
+            a_lea(a, T0, m);
+            m = mem_base(T0, 0);
         } else {
             a_lea(a, T0, m);
             a_op_mem(a, true, 0x03, T0, base); /* add: RFLAGS are free here */
@@ -253,8 +261,64 @@ static HostMem with_delta(T *t, HostMem m)
     return mem_index(T0, T1, 0, 0);
 }
 
+void block_window_delta(T *t, unsigned address, unsigned scratch, unsigned to)
+{
+    Asm *a = &t->a;
+    HostMem m = AREA(windows);
+
+    a_rorx(a, scratch, address, WINDOW_SHIFT);
+    a_op_reg(a, false, 0x0fb6, to,
+             scratch); /* movzx to, the low byte; from another register it has no latency */
+    m.index = (int8_t)to;
+    m.scale = 3;
+    a_mov_load(a, to, m);
+}
+
+/* The operand in its window. RFLAGS stay. */
+static HostMem window_operand(T *t, TInsn *i, Group *g)
+{
+    Asm *a = &t->a;
+    bool first = !g || t->careful || !g->checked;
+
+    if (first || is_spilled_pair(t, i)) {
+        block_t1_release(t);
+    }
+    HostMem m = block_guest_address(t, i, true);
+    if (!first) {
+        g->left--;
+        if (t->t1_group != i->memory.group) {
+            block_t1_release(t);
+            a_mov_load(a, T1, mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, slots) + 8u * g->slot));
+            t->t1_group = i->memory.group;
+        }
+        return with_delta(t, m);
+    }
+    block_t1_release(t);
+    if (m.base < 0 && (m.index < 0 || i->narrow)) {
+        a_mov_load(a, T1,
+                   mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, windows) +
+                           8u * ((uint64_t)(int64_t)m.disp >> WINDOW_SHIFT & (WINDOW_SLOTS - 1))));
+    } else {
+        if (m.index >= 0 && !i->narrow) {
+            a_lea(a, T0, m);
+            m = mem_base(T0, 0);
+        }
+        block_window_delta(t, (unsigned)m.base, mem_uses(&m, T0) ? T1 : T0, T1);
+    }
+    if (g && !t->careful && g->count > 1) {
+        g->checked = true;
+        g->left--;
+        g->saved = false;
+        t->t1_group = i->memory.group;
+    }
+    return with_delta(t, m);
+}
+
 void block_stack_check(T *t, const TInsn *i, Access *access, HostMem m)
 {
+    if (t->window) {
+        return; /* SD is right wherever rsp is */
+    }
     Group *g = access->group >= 0 ? &t->groups[access->group] : NULL;
     int32_t adjust = 0;
     unsigned span = access->size;
@@ -287,9 +351,19 @@ void block_stack_check(T *t, const TInsn *i, Access *access, HostMem m)
     c->site = a_jcc_forward(a, CC_A);
 }
 
-HostMem block_stack_operand(const TInsn *i)
+HostMem block_stack_operand(T *t, const TInsn *i)
 {
-    return mem_index(GSP, SD, 0, i->stack_disp);
+    t->touched = true;
+    return mem_index(GSP, SD, 0, i->stack_disp + t->rsp);
+}
+
+void block_stack_move(T *t, int amount)
+{
+    if (t->window) {
+        t->rsp = (int16_t)(t->rsp + amount);
+    } else {
+        a_lea(&t->a, GSP, mem_base(GSP, amount));
+    }
 }
 
 /* The host operand of an instruction's explicit memory operand, checked. */
@@ -306,10 +380,19 @@ HostMem block_checked_operand(T *t, TInsn *i)
         g = NULL;
     }
     if (g && g->stack) {
-        HostMem m = mem_base(GSP, i->insn.disp);
+        HostMem m = mem_base(GSP, i->insn.disp + t->rsp);
         block_stack_check(t, i, access, m);
+        t->touched = true;
+        if (i->narrow) {
+            m = block_guest_address(t, i, false);
+            a_lea(&t->a, T0, m);
+            m = mem_base(T0, 0);
+        }
         m.index = SD;
         return m;
+    }
+    if (t->window) {
+        return window_operand(t, i, g);
     }
     if (is_spilled_pair(t, i)) {
         block_t1_release(

@@ -72,8 +72,10 @@ void block_decode(T *t, const uint8_t *page, unsigned offset, const uint8_t *sec
             break;
         }
         i->offset = (uint16_t)offset;
+        i->varies = false;
         i->memory.group = i->stack.group = -1;
-        i->kind = status == X86_DECODE_OK ? jit_classify(&i->insn, t->key) : JIT_STEP;
+        i->narrow = false;
+        i->kind = status == X86_DECODE_OK ? jit_classify(&i->insn, t->key, &i->operands) : JIT_STEP;
         if (i->kind >= JIT_CALL && i->kind <= JIT_LOOP && (int64_t)i->insn.imm > INT32_MAX - 8192) {
             i->kind = JIT_STEP; /* targets are 32-bit displacements from the page */
         }
@@ -159,12 +161,12 @@ static unsigned live_at(T *t, const uint8_t *page, int64_t offset)
         return FLAGS_ALL; /* what is there now may be something else soon */
     }
     for (unsigned n = 0; n < LOOKAHEAD && dead != FLAGS_ALL && offset >= 0 && offset < 4096; n++) {
-        TInsn i = { 0 };
+        TInsn i;
         unsigned reads, writes;
         if (x86_decode(&d->decode_mode, page + offset, 4096 - (size_t)offset, &i.insn) != X86_DECODE_OK) {
             break;
         }
-        i.kind = jit_classify(&i.insn, t->key);
+        i.kind = jit_kind_of(&i.insn, t->key); /* what it does to flags its operands do not change */
         offset += i.insn.length;
         if (i.kind == JIT_JMP || i.kind == JIT_CALL) {
             offset += (int64_t)i.insn.imm;
@@ -228,7 +230,7 @@ static int find_group(T *t, const RegTrack *r, unsigned base, unsigned index, un
         if (group->base == base && group->index == index && group->scale == scale && group->stack == stack &&
             group->base_version == r->version[base] && group->index_version == r->version[index]) {
             int32_t min = MIN(group->min, offset), max = MAX(group->max, offset + (int32_t)size);
-            if (max - min <= GROUP_SPAN) {
+            if ((int64_t)max - min <= (t->window ? WINDOW_SPAN : GROUP_SPAN)) {
                 group->min = min;
                 group->max = max;
                 return (int)g;
@@ -273,6 +275,25 @@ static void reg_changed(RegTrack *r, unsigned reg)
 {
     r->version[reg] = ++r->next_version;
     r->adjust[reg] = 0;
+    r->narrow[reg] = false;
+}
+
+/* The register that a move copies, and where to; -1: it is none. */
+static int copied(const TInsn *i, unsigned *to)
+{
+    const X86Insn *insn = &i->insn;
+    if (i->kind != JIT_COPY || insn->is_memory || insn->operand_size != 8 ||
+        insn->form->mnemonic != X86_MOV || insn->form->operand_count != 2) {
+        return -1;
+    }
+    bool to_rm =
+        insn->form->operands[0].kind == X86_OPERAND_E && insn->form->operands[1].kind == X86_OPERAND_G;
+    if (!to_rm &&
+        (insn->form->operands[0].kind != X86_OPERAND_G || insn->form->operands[1].kind != X86_OPERAND_E)) {
+        return -1;
+    }
+    *to = to_rm ? insn->rm : insn->reg;
+    return to_rm ? insn->reg : insn->rm;
 }
 
 void block_analyse(T *t)
@@ -332,23 +353,34 @@ void block_analyse(T *t)
             } else {
                 offset += r.adjust[base];
             }
-            offset += (int64_t)((uint64_t)(int64_t)r.adjust[index] << insn->scale);
-            add_access(t, &r, &i->memory, base, index, insn->scale, base == R_RSP && index == X86_REG_NONE,
-                       offset);
+            i->narrow = t->window && index != X86_REG_NONE && r.narrow[index];
+            if (i->narrow) {
+                index = X86_REG_NONE; /* it does not lead out of the base's window */
+            } else {
+                offset += (int64_t)((uint64_t)(int64_t)r.adjust[index] << insn->scale);
+            }
+            add_access(t, &r, &i->memory, base, index, i->narrow ? 0 : insn->scale,
+                       base == R_RSP && index == X86_REG_NONE, offset);
         }
         /* What the instruction does to registers. */
         int32_t amount;
-        int moved = jit_constant_move(insn, i->kind, &amount);
-        uint32_t changed = jit_written_gprs(insn, i->kind);
-        for (unsigned n = 0; n < 16; n++) {
-            if (changed >> n & 1) {
-                if ((int)n == moved && r.adjust[n] + (int64_t)amount < 1 << 28 &&
-                    r.adjust[n] + (int64_t)amount > -(1 << 28)) {
-                    r.adjust[n] += amount;
-                } else {
-                    reg_changed(&r, n);
-                }
+        int moved = i->varies ? -1 : jit_constant_move(insn, i->kind, &amount);
+        uint32_t changed = jit_written_gprs(insn, i->kind, &i->operands) & 0xffff;
+        uint32_t narrow = jit_narrow_gprs(insn, i->kind, &i->operands);
+        unsigned to;
+        int from = copied(i, &to);
+        if (from >= 0 && r.narrow[from]) {
+            narrow |= 1u << to;
+        }
+        for (; changed; changed &= changed - 1) {
+            unsigned n = (unsigned)__builtin_ctz(changed);
+            if ((int)n == moved && r.adjust[n] + (int64_t)amount < 1 << 28 &&
+                r.adjust[n] + (int64_t)amount > -(1 << 28)) {
+                r.adjust[n] += amount;
+            } else {
+                reg_changed(&r, n);
             }
+            r.narrow[n] |= narrow >> n & 1;
         }
     }
     t->after = r;

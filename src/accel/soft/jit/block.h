@@ -15,6 +15,7 @@
 #define MAX_EXITS         8 /* of a block, with those in the middle */
 #define MAX_GROUPS        JIT_MAX_GROUPS
 #define GROUP_SPAN        1024
+#define WINDOW_SPAN       (1 << 30) /* of a group that is in a window; see WINDOW_GUARD */
 #define MAX_COLD          (MAX_INSNS * 4)
 #define FLAGS_ALL         FLAGS_ARITH
 #define TAG_OFFSET(write) ((write) ? 8 : 0)
@@ -48,16 +49,20 @@ typedef struct RegTrack {
     uint16_t version[18];
     int32_t adjust[18];
     uint16_t next_version;
+    bool narrow[18]; /* holds a number of 32 bits, signed or not, but for what adjust may add */
 } RegTrack;
 
 typedef struct TInsn {
     X86Insn insn;
+    JitOperands operands;
     JitKind kind;
     uint16_t offset;                                    /* in the page */
     uint16_t live_after, live_before, undefined_before; /* flags */
     Access memory, stack;                               /* the ModRM operand's, and the implied one's */
+    bool narrow;                                        /* the index register is */
     int16_t stack_disp;                                 /* from the guest's rsp at the instruction */
     bool fpu;
+    bool varies; /* its immediate is read from the guest's code */
 } TInsn;
 
 /* Where the guest's flags are: neither: dead. */
@@ -96,6 +101,7 @@ typedef struct Cold {
     unsigned slow_count;
     JitLink *link;       /* LINK */
     unsigned extra;      /* RET: the operand */
+    int rsp;             /* INDIRECT: T.rsp */
     JitCallout *callout; /* STRING */
     const JitFast *fast; /* PROBE, LOOP_OUT, TAKEN: in the fast loop: put registers back */
     FlagState flags;
@@ -119,20 +125,25 @@ typedef struct T {
     const uint8_t *t0_at;
     int t0_guest;
     int t1_group;   /* whose delta T1 holds; -1 */
+    int16_t rsp;    /* what is yet to be added to the guest's rsp, with windows */
+    bool touched;   /* the stack was accessed, with windows */
     bool fpu;       /* the block uses vector or x87 registers */
     bool too_many;  /* out-of-line parts: fewer instructions would do */
     bool check;     /* the block checks itself */
+    bool window;    /* operands are in windows */
     bool sites;     /* accesses get places in X86Cpu.jit_sites */
     bool scattered; /* some instruction of the page is in Jit.scattered */
+    bool varying;   /* some instruction varies */
     bool straddles; /* what follows the block lies in two pages */
     uint16_t live_in, live_out, undefined_out;
-    uint16_t undefined_exits;         /* flags, at some exit */
-    unsigned exits;                   /* branches in the middle */
-    uint8_t snapshot[MAX_INSNS * 16]; /* of a block that checks itself: the code it is made of */
-    int8_t host[16];                  /* where the guest's general registers are; -1: in memory */
-    RegTrack after;                   /* what the block did to them */
-    JitFast *fast;                    /* while the fast loop is emitted */
-    int32_t next;                     /* page offset behind the last instruction */
+    uint16_t undefined_exits;             /* flags, at some exit */
+    unsigned exits;                       /* branches in the middle */
+    uint8_t snapshot[MAX_INSNS * 16];     /* of a block that checks itself: the code it is made of */
+    uint64_t varies[MAX_INSNS * 16 / 64]; /* a bit for each of its bytes: not to be compared */
+    int8_t host[16];                      /* where the guest's general registers are; -1: in memory */
+    RegTrack after;                       /* what the block did to them */
+    JitFast *fast;                        /* while the fast loop is emitted */
+    int32_t next;                         /* page offset behind the last instruction */
     JitPc pcs[2 * MAX_INSNS + MAX_EXITS];
     JitPcFlags pc_flags[2 * MAX_INSNS + MAX_EXITS]; /* of lockstep */
     unsigned pc_count;
@@ -180,11 +191,15 @@ void block_flags_want(T *t);
 void block_t1_release(T *t);
 /* Where the TLB's entry for the address in a register is: T1. Changes the flags. */
 void block_tlb_entry(T *t, unsigned address);
+/* The distance to the window of the address in a register, in `to`; scratch may be the same. RFLAGS stay. */
+void block_window_delta(T *t, unsigned address, unsigned scratch, unsigned to);
 HostMem block_guest_address(T *t, const TInsn *i, bool segments);
 Cold *block_probe_cold(T *t, const TInsn *i, uint8_t *retry, unsigned span, bool write, bool stack);
 /* Makes m, an address made of the guest's stack pointer or frame pointer, one that SD may be added to. */
 void block_stack_check(T *t, const TInsn *i, Access *access, HostMem m);
-HostMem block_stack_operand(const TInsn *i);
+HostMem block_stack_operand(T *t, const TInsn *i);
+/* Adds to the guest's rsp, or to what is yet to be added. RFLAGS stay. */
+void block_stack_move(T *t, int amount);
 /* The host operand of an instruction's explicit memory operand, checked. */
 HostMem block_checked_operand(T *t, TInsn *i);
 
@@ -195,6 +210,11 @@ void block_emit_system(T *t, TInsn *i);
 /* Behind something that may have put the vector registers into cpu->xsave. */
 void block_emit_fpu_check(T *t);
 
+/* ---- varying.c ---- */
+/* Sets `varies` where that is known of the instructions, whose block begins at the page offset. */
+void block_find_varying(T *t, const uint8_t *page, unsigned offset);
+void block_emit_varying(T *t, const TInsn *i, const uint8_t *page);
+
 /* ---- dump.c ---- */
 /* Writes the block that was just made to the log (-d in_asm, out_asm). */
 void jit_dump_block(const T *t);
@@ -203,16 +223,21 @@ void jit_dump_block(const T *t);
 /* How a loop of one block runs fast: see there. */
 struct JitFast {
     int8_t group[MAX_GROUPS]; /* the host register that holds a group's delta, or base and delta; -1: none */
-    bool with_base[MAX_GROUPS]; /* the base register is added to it */
+    bool with_base[MAX_GROUPS];  /* the base register is added to it */
+    bool with_index[MAX_GROUPS]; /* else the index register is, scaled */
     int counter;
     uint16_t borrowed; /* host registers that hold something else than the guest's register of that number */
     uint16_t written;  /* guest registers that the block writes */
     bool scratch;      /* T0 and T1 are free for probes */
+    bool plain;      /* in windows, with deltas in registers that nobody else needs: the block's only code */
+    unsigned copies; /* of the round that are yet to come, before the one that goes back to the top */
     uint8_t *top;
     uint32_t state; /* where its JitLoop lies in X86Cpu */
 };
 /* Whether the block is a loop that can run fast; fills fast. */
 bool loop_plan(T *t, unsigned offset, JitFast *fast);
+/* The whole block where it is plain: the jumps that lead out of it come behind. */
+void loop_emit_plain(T *t, const JitFast *fast);
 /* Emits it; returns where the loop's backward branch is to go. */
 uint8_t *loop_emit(T *t, JitFast *fast, uint8_t *normal);
 /* The host operand of an access in the fast loop; false: it is to be checked as usual. */

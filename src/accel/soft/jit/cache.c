@@ -128,6 +128,7 @@ Jit *jit_new(size_t size, GError **error)
     jit->vcpus = g_ptr_array_new();
     jit->split = g_hash_table_new(NULL, NULL);
     jit->scattered = g_hash_table_new(NULL, NULL);
+    jit->varying = g_hash_table_new(NULL, NULL);
     return jit;
 fail:
     if (fd >= 0) {
@@ -187,6 +188,7 @@ void jit_free(Jit *jit)
     g_ptr_array_unref(jit->vcpus);
     g_hash_table_unref(jit->split);
     g_hash_table_unref(jit->scattered);
+    g_hash_table_unref(jit->varying);
     pthread_mutex_destroy(&jit->lock);
     g_free(jit);
 }
@@ -416,7 +418,7 @@ static gboolean page_is_idle(gpointer key, gpointer value, gpointer user_data)
 {
     const JitPage *page = value;
     (void)key;
-    return !page->blocks && !page->has_split && !page->has_scattered &&
+    return !page->blocks && !page->has_split && !page->has_scattered && !page->has_varying &&
            *(int64_t *)user_data - page->since_ns > OFTEN_KEEP_NS;
 }
 
@@ -531,7 +533,10 @@ static void page_invalidate(Jit *jit, const uint8_t *host_page)
 void jit_block_changed(Jit *jit, JitBlock *block)
 {
     pthread_mutex_lock(&jit->lock);
-    block_make_stale(jit, block);
+    if (!block->stale) {
+        jit_note_varying(jit, page_get(jit, block->page), block);
+        block_make_stale(jit, block);
+    }
     pthread_mutex_unlock(&jit->lock);
 }
 
@@ -635,11 +640,19 @@ static bool region_is_free(Jit *jit, const JitRegion *r, const JitVcpu *own)
 
 void jit_table_clear(JitVcpu *v, unsigned i)
 {
-    if (!v->tables[i].empty) {
-        memset(v->tables[i].entries, 0, sizeof(IbtcEntry) * JIT_IBTC_SIZE);
-        v->tables[i].entries[0].va = 1; /* 0 is an address that is looked up there */
-        v->tables[i].empty = true;
+    IbtcEntry *entries = v->tables[i].entries;
+    unsigned count = v->tables[i].fill_count;
+
+    if (count > JIT_FILLS) {
+        memset(entries, 0, sizeof(IbtcEntry) * JIT_IBTC_SIZE);
+    } else {
+        for (unsigned n = 0; n < count; n++) {
+            unsigned slot = v->tables[i].fills[n];
+            entries[slot] = entries[slot ^ 1] = (IbtcEntry){ 0 };
+        }
     }
+    jit_table_init(entries);
+    v->tables[i].fill_count = 0;
 }
 
 void jit_tables_drop(JitVcpu *v)

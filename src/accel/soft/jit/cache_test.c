@@ -149,13 +149,13 @@ static void test_tier(Rig *r, gconstpointer data)
     }
     g_assert_nonnull(block_at(r, CODE));
     /* What was hot before is translated at once when it has changed. */
-    uint64_t interpreted = r->v->cold_runs;
+    uint64_t interpreted = ((Interp *)r->cpu->accel_data)->runs;
     put_loop(r, CODE, 1000, 5);
     g_assert_null(block_at(r, CODE));
     g_assert_null(block_at(r, CODE + 7));
     g_assert_cmpuint(run(r, CODE), ==, 5000);
     g_assert_nonnull(block_at(r, CODE));
-    g_assert_cmpuint(r->v->cold_runs - interpreted, <=, 1); /* the HLT, perhaps */
+    g_assert_cmpuint(((Interp *)r->cpu->accel_data)->runs - interpreted, <=, 1); /* the HLT, perhaps */
 }
 
 static void test_written(Rig *r, gconstpointer data)

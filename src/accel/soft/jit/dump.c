@@ -13,7 +13,7 @@
 #include <Zydis/Zydis.h>
 #endif
 
-#define HOT_BLOCKS 100u
+#define HOT_BLOCKS 3000
 
 /* One instruction as text: "  48 8b 03             mov rax, [rbx]". address: what relative operands are
  * computed from. Returns its length; 0: it cannot be decoded. */

@@ -88,75 +88,106 @@ static inline unsigned mem_rex(const HostMem *m)
     return (m->index > 7 ? 2u : 0) | (m->base > 7 ? 1u : 0);
 }
 
+/*
+ * An instruction is put together behind a pointer that the compiler keeps in a register: a_begin gives room
+ * for A_INSN bytes, a_end takes what was written. Where the buffer is full it goes to `spare` and is lost.
+ */
+#define A_INSN 16
+static inline uint8_t *a_begin(Asm *a, uint8_t spare[static A_INSN])
+{
+    if (__builtin_expect(a->end - a->p >= A_INSN, 1)) {
+        return a->p;
+    }
+    a->overflow = true;
+    a->p = a->end;
+    return spare;
+}
+static inline void a_end(Asm *a, uint8_t *p)
+{
+    if (__builtin_expect(!a->overflow, 1)) {
+        a->p = p;
+    }
+}
+static inline uint8_t *put_u32(uint8_t *p, uint32_t v)
+{
+    memcpy(p, &v, 4);
+    return p + 4;
+}
+
 /* ModRM, SIB and displacement of a memory operand; reg: the ModRM.reg field's low three bits. */
-static inline void a_modrm_mem_disp(Asm *a, unsigned reg, const HostMem *m, bool disp8)
+static inline uint8_t *put_modrm_mem(uint8_t *p, unsigned reg, const HostMem *m, bool disp8)
 {
     reg = (reg & 7) << 3;
     if (m->base < 0) {
         /* no base: SIB with base 5 and mod 0 */
-        a_byte(a, reg | 4);
-        a_byte(a, (unsigned)m->scale << 6 | (m->index < 0 ? 4u : (unsigned)m->index & 7) << 3 | 5);
-        a_u32(a, (uint32_t)m->disp);
-        return;
+        *p++ = (uint8_t)(reg | 4);
+        *p++ = (uint8_t)((unsigned)m->scale << 6 | (m->index < 0 ? 4u : (unsigned)m->index & 7) << 3 | 5);
+        return put_u32(p, (uint32_t)m->disp);
     }
     bool need_sib = m->index >= 0 || (m->base & 7) == 4;
     unsigned mod = m->disp == 0 && (m->base & 7) != 5           ? 0
                    : disp8 && m->disp >= -128 && m->disp <= 127 ? 1
                                                                 : 2;
-    a_byte(a, mod << 6 | reg | (need_sib ? 4u : (unsigned)m->base & 7));
+    *p++ = (uint8_t)(mod << 6 | reg | (need_sib ? 4u : (unsigned)m->base & 7));
     if (need_sib) {
-        a_byte(a, (unsigned)m->scale << 6 | (m->index < 0 ? 4u : (unsigned)m->index & 7) << 3 |
-                      ((unsigned)m->base & 7));
+        *p++ = (uint8_t)((unsigned)m->scale << 6 | (m->index < 0 ? 4u : (unsigned)m->index & 7) << 3 |
+                         ((unsigned)m->base & 7));
     }
     if (mod == 1) {
-        a_byte(a, (uint8_t)m->disp);
+        *p++ = (uint8_t)m->disp;
     } else if (mod == 2) {
-        a_u32(a, (uint32_t)m->disp);
+        p = put_u32(p, (uint32_t)m->disp);
     }
+    return p;
 }
 
-static inline void a_modrm_mem(Asm *a, unsigned reg, const HostMem *m)
+static inline uint8_t *put_rex_and_opcode(uint8_t *p, unsigned rex, unsigned opcode)
 {
-    a_modrm_mem_disp(a, reg, m, true);
-}
-/* For EVEX, where disp8 is scaled. */
-static inline void a_modrm_mem32(Asm *a, unsigned reg, const HostMem *m)
-{
-    a_modrm_mem_disp(a, reg, m, false);
-}
-
-/* op reg, mem with an optional REX.W; opcode: up to three bytes, 0x0fXX for two-byte ones. */
-static inline void a_op_mem(Asm *a, bool w, unsigned opcode, unsigned reg, HostMem m)
-{
-    unsigned rex = (w ? 8u : 0) | (reg > 7 ? 4u : 0) | mem_rex(&m);
     if (rex) {
-        a_byte(a, 0x40 | rex);
+        *p++ = (uint8_t)(0x40 | rex);
     }
     if (opcode > 0xff) {
-        a_byte(a, opcode >> 8);
+        *p++ = (uint8_t)(opcode >> 8);
     }
-    a_byte(a, opcode);
-    a_modrm_mem(a, reg, &m);
+    *p++ = (uint8_t)opcode;
+    return p;
+}
+
+static inline void a_op_any_mem(Asm *a, bool w, unsigned opcode, unsigned reg, HostMem m)
+{
+    uint8_t spare[A_INSN], *p = a_begin(a, spare);
+    unsigned rex = (w ? 8u : 0) | (reg > 7 ? 4u : 0) | mem_rex(&m);
+    a_end(a, put_modrm_mem(put_rex_and_opcode(p, rex, opcode), reg, &m, true));
+}
+/* op reg, mem with an optional REX.W; opcode: up to two bytes, 0x0fXX for two-byte ones. Where all of it is
+ * known to the compiler, a few stores are left of it. */
+static inline __attribute__((always_inline)) void a_op_mem(Asm *a, bool w, unsigned opcode, unsigned reg,
+                                                           HostMem m)
+{
+    if (__builtin_constant_p(m.base) && __builtin_constant_p(m.index) && __builtin_constant_p(m.disp) &&
+        __builtin_constant_p(opcode) && __builtin_constant_p(reg) && __builtin_constant_p(w)) {
+        uint8_t spare[A_INSN], *p = a_begin(a, spare);
+        unsigned rex = (w ? 8u : 0) | (reg > 7 ? 4u : 0) | mem_rex(&m);
+        a_end(a, put_modrm_mem(put_rex_and_opcode(p, rex, opcode), reg, &m, true));
+    } else {
+        a_op_any_mem(a, w, opcode, reg, m);
+    }
 }
 /* op with register rm. */
 static inline void a_op_reg(Asm *a, bool w, unsigned opcode, unsigned reg, unsigned rm)
 {
+    uint8_t spare[A_INSN], *p = a_begin(a, spare);
     unsigned rex = (w ? 8u : 0) | (reg > 7 ? 4u : 0) | (rm > 7 ? 1u : 0);
-    if (rex) {
-        a_byte(a, 0x40 | rex);
-    }
-    if (opcode > 0xff) {
-        a_byte(a, opcode >> 8);
-    }
-    a_byte(a, opcode);
-    a_byte(a, 0xc0 | (reg & 7) << 3 | (rm & 7));
+    p = put_rex_and_opcode(p, rex, opcode);
+    *p++ = (uint8_t)(0xc0 | (reg & 7) << 3 | (rm & 7));
+    a_end(a, p);
 }
 
-static inline void a_mov_load(Asm *a, unsigned reg, HostMem m)
+static inline __attribute__((always_inline)) void a_mov_load(Asm *a, unsigned reg, HostMem m)
 {
     a_op_mem(a, true, 0x8b, reg, m);
 }
-static inline void a_mov_store(Asm *a, HostMem m, unsigned reg)
+static inline __attribute__((always_inline)) void a_mov_store(Asm *a, HostMem m, unsigned reg)
 {
     a_op_mem(a, true, 0x89, reg, m);
 }
@@ -166,23 +197,22 @@ static inline void a_mov_reg(Asm *a, unsigned to, unsigned from)
         a_op_reg(a, true, 0x8b, to, from);
     }
 }
-static inline void a_lea(Asm *a, unsigned reg, HostMem m)
+static inline __attribute__((always_inline)) void a_lea(Asm *a, unsigned reg, HostMem m)
 {
     a_op_mem(a, true, 0x8d, reg, m);
 }
 static inline void a_mov_imm32(Asm *a, unsigned reg, uint32_t v)
 {
-    if (reg > 7) {
-        a_byte(a, 0x41);
-    }
-    a_byte(a, 0xb8 | (reg & 7));
-    a_u32(a, v);
+    uint8_t spare[A_INSN], *p = a_begin(a, spare);
+    p = put_rex_and_opcode(p, reg > 7 ? 1 : 0, 0xb8 | (reg & 7));
+    a_end(a, put_u32(p, v));
 }
 static inline void a_mov_imm64(Asm *a, unsigned reg, uint64_t v)
 {
-    a_byte(a, 0x48 | (reg > 7 ? 1u : 0));
-    a_byte(a, 0xb8 | (reg & 7));
-    a_u64(a, v);
+    uint8_t spare[A_INSN], *p = a_begin(a, spare);
+    p = put_rex_and_opcode(p, 8 | (reg > 7 ? 1u : 0), 0xb8 | (reg & 7));
+    memcpy(p, &v, 8);
+    a_end(a, p + 8);
 }
 /* mov dword [m], imm32 */
 static inline void a_mov_mem_imm32(Asm *a, HostMem m, uint32_t v)
@@ -215,11 +245,14 @@ static inline void a_shl_imm(Asm *a, bool w, unsigned reg, unsigned count)
 /* to = from rotated right by count; BMI2. Leaves the flags alone. */
 static inline void a_rorx(Asm *a, unsigned to, unsigned from, unsigned count)
 {
-    a_byte(a, 0xc4);
-    a_byte(a, (to > 7 ? 0 : 0x80u) | 0x40 | (from > 7 ? 0 : 0x20u) | 3);
-    a_bytes(a, "\xfb\xf0", 2);
-    a_byte(a, 0xc0 | (to & 7) << 3 | (from & 7));
-    a_byte(a, count);
+    uint8_t spare[A_INSN], *p = a_begin(a, spare);
+    *p++ = 0xc4;
+    *p++ = (uint8_t)((to > 7 ? 0 : 0x80u) | 0x40 | (from > 7 ? 0 : 0x20u) | 3);
+    *p++ = 0xfb;
+    *p++ = 0xf0;
+    *p++ = (uint8_t)(0xc0 | (to & 7) << 3 | (from & 7));
+    *p++ = (uint8_t)count;
+    a_end(a, p);
 }
 
 /* Jumps and calls; target: an address in the same mapping as a->p. */

@@ -20,9 +20,15 @@
 
 /* ---- keys and tables ---- */
 
-static uint32_t current_key(const X86Cpu *cpu)
+static uint32_t current_key(X86Cpu *cpu)
 {
-    return cpu->mode;
+    const Windows *w = jit_vcpu(cpu)->windows;
+    return cpu->mode | (w && cpu->cpl == 3 && windows_on(w) ? KEY_WINDOW : 0);
+}
+
+static uint64_t window_delta(X86Cpu *cpu, uint64_t linear)
+{
+    return jit_area(cpu)->windows[linear >> WINDOW_SHIFT & (WINDOW_SLOTS - 1)];
 }
 
 static bool translatable(const X86Cpu *cpu)
@@ -51,8 +57,8 @@ static unsigned table_for(JitVcpu *v, uint32_t key, unsigned context)
         jit_table_clear(v, i);
     } else {
         v->tables[i].entries = g_aligned_alloc0(JIT_IBTC_SIZE, sizeof(IbtcEntry), 64);
-        v->tables[i].entries[0].va = 1;
-        v->tables[i].empty = true;
+        jit_table_init(v->tables[i].entries);
+        v->tables[i].fill_count = 0;
         v->table_count++;
     }
     v->tables[i].key = key;
@@ -96,10 +102,15 @@ static void code_mapping_changed(X86Cpu *cpu, unsigned context, uint64_t linear,
 
 static void table_fill(JitVcpu *v, JitArea *area, uint64_t rip, const JitBlock *b)
 {
-    IbtcEntry *e = &area->ibtc[jit_ibtc_slot(rip)];
-    e->va = rip;
-    e->code = b->ibtc_entry;
-    v->tables[area->table].empty = false;
+    unsigned slot = jit_ibtc_slot(rip), n = v->tables[area->table].fill_count;
+    if (area->ibtc[slot].va != rip) {
+        area->ibtc[slot ^ 1] = area->ibtc[slot]; /* what was there is found there from now on */
+    }
+    area->ibtc[slot] = (IbtcEntry){ .va = rip, .code = b->ibtc_entry };
+    if (n < JIT_FILLS) {
+        v->tables[area->table].fills[n] = (uint16_t)slot;
+    }
+    v->tables[area->table].fill_count += n <= JIT_FILLS;
     v->fills++;
 }
 
@@ -125,6 +136,10 @@ static void sites_check(X86Cpu *cpu)
 static void stack_slot_check(X86Cpu *cpu)
 {
     JitArea *area = jit_area(cpu);
+    if (area->windowed) {
+        area->stack_delta = window_delta(cpu, cpu->regs[R_RSP]);
+        return;
+    }
     sites_check(cpu);
     const TlbEntry *e = mmu_entry_now(cpu, area->stack_lo);
     if (e->tag[MMU_WRITE] != area->stack_lo || (uint64_t)e->addend != area->stack_delta) {
@@ -146,8 +161,22 @@ void jit_area_refresh(X86Cpu *cpu, JitVcpu *v)
     uint32_t key = current_key(cpu);
     unsigned context = key_context(cpu);
 
+    if ((key & KEY_WINDOW) && !windows_refresh(v->windows)) {
+        key &= ~KEY_WINDOW;
+    }
     if (area->key != key || area->context != context) {
         jit_returns_drop(cpu);
+        if (area->windowed != !!(key & KEY_WINDOW)) {
+            area->windowed = key & KEY_WINDOW;
+            if (area->windowed) {
+                area->kernel_lo = area->stack_lo;
+                area->kernel_delta = area->stack_delta;
+                area->stack_lo = JIT_NO_STACK;
+            } else {
+                area->stack_lo = area->kernel_lo;
+                area->stack_delta = area->kernel_delta;
+            }
+        }
         area->key = key;
         area->context = context;
         area->table = table_for(v, key, context);
@@ -206,6 +235,7 @@ int jit_callout(X86Cpu *cpu, JitCallout *callout)
         x86_fpu_leave(cpu);
     }
     interp_run(cpu, callout->ops);
+    ((Interp *)cpu->accel_data)->link_slot = NULL;
     cpu->current_op = NULL;
     if (callout->ends || cpu->rip != rip + callout->length || callout->block->stale) {
         return 1;
@@ -237,7 +267,54 @@ int jit_callout_end(X86Cpu *cpu, JitCallout *callout)
     return 0;
 }
 
-/* The code to go on with at cpu->rip, put into the look-up table; NULL: back to the loop. */
+/* Whether code that is seldom run may be interpreted without going back to the loop. */
+static bool interprets_here(const Jit *jit)
+{
+    return jit->tier && jit->chain && !jit->stress;
+}
+
+/* Interprets what stands at cpu->rip as long as that is known and cold. The code to go on with; NULL: back to
+ * the loop. May raise. */
+static const uint8_t *run_cold_here(X86Cpu *cpu, JitVcpu *v, Block *b)
+{
+    Interp *d = cpu->accel_data;
+    JitArea *area = jit_area(cpu);
+
+    x86_fpu_leave(cpu);
+    interp_run_counted(cpu, b);
+    area->exit_reason = JIT_EXIT_LOOKUP;
+    if (__atomic_load_n(&cpu->interrupt_request, __ATOMIC_RELAXED)) {
+        v->look_at_requests = true;
+        return NULL;
+    }
+    if (!translatable(cpu) || wants_attention(cpu)) {
+        return NULL;
+    }
+    jit_epoch_check(cpu, v);
+    jit_area_refresh(cpu, v);
+    const IbtcEntry *e = &area->ibtc[jit_ibtc_slot(cpu->rip)];
+    if (e->va == cpu->rip) {
+        d->link_slot = NULL;
+        return e->code;
+    }
+    const JitBlock *found = d->link_slot ? NULL : jit_find_now(cpu, v->jit, area->key);
+    if (!found) {
+        return NULL;
+    }
+    v->lookups++;
+    table_fill(v, area, cpu->rip, found);
+    d->link_slot = NULL;
+    return found->ibtc_entry;
+}
+
+/* The cold block at cpu->rip; NULL: there is none. */
+static Block *cold_block_here(X86Cpu *cpu, const JitVcpu *v)
+{
+    Block *b = interprets_here(v->jit) ? interp_known_block(cpu) : NULL;
+    return b && b->runs < JIT_COLD_RUNS ? b : NULL;
+}
+
+/* The code to go on with at cpu->rip, put into the look-up table; NULL: back to the loop. May raise. */
 const uint8_t *jit_lookup(X86Cpu *cpu)
 {
     JitVcpu *v = jit_vcpu(cpu);
@@ -248,13 +325,36 @@ const uint8_t *jit_lookup(X86Cpu *cpu)
         area->context != key_context(cpu)) {
         return NULL;
     }
+    Block *cold = cold_block_here(cpu, v);
+    if (cold) {
+        return run_cold_here(cpu, v, cold);
+    }
     const JitBlock *b = jit_find_now(cpu, v->jit, area->key);
     if (!b) {
         return NULL;
     }
     v->lookups++;
+    if (area->windowed) {
+        area->stack_delta = window_delta(cpu, cpu->regs[R_RSP]);
+    }
     table_fill(v, area, cpu->rip, b);
     return b->ibtc_entry;
+}
+
+/* A link that leads to no code yet: as jit_lookup does, or the loop finds its target. May raise. */
+const uint8_t *jit_follow(X86Cpu *cpu, JitLink *link)
+{
+    JitVcpu *v = jit_vcpu(cpu);
+    JitArea *area = jit_area(cpu);
+
+    cpu->rip = area->page_va + link->target;
+    Block *cold = link->careful ? NULL : cold_block_here(cpu, v);
+    if (cold) {
+        return run_cold_here(cpu, v, cold);
+    }
+    area->exit_reason = JIT_EXIT_LINK;
+    area->exit_arg = link;
+    return NULL;
 }
 
 /* The same behind an indirect branch that is yet to be done. May raise. */
@@ -348,10 +448,6 @@ static void fill_budgets(X86Cpu *cpu, JitVcpu *v)
 #define REBUILDS       7
 #define REBUILD_CYCLES 20 /* log2 */
 
-/* A block that runs after so many others counts for COLD_RETURN runs. */
-#define COLD_GAP    512u
-#define COLD_RETURN (JIT_COLD_RUNS / 2)
-
 static JitPast *past_of(JitVcpu *v, const uint8_t *host)
 {
     uint64_t hash = (uint64_t)(uintptr_t)host * UINT64_C(0x9e3779b97f4a7c15);
@@ -364,6 +460,27 @@ static JitPast *past_of(JitVcpu *v, const uint8_t *host)
     return past;
 }
 
+/* Where so much of the code of late became hot, new code is translated at once: to interpret it first costs
+ * as much. One address in PROBES is interpreted nevertheless, so that it is known when that is over. */
+#define BET_PERCENT 35u
+#define BET_MIN     256u
+#define BET_MAX     1024u
+#define PROBES      8u
+/* Code that was hot at its address has to show it once more, one time in so many. */
+#define HOT_AGAIN 4u
+
+static bool is_likely_hot(JitVcpu *v, const JitPast *past)
+{
+    if (v->tried >= BET_MIN && v->became_hot * 100 >= v->tried * BET_PERCENT && past->tag % PROBES != 0) {
+        return true;
+    }
+    if (++v->tried >= BET_MAX) {
+        v->tried /= 2;
+        v->became_hot /= 2;
+    }
+    return false;
+}
+
 /* Whether code that is not decoded at present is to be translated at once. */
 static bool is_worth_it(JitVcpu *v, const uint8_t *host)
 {
@@ -371,6 +488,7 @@ static bool is_worth_it(JitVcpu *v, const uint8_t *host)
     uint32_t now = (uint32_t)(__builtin_ia32_rdtsc() >> REBUILD_CYCLES) & 0xfff;
 
     if (past->hot) {
+        past->hot = ++v->hot_again % HOT_AGAIN != 0;
         return true;
     }
     if (((now - past->when) & 0xfff) > 1) {
@@ -381,34 +499,28 @@ static bool is_worth_it(JitVcpu *v, const uint8_t *host)
         return true;
     }
     past->builds++;
-    return false;
+    return is_likely_hot(v, past);
 }
 
 typedef enum ColdEnd { COLD_GO_ON, COLD_LOOK, COLD_WARM } ColdEnd;
 
-/* Interprets the block at cpu->rip, unless it is WARM: to be translated. LOOK: there is something to look at
- * before the next one. */
+/* Interprets the block at cpu->rip and what follows, unless it is WARM: to be translated. LOOK: there is
+ * something to look at before what comes next. */
 static ColdEnd run_cold(X86Cpu *cpu, JitVcpu *v, const uint8_t *host, Block *b)
 {
-    if (b && b->runs >= JIT_COLD_RUNS) {
-        past_of(v, host)->hot = 1;
-        return COLD_WARM;
-    }
     if (!b && is_worth_it(v, host)) {
         return COLD_WARM;
     }
     x86_fpu_leave(cpu);
     if (!b) {
-        b = interp_find_block(cpu, false);
+        b = interp_new_block(cpu, host);
     }
-    /* Code that comes back after other code is likely to do so again; a burst may be all there ever is. */
-    uint32_t now = (uint32_t)++v->cold_runs;
-    b->runs += b->runs && now - b->when > COLD_GAP ? COLD_RETURN : 1;
-    b->when = now;
-    /* So that it goes on to no other block; then as interp_vcpu_exec does, so that no request is lost. */
-    __atomic_store_n(&cpu->interrupt_poll, 1, __ATOMIC_RELAXED);
-    interp_run(cpu, b->ops);
-    __atomic_store_n(&cpu->interrupt_poll, 0, __ATOMIC_SEQ_CST);
+    if (b->runs >= JIT_COLD_RUNS) {
+        past_of(v, host)->hot = 1;
+        v->became_hot++;
+        return COLD_WARM;
+    }
+    interp_run_counted(cpu, b);
     return __atomic_load_n(&cpu->interrupt_request, __ATOMIC_SEQ_CST) ? COLD_LOOK : COLD_GO_ON;
 }
 
@@ -420,7 +532,7 @@ static void run_loop(X86Cpu *cpu)
     bool first = true;
     JitLink *link = NULL;
     const JitCareful *way = NULL;    /* to a careful variant */
-    bool fill = false, cold = false; /* cold: interpreted code ran just now */
+    bool fill = false, cold = false; /* cold: interpreted code ran just now, or translated code found none */
 
     v->look_at_requests = false;
     fill_budgets(cpu, v);
@@ -438,6 +550,10 @@ static void run_loop(X86Cpu *cpu)
             return;
         }
         first = false;
+        if (G_UNLIKELY(jit->stress & JIT_STRESS_WINDOWS) && v->windows && cpu->cpl == 3) {
+            x86_fpu_leave(cpu);
+            windows_sample(v->windows, true);
+        }
         uint32_t key = current_key(cpu);
         bool careful = way || (link && link->careful) || (v->careful_next && v->careful_rip == cpu->rip);
         v->careful_next = false;
@@ -476,6 +592,12 @@ static void run_loop(X86Cpu *cpu)
             return;
         }
         jit_area_refresh(cpu, v);
+        if (area->key != key) { /* its windows were closed */
+            link = NULL;
+            way = NULL;
+            fill = false;
+            continue;
+        }
         if (v->epoch_seen != seen) {
             link = NULL; /* its block's memory may be somebody else's by now */
             way = NULL;
@@ -508,21 +630,22 @@ static void run_loop(X86Cpu *cpu)
         link = NULL;
         fill = false;
         area->page_va = cpu->rip & PAGE_MASK_4K;
+        ((Interp *)cpu->accel_data)->link_slot = NULL; /* what was interpreted before leads here */
         jit->thunks.enter(cpu, b->mem_entry);
         v->exits[area->exit_reason]++;
         switch ((JitExit)area->exit_reason) {
         case JIT_EXIT_LOOKUP:
+            cold = true;
             break;
         case JIT_EXIT_INDIRECT:
             jit_indirect_branch(cpu);
             fill = true;
             break;
         case JIT_EXIT_IBTC:
-            fill = true;
+            fill = cold = true;
             break;
         case JIT_EXIT_LINK:
             link = area->exit_arg;
-            cpu->rip = area->page_va + link->target;
             break;
         case JIT_EXIT_STEP:
             v->steps++;
@@ -538,6 +661,10 @@ static void run_loop(X86Cpu *cpu)
             break;
         case JIT_EXIT_POLL:
             jit_sample(jit, cpu);
+            if (v->windows && cpu->cpl == 3) {
+                x86_fpu_leave(cpu);
+                windows_sample(v->windows, false);
+            }
             return;
         }
     }
@@ -559,6 +686,9 @@ static void translated_left(X86Cpu *cpu)
 }
 
 /* ---- host faults ---- */
+
+#define PAGE_FAULT_TRAP  14
+#define PAGE_FAULT_WRITE 2
 
 static __thread X86Cpu *running_cpu;
 static struct sigaction previous_segv, previous_fpe, previous_bus;
@@ -595,15 +725,15 @@ static bool recover(ucontext_t *uc)
                                                           : cpu->regs[r];
         }
         for (unsigned r = 0; r < 16; r++) {
-            if (r >= FIRST_SPILLED) {
+            if (jit_is_spilled(r)) {
                 cpu->regs[r] = value[r];
-            } else if (r != R_RSP) {
-                g[host_gregs[r]] = (greg_t)value[r];
+            } else {
+                g[host_gregs[jit_home[r]]] = (greg_t)value[r];
             }
         }
-        g[REG_R15] = (greg_t)value[R_RSP];
         g[REG_R11] = (greg_t)area->stack_delta;
     }
+    g[REG_R15] += b->pcs[n].rsp;
     if (b->pcs[n].in_reg) {
         x86_set_arith(cpu, (uint32_t)g[REG_EFL] & FLAGS_ARITH);
     }
@@ -665,9 +795,19 @@ void jit_range_remove(const void *start)
     }
 }
 
+/* Of an operand in a window whose page is not there yet. */
+static bool fill_window(int sig, const ucontext_t *uc)
+{
+    const greg_t *g = uc->uc_mcontext.gregs;
+    Windows *w = jit_vcpu(running_cpu)->windows;
+
+    return sig == SIGSEGV && w && jit_area(running_cpu)->windowed && g[REG_TRAPNO] == PAGE_FAULT_TRAP &&
+           windows_fault(w, (uintptr_t)g[REG_CR2], g[REG_ERR] & PAGE_FAULT_WRITE);
+}
+
 __attribute__((no_stack_protector)) static void fault_handler(int sig, siginfo_t *info, void *context)
 {
-    if (!in_translated_code(context) || !recover(context)) {
+    if (!in_translated_code(context) || (!fill_window(sig, context) && !recover(context))) {
         pass_on(sig == SIGSEGV  ? &previous_segv
                 : sig == SIGBUS ? &previous_bus
                                 : &previous_fpe,
@@ -721,8 +861,17 @@ void jit_vcpu_init(Jit *jit, X86Cpu *cpu)
     g_ptr_array_add(jit->vcpus, v);
     pthread_mutex_unlock(&jit->lock);
     d->jit = v;
+    if (jit->tier) {
+        d->run_limit = JIT_COLD_RUNS;
+        d->count_return = JIT_COLD_RUNS / 2;
+        d->count_mask = MODE_CS64 | MODE_NOT_TRANSLATED | INTERP_SINGLE;
+        d->count_mode = MODE_CS64;
+    }
     if (jit->lockstep) {
         jit_lockstep_init(v);
+    }
+    if (jit->windows) {
+        v->windows = windows_new(cpu);
     }
     d->page_written = page_written;
     d->run_translated = run_translated;
@@ -745,11 +894,13 @@ void jit_vcpu_destroy(X86Cpu *cpu)
         g_aligned_free(v->tables[i].entries);
     }
     jit_lockstep_free(v);
+    windows_free(v->windows);
     d->jit = NULL;
     d->run_translated = NULL;
     d->translated_left = NULL;
     cpu->mmu->code_mapping_changed = NULL;
     d->page_written = NULL;
+    d->run_limit = 0;
     g_free(v);
 }
 
@@ -790,6 +941,9 @@ bool jit_step_one(X86Cpu *cpu)
                 break;
             }
             jit_area_refresh(cpu, v);
+            if (area->key != current_key(cpu)) {
+                continue;
+            }
             area->page_va = rip & PAGE_MASK_4K;
             v->jit->thunks.enter(cpu, b->mem_entry);
             if (area->exit_reason == JIT_EXIT_CAREFUL && !careful) {

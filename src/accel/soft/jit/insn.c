@@ -386,35 +386,40 @@ bool jit_takes_memory(const X86Insn *insn)
     }
 }
 
-JitKind jit_classify(const X86Insn *insn, uint32_t key)
+JitKind jit_kind_of(const X86Insn *insn, uint32_t key)
+{
+    return insn->form->attrs & ATTR_VECTOR ? classify_vector(insn, key) : classify_integer(insn, key);
+}
+
+JitKind jit_classify(const X86Insn *insn, uint32_t key, JitOperands *operands)
 {
     const X86Form *form = insn->form;
-    JitKind kind = form->attrs & ATTR_VECTOR ? classify_vector(insn, key) : classify_integer(insn, key);
+    const JitOperands *o = operands;
+    JitKind kind = jit_kind_of(insn, key);
 
+    jit_operands(insn, operands);
     if (insn->base == X86_REG_RIP && (insn->address_size != 8 || insn->disp > INT32_MAX - 8192)) {
         return JIT_CALLOUT;
     }
     if (kind == JIT_COPY || kind == JIT_PUSH || kind == JIT_CALL_IND || kind == JIT_JMP_IND) {
         bool write;
-        JitOperands o;
         if (insn->is_memory && jit_memory_size(insn, &write) == 0) {
             return JIT_CALLOUT;
         }
-        jit_operands(insn, &o);
-        unsigned spilled = o.spilled;
-        if (o.rm_gpr && o.rm >= FIRST_SPILLED && !o.writes[1] && o.rm != o.reg && o.rm != o.vvvv &&
-            jit_takes_memory(insn)) {
+        unsigned spilled = o->spilled;
+        if (o->rm_gpr && jit_is_spilled((unsigned)o->rm) && !o->writes[1] && o->rm != o->reg &&
+            o->rm != o->vvvv && jit_takes_memory(insn)) {
             spilled--; /* it is used in memory */
         }
         if (spilled > (insn->is_memory && form->mnemonic != X86_MULX ? 1u : 2u)) {
             return JIT_CALLOUT;
         }
-        if (o.high_byte &&
-            ((o.reg_gpr && !o.byte[0] && o.reg == R_RSP) || (o.rm_gpr && !o.byte[1] && o.rm == R_RSP))) {
+        if (o->high_byte && ((o->reg_gpr && !o->byte[0] && o->reg == R_RSP) ||
+                             (o->rm_gpr && !o->byte[1] && o->rm == R_RSP))) {
             return JIT_CALLOUT; /* RSP lives where a REX prefix is needed, which AH cannot have */
         }
-        if (o.high_byte && insn->is_memory && form->mnemonic == X86_CMPXCHG) {
-            return JIT_CALLOUT; /* AL must stay where it is */
+        if (o->high_byte && insn->is_memory && (form->mnemonic == X86_CMPXCHG || (key & KEY_WINDOW))) {
+            return JIT_CALLOUT; /* AL must stay where it is: it is wanted, or the access may fault */
         }
         if ((kind == JIT_CALL_IND || kind == JIT_JMP_IND) && insn->operand_size != 8) {
             return JIT_CALLOUT;
@@ -427,6 +432,7 @@ void jit_operands(const X86Insn *insn, JitOperands *o)
 {
     const X86Form *form = insn->form;
     uint32_t spilled = 0;
+    unsigned spilled_count = 0;
 
     memset(o, 0, sizeof(*o));
     o->reg = form->digit >= 0 ? form->digit : insn->reg;
@@ -467,11 +473,12 @@ void jit_operands(const X86Insn *insn, JitOperands *o)
         if (o->byte[role] && o->legacy_byte && number >= 4) {
             o->high_byte = true;
         }
-        if (number >= FIRST_SPILLED) {
+        if (jit_is_spilled((unsigned)number) && !(spilled >> number & 1)) {
             spilled |= 1u << number;
+            spilled_count++;
         }
     }
-    o->spilled = (unsigned)__builtin_popcount(spilled);
+    o->spilled = spilled_count;
     /* What sets the whole register does not need its old value. */
     switch (form->mnemonic) {
     case X86_MULX:
@@ -504,66 +511,71 @@ void jit_emit(Asm *a, const X86Insn *insn, const JitOperands *o, const HostMem *
                   : insn->mandatory == X86_PREFIX_F3 ? 2
                   : insn->mandatory == X86_PREFIX_F2 ? 3
                                                      : 0;
+    uint8_t spare[A_INSN], *p = a_begin(a, spare);
 
     if (form->space == X86_SPACE_EVEX) {
         unsigned vvvv = (unsigned)o->vvvv;
         x = m ? x : o->rm & 16;
-        a_byte(a, 0x62);
-        a_byte(a, (r ? 0 : 0x80u) | (x ? 0 : 0x40u) | (b ? 0 : 0x20u) | (reg & 16 ? 0 : 0x10u) | form->map);
-        a_byte(a, (unsigned)insn->rex_w << 7 | (~vvvv & 15) << 3 | 4 | pp);
-        a_byte(a, (unsigned)insn->evex_z << 7 | (unsigned)insn->evex_ll << 5 | (unsigned)insn->evex_b << 4 |
-                      (vvvv & 16 ? 0 : 8u) | insn->opmask);
+        *p++ = (uint8_t)(0x62);
+        *p++ = (uint8_t)((r ? 0 : 0x80u) | (x ? 0 : 0x40u) | (b ? 0 : 0x20u) | (reg & 16 ? 0 : 0x10u) |
+                         form->map);
+        *p++ = (uint8_t)((unsigned)insn->rex_w << 7 | (~vvvv & 15) << 3 | 4 | pp);
+        *p++ = (uint8_t)((unsigned)insn->evex_z << 7 | (unsigned)insn->evex_ll << 5 |
+                         (unsigned)insn->evex_b << 4 | (vvvv & 16 ? 0 : 8u) | insn->opmask);
     } else if (form->space == X86_SPACE_VEX) {
         unsigned last = (~(unsigned)o->vvvv & 15) << 3 | (unsigned)insn->vex_l << 2 | pp;
         if (form->map == 1 && !x && !b && !insn->rex_w) {
-            a_byte(a, 0xc5);
-            a_byte(a, (r ? 0 : 0x80u) | last);
+            *p++ = (uint8_t)(0xc5);
+            *p++ = (uint8_t)((r ? 0 : 0x80u) | last);
         } else {
-            a_byte(a, 0xc4);
-            a_byte(a, (r ? 0 : 0x80u) | (x ? 0 : 0x40u) | (b ? 0 : 0x20u) | form->map);
-            a_byte(a, (unsigned)insn->rex_w << 7 | last);
+            *p++ = (uint8_t)(0xc4);
+            *p++ = (uint8_t)((r ? 0 : 0x80u) | (x ? 0 : 0x40u) | (b ? 0 : 0x20u) | form->map);
+            *p++ = (uint8_t)((unsigned)insn->rex_w << 7 | last);
         }
     } else {
         if (insn->prefixes & X86_INSN_LOCK) {
-            a_byte(a, 0xf0);
+            *p++ = (uint8_t)(0xf0);
         }
         if (insn->prefixes & X86_INSN_66) {
-            a_byte(a, 0x66);
+            *p++ = (uint8_t)(0x66);
         }
         if (form->prefix == X86_PREFIX_F3) {
-            a_byte(a, 0xf3);
+            *p++ = (uint8_t)(0xf3);
         } else if (form->prefix == X86_PREFIX_F2) {
-            a_byte(a, 0xf2);
+            *p++ = (uint8_t)(0xf2);
         }
         unsigned rex = (unsigned)insn->rex_w << 3 | (r ? 4u : 0) | (x ? 2u : 0) | (b ? 1u : 0);
         if (rex || (insn->prefixes & X86_INSN_REX)) {
-            a_byte(a, 0x40 | rex);
+            *p++ = (uint8_t)(0x40 | rex);
         }
         if (form->map >= 1) {
-            a_byte(a, 0x0f);
+            *p++ = (uint8_t)(0x0f);
         }
         if (form->map >= 2) {
-            a_byte(a, form->map == 2 ? 0x38 : 0x3a);
+            *p++ = (uint8_t)(form->map == 2 ? 0x38 : 0x3a);
         }
     }
     if (form->plus_r) {
-        a_byte(a, (opcode & ~7u) | ((unsigned)o->rm & 7));
+        *p++ = (uint8_t)((opcode & ~7u) | ((unsigned)o->rm & 7));
     } else {
-        a_byte(a, opcode);
+        *p++ = (uint8_t)(opcode);
     }
     if (form->has_modrm) {
         if (m && form->space == X86_SPACE_EVEX) {
-            a_modrm_mem32(a, reg, m);
+            p = put_modrm_mem(p, reg, m, false); /* its disp8 is scaled */
         } else if (m) {
-            a_modrm_mem(a, reg, m);
+            p = put_modrm_mem(p, reg, m, true);
         } else {
-            a_byte(a, 0xc0 | (reg & 7) << 3 | ((unsigned)o->rm & 7));
+            *p++ = (uint8_t)(0xc0 | (reg & 7) << 3 | ((unsigned)o->rm & 7));
         }
     }
-    a_bytes(a, insn->bytes + insn->imm_offset, insn->imm_size);
+    for (unsigned k = 0; k < insn->imm_size; k++) {
+        *p++ = insn->bytes[insn->imm_offset + k];
+    }
+    a_end(a, p);
 }
 
-uint32_t jit_written_gprs(const X86Insn *insn, JitKind kind)
+uint32_t jit_written_gprs(const X86Insn *insn, JitKind kind, const JitOperands *o)
 {
     const X86Form *form = insn->form;
     uint32_t mask = 0;
@@ -604,13 +616,11 @@ uint32_t jit_written_gprs(const X86Insn *insn, JitKind kind)
     case JIT_COPY:
         break;
     }
-    JitOperands o;
-    jit_operands(insn, &o);
-    int numbers[3] = { o.reg, o.rm, o.vvvv };
+    int numbers[3] = { o->reg, o->rm, o->vvvv };
     for (unsigned k = 0; k < 3; k++) {
-        if (o.writes[k]) {
+        if (o->writes[k]) {
             unsigned n = (unsigned)numbers[k];
-            mask |= 1u << (o.byte[k] && o.legacy_byte && n >= 4 && n < 8 ? n - 4 : n);
+            mask |= 1u << (o->byte[k] && o->legacy_byte && n >= 4 && n < 8 ? n - 4 : n);
         }
     }
     for (unsigned n = 0; n < form->operand_count; n++) {
@@ -646,11 +656,10 @@ uint32_t jit_written_gprs(const X86Insn *insn, JitKind kind)
     return mask;
 }
 
-uint32_t jit_read_gprs(const X86Insn *insn, JitKind kind)
+uint32_t jit_read_gprs(const X86Insn *insn, JitKind kind, const JitOperands *o)
 {
     const X86Form *form = insn->form;
     uint32_t mask = 0;
-    JitOperands o;
 
     if (kind == JIT_NOP || kind == JIT_JCC || kind == JIT_JMP) {
         return 0;
@@ -665,13 +674,12 @@ uint32_t jit_read_gprs(const X86Insn *insn, JitKind kind)
     if (kind == JIT_LEA) {
         return mask;
     }
-    jit_operands(insn, &o);
-    int numbers[3] = { o.reg, o.rm, o.vvvv };
-    bool gpr[3] = { o.reg_gpr, o.rm_gpr, o.vvvv_gpr };
+    int numbers[3] = { o->reg, o->rm, o->vvvv };
+    bool gpr[3] = { o->reg_gpr, o->rm_gpr, o->vvvv_gpr };
     for (unsigned k = 0; k < 3; k++) {
         if (gpr[k]) {
             unsigned n = (unsigned)numbers[k];
-            mask |= 1u << (o.byte[k] && o.legacy_byte && n >= 4 && n < 8 ? n - 4 : n);
+            mask |= 1u << (o->byte[k] && o->legacy_byte && n >= 4 && n < 8 ? n - 4 : n);
         }
     }
     for (unsigned n = 0; n < form->operand_count; n++) {
@@ -705,6 +713,45 @@ uint32_t jit_read_gprs(const X86Insn *insn, JitKind kind)
         break;
     }
     return mask;
+}
+
+uint32_t jit_narrow_gprs(const X86Insn *insn, JitKind kind, const JitOperands *o)
+{
+    const X86Form *form = insn->form;
+
+    if (kind == JIT_LEA) {
+        return insn->operand_size == 4 ? 1u << insn->reg : 0;
+    }
+    if (kind != JIT_COPY || form->operand_count == 0) {
+        return 0;
+    }
+    switch (form->mnemonic) {
+    case X86_MOVZX:
+    case X86_MOVSX:
+    case X86_MOVSXD:
+        return insn->operand_size >= 4 ? 1u << insn->reg : 0;
+    case X86_MOV:
+    case X86_ADD:
+    case X86_SUB:
+    case X86_AND:
+    case X86_OR:
+    case X86_XOR:
+    case X86_NEG:
+    case X86_NOT:
+    case X86_INC:
+    case X86_DEC:
+    case X86_SHL:
+    case X86_SHR:
+    case X86_SAR:
+    case X86_ROL:
+    case X86_ROR:
+    case X86_BSWAP:
+        return insn->operand_size == 4 && form->operands[0].size == X86_SIZE_V
+                   ? jit_written_gprs(insn, kind, o)
+                   : 0;
+    default:
+        return 0;
+    }
 }
 
 int jit_constant_move(const X86Insn *insn, JitKind kind, int32_t *amount)

@@ -8,8 +8,20 @@
 #include "accel/soft/jit/emit.h"
 #include "arch/x86/decode.h"
 
-/* The guest's general registers from this one on live in memory. */
-#define FIRST_SPILLED 11
+/* Where the guest's general registers are in translated code: a host register, or in memory (-1). Those of
+ * the first encoding stay where they are, so that instructions need not grow; of the others the ones that
+ * programs use most (r12, r13, r15). */
+static const int8_t jit_home[16] = { H_RAX, H_RCX, H_RDX, H_RBX, H_R15, H_RBP, H_RSI, H_RDI,
+                                     -1,    -1,    -1,    -1,    H_R8,  H_R9,  -1,    H_R10 };
+#define JIT_SPILLED 0x4f00u /* a mask of those in memory */
+static inline bool jit_is_spilled(unsigned reg)
+{
+    return JIT_SPILLED >> reg & 1;
+}
+
+/* Bits of a key that are not in the mode word. */
+#define KEY_CAREFUL (1u << 21) /* every access has its own check */
+#define KEY_WINDOW  (1u << 22) /* users' operands are in windows: see window.c */
 
 typedef enum JitKind {
     JIT_COPY, /* the same instruction with other operands */
@@ -31,8 +43,20 @@ typedef enum JitKind {
     JIT_STEP,    /* control goes to the interpreter for one instruction */
 } JitKind;
 
-/* The allow list. key: the mode in which it runs. Only for 64-bit code. */
-JitKind jit_classify(const X86Insn *insn, uint32_t key);
+/* Operands as numbers in the encoding; general registers are the guest's until the translator puts host
+ * numbers there. */
+typedef struct JitOperands {
+    int reg, rm, vvvv;
+    bool reg_gpr, rm_gpr, vvvv_gpr;
+    bool byte[3], reads[3], writes[3]; /* of reg, rm, vvvv where they are general registers */
+    unsigned spilled;                  /* how many different ones of r12 to r15 */
+    bool high_byte;                    /* one is AH, CH, DH or BH */
+    bool legacy_byte;                  /* byte registers 4 to 7 are these, for lack of a REX prefix */
+} JitOperands;
+/* What an instruction is, but for operands that make a call-out of it. */
+JitKind jit_kind_of(const X86Insn *insn, uint32_t key);
+/* The allow list, and the operands. key: the mode in which it runs. Only for 64-bit code. */
+JitKind jit_classify(const X86Insn *insn, uint32_t key, JitOperands *operands);
 /* Whether control never falls through. */
 static inline bool jit_ends_block(JitKind kind)
 {
@@ -48,22 +72,15 @@ bool jit_flags_conditional(const X86Insn *insn);
 /* Bytes of the memory operand; 0: not known. */
 unsigned jit_memory_size(const X86Insn *insn, bool *write);
 /* A mask of the guest's general registers that are written. */
-uint32_t jit_written_gprs(const X86Insn *insn, JitKind kind);
+uint32_t jit_written_gprs(const X86Insn *insn, JitKind kind, const JitOperands *o);
+/* Those of them that hold a number of 32 bits afterwards, signed or not, whatever they held before; may leave
+ * some out. */
+uint32_t jit_narrow_gprs(const X86Insn *insn, JitKind kind, const JitOperands *o);
 /* Those that are read, as addresses too; may name more than are. */
-uint32_t jit_read_gprs(const X86Insn *insn, JitKind kind);
+uint32_t jit_read_gprs(const X86Insn *insn, JitKind kind, const JitOperands *o);
 /* The register that moves by a constant (*amount), or -1. */
 int jit_constant_move(const X86Insn *insn, JitKind kind, int32_t *amount);
 
-/* Operands as numbers in the encoding; general registers are the guest's until the translator puts host
- * numbers there. */
-typedef struct JitOperands {
-    int reg, rm, vvvv;
-    bool reg_gpr, rm_gpr, vvvv_gpr;
-    bool byte[3], reads[3], writes[3]; /* of reg, rm, vvvv where they are general registers */
-    unsigned spilled;                  /* how many different ones of r12 to r15 */
-    bool high_byte;                    /* one is AH, CH, DH or BH */
-    bool legacy_byte;                  /* byte registers 4 to 7 are these, for lack of a REX prefix */
-} JitOperands;
 void jit_operands(const X86Insn *insn, JitOperands *o);
 /* Whether the instruction does with a memory operand what it does with a register (rm) in its place. */
 bool jit_takes_memory(const X86Insn *insn);

@@ -37,19 +37,18 @@ static void test_round_trip(void)
     unsigned copied = 0, called = 0, memory = 0;
     for (unsigned i = 0; i < 1000000; i++) {
         X86Insn insn, again;
+        JitOperands o;
         uint8_t code[32];
         Asm a = { .p = code, .end = code + sizeof(code) };
         if (!draw(&insn)) {
             continue;
         }
-        if (jit_classify(&insn, KEY) != JIT_COPY) {
+        if (jit_classify(&insn, KEY, &o) != JIT_COPY) {
             called++;
             g_assert_true(insn.is_memory || !(insn.form->attrs & X86_ATTR_NATIVE));
             continue;
         }
-        g_assert_cmpint(jit_classify(&insn, KEY & ~MODE_AVX512_OK), ==, JIT_CALLOUT);
-        JitOperands o;
-        jit_operands(&insn, &o);
+        g_assert_cmpint(jit_classify(&insn, KEY & ~MODE_AVX512_OK, &o), ==, JIT_CALLOUT);
         HostMem m = mem_index(H_R13, g_test_rand_bit() ? H_R12 : -1, 0, (int8_t)g_test_rand_int() * 3);
         if (o.rm_gpr) {
             o.rm = H_R12;

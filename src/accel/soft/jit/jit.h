@@ -4,17 +4,16 @@
  * The guest speaks the host's instruction set, so that translated code is mostly the guest's own instructions
  * with their memory operands rewritten. While translated code runs:
  *
- *   rax rcx rdx rbx rbp rsi rdi r8 r9 r10   the guest's registers of the same name
+ *   rax rcx rdx rbx rbp rsi rdi             the guest's registers of the same name
+ *   r8 r9 r10                               the guest's r12, r13, r15 (jit_home)
  *   r15                                     the guest's rsp
  *   r12 (T0), r13 (T1)                      scratch
- *   r11 (SD)                                host minus guest address of the stack page: JitArea.stack_lo
- *   r14 (BASE)                              the X86Cpu plus CPU_BIAS; the guest's r11 to r15 live there.
- *                                           Processors rename memory behind a register and a constant, so
- *                                           that what goes through there has no latency; they do not behind
- *                                           a segment base
- *   rsp                                     the host's stack
- *   RFLAGS                                  the guest's arithmetic flags, or nothing, or they are in cpu->cc
- *   xmm/ymm, x87, MXCSR                     the guest's, where cpu->fpu_stale is 0; else they are in
+ *   r11 (SD)                                host minus guest address of the stack page: JitArea.stack_lo;
+ * with KEY_WINDOW that of rsp's window r14 (BASE)                              the X86Cpu plus CPU_BIAS; the
+ * guest's r11 to r15 live there. Processors rename memory behind a register and a constant, so that what goes
+ * through there has no latency; they do not behind a segment base rsp                                     the
+ * host's stack RFLAGS                                  the guest's arithmetic flags, or nothing, or they are
+ * in cpu->cc xmm/ymm, x87, MXCSR                     the guest's, where cpu->fpu_stale is 0; else they are in
  *                                           cpu->xsave
  *
  * Invariants:
@@ -31,7 +30,8 @@
  *     Its memory is not used again before every vCPU has dropped its look-up tables.
  *     A page whose code is written often (code beside data, code that is made as it runs) is not protected
  * against writes: its blocks compare the guest's bytes with what they were made of each time they are
- * entered, and end behind every instruction that may write memory.
+ * entered, and end behind every instruction that may write memory. Immediates that are patched all the
+ * time are read from there instead (varying.c).
  *  7. C code never runs with the guest's vector or x87 state in the registers unless it is compiled without
  * them.
  *  8. In code where the flags are live they are in RFLAGS or in cpu->cc; probes are emitted only where RFLAGS
@@ -45,6 +45,7 @@
 #include "accel/soft/interp/ops.h"
 #include "accel/soft/jit/emit.h"
 #include "accel/soft/jit/insn.h"
+#include "accel/soft/jit/window.h"
 #include "arch/x86/decode.h"
 
 #define T0   H_R12
@@ -53,7 +54,7 @@
 #define BASE H_R14
 #define GSP  H_R15
 /* So that what is used most lies within a byte's displacement. */
-#define CPU_BIAS 0x118
+#define CPU_BIAS 0x100
 static inline HostMem mem_cpu(uint64_t offset)
 {
     return mem_base(BASE, (int64_t)offset - CPU_BIAS);
@@ -62,12 +63,11 @@ static inline HostMem mem_cpu(uint64_t offset)
 #define JIT_SLOTS      16
 #define JIT_MAX_INSNS  64
 #define JIT_MAX_GROUPS 32
-#define JIT_IBTC_BITS  14
+#define JIT_IBTC_BITS  16
 #define JIT_IBTC_SIZE  (1u << JIT_IBTC_BITS)
 #define JIT_IBTC_HASH  UINT32_C(0x9e3779b1)
+G_STATIC_ASSERT(JIT_IBTC_SIZE - 1 <= UINT16_MAX);
 
-/* Bits of a key that are not in the mode word. */
-#define KEY_CAREFUL (1u << 21) /* every access has its own check */
 /* Modes that are not translated. */
 #define MODE_NOT_TRANSLATED (MODE_TF | MODE_BP | MODE_AC | MODE_VM86)
 
@@ -81,7 +81,7 @@ typedef enum JitExit {
     JIT_EXIT_LOOKUP,   /* cpu->rip is set */
     JIT_EXIT_IBTC,     /* the same, and the look-up table had no entry */
     JIT_EXIT_INDIRECT, /* an indirect branch, not done: exit_arg is the target, exit_info the rest */
-    JIT_EXIT_LINK,     /* JitArea.exit_arg is the link that was followed */
+    JIT_EXIT_LINK,     /* cpu->rip is set, JitArea.exit_arg is the link that was followed */
     JIT_EXIT_CAREFUL,  /* the block's careful variant is wanted: exit_arg is the JitCareful */
     JIT_EXIT_STEP,     /* the instruction at cpu->rip is the interpreter's */
     JIT_EXIT_CHANGED,  /* exit_info is not 0: see jit_block_scattered, exit_arg is some address in its code;
@@ -104,6 +104,8 @@ typedef struct JitArea {
     uint64_t stack_lo;    /* a page that may be read and written with SD; JIT_NO_STACK: none */
     uint64_t stack_delta; /* what SD is, while C runs */
     IbtcEntry *ibtc;      /* of the current key */
+    /* By bits 40 to 47 of a user's address: host minus guest address of what is mapped for it there. */
+    uint64_t windows[WINDOW_SLOTS];
     uint64_t tmp[4];
     uint64_t site_save[3]; /* T0, rax and rcx, in a site thunk */
     uint64_t t1;           /* what T1 held, while a stack probe is refilled */
@@ -125,9 +127,11 @@ typedef struct JitArea {
         exit_info; /* page offset of the branch | JitIndirect << 12 | RET's operand or CALL's length << 14 */
     uint32_t key;  /* of the running code, without KEY_CAREFUL */
     uint32_t context, table;
-    uint64_t save[16];   /* guest registers whose host registers a fast loop uses */
-    uint32_t sites_used; /* some of X86Cpu.jit_sites hold something */
-    uint64_t drops;      /* X86Mmu.drops, when sites were last right */
+    bool windowed;                    /* SD is that of rsp's window */
+    uint64_t kernel_lo, kernel_delta; /* stack_lo and stack_delta of other code, while that of windows runs */
+    uint64_t save[16];                /* guest registers whose host registers a fast loop uses */
+    uint32_t sites_used;              /* some of X86Cpu.jit_sites hold something */
+    uint64_t drops;                   /* X86Mmu.drops, when sites were last right */
     uint64_t loop_count;
     JitLoop loops[JIT_LOOPS];
     uint64_t loop_delta[JIT_MAX_GROUPS];
@@ -195,6 +199,7 @@ typedef struct JitPc {
     uint16_t in_reg : 1;  /* the flags are in RFLAGS, else in cpu->cc (or dead) */
     uint16_t fast : 1;    /* in the fast loop: registers are where JitBlock.fast_host says */
     uint16_t exit : 1;    /* no instruction of the block: where it goes on, for lockstep */
+    int16_t rsp;          /* what is to be added to the guest's rsp */
 } JitPc;
 /* For lockstep. Flags: that it or what follows may look at; that the manual leaves undefined there. */
 typedef struct JitPcFlags {
@@ -210,6 +215,7 @@ typedef struct JitPage {
     bool often;         /* its blocks check themselves since since_ns */
     bool has_split;     /* something in it is in Jit.split */
     bool has_scattered; /* something in it is in Jit.scattered */
+    bool has_varying;   /* something in it is in Jit.varying */
     bool hot;           /* its code is run much: its accesses get places in X86Cpu.jit_sites */
     uint8_t heat;
     uint32_t sampled; /* Jit.samples, when its code was found running last */
@@ -244,6 +250,7 @@ struct JitBlock {
     int8_t fast_host[16];   /* -1: in memory */
     uint16_t fast_borrowed; /* guest registers that are in JitArea.save meanwhile */
     uint16_t undefined;     /* flags, at some exit */
+    const uint8_t *made_of; /* of a block that checks itself: the code */
     uint64_t va, runs;      /* -d out_asm: where it was when it was made, how often it was entered */
 };
 
@@ -308,10 +315,11 @@ typedef struct Jit {
      */
     GHashTable *split;
     GHashTable *scattered; /* host addresses of guest instructions whose accesses change pages all the time */
+    GHashTable *varying;   /* host addresses of guest instructions whose immediates are patched */
     uint64_t epoch;        /* atomic */
     uint64_t code_bytes, cold_bytes, translated, insns, stale_count, evictions;
     uint64_t cycles; /* of the host's TSC, that translation took */
-    bool elide, chain, loops, sites, tier, superblocks, lookahead, returns;
+    bool elide, chain, loops, sites, tier, superblocks, lookahead, returns, windows;
     unsigned next_site, next_loop;
     bool bmi2;          /* the host has it */
     unsigned max_insns; /* of a block */
@@ -320,9 +328,10 @@ typedef struct Jit {
     unsigned stress;         /* JIT_STRESS_* */
 } Jit;
 
-#define JIT_STRESS_EVICT 1u /* blocks become stale at random */
-#define JIT_STRESS_FLUSH 2u /* the TLB is flushed at random */
-#define JIT_STRESS_POLL  4u /* interrupts seem to be wanted all the time */
+#define JIT_STRESS_EVICT   1u /* blocks become stale at random */
+#define JIT_STRESS_FLUSH   2u /* the TLB is flushed at random */
+#define JIT_STRESS_POLL    4u /* interrupts seem to be wanted all the time */
+#define JIT_STRESS_WINDOWS 8u /* every process gets windows at once */
 
 typedef struct JitLockstep JitLockstep;
 
@@ -338,6 +347,7 @@ typedef struct JitPast {
 } JitPast;
 
 #define JIT_TABLES 24
+#define JIT_FILLS  4096u
 typedef struct JitVcpu {
     X86Cpu *cpu;
     Jit *jit;
@@ -345,7 +355,9 @@ typedef struct JitVcpu {
         IbtcEntry *entries;
         uint32_t key;
         unsigned context; /* of the MMU */
-        bool empty;
+        /* How many entries were filled, and where, as long as these are few. */
+        unsigned fill_count;
+        uint16_t fills[JIT_FILLS];
         uint64_t used; /* when, by `clock` */
     } tables[JIT_TABLES];
     unsigned table_count;
@@ -358,11 +370,14 @@ typedef struct JitVcpu {
     uint64_t exits[JIT_EXIT_POLL + 1]; /* by JitExit */
     uint64_t callouts[X86_MNEMONIC_COUNT];
     JitLockstep *lockstep;
+    Windows *windows; /* NULL: there are none */
     /* The block at careful_rip is to be the careful variant: the other one was left on the way to it. */
     uint64_t careful_rip;
     bool careful_next;
     uint32_t random; /* for stress */
-    uint64_t cold_runs;
+    uint32_t tried,
+        became_hot; /* blocks that were interpreted first, of late, and how many were then translated */
+    uint32_t hot_again;
     JitPast past[1u << JIT_PAST_BITS];
 } JitVcpu;
 
@@ -379,6 +394,11 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *page, unsigned off
                         uint32_t key, bool check, bool *full);
 /* Makes the look-up the way of a link whose target must not be linked to. false: no room. */
 bool jit_emit_far_link(Jit *jit, JitLink *link);
+
+/* ---- varying.c ---- */
+/* A block that checks itself found other code: notes what of it may be left out of the check from now on. The
+ * lock is held. */
+void jit_note_varying(Jit *jit, JitPage *page, const JitBlock *b);
 
 /* ---- dump.c ---- */
 /* Which blocks ran most, to the log. No vCPU runs. */
@@ -455,6 +475,7 @@ int jit_callout(X86Cpu *cpu, JitCallout *callout);
 int jit_callout_end(X86Cpu *cpu, JitCallout *callout);
 const uint8_t *jit_lookup(X86Cpu *cpu);
 const uint8_t *jit_lookup_indirect(X86Cpu *cpu);
+const uint8_t *jit_follow(X86Cpu *cpu, JitLink *link);
 
 static inline JitVcpu *jit_vcpu(X86Cpu *cpu)
 {
@@ -468,6 +489,12 @@ static inline const uint8_t *jit_rx(const Jit *jit, const uint8_t *rw)
 {
     return rw + jit->rx_delta;
 }
+/* An empty table: 0 is an address that is looked up in the first two entries. */
+static inline void jit_table_init(IbtcEntry *entries)
+{
+    entries[0].va = entries[1].va = 1;
+}
+/* Where the code for an address is found; what was there before is in the entry beside it. */
 static inline unsigned jit_ibtc_slot(uint64_t va)
 {
     return ((uint32_t)va * JIT_IBTC_HASH) >> (32 - JIT_IBTC_BITS);

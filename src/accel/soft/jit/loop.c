@@ -24,6 +24,10 @@
 #define SHORT_ROUNDS 12
 #define SHORT_WAIT   100
 
+/* Small rounds are there several times, up to so many instructions, so that interrupts are looked for less
+ * often. */
+#define MAX_COPIED 32
+
 #define STATE(f) mem_cpu(fast->state + offsetof(JitLoop, f))
 #define SAVE(n)  mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, save) + 8u * (unsigned)(n))
 
@@ -56,6 +60,58 @@ static int take(uint16_t *pool)
     return reg;
 }
 
+/* Whether T0 is needed within the round, where no register of it is in memory. */
+static bool needs_scratch(const T *t, const TInsn *i, uint16_t written)
+{
+    const X86Insn *insn = &i->insn;
+
+    if (i->kind == JIT_LEA) {
+        return insn->base == X86_REG_RIP || insn->address_size != 8;
+    }
+    if (!insn->is_memory || i->kind != JIT_COPY) {
+        return false;
+    }
+    return i->memory.group < 0 || i->operands.high_byte ||
+           (insn->base < 16 && insn->index != X86_REG_NONE && (written >> insn->base & 1) &&
+            (i->narrow || (written >> insn->index & 1)));
+}
+
+/* In windows a loop needs no count of rounds: an operand that moves by less than a window's surroundings in
+ * each of them comes to lie there before it is past them. Its deltas stay where they are; nothing has to make
+ * room for them. */
+static bool plan_plain(T *t, JitFast *fast, const bool *groups_used, uint16_t written)
+{
+    static const int8_t homes[] = { T0, T1, SD };
+    unsigned count = 0;
+
+    for (unsigned k = 0; k < t->count; k++) {
+        const TInsn *i = &t->insns[k];
+        bool access = i->insn.is_memory && i->kind == JIT_COPY;
+        if (needs_scratch(t, i, written) || (access && !groups_used[i->memory.group])) {
+            return false;
+        }
+    }
+    for (unsigned n = 0; n < t->group_count; n++) {
+        if (groups_used[n]) {
+            const Group *g = &t->groups[n];
+            if (count == G_N_ELEMENTS(homes)) {
+                return false;
+            }
+            fast->group[n] = homes[count++];
+            fast->with_base[n] =
+                g->base == X86_REG_NONE || g->base == X86_REG_RIP || !(written >> g->base & 1);
+            fast->with_index[n] =
+                !fast->with_base[n] && g->index != X86_REG_NONE && !(written >> g->index & 1);
+        }
+    }
+    fast->counter = -1;
+    fast->borrowed = count == G_N_ELEMENTS(homes) ? 1u << SD : 0;
+    fast->plain = true;
+    memcpy(t->b->fast_host, t->host, sizeof(t->host));
+    t->b->fast_borrowed = 0;
+    return true;
+}
+
 bool loop_plan(T *t, unsigned offset, JitFast *fast)
 {
     const TInsn *last = &t->insns[t->count - 1];
@@ -74,8 +130,8 @@ bool loop_plan(T *t, unsigned offset, JitFast *fast)
         if (i->kind != JIT_COPY && i->kind != JIT_LEA && i->kind != JIT_NOP && i->kind != JIT_JCC) {
             return false;
         }
-        read |= (uint16_t)jit_read_gprs(&i->insn, i->kind);
-        written |= (uint16_t)jit_written_gprs(&i->insn, i->kind);
+        read |= (uint16_t)jit_read_gprs(&i->insn, i->kind, &i->operands);
+        written |= (uint16_t)jit_written_gprs(&i->insn, i->kind, &i->operands);
         if (i->kind == JIT_COPY && i->insn.is_memory) {
             int64_t stride;
             if (i->memory.group >= 0 && group_stride(t, &t->groups[i->memory.group], &stride)) {
@@ -86,36 +142,36 @@ bool loop_plan(T *t, unsigned offset, JitFast *fast)
             }
         }
     }
+    if (t->window && (written >> R_RSP & 1)) {
+        return false;
+    }
     own = read | written;
     fast->written = written;
-    if (!any && !(own >> FIRST_SPILLED)) {
+    if (!any && !(own & JIT_SPILLED)) {
         return false; /* nothing to gain */
     }
-    /* Host registers to lend: of guest registers that the block does not use. Guest rsp's is r15. */
-    uint16_t pool = 0;
-    for (unsigned g = 0; g < FIRST_SPILLED; g++) {
-        if (g != R_RSP && !(own >> g & 1)) {
-            pool |= (uint16_t)(1u << g);
-        }
+    if (t->window && !(own & JIT_SPILLED) && plan_plain(t, fast, groups_used, written)) {
+        return true;
     }
-    if (!(own >> R_RSP & 1)) {
-        pool |= 1u << GSP;
+    memset(fast->group, -1, sizeof(fast->group));
+    /* Host registers to lend: of guest registers that the block does not use. */
+    uint16_t pool = 0;
+    for (unsigned g = 0; g < 16; g++) {
+        if (!jit_is_spilled(g) && !(own >> g & 1)) {
+            pool |= (uint16_t)(1u << jit_home[g]);
+        }
     }
     /* What does not fit makes T0 and T1 scratch registers, as they are elsewhere. */
     unsigned wanted = 1;
     for (unsigned g = 0; g < t->group_count; g++) {
         wanted += groups_used[g];
     }
-    for (unsigned g = FIRST_SPILLED; g < 16; g++) {
-        wanted += own >> g & 1;
-    }
+    wanted += (unsigned)__builtin_popcount(own & JIT_SPILLED);
     for (unsigned k = 0; k < t->count; k++) {
         const X86Insn *insn = &t->insns[k].insn;
-        JitOperands o;
-        jit_operands(insn, &o);
         bool moving =
             insn->is_memory && insn->base < 16 && insn->index != X86_REG_NONE && (written >> insn->base & 1);
-        if (moving || (insn->is_memory && o.high_byte) || t->insns[k].kind == JIT_LEA) {
+        if (moving || (insn->is_memory && t->insns[k].operands.high_byte) || t->insns[k].kind == JIT_LEA) {
             fast->scratch = true;
         }
     }
@@ -145,16 +201,15 @@ bool loop_plan(T *t, unsigned offset, JitFast *fast)
         }
     }
     memcpy(t->b->fast_host, t->host, sizeof(t->host));
-    for (unsigned g = FIRST_SPILLED; g < 16; g++) {
-        if (own >> g & 1) {
+    for (unsigned g = 0; g < 16; g++) {
+        if (own & JIT_SPILLED & 1u << g) {
             t->b->fast_host[g] = (int8_t)take(&pool);
         }
     }
     fast->borrowed = (uint16_t)(all & ~pool);
     t->b->fast_borrowed = 0;
-    for (unsigned g = 0; g < FIRST_SPILLED; g++) {
-        int host = g == R_RSP ? GSP : (int)g;
-        if (fast->borrowed >> host & 1) {
+    for (unsigned g = 0; g < 16; g++) {
+        if (!jit_is_spilled(g) && (fast->borrowed >> jit_home[g] & 1)) {
             t->b->fast_host[g] = -1;
             t->b->fast_borrowed |= (uint16_t)(1u << g);
         }
@@ -176,6 +231,10 @@ bool loop_operand(T *t, const TInsn *i, HostMem *m)
     int index = -1;
     if (insn->base == X86_REG_RIP) {
         disp += i->offset + insn->length;
+    }
+    if (fast->with_index[n] && t->host[insn->base] >= 0) {
+        *m = mem_index(t->host[insn->base], reg, 0, disp);
+        return true;
     }
     if (insn->index != X86_REG_NONE) {
         index = t->host[insn->index];
@@ -211,24 +270,29 @@ void loop_restore(T *t, const JitFast *fast, bool used_up)
 {
     Asm *a = &t->a;
 
-    if (used_up) {
+    if (fast->plain) {
+    } else if (used_up) {
         a_mov_mem_imm32(a, STATE(left), 0);
     } else {
         a_op_mem(a, false, 0x89, (unsigned)fast->counter, STATE(left));
     }
-    for (unsigned g = FIRST_SPILLED; g < 16; g++) {
+    for (unsigned g = 0; g < 16; g++) {
         int host = t->b->fast_host[g];
-        if (host >= 0 && (fast->written >> g & 1)) {
+        if (jit_is_spilled(g) && host >= 0 && (fast->written >> g & 1)) {
             a_mov_store(a, REG(g), (unsigned)host);
         }
     }
-    for (unsigned g = 0; g < FIRST_SPILLED; g++) {
+    for (unsigned g = 0; g < 16; g++) {
         if (t->b->fast_borrowed >> g & 1) {
-            a_mov_load(a, g == R_RSP ? GSP : g, SAVE(g));
+            a_mov_load(a, (unsigned)jit_home[g], SAVE(g));
         }
     }
     if (fast->borrowed >> SD & 1) {
-        a_mov_load(a, SD, AREA(stack_delta));
+        if (t->window) {
+            block_window_delta(t, GSP, SD, SD);
+        } else {
+            a_mov_load(a, SD, AREA(stack_delta));
+        }
     }
 }
 
@@ -275,6 +339,47 @@ static void out(T *t, uint8_t *site, const JitFast *fast, uint8_t *to)
     c->retry = to;
 }
 
+void loop_emit_plain(T *t, const JitFast *plan)
+{
+    static __thread JitFast kept; /* the cold code comes later */
+    Asm *a = &t->a;
+    JitFast *fast = &kept;
+
+    kept = *plan;
+    for (unsigned n = t->group_count; n-- > 0;) { /* that in T0 last */
+        const Group *g = &t->groups[n];
+        if (fast->group[n] < 0) {
+            continue;
+        }
+        unsigned to = (unsigned)fast->group[n];
+        group_start(t, g);
+        block_window_delta(t, T0, T0, to);
+        if (fast->with_base[n] && g->base == X86_REG_RIP) {
+            a_op_mem(a, true, 0x03, to, AREA(page_va));
+        } else if (fast->with_base[n] && g->base != X86_REG_NONE) {
+            a_op_reg(a, true, 0x03, to, (unsigned)t->host[g->base]);
+        } else if (fast->with_index[n]) {
+            a_lea(a, to, mem_index((int)to, t->host[g->index], g->scale, 0));
+        }
+    }
+    a_align(a, 16);
+    fast->top = a->p;
+    a_op_mem(a, false, 0x83, 7, CPU(interrupt_poll));
+    a_byte(a, 0);
+    out(t, a_jcc_forward(a, CC_NE), fast, jit_rw(t->jit, t->b->mem_poll_entry));
+    t->fast = fast;
+    fast->copies = MAX_COPIED / t->count;
+    do {
+        fast->copies -= fast->copies > 0;
+        t->f = (FlagState){ 0 };
+        t->t1_group = -1;
+        for (unsigned k = 0; k < t->count && !a->overflow; k++) {
+            block_emit_insn(t, k);
+        }
+    } while (fast->copies > 0 && !a->overflow);
+    t->fast = NULL;
+}
+
 uint8_t *loop_emit(T *t, JitFast *fast, uint8_t *normal)
 {
     static __thread JitFast kept; /* the cold code comes later */
@@ -315,6 +420,10 @@ uint8_t *loop_emit(T *t, JitFast *fast, uint8_t *normal)
         group_stride(t, g, &stride);
         uint8_t *retry = a->p;
         group_start(t, g);
+        if (t->window) {
+            block_window_delta(t, T0, T1, T1); /* as far as it gets in MAX_ROUNDS, too */
+            goto found;
+        }
         block_tlb_entry(t, T0);
         a_op_mem(a, true, 0x2b, T0, mem_base(T1, tag));
         a_alu_imm(a, true, 7, T0, (int32_t)(4096 - span));
@@ -348,6 +457,7 @@ uint8_t *loop_emit(T *t, JitFast *fast, uint8_t *normal)
             a_mov_store(a, AREA(loop_count), T0);
         }
         a_mov_load(a, T1, mem_base(T1, offsetof(TlbEntry, addend)));
+    found:
         if (fast->with_base[n] && g->base == X86_REG_RIP) {
             a_op_mem(a, true, 0x03, T1, AREA(page_va));
         } else if (fast->with_base[n] && g->base != X86_REG_NONE) {
@@ -360,13 +470,13 @@ uint8_t *loop_emit(T *t, JitFast *fast, uint8_t *normal)
         a_mov_store(a, mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, loop_delta) + 8u * n), T1);
     }
     /* Registers change hands. */
-    for (unsigned g = 0; g < FIRST_SPILLED; g++) {
+    for (unsigned g = 0; g < 16; g++) {
         if (t->b->fast_borrowed >> g & 1) {
-            a_mov_store(a, SAVE(g), g == R_RSP ? GSP : g);
+            a_mov_store(a, SAVE(g), (unsigned)jit_home[g]);
         }
     }
-    for (unsigned g = FIRST_SPILLED; g < 16; g++) {
-        if (t->b->fast_host[g] >= 0) {
+    for (unsigned g = 0; g < 16; g++) {
+        if (jit_is_spilled(g) && t->b->fast_host[g] >= 0) {
             a_mov_load(a, (unsigned)t->b->fast_host[g], REG(g));
         }
     }

@@ -195,16 +195,17 @@ static void emit_pushf(T *t, TInsn *i)
 
     block_stack_check(t, i, &i->stack, mem_base(GSP, -8));
     block_flags_want(t);
-    if (i->live_after && !t->f.in_mem) {
+    if ((i->live_after || t->window) && !t->f.in_mem) {
         block_flags_save(a);
         t->f.in_mem = true;
     }
-    a_bytes(a, "\x9c\x41\x5c", 3); /* pushfq; pop T0 */
+    t->pcs[t->pc_count - 1].in_reg = false; /* should the stack not be there */
+    a_bytes(a, "\x9c\x41\x5c", 3);          /* pushfq; pop T0 */
     a_alu_imm(a, false, 4, T0, FLAGS_ALL);
     a_op_mem(a, true, 0x0b, T0, CPU(rflags));
     a_alu_imm(a, true, 4, T0, (int32_t) ~(uint32_t)(FLAG_RF | FLAG_VM));
     t->f.in_reg = false;
-    a_mov_store(a, block_stack_operand(i), T0);
+    a_mov_store(a, block_stack_operand(t, i), T0);
     a_lea(a, GSP, mem_base(GSP, -8));
 }
 
@@ -221,7 +222,7 @@ static void emit_popf(T *t, TInsn *i)
     block_stack_check(t, i, &i->stack, mem_base(GSP, 0));
     block_flags_release(t, 0);
     block_t1_release(t);
-    a_mov_load(a, T0, block_stack_operand(i));
+    a_mov_load(a, T0, block_stack_operand(t, i));
     a_mov_reg(a, T1, T0);
     a_op_mem(a, false, 0x33, T1, CPU(rflags));
     a_op_reg(a, false, 0xf7, 0, T1); /* test T1d, other */

@@ -17,7 +17,7 @@ typedef struct TcgAccel {
     GMutex lock;
     GPtrArray *vcpus; /* of X86Cpu * */
     Jit *jit;
-    bool use_jit, elide, chain, loops, sites, tier, superblocks, lookahead, returns, lockstep;
+    bool use_jit, elide, chain, loops, sites, tier, superblocks, lookahead, returns, windows, lockstep;
     uint32_t size_mib, max_insns, lockstep_every;
     char *stress;
 } TcgAccel;
@@ -28,7 +28,7 @@ static void tcg_instance_init(Object *obj)
     g_mutex_init(&tcg->lock);
     tcg->vcpus = g_ptr_array_new();
     tcg->use_jit = tcg->elide = tcg->chain = tcg->loops = tcg->sites = tcg->tier = true;
-    tcg->superblocks = tcg->lookahead = true;
+    tcg->superblocks = tcg->lookahead = tcg->windows = true;
     tcg->size_mib = DEFAULT_SIZE_MIB;
     tcg->max_insns = JIT_MAX_INSNS;
     tcg->lockstep_every = 1;
@@ -44,7 +44,7 @@ static void tcg_instance_finalize(Object *obj)
     g_mutex_clear(&tcg->lock);
 }
 
-/* evict, flush, poll, joined by '+'. */
+/* evict, flush, poll, windows, joined by '+'. */
 static bool parse_stress(const char *text, unsigned *stress, GError **error)
 {
     char **words = g_strsplit(text ? text : "", "+", -1);
@@ -57,11 +57,14 @@ static bool parse_stress(const char *text, unsigned *stress, GError **error)
             *stress |= JIT_STRESS_FLUSH;
         } else if (strcmp(words[i], "poll") == 0) {
             *stress |= JIT_STRESS_POLL;
+        } else if (strcmp(words[i], "windows") == 0) {
+            *stress |= JIT_STRESS_WINDOWS;
         } else {
             ok = false;
-            error_set(error,
-                      "-accel tcg: stress=%s: '%s' is not one of evict, flush and poll (joined by '+')", text,
-                      words[i]);
+            error_set(
+                error,
+                "-accel tcg: stress=%s: '%s' is not one of evict, flush, poll and windows (joined by '+')",
+                text, words[i]);
         }
     }
     g_strfreev(words);
@@ -108,6 +111,7 @@ static bool tcg_setup(Accel *accel, AddressSpace *memory, GError **error)
         tcg->jit->superblocks = tcg->superblocks;
         tcg->jit->lookahead = tcg->lookahead;
         tcg->jit->returns = tcg->returns;
+        tcg->jit->windows = tcg->windows && tcg->jit->bmi2 && !tcg->lockstep && !tcg->returns;
         tcg->jit->max_insns = tcg->max_insns;
         tcg->jit->lockstep = tcg->lockstep;
         tcg->jit->lockstep_every = tcg->lockstep_every;
@@ -205,8 +209,8 @@ static char *tcg_info(Accel *accel)
                 text,
                 "        look-ups %" G_GUINT64_FORMAT ", links %" G_GUINT64_FORMAT
                 ", entries %" G_GUINT64_FORMAT ", refills %" G_GUINT64_FORMAT " (%" G_GUINT64_FORMAT
-                " in vain), steps %" G_GUINT64_FORMAT ", interpreted blocks %" G_GUINT64_FORMAT "\n",
-                v->lookups, v->links, v->fills, v->refills, v->refill_failures, v->steps, v->cold_runs);
+                " in vain), steps %" G_GUINT64_FORMAT ", interpreted blocks %u\n",
+                v->lookups, v->links, v->fills, v->refills, v->refill_failures, v->steps, d->runs);
             static const char *const names[] = { "look-up", "table", "indirect", "link",
                                                  "careful", "step",  "changed",  "poll" };
             g_string_append(text, "        exits:");
@@ -214,6 +218,16 @@ static char *tcg_info(Accel *accel)
                 g_string_append_printf(text, " %s %" G_GUINT64_FORMAT, names[k], v->exits[k]);
             }
             g_string_append_c(text, '\n');
+            if (v->windows) {
+                WindowCounts c;
+                windows_counts(v->windows, &c);
+                g_string_append_printf(
+                    text,
+                    "        windows: %" G_GUINT64_FORMAT " processes, %u pages; %" G_GUINT64_FORMAT
+                    " mapped, %" G_GUINT64_FORMAT " faults, %" G_GUINT64_FORMAT
+                    " looked at again, %" G_GUINT64_FORMAT " dropped; given up %" G_GUINT64_FORMAT " times\n",
+                    c.spaces, c.pages, c.mapped, c.faults, c.checked, c.dropped, c.given_up);
+            }
             if (v->lockstep) {
                 g_string_append_printf(text, "        compared blocks: %" G_GUINT64_FORMAT "\n",
                                        jit_lockstep_checked(v));
@@ -223,6 +237,12 @@ static char *tcg_info(Accel *accel)
     }
     g_mutex_unlock(&tcg->lock);
     return g_string_free(text, FALSE);
+}
+
+static bool tcg_aliases_ram(Accel *accel)
+{
+    const TcgAccel *tcg = (TcgAccel *)accel;
+    return tcg->use_jit && tcg->windows && !tcg->lockstep;
 }
 
 static void tcg_vcpu_kick(Accel *accel, X86Cpu *cpu)
@@ -238,6 +258,7 @@ static const Property tcg_properties[] = {
     PROP_BOOL("tier", TcgAccel, tier, true, "interpret code that has run a few times only"),
     PROP_BOOL("superblocks", TcgAccel, superblocks, true, "go on in a block behind forward branches"),
     PROP_BOOL("returns", TcgAccel, returns, false, "let the host predict returns"),
+    PROP_BOOL("windows", TcgAccel, windows, true, "map the memory of processes that run for long"),
     PROP_BOOL("lookahead", TcgAccel, lookahead, true, "look for flags that are dead where a block goes on"),
     PROP_BOOL("chain", TcgAccel, chain, true, "go from block to block without a look-up in C"),
     PROP_UINT32("tb-size", TcgAccel, size_mib, DEFAULT_SIZE_MIB,
@@ -245,7 +266,8 @@ static const Property tcg_properties[] = {
     PROP_UINT32("max-insns", TcgAccel, max_insns, JIT_MAX_INSNS, "instructions of a block, at most"),
     PROP_BOOL("lockstep", TcgAccel, lockstep, false, "compare each block with the interpreter (one vCPU)"),
     PROP_UINT32("lockstep-every", TcgAccel, lockstep_every, 1, "compare one block of so many"),
-    PROP_STR("stress", TcgAccel, stress, NULL, "evict, flush, poll (joined by '+'): do that at random"),
+    PROP_STR("stress", TcgAccel, stress, NULL,
+             "evict, flush, poll, windows (joined by '+'): do that at random"),
     PROP_END,
 };
 
@@ -259,6 +281,7 @@ static void tcg_class_init(ObjectClass *klass, const void *class_data)
     accel->vcpu_destroy = tcg_vcpu_destroy;
     accel->vcpu_exec = tcg_vcpu_exec;
     accel->vcpu_kick = tcg_vcpu_kick;
+    accel->aliases_ram = tcg_aliases_ram;
     accel->info = tcg_info;
     object_class_add_properties(klass, tcg_properties);
 }

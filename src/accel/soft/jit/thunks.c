@@ -10,23 +10,22 @@
 #define AREA(field) mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, field))
 #define REG(n)      mem_cpu(offsetof(X86Cpu, regs) + 8u * (n))
 
-/* Guest registers that live in host registers of the same number. */
-static const uint8_t pinned[] = { H_RAX, H_RCX, H_RDX, H_RBX, H_RBP, H_RSI, H_RDI, H_R8, H_R9, H_R10 };
-
 static void save_registers(Asm *a)
 {
-    for (unsigned i = 0; i < sizeof(pinned); i++) {
-        a_mov_store(a, REG(pinned[i]), pinned[i]);
+    for (unsigned g = 0; g < 16; g++) {
+        if (jit_home[g] >= 0) {
+            a_mov_store(a, REG(g), (unsigned)jit_home[g]);
+        }
     }
-    a_mov_store(a, REG(R_RSP), GSP);
 }
 
 static void load_registers(Asm *a)
 {
-    for (unsigned i = 0; i < sizeof(pinned); i++) {
-        a_mov_load(a, pinned[i], REG(pinned[i]));
+    for (unsigned g = 0; g < 16; g++) {
+        if (jit_home[g] >= 0) {
+            a_mov_load(a, (unsigned)jit_home[g], REG(g));
+        }
     }
-    a_mov_load(a, GSP, REG(R_RSP));
     a_mov_load(a, SD, AREA(stack_delta));
 }
 
@@ -274,13 +273,31 @@ static void make_lookup(Asm *a, JitThunks *t)
     enter_c(a, 0);
     call_c(a, (const void *)jit_lookup_indirect);
     uint8_t *on = a_jmp_forward(a);
-    /* T0: the guest address. */
+    /* Called; eight bytes with the JitLink's address follow. */
     a_align(a, 16);
-    t->ibtc_miss = t->stale = a->p;
+    t->link = a->p;
+    a_pop(a, T1);
+    a_mov_load(a, T1, mem_base(T1, 0));
+    enter_c(a, 0);
+    a_mov_reg(a, H_RSI, T1);
+    call_c(a, (const void *)jit_follow);
+    uint8_t *follow = a_jmp_forward(a);
+    /* T0: the guest address, T1: its entry, which is not the right one. The one beside it, perhaps. */
+    a_align(a, 16);
+    t->ibtc_miss = a->p;
+    a_alu_imm(a, true, 6, T1, sizeof(IbtcEntry));
+    a_op_mem(a, true, 0x39, T0, mem_base(T1, 0));
+    uint8_t *nowhere = a_jcc_forward(a, CC_NE);
+    a_op_mem(a, false, 0xff, 4, mem_base(T1, offsetof(IbtcEntry, code)));
+    a_align(a, 16);
+    /* T0: the guest address. */
+    t->stale = a->p;
+    a_bind(a, nowhere);
     a_mov_store(a, CPU(rip), T0);
     enter_c(a, 0);
     call_c(a, (const void *)jit_lookup);
     a_bind(a, on);
+    a_bind(a, follow);
     a_op_reg(a, true, 0x85, H_RAX, H_RAX);
     uint8_t *none = a_jcc_forward(a, CC_E);
     a_mov_reg(a, T1, H_RAX);
@@ -307,7 +324,7 @@ bool jit_thunks_make(Jit *jit, Asm *a)
     make_leave(a);
 
     make_lookup(a, t);
-    a_bind_to(no_return, t->ibtc_miss);
+    a_bind_to(no_return, t->stale);
     t->poll = a->p;
     a_mov_store(a, CPU(rip), T0);
     leave_with(a, t, JIT_EXIT_POLL);
@@ -319,13 +336,6 @@ bool jit_thunks_make(Jit *jit, Asm *a)
     t->step = a->p;
     a_mov_store(a, CPU(rip), T0);
     leave_with(a, t, JIT_EXIT_STEP);
-
-    /* Called; eight bytes with the JitLink's address follow. */
-    t->link = a->p;
-    a_pop(a, T1);
-    a_mov_load(a, T1, mem_base(T1, 0));
-    a_mov_store(a, AREA(exit_arg), T1);
-    leave_with(a, t, JIT_EXIT_LINK);
 
     /* Called; a JitCareful follows. */
     t->careful = a->p;
@@ -371,7 +381,7 @@ bool jit_thunks_make(Jit *jit, Asm *a)
     load_registers(a);
     a_mov_load(a, T0, CPU(rip));
     t->chain = a->p;
-    a_op_reg(a, false, 0x69, T1, T0);
+    a_op_reg(a, false, 0x69, T1, T0); /* imul T1d, T0d, HASH */
     a_u32(a, JIT_IBTC_HASH);
     a_shr_imm(a, false, T1, 32 - JIT_IBTC_BITS - 4);
     a_alu_imm(a, false, 4, T1, (JIT_IBTC_SIZE - 1) << 4);

@@ -65,6 +65,7 @@ static uint8_t *emit_indirect_probe(T *t, const TInsn *i, JitIndirect kind, unsi
     c->type = COLD_INDIRECT;
     c->site = site;
     c->target = (int32_t)(i->offset | (unsigned)kind << 12 | extra << 14);
+    c->rsp = t->rsp;
     return site;
 }
 
@@ -72,8 +73,10 @@ static uint8_t *emit_indirect_probe(T *t, const TInsn *i, JitIndirect kind, unsi
  * it. */
 static void align_site(Asm *a, unsigned prefix)
 {
-    while ((((uintptr_t)a->p + prefix) & 15) > 12) {
-        a_byte(a, 0x90);
+    unsigned at = (unsigned)((uintptr_t)a->p + prefix) & 15;
+    static const char *const nops[] = { "\x90", "\x66\x90", "\x0f\x1f\x00" };
+    if (at > 12) {
+        a_bytes(a, nops[15 - at], 16 - at);
     }
 }
 
@@ -93,7 +96,7 @@ static void emit_far(T *t, int32_t target, FlagState f, unsigned live)
     uint8_t *miss = emit_ibtc_probe(t);
     emit_ibtc_jump(t);
     if (!a->overflow) {
-        a_bind_to(miss, t->jit->thunks.ibtc_miss);
+        a_bind_to(miss, t->jit->chain ? t->jit->thunks.ibtc_miss : t->jit->thunks.stale);
     }
 }
 
@@ -111,18 +114,26 @@ static void emit_link_stub(T *t, JitLink *link)
     }
 }
 
+/* A jump to a direct target in the page, which is looked up when it is followed first. */
+static void emit_link_jump(T *t, int32_t target, FlagState f)
+{
+    JitLink *link = new_link(t, target, f, false);
+    align_site(&t->a, 1);
+    link->site = a_jmp_forward(&t->a);
+    Cold *c = block_add_cold(t);
+    c->type = COLD_LINK;
+    c->link = link;
+}
+
 /* Leaves the block for a direct target. */
 void block_emit_exit(T *t, int32_t target)
 {
-    Asm *a = &t->a;
+
     if (!is_near(t, target)) {
         emit_far(t, target, t->f, t->live_out);
         return;
     }
-    JitLink *link = new_link(t, target, t->f, false);
-    align_site(a, 1);
-    link->site = a_jmp_forward(a);
-    emit_link_stub(t, link);
+    emit_link_jump(t, target, t->f);
 }
 
 /* Before a call that is to push a return; RFLAGS are free. */
@@ -176,7 +187,7 @@ static void emit_call(T *t, TInsn *i, int32_t next, int32_t target)
         a_lea(a, T0, mem_base(T0, (int64_t)target - next));
         uint8_t *miss = emit_ibtc_probe(t);
         if (!a->overflow) {
-            a_bind_to(miss, t->jit->thunks.ibtc_miss);
+            a_bind_to(miss, t->jit->chain ? t->jit->thunks.ibtc_miss : t->jit->thunks.stale);
         }
         emit_returns_check(t);
         a_op_mem(a, false, 0xff, 6, mem_index(GSP, SD, 0, 0)); /* push */
@@ -271,11 +282,10 @@ static void emit_copy(T *t, TInsn *i)
 {
     Asm *a = &t->a;
     const X86Insn *insn = &i->insn;
-    JitOperands o;
+    JitOperands o = i->operands;
     HostMem m = { .base = -1, .index = -1 };
     unsigned reads, writes, touched = (insn->form->flags_written | insn->form->flags_undefined) & FLAGS_ALL;
 
-    jit_operands(insn, &o);
     block_flags_of(i, &reads, &writes);
     X86Insn other;
     bool in_memory = false;
@@ -408,6 +418,9 @@ static void stack_check_keeping_t0(T *t, TInsn *i)
     const Access *access = &i->stack;
     bool checked = !t->careful && access->group >= 0 && t->groups[access->group].checked;
 
+    if (t->window) {
+        return;
+    }
     if (!checked) {
         a_mov_store(&t->a, AREA(tmp[2]), T0);
     }
@@ -425,12 +438,12 @@ static void emit_push(T *t, TInsn *i)
     if (insn->is_memory) {
         load_t0(t, i);
         stack_check_keeping_t0(t, i);
-        a_mov_store(a, block_stack_operand(i), T0);
-        a_lea(a, GSP, mem_base(GSP, -8));
+        a_mov_store(a, block_stack_operand(t, i), T0);
+        block_stack_move(t, -8);
         return;
     }
     block_stack_check(t, i, &i->stack, mem_base(GSP, -8));
-    HostMem top = block_stack_operand(i);
+    HostMem top = block_stack_operand(t, i);
     if (insn->imm_size) {
         a_op_mem(a, true, 0xc7, 0, top);
         a_u32(a, (uint32_t)insn->imm);
@@ -440,7 +453,7 @@ static void emit_push(T *t, TInsn *i)
         load_t0(t, i);
         a_mov_store(a, top, T0);
     }
-    a_lea(a, GSP, mem_base(GSP, -8));
+    block_stack_move(t, -8);
 }
 
 static void emit_pop(T *t, TInsn *i)
@@ -449,15 +462,16 @@ static void emit_pop(T *t, TInsn *i)
 
     block_stack_check(t, i, &i->stack, mem_base(GSP, 0));
     if (is_spilled(t, i->insn.rm)) {
-        a_mov_load(a, T0, block_stack_operand(i));
+        a_mov_load(a, T0, block_stack_operand(t, i));
         a_mov_store(a, REG(i->insn.rm), T0);
     } else {
-        a_mov_load(a, (unsigned)host_reg(t, i->insn.rm), block_stack_operand(i));
+        a_mov_load(a, (unsigned)host_reg(t, i->insn.rm), block_stack_operand(t, i));
         if (i->insn.rm == R_RSP) {
+            t->rsp = 0;
             return;
         }
     }
-    a_lea(a, GSP, mem_base(GSP, 8));
+    block_stack_move(t, 8);
 }
 
 static void emit_lea(T *t, TInsn *i)
@@ -484,8 +498,20 @@ static void emit_lea(T *t, TInsn *i)
         a_byte(a, 0x66);
     }
     a_op_mem(a, size == 8, 0x8d, to, m);
+    if (insn->reg == R_RSP) {
+        t->rsp = 0;
+    }
     if (spilled) {
         a_mov_store(a, REG(insn->reg), T0);
+    }
+}
+
+/* The guest's rsp is to be what it says. RFLAGS stay. */
+static void flush_rsp(T *t)
+{
+    if (t->rsp) {
+        a_lea(&t->a, GSP, mem_base(GSP, t->rsp));
+        t->rsp = 0;
     }
 }
 
@@ -494,8 +520,93 @@ static void emit_return_address(T *t, TInsn *i, unsigned scratch)
     Asm *a = &t->a;
     a_mov_load(a, scratch, AREA(page_va));
     a_lea(a, scratch, mem_base((int)scratch, i->offset + i->insn.length));
-    a_mov_store(a, block_stack_operand(i), scratch);
-    a_lea(a, GSP, mem_base(GSP, -8));
+    a_mov_store(a, block_stack_operand(t, i), scratch);
+    block_stack_move(t, -8);
+    flush_rsp(t);
+}
+
+/* Before an instruction that needs RFLAGS for itself and may fault afterwards. */
+static void release_flags_for(T *t, unsigned live)
+{
+    block_flags_release(t, live);
+    t->pcs[t->pc_count - 1].in_reg = false;
+}
+
+/* Whether an instruction may come where the guest's rsp is yet to be moved (T.rsp). */
+static bool leaves_rsp(const TInsn *i)
+{
+    const X86Insn *insn = &i->insn;
+    const JitOperands *o = &i->operands;
+
+    switch (i->kind) {
+    case JIT_NOP:
+    case JIT_LEA:
+    case JIT_POP:
+    case JIT_LEAVE:
+    case JIT_CALL:
+    case JIT_RET:
+        return true;
+    case JIT_PUSH:
+        return insn->is_memory || insn->imm_size || insn->rm != R_RSP;
+    case JIT_CALL_IND:
+        return insn->is_memory || insn->rm != R_RSP;
+    case JIT_COPY:
+        return !(o->reg_gpr && o->reg == R_RSP) && !(o->rm_gpr && o->rm == R_RSP) &&
+               !(o->vvvv_gpr && o->vvvv == R_RSP);
+    default:
+        return false;
+    }
+}
+
+/* Whether the block accesses the stack behind this instruction, whatever its branches do. */
+static bool touches_stack_behind(const T *t, unsigned k)
+{
+    for (k++; k < t->count && t->insns[k].kind != JIT_JCC; k++) {
+        const TInsn *i = &t->insns[k];
+        if (i->stack.group >= 0 || (i->memory.group >= 0 && t->groups[i->memory.group].stack)) {
+            return true;
+        }
+        if (i->kind != JIT_COPY && i->kind != JIT_LEA && i->kind != JIT_NOP) {
+            return false;
+        }
+    }
+    return false;
+}
+
+#define MAX_ABSORBED 8192
+#define MAX_MOVE     65536 /* of the stack pointer, in one instruction */
+
+/* Whether SD has to be looked up behind the instruction, since rsp may be in another window. What pushes and
+ * pops touches each page on its way, so that it cannot get past what surrounds a window; and so do constant
+ * moves in blocks that access the stack whenever they are run. */
+static bool moves_stack(const T *t, unsigned k)
+{
+    const TInsn *i = &t->insns[k];
+    int32_t amount;
+
+    switch (i->kind) {
+    case JIT_COPY:
+    case JIT_LEA:
+        if (!(jit_written_gprs(&i->insn, i->kind, &i->operands) >> R_RSP & 1)) {
+            return false;
+        }
+        return i->varies || jit_constant_move(&i->insn, i->kind, &amount) != R_RSP || amount > MAX_MOVE ||
+               amount < -MAX_MOVE || !(t->touched || touches_stack_behind(t, k));
+    case JIT_POP:
+        return i->insn.rm == R_RSP;
+    default:
+        return i->kind == JIT_LEAVE;
+    }
+}
+
+/* Whether ADD or SUB of rsp is done with the pushes and pops around it. */
+static bool is_absorbed(const T *t, unsigned k)
+{
+    const TInsn *i = &t->insns[k];
+    int32_t amount;
+    return t->window && i->kind == JIT_COPY && !i->varies && !i->live_after &&
+           jit_constant_move(&i->insn, i->kind, &amount) == R_RSP && amount <= MAX_ABSORBED &&
+           amount >= -MAX_ABSORBED && t->rsp <= MAX_ABSORBED && t->rsp >= -MAX_ABSORBED && !moves_stack(t, k);
 }
 
 void block_emit_insn(T *t, unsigned k)
@@ -505,6 +616,10 @@ void block_emit_insn(T *t, unsigned k)
     Asm *a = &t->a;
     int32_t next = i->offset + insn->length;
 
+    bool absorbed = is_absorbed(t, k);
+    if (!absorbed && !leaves_rsp(i)) {
+        flush_rsp(t);
+    }
     size_t host = (size_t)(a->p - t->b->code);
     if (host > UINT16_MAX) {
         a->overflow = t->too_many = true;
@@ -512,14 +627,27 @@ void block_emit_insn(T *t, unsigned k)
     if (t->jit->lockstep) {
         t->pc_flags[t->pc_count] = (JitPcFlags){ .live = i->live_before, .undefined = i->undefined_before };
     }
-    t->pcs[t->pc_count++] = (JitPc){
-        .host = (uint16_t)host, .offset = i->offset, .in_reg = t->f.in_reg, .fast = t->fast != NULL
-    };
+    t->pcs[t->pc_count++] = (JitPc){ .host = (uint16_t)host,
+                                     .offset = i->offset,
+                                     .in_reg = t->f.in_reg,
+                                     .fast = t->fast != NULL,
+                                     .rsp = t->rsp };
     switch (i->kind) {
     case JIT_NOP:
         break;
     case JIT_COPY:
-        emit_copy(t, i);
+        if (absorbed) {
+            int32_t amount;
+            jit_constant_move(insn, i->kind, &amount);
+            t->rsp = (int16_t)(t->rsp + amount);
+            t->f = (FlagState){ 0 };
+            return;
+        }
+        if (i->varies) {
+            block_emit_varying(t, i, t->b->page);
+        } else {
+            emit_copy(t, i);
+        }
         break;
     case JIT_LEA:
         emit_lea(t, i);
@@ -531,6 +659,15 @@ void block_emit_insn(T *t, unsigned k)
         emit_pop(t, i);
         break;
     case JIT_LEAVE:
+        if (t->window) {
+            block_t1_release(t);
+            block_window_delta(t, H_RBP, T1, T1);
+            a_mov_load(a, T0, mem_index(H_RBP, T1, 0, 0));
+            a_lea(a, GSP, mem_base(H_RBP, 8));
+            a_mov_reg(a, H_RBP, T0);
+            t->rsp = 0;
+            break;
+        }
         block_stack_check(t, i, &i->memory, mem_base(H_RBP, 0));
         a_mov_load(a, T0, mem_index(H_RBP, SD, 0, 0));
         a_lea(a, GSP, mem_base(H_RBP, 8));
@@ -538,12 +675,12 @@ void block_emit_insn(T *t, unsigned k)
         break;
     case JIT_CALL:
         block_stack_check(t, i, &i->stack, mem_base(GSP, -8));
-        block_flags_release(t, i->live_after);
+        release_flags_for(t, i->live_after);
         emit_return_address(t, i, T0);
         emit_call(t, i, next, next + (int32_t)insn->imm);
         break;
     case JIT_CALL_IND:
-        block_flags_release(t, t->live_out);
+        release_flags_for(t, t->live_out);
         load_t0(t, i);
         stack_check_keeping_t0(t, i);
         emit_indirect_probe(t, i, JIT_INDIRECT_CALL, insn->length);
@@ -562,9 +699,9 @@ void block_emit_insn(T *t, unsigned k)
         }
         break;
     case JIT_RET:
-        block_flags_release(t, t->live_out);
+        release_flags_for(t, t->live_out);
         block_stack_check(t, i, &i->stack, mem_base(GSP, 0));
-        a_mov_load(a, T0, block_stack_operand(i));
+        a_mov_load(a, T0, block_stack_operand(t, i));
         if (predicts_returns(t)) {
             a_op_mem(a, true, 0x3b, T0, mem_base(H_RSP, 8));
             Cold *c = block_add_cold(t);
@@ -577,14 +714,15 @@ void block_emit_insn(T *t, unsigned k)
             break;
         }
         emit_indirect_probe(t, i, JIT_INDIRECT_RET, (unsigned)insn->imm);
-        a_lea(a, GSP, mem_base(GSP, 8 + (int64_t)insn->imm));
+        a_lea(a, GSP, mem_base(GSP, 8 + (int64_t)insn->imm + t->rsp));
+        t->rsp = 0;
         emit_ibtc_jump(t);
         break;
     case JIT_JMP:
         block_emit_exit(t, next + (int32_t)insn->imm);
         break;
     case JIT_JMP_IND:
-        block_flags_release(t, t->live_out);
+        release_flags_for(t, t->live_out);
         load_t0(t, i);
         emit_indirect_probe(t, i, JIT_INDIRECT_JMP, 0);
         emit_ibtc_jump(t);
@@ -593,6 +731,14 @@ void block_emit_insn(T *t, unsigned k)
         block_flags_want(t);
         if (k + 1 < t->count) {
             emit_side_exit(t, i);
+            break;
+        }
+        if (t->fast && t->fast->copies > 0) {
+            align_site(a, 2);
+            a_byte(a, 0x0f);
+            a_byte(a, 0x80 | ((insn->form->opcode & 15) ^ 1));
+            a_u32(a, 0);
+            emit_taken(t, a->p - 4, next);
             break;
         }
         if (t->fast) {
@@ -649,6 +795,9 @@ void block_emit_insn(T *t, unsigned k)
         emit_step(t, i->offset);
         break;
     }
+    if (t->window && moves_stack(t, k)) {
+        block_window_delta(t, GSP, T0, SD);
+    }
 }
 
 /* ---- entries ---- */
@@ -662,9 +811,12 @@ static bool wants_flags_in_reg(const T *t)
     for (unsigned k = 0; k < t->count; k++) {
         const TInsn *i = &t->insns[k];
         unsigned reads, writes;
-        if (i->kind == JIT_CALLOUT || i->kind == JIT_STEP || i->kind == JIT_STRING || i->kind == JIT_SYSTEM ||
-            i->stack.group >= 0 || (i->insn.is_memory && i->kind != JIT_LEA && i->kind != JIT_NOP) ||
-            i->kind == JIT_LEAVE) {
+        if (i->kind == JIT_CALLOUT || i->kind == JIT_STEP || i->kind == JIT_STRING || i->kind == JIT_SYSTEM) {
+            return false;
+        }
+        if (!t->window &&
+            (i->stack.group >= 0 || (i->insn.is_memory && i->kind != JIT_LEA && i->kind != JIT_NOP) ||
+             i->kind == JIT_LEAVE)) {
             return false;
         }
         block_flags_of(i, &reads, &writes);
@@ -729,6 +881,11 @@ static void emit_count(T *t)
 }
 
 /* Compares the guest's code with what it is now. RFLAGS are free, and T0 and T1. */
+static bool varies_at(const T *t, unsigned at)
+{
+    return t->varying && (t->varies[at / 64] >> (at % 64) & 1);
+}
+
 static void emit_check(T *t, const uint8_t *page, const uint8_t *second, const uint8_t *changed)
 {
     Asm *a = &t->a;
@@ -739,7 +896,14 @@ static void emit_check(T *t, const uint8_t *page, const uint8_t *second, const u
         unsigned part = second && offset + left > 4096 ? 4096 - offset : left;
         a_mov_imm64(a, T0, (uint64_t)(uintptr_t)code);
         for (unsigned k = 0; k < part;) {
-            unsigned size = part - k >= 4 ? 4 : 1;
+            if (varies_at(t, k)) { /* which a block in two pages has not */
+                k++;
+                continue;
+            }
+            unsigned size = 1;
+            if (part - k >= 4 && !varies_at(t, k + 1) && !varies_at(t, k + 2) && !varies_at(t, k + 3)) {
+                size = 4;
+            }
             a_op_mem(a, false, size == 4 ? 0x81 : 0x80, 7, mem_base(T0, k));
             if (size == 4) {
                 uint32_t v;
@@ -870,10 +1034,7 @@ static void emit_cold(T *t, bool warm)
                 a_bind(a, c->site);
                 loop_restore(t, c->fast, false);
                 if (is_near(t, c->target)) {
-                    JitLink *link = new_link(t, c->target, c->flags, false);
-                    align_site(a, 1);
-                    link->site = a_jmp_forward(a);
-                    emit_link_stub(t, link);
+                    emit_link_jump(t, c->target, c->flags);
                 } else {
                     emit_far(t, c->target, c->flags, t->live_out);
                 }
@@ -919,6 +1080,17 @@ static void emit_cold(T *t, bool warm)
             break;
         case COLD_INDIRECT:
             a_bind(a, c->site);
+            if (jit->chain) { /* the entry beside it */
+                a_alu_imm(a, true, 6, T1, sizeof(IbtcEntry));
+                a_op_mem(a, true, 0x39, T0, mem_base(T1, 0));
+                uint8_t *there = a_jcc_forward(a, CC_E);
+                if (!a->overflow) {
+                    a_bind_to(there, c->site + 4);
+                }
+            }
+            if (c->rsp) {
+                a_lea(a, GSP, mem_base(GSP, c->rsp));
+            }
             a_mov_mem_imm32(a, AREA(exit_info), (uint32_t)c->target);
             a_jmp(a, jit->thunks.indirect);
             break;
@@ -947,7 +1119,7 @@ static uint8_t *loop_way_on(T *t, unsigned offset)
     uint8_t *way = a->p;
     a_mov_load(a, T0, AREA(page_va));
     a_lea(a, T0, mem_base(T0, offset));
-    a_jmp(a, t->jit->thunks.ibtc_miss);
+    a_jmp(a, t->jit->thunks.stale);
     return way;
 }
 
@@ -981,6 +1153,8 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     t->f = (FlagState){ 0 };
     t->t1_group = -1;
     t->t0_at = NULL;
+    t->rsp = 0;
+    t->touched = false;
     t->fpu = t->straddles = false;
     t->check = check;
     t->too_many = false;
@@ -988,20 +1162,25 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     t->exits = 0;
     t->fast = NULL;
     for (int g = 0; g < 16; g++) {
-        t->host[g] = (int8_t)(g == R_RSP ? GSP : g >= FIRST_SPILLED ? -1 : g);
+        t->host[g] = jit_home[g];
     }
     t->jit = jit;
     t->cpu = cpu;
     t->key = key;
+    t->window = key & KEY_WINDOW;
     t->careful = (key & KEY_CAREFUL) || !jit->elide ||
-                 (first_page->has_split && g_hash_table_contains(jit->split, page + offset));
+                 (!t->window && first_page->has_split && g_hash_table_contains(jit->split, page + offset));
     t->scattered = first_page->has_scattered;
+    t->varying = false;
     t->live_out = FLAGS_ALL;
     t->a = (Asm){ .p = region->used, .end = region->end };
     t->cold_asm = (Asm){ .p = region->cold_used, .end = region->cold_end };
     block_decode(t, page, offset, second);
     if (t->count == 0) {
         return NULL;
+    }
+    if (check && !second && first_page->has_varying) {
+        block_find_varying(t, page, offset);
     }
     t->sites = jit->sites && (!jit->chain || in_tight_loop(t, offset));
     block_liveness(t, page);
@@ -1016,6 +1195,9 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     b->count = (uint16_t)t->count;
     uint8_t *changed = t->a.p;
     if (check) {
+        uint8_t *made_of = jit_alloc(jit, b->length, false);
+        memcpy(made_of, t->snapshot, b->length);
+        b->made_of = made_of;
         a_mov_mem_imm32(&t->a, AREA(exit_info), 0);
         a_mov_imm64(&t->a, T1, (uint64_t)(uintptr_t)b);
         a_mov_load(&t->a, T0, AREA(page_va));
@@ -1030,12 +1212,16 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     if (check) {
         emit_check(t, page, second, changed);
     }
-    for (unsigned k = 0; k < t->count && !t->a.overflow; k++) {
+    const TInsn *last = &t->insns[t->count - 1];
+    JitFast fast = { 0 };
+    bool loop = !t->a.overflow && !t->varying && loop_plan(t, offset, &fast);
+    if (fast.plain) {
+        loop_emit_plain(t, &fast);
+    }
+    for (unsigned k = 0; k < t->count && !t->a.overflow && !fast.plain; k++) {
         block_emit_insn(t, k);
     }
-    const TInsn *last = &t->insns[t->count - 1];
-    JitFast fast;
-    if (!t->a.overflow && loop_plan(t, offset, &fast)) {
+    if (!t->a.overflow && loop && !fast.plain) {
         uint8_t *back = loop_emit(t, &fast, loop_way_on(t, offset));
         for (unsigned k = 0; k < t->cold_count; k++) {
             if (t->cold[k].type == COLD_TAKEN && t->cold[k].target == (int32_t)offset && !t->a.overflow) {
@@ -1046,6 +1232,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     }
     if (!jit_ends_block(last->kind) &&
         !(last->kind == JIT_CALLOUT && (last->insn.form->attrs & X86_ATTR_END))) {
+        flush_rsp(t);
         block_emit_exit(t, t->next);
     }
     t->body_end = (uint32_t)(t->a.p - b->code);

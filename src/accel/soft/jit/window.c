@@ -1,0 +1,625 @@
+/*
+ * Windows onto the memory of processes that run for long.
+ *
+ * Of the guest's user half, each TiB that a process uses gets as much of the host's address space (nothing is
+ * behind it at first), with room before and behind it (WINDOW_GUARD). The distance of the two is in
+ * JitArea.windows: code that is made for this (KEY_WINDOW) adds it to an address and needs no other check.
+ * Where nothing is mapped the host faults; windows_fault() then maps the RAM that the guest's page tables
+ * say, with no more rights than they give, and the instruction is run again. What they do not give is the
+ * interpreter's, which raises what there is to raise.
+ *
+ * Invariants:
+ *  1. A page in a window is a copy of a TLB entry: it comes from the page tables as mmu_look() reads them,
+ * and goes before the vCPU's next translated instruction when the MMU says that it is void (X86Mmu.dropped).
+ *  2. It may be written only where a write needs no more bookkeeping (accessed, dirty, dirty logs, code).
+ *  3. Windows are a vCPU's own, and are changed by its thread only.
+ *
+ * A mapping costs as much as some ten thousand looks at the TLB, so only address spaces that ran for some
+ * milliseconds get windows, and lose them for a while where pages come and go too fast.
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "accel/soft/jit/window.h"
+#include "accel/soft/jit/jit.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <sys/mman.h>
+
+#define WINDOW_SIZE   (UINT64_C(1) << WINDOW_SHIFT)
+#define SPACE_WINDOWS 8u  /* of an address space */
+#define POOL_WINDOWS  24u /* of a vCPU */
+#define MAX_PAGES     16384u
+#define EXPECTED      16u
+#define HEAT_ON       2u /* how often it was found running before it gets windows */
+#define WRITTEN_LOG2  16
+#define LARGE         (UINT64_C(2) << 20)
+#define CR3_TABLE     UINT64_C(0x000ffffffffff000)
+
+/* Host time, in cycles, that all this may take of an address space's: so much at first, and this part of what
+ * passes. */
+#define CREDIT_FIRST (INT64_C(1) << 26)
+#define CREDIT_SHARE 6
+/* What a fault takes before and behind windows_fault, and the guest's next access to a page that is new. */
+#define COST_FAULT 6000
+/* How long an address space goes without after that, at first; the next time its first credit is smaller. */
+#define PAUSE_CYCLES (UINT64_C(1) << 28)
+
+/* Flags in the low bits of a page's host address. */
+#define PAGE_WRITABLE UINT64_C(1)
+#define PAGE_LARGE    UINT64_C(2)
+#define PAGE_HOST     (~UINT64_C(0xfff))
+
+typedef struct Space {
+    uint64_t pgd; /* whose it is */
+    bool on, stale;
+    unsigned heat;
+    struct {
+        uint64_t guest; /* where it begins */
+        uint8_t *host;  /* the same place here */
+    } windows[SPACE_WINDOWS];
+    unsigned window_count;
+    /* Guest page -> host page and flags. Large ones are under their first page with PAGE_LARGE set. */
+    GHashTable *pages;
+    int64_t credit;
+    uint64_t credit_tsc, paused_until, pause;
+    uint64_t used; /* by Windows.clock */
+} Space;
+
+struct Windows {
+    X86Cpu *cpu;
+    Space spaces[MMU_CONTEXTS];
+    unsigned shown; /* the context that JitArea.windows is of; MMU_CONTEXTS: none */
+    bool something; /* to do before code runs: a space is stale, pages are expected */
+    uint64_t expected[EXPECTED];
+    unsigned expected_count;
+    void *pool[POOL_WINDOWS]; /* reservations that nobody has, with their guards */
+    unsigned pool_count, made, pages;
+    bool none_to_be_had;
+    uint64_t clock;
+    /* A bit for each page of host memory that may be written through a window, and for some that were. */
+    uint64_t written[(1u << WRITTEN_LOG2) / 64];
+    WindowCounts counts;
+};
+
+static uint64_t now(void)
+{
+    return __builtin_ia32_rdtsc();
+}
+
+static Space *current(const Windows *w)
+{
+    return (Space *)&w->spaces[w->cpu->mmu->context];
+}
+
+/* ---- host memory ---- */
+
+static bool map_none(void *at, size_t size)
+{
+    return mmap(at, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) !=
+           MAP_FAILED;
+}
+
+/* A window's memory with its guards; NULL: there is none. */
+static uint8_t *reserve(Windows *w)
+{
+    if (w->pool_count) {
+        return w->pool[--w->pool_count];
+    }
+    if (w->made == POOL_WINDOWS || w->none_to_be_had) {
+        return NULL;
+    }
+    void *p = mmap(NULL, WINDOW_SIZE + 2 * WINDOW_GUARD, PROT_NONE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) {
+        w->none_to_be_had = true;
+        return NULL;
+    }
+    madvise(p, WINDOW_SIZE + 2 * WINDOW_GUARD, MADV_DONTDUMP);
+    w->made++;
+    return p;
+}
+
+static void give_back(Windows *w, uint8_t *host)
+{
+    uint8_t *start = host - WINDOW_GUARD;
+    if (map_none(start, WINDOW_SIZE + 2 * WINDOW_GUARD)) {
+        w->pool[w->pool_count++] = start;
+    } else {
+        munmap(start, WINDOW_SIZE + 2 * WINDOW_GUARD);
+        w->made--;
+    }
+}
+
+/* ---- spaces ---- */
+
+static uint8_t *window_of(const Space *s, uint64_t linear)
+{
+    for (unsigned i = 0; i < s->window_count; i++) {
+        if (linear - s->windows[i].guest < WINDOW_SIZE) {
+            return s->windows[i].host + (linear - s->windows[i].guest);
+        }
+    }
+    return NULL;
+}
+
+static void hide(Windows *w)
+{
+    if (w->shown < MMU_CONTEXTS) {
+        const Space *s = &w->spaces[w->shown];
+        for (unsigned i = 0; i < s->window_count; i++) {
+            jit_area(w->cpu)->windows[s->windows[i].guest >> WINDOW_SHIFT] = WINDOW_NONE;
+        }
+        w->shown = MMU_CONTEXTS;
+    }
+}
+
+static void show(Windows *w, Space *s)
+{
+    hide(w);
+    for (unsigned i = 0; i < s->window_count; i++) {
+        jit_area(w->cpu)->windows[s->windows[i].guest >> WINDOW_SHIFT] =
+            (uint64_t)(uintptr_t)s->windows[i].host - s->windows[i].guest;
+    }
+    w->shown = (unsigned)(s - w->spaces);
+    s->used = ++w->clock;
+}
+
+/* Gives all of its windows back. */
+static void space_clear(Windows *w, Space *s)
+{
+    if (s == &w->spaces[MIN(w->shown, MMU_CONTEXTS - 1)]) {
+        hide(w);
+    }
+    for (unsigned i = 0; i < s->window_count; i++) {
+        give_back(w, s->windows[i].host);
+    }
+    s->window_count = 0;
+    if (s->pages) {
+        w->pages -= g_hash_table_size(s->pages);
+        g_hash_table_remove_all(s->pages);
+    }
+    s->on = s->stale = false;
+}
+
+/* For another process. */
+static void space_reset(Windows *w, Space *s)
+{
+    space_clear(w, s);
+    s->heat = 0;
+    s->pgd = w->cpu->cr3 & CR3_TABLE;
+    s->paused_until = 0;
+    s->pause = PAUSE_CYCLES;
+}
+
+static void space_pause(Windows *w, Space *s)
+{
+    space_clear(w, s);
+    w->counts.given_up++;
+    s->paused_until = now() + s->pause;
+    s->pause = MIN(s->pause * 4, UINT64_C(1) << 36);
+}
+
+/* Time that passed here since `since`, and cycles besides, are at its cost. */
+static void charge(Windows *w, Space *s, uint64_t since, int64_t cycles)
+{
+    uint64_t t = now();
+    s->credit = MIN(s->credit + (int64_t)((t - s->credit_tsc) / CREDIT_SHARE), CREDIT_FIRST);
+    s->credit_tsc = t;
+    s->credit -= (int64_t)(t - since) + cycles;
+    if (s->credit < 0) {
+        w->something = true; /* the end is in windows_refresh */
+    }
+}
+
+static bool window_add(Windows *w, Space *s, uint64_t linear)
+{
+    if (s->window_count == SPACE_WINDOWS) {
+        return false;
+    }
+    uint8_t *start = reserve(w);
+    while (!start) {
+        /* That of who has not run for the longest time. */
+        Space *oldest = NULL;
+        for (unsigned i = 0; i < MMU_CONTEXTS; i++) {
+            Space *other = &w->spaces[i];
+            if (other != s && other->window_count && (!oldest || other->used < oldest->used)) {
+                oldest = other;
+            }
+        }
+        if (!oldest) {
+            return false;
+        }
+        space_clear(w, oldest);
+        oldest->heat = 0;
+        start = reserve(w);
+    }
+    unsigned i = s->window_count++;
+    s->windows[i].guest = linear & ~(WINDOW_SIZE - 1);
+    s->windows[i].host = start + WINDOW_GUARD;
+    return true;
+}
+
+/* ---- pages ---- */
+
+static unsigned written_bit(const uint8_t *host)
+{
+    return (unsigned)((((uintptr_t)host >> 12) * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - WRITTEN_LOG2));
+}
+
+static gpointer page_key(uint64_t linear, bool large)
+{
+    return (gpointer)(uintptr_t)(linear | (large ? PAGE_LARGE : 0));
+}
+
+static size_t page_size(uint64_t page)
+{
+    return page & PAGE_LARGE ? LARGE : 4096;
+}
+
+/* The page that linear is in: its key, or NULL. */
+static gpointer page_find(const Space *s, uint64_t linear, uint64_t *page)
+{
+    gpointer key = page_key(linear & PAGE_MASK_4K, false), value;
+    for (unsigned large = 0; large < 2; large++) {
+        if (g_hash_table_lookup_extended(s->pages, key, NULL, &value)) {
+            *page = (uint64_t)(uintptr_t)value;
+            return key;
+        }
+        key = page_key(linear & ~(LARGE - 1), true);
+    }
+    return NULL;
+}
+
+/* Out of its window; the table is the caller's. */
+static void page_unmap(Windows *w, Space *s, gpointer key, uint64_t page)
+{
+    uint8_t *at = window_of(s, (uint64_t)(uintptr_t)key & ~PAGE_LARGE);
+    w->counts.dropped++;
+    if (at && !map_none(at, page_size(page))) {
+        g_error("no memory to take a page out of a window: %s", g_strerror(errno));
+    }
+}
+
+static void page_drop(Windows *w, Space *s, uint64_t linear, bool expect)
+{
+    uint64_t page;
+    gpointer key = s->pages ? page_find(s, linear, &page) : NULL;
+    if (key) {
+        page_unmap(w, s, key, page);
+        g_hash_table_remove(s->pages, key);
+        w->pages--;
+        if (expect) {
+            windows_expect(w, linear & PAGE_MASK_4K);
+        }
+    }
+}
+
+/* No right to write any more. */
+static void page_protect(Windows *w, Space *s, gpointer key, uint64_t page)
+{
+    uint8_t *at = window_of(s, (uint64_t)(uintptr_t)key & ~PAGE_LARGE);
+    w->counts.dropped++;
+    if (at && mprotect(at, page_size(page), PROT_READ) < 0) {
+        g_error("no memory to protect a page of a window: %s", g_strerror(errno));
+    }
+}
+
+static bool page_map(Windows *w, Space *s, const MmuLook *look)
+{
+    uint8_t *at = window_of(s, look->linear);
+    if (!at || look->ram->fd < 0 || !look->ram->shared || w->pages >= MAX_PAGES) {
+        return false;
+    }
+    if (look->size > 4096) {
+        /* Single pages of it may be there. */
+        for (uint64_t n = 0; n < look->size; n += 4096) {
+            w->pages -= g_hash_table_remove(s->pages, page_key(look->linear + n, false));
+        }
+    }
+    int prot = PROT_READ | (look->writable ? PROT_WRITE : 0);
+    if (mmap(at, look->size, prot, MAP_SHARED | MAP_FIXED | MAP_POPULATE, look->ram->fd,
+             (off_t)(look->ram->fd_offset + look->ram_offset)) == MAP_FAILED) {
+        return false;
+    }
+    bool large = look->size > 4096;
+    uint64_t page =
+        (uint64_t)(uintptr_t)look->host | (look->writable ? PAGE_WRITABLE : 0) | (large ? PAGE_LARGE : 0);
+    w->pages += g_hash_table_insert(s->pages, page_key(look->linear, large), (gpointer)(uintptr_t)page);
+    w->counts.mapped++;
+    for (uint64_t n = 0; n < look->size && look->writable; n += 4096) {
+        unsigned bit = written_bit(look->host + n);
+        w->written[bit / 64] |= UINT64_C(1) << (bit % 64);
+    }
+    return true;
+}
+
+/* Pages around it that are there, too, and were used. */
+static void map_around(Windows *w, Space *s, uint64_t linear)
+{
+    uint64_t start = linear & ~UINT64_C(0x7fff), unused;
+    MmuLook look;
+    for (uint64_t at = start; at < start + 0x8000; at += 4096) {
+        if (at != linear && !page_find(s, at, &unused) && mmu_look(w->cpu, at, MMU_READ, &look) &&
+            look.size == 4096) {
+            page_map(w, s, &look);
+        }
+    }
+}
+
+bool windows_fault(Windows *w, uintptr_t host, bool write)
+{
+    Space *s = current(w);
+    uint64_t linear = 0, page;
+    bool inside = false;
+    MmuLook look;
+    uint64_t since = now();
+
+    if (w->shown != w->cpu->mmu->context || !s->on) {
+        return false;
+    }
+    for (unsigned i = 0; i < s->window_count && !inside; i++) {
+        inside = host - (uintptr_t)s->windows[i].host < WINDOW_SIZE;
+        linear = s->windows[i].guest + (host - (uintptr_t)s->windows[i].host);
+    }
+    if (!inside) {
+        linear = host - WINDOW_NONE;
+        if (linear < UINT64_C(1) << 47 && !window_of(s, linear) && window_add(w, s, linear)) {
+            show(w, s); /* for the next time: this instruction has looked it up already */
+        }
+        return false;
+    }
+    w->counts.faults++;
+    linear &= PAGE_MASK_4K;
+    gpointer key = page_find(s, linear, &page);
+    if (key && (!write || (page & PAGE_WRITABLE))) {
+        return false;
+    }
+    if (!mmu_look(w->cpu, linear, write ? MMU_WRITE : MMU_READ, &look)) {
+        windows_expect(w, linear);
+        charge(w, s, since, COST_FAULT);
+        return false;
+    }
+    if (key && (page & PAGE_LARGE) && look.size == 4096) {
+        page_unmap(w, s, key, page); /* it falls to pieces */
+        g_hash_table_remove(s->pages, key);
+        w->pages--;
+    }
+    bool done = page_map(w, s, &look);
+    if (!done) {
+        s->credit = -1; /* too many, or not to be had */
+    } else if (look.size == 4096) {
+        map_around(w, s, linear);
+    }
+    charge(w, s, since, COST_FAULT);
+    return done;
+}
+
+/* ---- what the MMU says ---- */
+
+static bool may_write(const Windows *w, const uint8_t *low, const uint8_t *high)
+{
+    if (high - low > 16 * 4096) {
+        return true;
+    }
+    for (const uint8_t *host = low; host < high; host += 4096) {
+        unsigned bit = written_bit(host);
+        if (w->written[bit / 64] >> (bit % 64) & 1) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void drop_writes(Windows *w, Space *s, const uint8_t *low, const uint8_t *high)
+{
+    GHashTableIter it;
+    gpointer key, value;
+
+    g_hash_table_iter_init(&it, s->pages);
+    while (g_hash_table_iter_next(&it, &key, &value)) {
+        uint64_t page = (uint64_t)(uintptr_t)value;
+        const uint8_t *host = (const uint8_t *)(uintptr_t)(page & PAGE_HOST);
+        if ((page & PAGE_WRITABLE) && host + page_size(page) > low && host < high) {
+            page_protect(w, s, key, page);
+            g_hash_table_iter_replace(&it, (gpointer)(uintptr_t)(page & ~PAGE_WRITABLE));
+        }
+    }
+}
+
+static void dropped(X86Cpu *cpu, const MmuDropped *what)
+{
+    Windows *w = jit_vcpu(cpu)->windows;
+
+    if (!w->made) {
+        return;
+    }
+    x86_fpu_leave(cpu);
+    for (unsigned i = 0; i < MMU_CONTEXTS; i++) {
+        Space *s = &w->spaces[i];
+        uint64_t since = now();
+        bool mine = what->context == i || what->context == MMU_CONTEXT_ALL;
+        if (!s->pages || !s->on) {
+            continue;
+        }
+        switch (what->kind) {
+        case MMU_DROPPED_PAGE:
+            if (mine) {
+                page_drop(w, s, what->linear, i == cpu->mmu->context);
+                charge(w, s, since, 0);
+            }
+            break;
+        case MMU_DROPPED_CONTEXT:
+            s->stale |= mine;
+            w->something |= mine;
+            break;
+        case MMU_DROPPED_WRITES:
+            if (may_write(w, what->low, what->high)) {
+                drop_writes(w, s, what->low, what->high);
+                charge(w, s, since, 0);
+            }
+            break;
+        }
+    }
+}
+
+/* ---- before code runs ---- */
+
+/* What the page tables do not say any more goes. */
+static void space_check(Windows *w, Space *s)
+{
+    GHashTableIter it;
+    gpointer key, value;
+
+    s->stale = false;
+    g_hash_table_iter_init(&it, s->pages);
+    while (g_hash_table_iter_next(&it, &key, &value)) {
+        uint64_t page = (uint64_t)(uintptr_t)value, linear = (uint64_t)(uintptr_t)key & ~PAGE_LARGE;
+        MmuLook look;
+        w->counts.checked++;
+        if (!mmu_look(w->cpu, linear, MMU_READ, &look) ||
+            (uint64_t)(uintptr_t)look.host != (page & PAGE_HOST) || look.size < page_size(page)) {
+            page_unmap(w, s, key, page);
+            g_hash_table_iter_remove(&it);
+            w->pages--;
+        } else if ((page & PAGE_WRITABLE) && !look.writable) {
+            page_protect(w, s, key, page);
+            g_hash_table_iter_replace(&it, (gpointer)(uintptr_t)(page & ~PAGE_WRITABLE));
+        }
+    }
+}
+
+static void map_expected(Windows *w, Space *s)
+{
+    for (unsigned i = 0; i < w->expected_count; i++) {
+        uint64_t linear = w->expected[i], page;
+        MmuLook look;
+        if (window_of(s, linear) && !page_find(s, linear, &page) &&
+            mmu_look(w->cpu, linear, MMU_READ, &look)) {
+            page_map(w, s, &look);
+        }
+    }
+    w->expected_count = 0;
+}
+
+bool windows_on(const Windows *w)
+{
+    const Space *s = current(w);
+    return s->on && w->cpu->mmu->index == MMU_USER && s->pgd == (w->cpu->cr3 & CR3_TABLE);
+}
+
+bool windows_refresh(Windows *w)
+{
+    Space *s = current(w);
+
+    if (G_LIKELY(w->shown == w->cpu->mmu->context && !w->something)) {
+        return true;
+    }
+    x86_fpu_leave(w->cpu);
+    if (w->shown != w->cpu->mmu->context) {
+        show(w, s);
+    }
+    w->something = false;
+    uint64_t since = now();
+    if (s->stale) {
+        space_check(w, s);
+    }
+    map_expected(w, s);
+    charge(w, s, since, 0);
+    if (s->credit < 0) {
+        space_pause(w, s);
+        return false;
+    }
+    return true;
+}
+
+void windows_expect(Windows *w, uint64_t linear)
+{
+    if (w->expected_count < EXPECTED) {
+        w->expected[w->expected_count++] = linear;
+        w->something = true;
+    }
+}
+
+void windows_sample(Windows *w, bool at_once)
+{
+    Space *s = current(w);
+
+    if (w->cpu->mmu->index != MMU_USER || w->none_to_be_had) {
+        return;
+    }
+    if (s->pgd != (w->cpu->cr3 & CR3_TABLE)) {
+        space_reset(w, s);
+    }
+    if (s->on || (++s->heat < HEAT_ON && !at_once)) {
+        return;
+    }
+    if (s->paused_until) {
+        if (now() < s->paused_until) {
+            return;
+        }
+        s->paused_until = 0;
+    }
+    if (!s->pages) {
+        s->pages = g_hash_table_new(NULL, NULL);
+    }
+    s->on = true;
+    s->stale = false;
+    s->credit = CREDIT_FIRST / (int64_t)MAX(s->pause / PAUSE_CYCLES, 1);
+    s->credit_tsc = now();
+    w->counts.spaces++;
+}
+
+/* ---- life ---- */
+
+/* Whether the kernel's half holds something that users may read, as old hosts' vsyscall page. */
+static bool kernel_half_is_readable(void)
+{
+    char line[256];
+    bool readable = false;
+    FILE *maps = fopen("/proc/self/maps", "re");
+
+    while (maps && fgets(line, sizeof(line), maps)) {
+        unsigned long long start;
+        char rights[8];
+        readable |= sscanf(line, "%llx-%*x %7s", &start, rights) == 2 && start >> 63 && rights[0] == 'r';
+    }
+    if (maps) {
+        fclose(maps);
+    }
+    return readable;
+}
+
+Windows *windows_new(X86Cpu *cpu)
+{
+    Windows *w = g_new0(Windows, 1);
+    w->cpu = cpu;
+    w->shown = MMU_CONTEXTS;
+    for (unsigned i = 0; i < WINDOW_SLOTS; i++) {
+        jit_area(cpu)->windows[i] = i < WINDOW_SLOTS / 2 ? WINDOW_NONE : WINDOW_NEVER;
+    }
+    w->none_to_be_had = kernel_half_is_readable();
+    cpu->mmu->dropped = dropped;
+    return w;
+}
+
+void windows_free(Windows *w)
+{
+    if (!w) {
+        return;
+    }
+    w->cpu->mmu->dropped = NULL;
+    for (unsigned i = 0; i < MMU_CONTEXTS; i++) {
+        space_clear(w, &w->spaces[i]);
+        g_clear_pointer(&w->spaces[i].pages, g_hash_table_unref);
+    }
+    while (w->pool_count) {
+        munmap(w->pool[--w->pool_count], WINDOW_SIZE + 2 * WINDOW_GUARD);
+    }
+    g_free(w);
+}
+
+void windows_counts(const Windows *w, WindowCounts *counts)
+{
+    *counts = w->counts;
+    counts->pages = w->pages;
+}
