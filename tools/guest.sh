@@ -81,8 +81,8 @@ cp "$modules/modules.builtin" "$modules/modules.order" "$ram/lib/modules/$releas
 "$out/root/bin/busybox" depmod -b "$ram" "$release"
 
 (cd "$ram" && find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0) | gzip -n -6 >"$out/initrd.gz.new"
-# IDE's drivers, for a second ramdisk behind the first.
-copy_module ata_piix sd_mod sr_mod
+# The drivers of IDE and SATA, for a second ramdisk behind the first.
+copy_module ata_piix ahci sd_mod sr_mod
 "$out/root/bin/busybox" depmod -b "$ram" "$release"
 (cd "$ram" && find lib/modules | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0) | gzip -n -6 >"$out/ide.gz"
 mv "$out/initrd.gz.new" "$out/initrd.gz"

@@ -198,6 +198,7 @@ static void *vcpu_main(void *opaque)
     char name[16];
 
     current_vcpu = v;
+    apic_set_thread(cpu->apic);
     sigfillset(&signals);
     sigdelset(&signals, SIGSEGV);
     sigdelset(&signals, SIGBUS);

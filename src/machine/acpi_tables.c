@@ -3,6 +3,8 @@
 
 #include "base/error.h"
 #include "hw/acpi/ged.h"
+#include "hw/acpi/pci_hotplug.h"
+#include "hw/isa/ich9_lpc.h"
 #include "machine/aml.h"
 
 #include <string.h>
@@ -115,7 +117,8 @@ static void dsdt_cpus(GByteArray *t, const AcpiBoard *board)
     }
 }
 
-/* The interrupt link of one PIRQ register of the PIIX3 (82371SB data sheet, section 2.2.7). */
+/* The interrupt link of one PIRQ register of the PIIX3 (82371SB data sheet, section 2.2.7) or ICH9 (316972,
+ * 13.1.17). */
 static void dsdt_pci_link(GByteArray *t, unsigned number)
 {
     char link[] = { 'L', 'N', 'K', 'A' + number, 0 };
@@ -188,41 +191,150 @@ static void dsdt_pci_link(GByteArray *t, unsigned number)
     aml_end(t, device);
 }
 
-static void dsdt_pci_routing(GByteArray *t)
+/* An entry of _PRT: through a link, or (link NULL) straight to a global system interrupt. */
+static void dsdt_route(GByteArray *t, unsigned slot, unsigned pin, const char *link, unsigned gsi)
+{
+    AmlMark entry = aml_package(t, 4);
+    aml_integer(t, slot << 16 | 0xffff);
+    aml_integer(t, pin);
+    if (link) {
+        aml_name_path(t, link);
+    } else {
+        aml_integer(t, 0);
+    }
+    aml_integer(t, gsi);
+    aml_end(t, entry);
+}
+
+static void dsdt_piix_routing(GByteArray *t)
 {
     /* Slot s, pin p reaches PIRQ (s - 1 + p) mod 4 on the i440FX board. */
     aml_name(t, "_PRT");
     AmlMark table = aml_package(t, 31 * 4);
     for (unsigned slot = 1; slot < 32; slot++) {
         for (unsigned pin = 0; pin < 4; pin++) {
-            char link[] = { 'L', 'N', 'K', 'A' + (slot - 1 + pin) % 4, 0 };
-            g_autofree char *path = g_strdup_printf("\\_SB_.PCI0.%s", link);
-            AmlMark entry = aml_package(t, 4);
-            aml_integer(t, slot << 16 | 0xffff);
-            aml_integer(t, pin);
-            aml_name_path(t, path);
-            aml_integer(t, 0);
-            aml_end(t, entry);
+            g_autofree char *path = g_strdup_printf("\\_SB_.PCI0.LNK%c", 'A' + (slot - 1 + pin) % 4);
+            dsdt_route(t, slot, pin, path, 0);
         }
     }
     aml_end(t, table);
 }
 
-static void dsdt_pci(GByteArray *t, const AcpiBoard *board)
+/* One table for the 8259 pair, by links; one for the I/O APIC, whose inputs 16 to 23 are PIRQ A to H. */
+static void dsdt_ich9_routing(GByteArray *t)
 {
-    AmlMark bridge = aml_device(t, "PCI0");
-    aml_name_eisa_id(t, "_HID", "PNP0A03");
-    aml_name_integer(t, "_UID", 0);
-    aml_name_integer(t, "_BBN", 0);
+    for (int apic = 0; apic < 2; apic++) {
+        aml_name(t, apic ? "PRTA" : "PRTP");
+        AmlMark table = aml_package(t, 32 * 4);
+        for (unsigned slot = 0; slot < 32; slot++) {
+            for (unsigned pin = 0; pin < 4; pin++) {
+                unsigned pirq = ich9_default_pirq(slot, (int)pin);
+                g_autofree char *path = g_strdup_printf("\\_SB_.PCI0.LNK%c", 'A' + pirq);
+                dsdt_route(t, slot, pin, apic ? NULL : path, apic ? ICH9_PIRQ_GSI + pirq : 0);
+            }
+        }
+        aml_end(t, table);
+    }
+    AmlMark method = aml_method(t, "_PRT", 0, false);
+    AmlMark branch = aml_if(t);
+    aml_byte(t, AML_LEQUAL);
+    aml_name_path(t, "\\PICF");
+    aml_integer(t, 0);
+    aml_byte(t, AML_RETURN);
+    aml_name_path(t, "PRTP");
+    aml_end(t, branch);
+    aml_byte(t, AML_RETURN);
+    aml_name_path(t, "PRTA");
+    aml_end(t, method);
+}
+
+/* Which interrupt controller the system uses (5.8.1). */
+static void dsdt_pic_mode(GByteArray *t)
+{
+    aml_name_integer(t, "\\PICF", 0);
+    AmlMark method = aml_method(t, "\\_PIC", 1, false);
+    aml_byte(t, AML_STORE);
+    aml_byte(t, AML_ARG0);
+    aml_name_path(t, "\\PICF");
+    aml_end(t, method);
+}
+
+static void aml_or_into(GByteArray *t, const char *name, unsigned bits)
+{
+    aml_byte(t, AML_OR);
+    aml_name_path(t, name);
+    aml_integer(t, bits);
+    aml_name_path(t, name);
+}
+
+/* Who controls PCI Express features: the system may have native hot-plug, PME, AER and the capability
+ * structure, all that it asks for (6.2.11.3; PCI Firmware Specification 3.2, 4.5). */
+static void dsdt_pci_osc(GByteArray *t)
+{
+    static const uint8_t uuid[16] = { 0x5b, 0x4d, 0xdb, 0x33, 0xf7, 0x1f, 0x1c, 0x40,
+                                      0x96, 0x57, 0x74, 0x41, 0xc0, 0x3d, 0xd7, 0x66 };
+    enum { UNKNOWN_UUID = 4, UNKNOWN_REVISION = 8, MASKED = 16, GRANTED = 0x1f };
+
+    AmlMark method = aml_method(t, "_OSC", 4, true);
+    aml_create_dword_field(t, AML_ARG3, 0, "CDW1");
+    AmlMark known = aml_if(t);
+    aml_byte(t, AML_LEQUAL);
+    aml_byte(t, AML_ARG0);
+    aml_buffer(t, uuid, sizeof(uuid));
+    aml_create_dword_field(t, AML_ARG3, 8, "CDW3");
+    aml_byte(t, AML_AND);
+    aml_name_path(t, "CDW3");
+    aml_integer(t, GRANTED);
+    aml_byte(t, AML_LOCAL0);
+    AmlMark branch = aml_if(t);
+    aml_byte(t, AML_LNOT);
+    aml_byte(t, AML_LEQUAL);
+    aml_byte(t, AML_ARG1);
+    aml_integer(t, 1);
+    aml_or_into(t, "CDW1", UNKNOWN_REVISION);
+    aml_end(t, branch);
+    branch = aml_if(t);
+    aml_byte(t, AML_LNOT);
+    aml_byte(t, AML_LEQUAL);
+    aml_name_path(t, "CDW3");
+    aml_byte(t, AML_LOCAL0);
+    aml_or_into(t, "CDW1", MASKED);
+    aml_end(t, branch);
+    aml_byte(t, AML_STORE);
+    aml_byte(t, AML_LOCAL0);
+    aml_name_path(t, "CDW3");
+    aml_end(t, known);
+    AmlMark otherwise = aml_else(t);
+    aml_or_into(t, "CDW1", UNKNOWN_UUID);
+    aml_end(t, otherwise);
+    aml_byte(t, AML_RETURN);
+    aml_byte(t, AML_ARG3);
+    aml_end(t, method);
+}
+
+static void put_window(GByteArray *r, uint64_t first, uint64_t end)
+{
+    if (first < end) {
+        resource_dword_memory(r, first, end - 1);
+    }
+}
+
+static void dsdt_pci_windows(GByteArray *t, const AcpiBoard *board)
+{
+    uint64_t first = board->pci_mem32.base, end = first + board->pci_mem32.size;
+    uint64_t hole = CLAMP(board->ecam.base, first, end),
+             hole_end = CLAMP(board->ecam.base + board->ecam.size, first, end);
     GByteArray *windows = g_byte_array_new();
     resource_word_bus(windows, 0, 0xff);
     resource_io(windows, 0xcf8, 8);
     resource_word_io(windows, 0, 0xcf7);
     resource_word_io(windows, 0xd00, 0xffff);
     resource_dword_memory(windows, 0xa0000, 0xbffff);
-    if (board->pci_mem32.size) {
-        resource_dword_memory(windows, board->pci_mem32.base,
-                              board->pci_mem32.base + board->pci_mem32.size - 1);
+    if (board->ecam.size) {
+        put_window(windows, first, hole);
+        put_window(windows, hole_end, end);
+    } else {
+        put_window(windows, first, end);
     }
     if (board->pci_mem64.size) {
         resource_qword_memory(windows, board->pci_mem64.base,
@@ -231,22 +343,140 @@ static void dsdt_pci(GByteArray *t, const AcpiBoard *board)
     resource_end(windows);
     aml_name_buffer(t, "_CRS", windows);
     g_byte_array_unref(windows);
+}
 
+static void dsdt_pci_isa(GByteArray *t, const AcpiBoard *board)
+{
     AmlMark isa = aml_device(t, "ISA_");
-    aml_name_integer(t, "_ADR", 0x00010000);
-    aml_operation_region(t, "PIRQ", AML_SPACE_PCI_CONFIG, 0x60, 4);
+    aml_name_integer(t, "_ADR", board->ich9 ? 0x001f0000 : 0x00010000);
+    aml_operation_region(t, "PIRQ", AML_SPACE_PCI_CONFIG, 0x60, board->ich9 ? 12 : 4);
     AmlMark field = aml_field(t, "PIRQ", 1);
-    aml_field_unit(t, "PRQ0", 8);
-    aml_field_unit(t, "PRQ1", 8);
-    aml_field_unit(t, "PRQ2", 8);
-    aml_field_unit(t, "PRQ3", 8);
+    for (unsigned i = 0; i < (board->ich9 ? 8 : 4); i++) {
+        char name[] = { 'P', 'R', 'Q', '0' + i, 0 };
+        if (i == 4) {
+            aml_field_skip(t, 32);
+        }
+        aml_field_unit(t, name, 8);
+    }
     aml_end(t, field);
     aml_end(t, isa);
-    for (unsigned i = 0; i < 4; i++) {
+    for (unsigned i = 0; i < (board->ich9 ? 8 : 4); i++) {
         dsdt_pci_link(t, i);
     }
-    dsdt_pci_routing(t);
+}
+
+/* What keeps the operating system's hands off the configuration window. */
+static void dsdt_ecam(GByteArray *t, const AcpiBoard *board)
+{
+    AmlMark device = aml_device(t, "DRAC");
+    aml_name_eisa_id(t, "_HID", "PNP0C01");
+    GByteArray *r = g_byte_array_new();
+    resource_memory32(r, board->ecam.base, board->ecam.size);
+    resource_end(r);
+    aml_name_buffer(t, "_CRS", r);
+    g_byte_array_unref(r);
+    aml_end(t, device);
+}
+
+/* ---- hot-plug ---- */
+#define HOTPLUG_FIRST 2 /* what is below is the board's */
+enum { NOTIFY_CHECK = 1, NOTIFY_EJECT = 3 };
+
+static void slot_name(char *name, unsigned slot)
+{
+    g_snprintf(name, 5, "S%02X_", slot << 3);
+}
+
+/* Notifies the devices of the slots whose bits are set in a local variable. */
+static void dsdt_notify_slots(GByteArray *t, uint8_t local, unsigned what)
+{
+    for (unsigned slot = HOTPLUG_FIRST; slot < 32; slot++) {
+        char name[5];
+        slot_name(name, slot);
+        AmlMark branch = aml_if(t);
+        aml_byte(t, AML_AND);
+        aml_byte(t, local);
+        aml_integer(t, UINT32_C(1) << slot);
+        aml_byte(t, AML_NULL_NAME);
+        aml_byte(t, AML_NOTIFY);
+        aml_name_path(t, name);
+        aml_integer(t, what);
+        aml_end(t, branch);
+    }
+}
+
+/* Inside PCI0: a device a slot with an eject method, and the method that the general purpose event calls. */
+static void dsdt_pci_hotplug(GByteArray *t, const AcpiBoard *board)
+{
+    aml_operation_region(t, "PCST", AML_SPACE_IO, board->pci_hotplug, 12);
+    AmlMark field = aml_field(t, "PCST", 3);
+    aml_field_unit(t, "PCIU", 32);
+    aml_field_unit(t, "PCID", 32);
+    aml_field_unit(t, "B0EJ", 32);
+    aml_end(t, field);
+    for (unsigned slot = HOTPLUG_FIRST; slot < 32; slot++) {
+        char name[5];
+        slot_name(name, slot);
+        AmlMark device = aml_device(t, name);
+        aml_name_integer(t, "_ADR", slot << 16);
+        aml_name_integer(t, "_SUN", slot);
+        AmlMark method = aml_method(t, "_EJ0", 1, false);
+        aml_byte(t, AML_STORE);
+        aml_integer(t, UINT32_C(1) << slot);
+        aml_name_path(t, "B0EJ");
+        aml_end(t, method);
+        aml_end(t, device);
+    }
+    AmlMark method = aml_method(t, "PCNT", 0, true);
+    aml_byte(t, AML_STORE);
+    aml_name_path(t, "PCIU");
+    aml_byte(t, AML_LOCAL0);
+    aml_byte(t, AML_STORE);
+    aml_name_path(t, "PCID");
+    aml_byte(t, AML_LOCAL1);
+    dsdt_notify_slots(t, AML_LOCAL0, NOTIFY_CHECK);
+    dsdt_notify_slots(t, AML_LOCAL1, NOTIFY_EJECT);
+    aml_end(t, method);
+}
+
+static void dsdt_hotplug_event(GByteArray *t)
+{
+    char name[8];
+    AmlMark scope = aml_scope(t, "\\_GPE");
+    g_snprintf(name, sizeof(name), "_E%02X", ACPI_PCI_HOTPLUG_EVENT);
+    AmlMark method = aml_method(t, name, 0, false);
+    aml_name_path(t, "\\_SB_.PCI0.PCNT");
+    aml_end(t, method);
+    aml_end(t, scope);
+}
+
+static void dsdt_pci(GByteArray *t, const AcpiBoard *board)
+{
+    if (board->ich9) {
+        dsdt_pic_mode(t);
+    }
+    AmlMark bridge = aml_device(t, "PCI0");
+    aml_name_eisa_id(t, "_HID", board->ich9 ? "PNP0A08" : "PNP0A03");
+    if (board->ich9) {
+        aml_name_eisa_id(t, "_CID", "PNP0A03");
+    }
+    aml_name_integer(t, "_UID", 0);
+    aml_name_integer(t, "_BBN", 0);
+    dsdt_pci_windows(t, board);
+    dsdt_pci_isa(t, board);
+    if (board->ich9) {
+        dsdt_ich9_routing(t);
+        dsdt_pci_osc(t);
+    } else {
+        dsdt_piix_routing(t);
+    }
+    if (board->pci_hotplug) {
+        dsdt_pci_hotplug(t, board);
+    }
     aml_end(t, bridge);
+    if (board->ecam.size) {
+        dsdt_ecam(t, board);
+    }
 }
 
 static void dsdt_legacy(GByteArray *t, const AcpiBoard *board)
@@ -356,6 +586,9 @@ static guint build_dsdt(GByteArray *t, const AcpiBoard *board)
         dsdt_ged(t, board);
     }
     aml_end(t, scope);
+    if (board->pci && board->pci_hotplug) {
+        dsdt_hotplug_event(t);
+    }
     /* \_S5: SLP_TYP 0 on PIIX4 and 5 for the sleep control register of the event device. */
     aml_name(t, "\\_S5_");
     AmlMark package = aml_package(t, 4);
@@ -539,6 +772,20 @@ static guint build_hpet(GByteArray *t)
     return start;
 }
 
+/* PCI Firmware Specification 3.2, 4.1.2. */
+static guint build_mcfg(GByteArray *t, const AcpiBoard *board)
+{
+    guint start = table_begin(t, "MCFG", 1);
+    put(t, 0, 8);
+    put(t, board->ecam.base, 8);
+    put(t, 0, 2); /* segment */
+    put(t, 0, 1);
+    put(t, (board->ecam.size >> 20) - 1, 1);
+    put(t, 0, 4);
+    table_end(t, start);
+    return start;
+}
+
 AcpiLinks *acpi_links_new(void)
 {
     AcpiLinks *links = g_new0(AcpiLinks, 1);
@@ -562,10 +809,12 @@ static void link_pointer(AcpiLinks *links, guint offset, uint8_t size)
     }
 }
 
-static void link_checksum(AcpiLinks *links, guint offset, guint start, guint length)
+/* The byte is zero until firmware puts the sum there: OVMF sums it too. */
+static void link_checksum(GByteArray *t, AcpiLinks *links, guint offset, guint start, guint length)
 {
     AcpiChecksum sum = { offset, start, length };
     if (links) {
+        t->data[offset] = 0;
         g_array_append_val(links->checksums, sum);
     }
 }
@@ -580,11 +829,11 @@ static guint build_root(GByteArray *t, const char *signature, const uint32_t *ta
         put(t, tables[i], size);
     }
     table_end(t, start);
-    link_checksum(links, start + 9, start, t->len - start);
+    link_checksum(t, links, start + 9, start, t->len - start);
     return start;
 }
 
-static void link_fadt(AcpiLinks *links, guint fadt, guint end, bool facs)
+static void link_fadt(GByteArray *t, AcpiLinks *links, guint fadt, guint end, bool facs)
 {
     enum { FIRMWARE_CTRL = 36, DSDT = 40, X_DSDT = 140 };
     if (facs) {
@@ -592,7 +841,7 @@ static void link_fadt(AcpiLinks *links, guint fadt, guint end, bool facs)
     }
     link_pointer(links, fadt + DSDT, 4);
     link_pointer(links, fadt + X_DSDT, 8);
-    link_checksum(links, fadt + 9, fadt, end - fadt);
+    link_checksum(t, links, fadt + 9, fadt, end - fadt);
 }
 
 GByteArray *acpi_build(const AcpiBoard *board, uint32_t address, AcpiLinks *links, GError **error)
@@ -609,14 +858,17 @@ GByteArray *acpi_build(const AcpiBoard *board, uint32_t address, AcpiLinks *link
     }
     uint32_t facs = board->pm_base ? address + build_facs(t) : 0;
     uint32_t dsdt = address + build_dsdt(t, board);
-    uint32_t tables[3];
+    uint32_t tables[4];
     unsigned count = 0;
     guint fadt = build_fadt(t, board, facs, dsdt);
-    link_fadt(links, fadt, t->len, board->pm_base != 0);
+    link_fadt(t, links, fadt, t->len, board->pm_base != 0);
     tables[count++] = address + fadt;
     tables[count++] = address + build_madt(t, board);
     if (board->hpet) {
         tables[count++] = address + build_hpet(t);
+    }
+    if (board->ecam.size) {
+        tables[count++] = address + build_mcfg(t, board);
     }
     guint xsdt = build_root(t, "XSDT", tables, count, 8, links);
     guint rsdt = build_root(t, "RSDT", tables, count, 4, links);
@@ -632,7 +884,7 @@ GByteArray *acpi_build(const AcpiBoard *board, uint32_t address, AcpiLinks *link
     rsdp[32] = checksum(rsdp, ACPI_RSDP_SIZE);
     link_pointer(links, 16, 4);
     link_pointer(links, 24, 8);
-    link_checksum(links, 8, 0, 20);
-    link_checksum(links, 32, 0, ACPI_RSDP_SIZE);
+    link_checksum(t, links, 8, 0, 20);
+    link_checksum(t, links, 32, 0, ACPI_RSDP_SIZE);
     return t;
 }

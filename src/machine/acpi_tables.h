@@ -38,8 +38,12 @@ typedef struct AcpiBoard {
     bool hpet; /* at 0xfed00000 */
     bool rtc, i8042;
     unsigned serial_ports; /* how many of the standard four */
-    bool pci;              /* a root bridge with the PIIX3 routing */
+    bool pci;              /* a root bridge, with the PIIX3's routing or */
+    bool ich9;             /* with the ICH9's: PCI Express, the LPC bridge at 1f.0 */
     AcpiRange pci_mem32, pci_mem64;
+    uint16_t pci_hotplug; /* ports of hw/acpi/pci_hotplug.h; 0: none */
+    AcpiRange
+        ecam; /* the memory-mapped configuration space; it may lie in pci_mem32, which has a hole then */
     AcpiRange virtio_mmio; /* slots of 0x200 bytes */
     unsigned virtio_mmio_slots;
     uint32_t virtio_mmio_gsi; /* of the first slot; one each */

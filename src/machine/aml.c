@@ -152,6 +152,29 @@ AmlMark aml_if(GByteArray *a)
     return open_package(a);
 }
 
+AmlMark aml_else(GByteArray *a)
+{
+    aml_byte(a, 0xa1);
+    return open_package(a);
+}
+
+void aml_buffer(GByteArray *a, const void *bytes, unsigned length)
+{
+    aml_byte(a, 0x11);
+    AmlMark mark = open_package(a);
+    aml_integer(a, length);
+    g_byte_array_append(a, bytes, length);
+    aml_end(a, mark);
+}
+
+void aml_create_dword_field(GByteArray *a, uint8_t source, unsigned offset, const char *name)
+{
+    aml_byte(a, AML_CREATE_DWORD_FIELD);
+    aml_byte(a, source);
+    aml_integer(a, offset);
+    aml_name_path(a, name);
+}
+
 void aml_name(GByteArray *a, const char *name)
 {
     aml_byte(a, 0x08);
@@ -179,11 +202,7 @@ void aml_name_string(GByteArray *a, const char *name, const char *text)
 void aml_name_buffer(GByteArray *a, const char *name, const GByteArray *bytes)
 {
     aml_name(a, name);
-    aml_byte(a, 0x11);
-    AmlMark mark = open_package(a);
-    aml_integer(a, bytes->len);
-    g_byte_array_append(a, bytes->data, bytes->len);
-    aml_end(a, mark);
+    aml_buffer(a, bytes->data, bytes->len);
 }
 
 void aml_operation_region(GByteArray *a, const char *name, uint8_t space, uint64_t offset, uint64_t length)
@@ -210,6 +229,13 @@ void aml_field_unit(GByteArray *a, const char *name, unsigned bits)
 {
     g_assert(bits < 0x40);
     put_segment(a, name, strlen(name));
+    aml_byte(a, bits);
+}
+
+void aml_field_skip(GByteArray *a, unsigned bits)
+{
+    g_assert(bits < 0x40);
+    aml_byte(a, 0);
     aml_byte(a, bits);
 }
 

@@ -22,7 +22,8 @@ AmlMark aml_scope(GByteArray *a, const char *path);
 AmlMark aml_device(GByteArray *a, const char *name);
 AmlMark aml_method(GByteArray *a, const char *name, unsigned arguments, bool serialized);
 AmlMark aml_package(GByteArray *a, unsigned elements);
-AmlMark aml_if(GByteArray *a); /* the predicate and the body follow */
+AmlMark aml_if(GByteArray *a);   /* the predicate and the body follow */
+AmlMark aml_else(GByteArray *a); /* right behind the end of an If */
 void aml_end(GByteArray *a, AmlMark mark);
 
 void aml_name(GByteArray *a, const char *name); /* the value follows */
@@ -34,6 +35,10 @@ void aml_operation_region(GByteArray *a, const char *name, uint8_t space, uint64
 /* A Field with one access width (1 byte, 2 word, 3 dword); then aml_field_unit for each; end with aml_end. */
 AmlMark aml_field(GByteArray *a, const char *region, uint8_t access);
 void aml_field_unit(GByteArray *a, const char *name, unsigned bits);
+void aml_field_skip(GByteArray *a, unsigned bits);
+void aml_buffer(GByteArray *a, const void *bytes, unsigned length);
+/* CreateDWordField(source, offset, name): source is an AML_ARG0-like byte. */
+void aml_create_dword_field(GByteArray *a, uint8_t source, unsigned offset, const char *name);
 
 #define AML_SPACE_MEMORY       0
 #define AML_SPACE_IO           1
@@ -42,12 +47,17 @@ void aml_field_unit(GByteArray *a, const char *name, unsigned bits);
 #define AML_STORE              0x70
 #define AML_AND                0x7b
 #define AML_OR                 0x7d
+#define AML_LNOT               0x92
+#define AML_LEQUAL             0x93
 #define AML_LLESS              0x95
 #define AML_NOTIFY             0x86
 #define AML_CREATE_DWORD_FIELD 0x8a
 #define AML_NULL_NAME          0x00
 #define AML_LOCAL0             0x60
+#define AML_LOCAL1             0x61
 #define AML_ARG0               0x68
+#define AML_ARG1               0x69
+#define AML_ARG3               0x6b
 
 /* Resource descriptors (ACPI 6.4 section 6.4), appended to a resource template; close with resource_end. */
 void resource_io(GByteArray *r, uint16_t base, uint8_t length);

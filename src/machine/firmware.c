@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "hw/core/firmware_file.h"
+#include "hw/storage/pflash_cfi01.h"
 #include "hw/timer/mc146818rtc.h"
 #include "machine/smbios.h"
 
@@ -20,7 +21,21 @@ enum { CMOS_BOOT_FLAGS = 0x38, CMOS_BOOT_ORDER = 0x3d };
 
 /* ---- the image ---- */
 
-bool x86_firmware_map(X86Machine *x86, MemoryRegion *container, GError **error)
+/* The last 128 KiB also below 1 MiB, where CPUs in real mode find them. */
+static bool map_low(X86Machine *x86, MemoryRegion *container, const uint8_t *end, uint32_t size,
+                    GError **error)
+{
+    uint32_t low = MIN(size, ISA_BIOS_SIZE);
+    if (!memory_region_init_rom(&x86->isa_bios, x86, "isa-bios", low, error)) {
+        return false;
+    }
+    memcpy(x86->isa_bios.ram->host, end - low, low);
+    ram_written(x86->isa_bios.ram, 0, low);
+    memory_region_add_overlap(container, 0x100000 - low, &x86->isa_bios, 1);
+    return true;
+}
+
+static bool map_image(X86Machine *x86, MemoryRegion *container, GError **error)
 {
     Machine *machine = MACHINE(x86);
     const char *name = machine->firmware ? machine->firmware : FIRMWARE_DEFAULT;
@@ -39,11 +54,79 @@ bool x86_firmware_map(X86Machine *x86, MemoryRegion *container, GError **error)
     memcpy(x86->bios.ram->host, image->data, image->len);
     ram_written(x86->bios.ram, 0, image->len);
     memory_region_add_overlap(container, FOUR_GIB - image->len, &x86->bios, 1);
-    uint32_t low = MIN(image->len, ISA_BIOS_SIZE);
-    memory_region_init_alias(&x86->isa_bios, x86, "isa-bios", &x86->bios, image->len - low, low);
-    memory_region_set_readonly(&x86->isa_bios, true);
-    memory_region_add_overlap(container, 0x100000 - low, &x86->isa_bios, 1);
+    return map_low(x86, container, image->data + image->len, image->len, error);
+}
+
+/* ---- flash ---- */
+
+/* What a unit holds: by the machine's property, or a drive with if=pflash. NULL: nothing. */
+static const char *pflash_drive(X86Machine *x86, int unit)
+{
+    GPtrArray *drives = block_drives(MACHINE(x86)->config.blocks);
+    int next = 0;
+
+    if (x86->pflash[unit]) {
+        return x86->pflash[unit];
+    }
+    for (guint i = 0; i < drives->len; i++) {
+        const BlockDrive *drive = drives->pdata[i];
+        if (strcmp(drive->interface, "pflash") != 0) {
+            continue;
+        }
+        int place = drive->unit >= 0 ? drive->unit : drive->index >= 0 ? drive->index : next;
+        next = place + 1;
+        if (place == unit) {
+            return bb_name(drive->bb);
+        }
+    }
+    return NULL;
+}
+
+/* Unit 0 ends at 4 GiB, where CPUs start; unit 1 lies below it. */
+static bool map_flash(X86Machine *x86, MemoryRegion *container, GError **error)
+{
+    Machine *machine = MACHINE(x86);
+    uint64_t at = FOUR_GIB;
+
+    for (int unit = 0; unit < PFLASH_UNITS; unit++) {
+        const char *drive = pflash_drive(x86, unit);
+        g_autofree char *name = g_strdup_printf("system.flash%d", unit);
+        if (!drive) {
+            break;
+        }
+        Device *dev = device_new_unattached(machine->config.root, TYPE_PFLASH_CFI01, name);
+        if (!object_apply_globals(OBJECT(dev), machine->config.globals, error) ||
+            !object_property_parse(OBJECT(dev), "name", name, error) ||
+            !object_property_parse(OBJECT(dev), "drive", drive, error) ||
+            !device_realize(dev, NULL, &machine->env, error)) {
+            error_prefix(error, "pflash unit %d: ", unit);
+            return false;
+        }
+        MemoryRegion *mr = pflash_cfi01_region(dev);
+        if (FOUR_GIB - at + mr->size > BIOS_MAX_SIZE) {
+            return error_set(error, "pflash unit %d: all units together may have %u MiB", unit,
+                             BIOS_MAX_SIZE >> 20);
+        }
+        at -= mr->size;
+        memory_region_add_overlap(container, at, mr, 1);
+        if (unit == 0 && !map_low(x86, container, mr->ram->host + mr->size, (uint32_t)mr->size, error)) {
+            return false;
+        }
+    }
     return true;
+}
+
+bool x86_firmware_map(X86Machine *x86, MemoryRegion *container, GError **error)
+{
+    if (pflash_drive(x86, 0)) {
+        return map_flash(x86, container, error);
+    }
+    if (pflash_drive(x86, 1)) {
+        error_set(error, "pflash unit 1 is given, but not unit 0, which has the firmware's code");
+        error_append_hint(error, "Use -drive if=pflash,unit=0,readonly=on,file=FILE.");
+        return false;
+    }
+    return map_image(x86, container, error);
 }
 
 void x86_firmware_fini(X86Machine *x86)
@@ -57,8 +140,10 @@ void x86_firmware_fini(X86Machine *x86)
 enum { LOADER_ALLOCATE = 1, LOADER_ADD_POINTER = 2, LOADER_ADD_CHECKSUM = 3 };
 enum { LOADER_ENTRY_SIZE = 128, LOADER_FILE_SIZE = 56 };
 enum { ZONE_HIGH = 1, ZONE_FSEG = 2 };
-#define TABLES_FILE "etc/acpi/tables"
-#define RSDP_FILE   "etc/acpi/rsdp"
+#define TABLES_FILE  "etc/acpi/tables"
+#define RSDP_FILE    "etc/acpi/rsdp"
+#define LOADER_FILE  "etc/table-loader"
+#define TABLES_SLACK 4096u
 
 static void put_le32(uint8_t *p, uint32_t value)
 {
@@ -120,21 +205,75 @@ GByteArray *acpi_loader_script(const AcpiLinks *links)
     return script;
 }
 
-static bool publish_acpi(FwCfg *fw_cfg, const AcpiBoard *board, GError **error)
-{
-    AcpiLinks *links = acpi_links_new();
-    GByteArray *tables = acpi_build(board, 0, links, error);
-    bool ok = tables != NULL;
+typedef struct AcpiFiles {
+    GByteArray *rsdp, *tables, *script;
+} AcpiFiles;
 
-    if (ok) {
-        g_autoptr(GByteArray) script = acpi_loader_script(links);
-        ok = fw_cfg_add_file(fw_cfg, RSDP_FILE, tables->data, ACPI_RSDP_SIZE, error);
-        memset(tables->data, 0, ACPI_RSDP_SIZE); /* it is the other file */
-        ok = ok && fw_cfg_add_file(fw_cfg, TABLES_FILE, tables->data, tables->len, error) &&
-             fw_cfg_add_file(fw_cfg, "etc/table-loader", script->data, script->len, error);
-        g_byte_array_unref(tables);
+static void acpi_files_clear(AcpiFiles *files)
+{
+    g_clear_pointer(&files->rsdp, g_byte_array_unref);
+    g_clear_pointer(&files->tables, g_byte_array_unref);
+    g_clear_pointer(&files->script, g_byte_array_unref);
+}
+
+static bool acpi_files_make(X86Machine *x86, AcpiFiles *files, GError **error)
+{
+    AcpiBoard board = x86->acpi_board;
+    if (x86->acpi_update) {
+        x86->acpi_update(x86, &board);
+    }
+    AcpiLinks *links = acpi_links_new();
+    files->tables = acpi_build(&board, 0, links, error);
+    if (files->tables) {
+        files->script = acpi_loader_script(links);
+        files->rsdp = g_byte_array_new();
+        g_byte_array_append(files->rsdp, files->tables->data, ACPI_RSDP_SIZE);
+        memset(files->tables->data, 0, ACPI_RSDP_SIZE); /* it is the other file */
     }
     acpi_links_free(links);
+    return files->tables != NULL;
+}
+
+/* When firmware reads them it has given addresses that the tables tell of. */
+static GByteArray *acpi_file_remake(void *opaque, const char *name)
+{
+    AcpiFiles files = { NULL };
+    GByteArray *wanted = NULL;
+    if (acpi_files_make(opaque, &files, NULL)) {
+        wanted = g_byte_array_ref(!strcmp(name, TABLES_FILE) ? files.tables
+                                  : !strcmp(name, RSDP_FILE) ? files.rsdp
+                                                             : files.script);
+    }
+    acpi_files_clear(&files);
+    return wanted;
+}
+
+static bool publish_acpi(X86Machine *x86, GError **error)
+{
+    FwCfg *fw_cfg = MACHINE(x86)->fw_cfg;
+    AcpiFiles files = { NULL };
+    bool ok = acpi_files_make(x86, &files, error);
+
+    if (ok) {
+        if (x86->acpi_update) { /* the tables may grow by a few resource descriptors */
+            guint from = files.tables->len;
+            g_byte_array_set_size(files.tables, (from + 2 * TABLES_SLACK - 1) & ~(TABLES_SLACK - 1u));
+            memset(files.tables->data + from, 0, files.tables->len - from);
+        }
+        const struct {
+            const char *name;
+            const GByteArray *content;
+        } list[] = { { RSDP_FILE, files.rsdp },
+                     { TABLES_FILE, files.tables },
+                     { LOADER_FILE, files.script } };
+        for (size_t i = 0; ok && i < G_N_ELEMENTS(list); i++) {
+            ok = fw_cfg_add_file(fw_cfg, list[i].name, list[i].content->data, list[i].content->len, error);
+            if (ok && x86->acpi_update) {
+                fw_cfg_set_make(fw_cfg, list[i].name, acpi_file_remake, x86);
+            }
+        }
+    }
+    acpi_files_clear(&files);
     return ok;
 }
 
@@ -312,12 +451,12 @@ static bool publish_option_roms(Machine *machine, GError **error)
     return true;
 }
 
-bool x86_firmware_publish(X86Machine *x86, const AcpiBoard *board, GError **error)
+bool x86_firmware_publish(X86Machine *x86, bool acpi, GError **error)
 {
     Machine *machine = MACHINE(x86);
 
     return boot_order_check("order", machine->boot_order, error) &&
-           boot_order_check("once", machine->boot_once, error) &&
-           (!board || publish_acpi(machine->fw_cfg, board, error)) && publish_boot_order(machine, error) &&
-           smbios_publish(machine, error) && publish_option_roms(machine, error);
+           boot_order_check("once", machine->boot_once, error) && (!acpi || publish_acpi(x86, error)) &&
+           publish_boot_order(machine, error) && smbios_publish(machine, error) &&
+           publish_option_roms(machine, error);
 }

@@ -11,11 +11,11 @@
 
 #define FIRMWARE_DEFAULT "bios-256k.bin"
 
-/* Loads the machine's firmware (property "firmware", else SeaBIOS) and maps it below 4 GiB, its last 128 KiB
- * also below 1 MiB, both in `container`. */
+/* Maps the machine's firmware (flash where it is given; else the property "firmware", else SeaBIOS) below 4
+ * GiB, its last 128 KiB also below 1 MiB, both in `container`. */
 bool x86_firmware_map(X86Machine *x86, MemoryRegion *container, GError **error);
-/* fw_cfg's files, once all devices are there. `board` describes the machine for ACPI; NULL: acpi=off. */
-bool x86_firmware_publish(X86Machine *x86, const AcpiBoard *board, GError **error);
+/* fw_cfg's files, once all devices are there. acpi: with tables of x86->acpi_board. */
+bool x86_firmware_publish(X86Machine *x86, bool acpi, GError **error);
 /* CMOS bytes that tell the boot order; after every reset. */
 void x86_firmware_reset(X86Machine *x86);
 void x86_firmware_fini(X86Machine *x86);

@@ -29,7 +29,7 @@ const EnumLookup on_off_auto_lookup = { .name = "OnOffAuto", .names = on_off_aut
 
 /* ---- memory ---- */
 
-static void x86_add_e820(X86Machine *x86, uint64_t base, uint64_t end, uint32_t type)
+void x86_machine_add_e820(X86Machine *x86, uint64_t base, uint64_t end, uint32_t type)
 {
     if (base < end && x86->e820_count < E820_MAX_ENTRIES) {
         x86->e820[x86->e820_count++] = (E820Entry){ .base = base, .size = end - base, .type = type };
@@ -61,10 +61,12 @@ void x86_machine_init_memory(X86Machine *x86)
 {
     Machine *machine = MACHINE(x86);
     /* Where the hole has to be large, RAM below 4 GiB ends at a whole GiB, so that huge pages fit. */
-    uint64_t low = x86->max_ram_below_4g ? x86->max_ram_below_4g : 0xe0000000u;
+    uint64_t low = x86->max_ram_below_4g ? x86->max_ram_below_4g
+                   : x86->low_ram_limit  ? x86->low_ram_limit
+                                         : 0xe0000000u;
 
     if (machine->ram_size >= low) {
-        low = MIN(low, 3 * GIB);
+        low = MIN(low, x86->low_ram_split ? x86->low_ram_split : 3 * GIB);
     }
     machine->below_4g = MIN(machine->ram_size, low);
     machine->above_4g = machine->ram_size - machine->below_4g;
@@ -85,15 +87,15 @@ void x86_machine_init_memory(X86Machine *x86)
         x86->smram = address_space_new(&x86->smram_root, "cpu-smm");
     }
     if (x86->firmware) { /* it takes its own places out */
-        x86_add_e820(x86, 0, machine->below_4g, E820_RAM);
-        x86_add_e820(x86, 4 * GIB, 4 * GIB + machine->above_4g, E820_RAM);
+        x86_machine_add_e820(x86, 0, machine->below_4g, E820_RAM);
+        x86_machine_add_e820(x86, 4 * GIB, 4 * GIB + machine->above_4g, E820_RAM);
         return;
     }
-    x86_add_e820(x86, 0, 0x9fc00, E820_RAM);
-    x86_add_e820(x86, 0x9fc00, 0xa0000, E820_RESERVED);
-    x86_add_e820(x86, X86_ACPI_ADDRESS, X86_ACPI_LIMIT, E820_RESERVED);
-    x86_add_e820(x86, 0x100000, machine->below_4g, E820_RAM);
-    x86_add_e820(x86, 4 * GIB, 4 * GIB + machine->above_4g, E820_RAM);
+    x86_machine_add_e820(x86, 0, 0x9fc00, E820_RAM);
+    x86_machine_add_e820(x86, 0x9fc00, 0xa0000, E820_RESERVED);
+    x86_machine_add_e820(x86, X86_ACPI_ADDRESS, X86_ACPI_LIMIT, E820_RESERVED);
+    x86_machine_add_e820(x86, 0x100000, machine->below_4g, E820_RAM);
+    x86_machine_add_e820(x86, 4 * GIB, 4 * GIB + machine->above_4g, E820_RAM);
 }
 
 /* ---- CPUs ---- */
@@ -287,22 +289,23 @@ bool x86_machine_init_serial(X86Machine *x86, Bus *isa, GError **error)
 
 /* ---- start ---- */
 
-bool x86_machine_ready(X86Machine *x86, AcpiBoard *board, const char *extra_cmdline, GError **error)
+bool x86_machine_ready(X86Machine *x86, const AcpiBoard *described, const char *extra_cmdline, GError **error)
 {
     Machine *machine = MACHINE(x86);
     bool acpi = on_off_auto(x86->acpi, true);
-    g_autofree uint32_t *apic_ids = NULL;
+    AcpiBoard *board = &x86->acpi_board;
 
     if (!machine->kernel && (machine->initrd || machine->append)) {
         return error_set(error, "-%s only allowed with -kernel option",
                          machine->initrd ? "initrd" : "append");
     }
     if (acpi) {
-        apic_ids = g_new(uint32_t, machine->smp.max_cpus);
+        x86->apic_ids = g_new(uint32_t, machine->smp.max_cpus);
         for (unsigned i = 0; i < machine->smp.max_cpus; i++) {
-            apic_ids[i] = machine->cpu_slots[i].apic_id;
+            x86->apic_ids[i] = machine->cpu_slots[i].apic_id;
         }
-        board->apic_ids = apic_ids;
+        *board = *described;
+        board->apic_ids = x86->apic_ids;
         board->cpus = machine->smp.cpus;
         board->max_cpus = machine->smp.max_cpus;
         board->ioapic_address = IOAPIC_ADDRESS;
@@ -313,7 +316,7 @@ bool x86_machine_ready(X86Machine *x86, AcpiBoard *board, const char *extra_cmdl
         board->serial_ports = x86->serial_ports;
     }
     if (x86->firmware) {
-        return x86_firmware_publish(x86, acpi ? board : NULL, error);
+        return x86_firmware_publish(x86, acpi, error);
     }
     if (acpi) {
         x86->acpi_tables = acpi_build(board, X86_ACPI_ADDRESS, NULL, error);
@@ -408,6 +411,7 @@ void x86_machine_fini(X86Machine *x86)
     direct_boot_free(x86->boot);
     x86->boot = NULL;
     g_clear_pointer(&x86->acpi_tables, g_byte_array_unref);
+    g_clear_pointer(&x86->apic_ids, g_free);
 }
 
 static void x86_machine_instance_finalize(Object *obj)

@@ -454,31 +454,34 @@ static bool add_device(Setup *s, GError **error, const char *driver, ...)
     return device_create(vm_root(s->vm), options, false, vm_globals(s->vm), error) != NULL;
 }
 
-/* Where an IDE drive goes: index n is channel n / 2, unit n % 2; without one, the first free place. */
+/* Where an IDE drive goes: index n is channel n / 2, unit n % 2, or port n of a SATA controller; without one,
+ * the first free place. */
 static bool add_ide_drive(Setup *s, const BlockDrive *drive, unsigned *used, GError **error)
 {
+    Bus *first = bus_lookup(vm_root(s->vm), "ide.0");
+    int units = first && bus_max_devices(first) == 1 ? 1 : 2, places = units == 1 ? 6 : 4;
     int place = drive->index;
 
     if (place < 0 && (drive->bus >= 0 || drive->unit >= 0)) {
-        if (drive->unit > 1) {
-            return error_set(error, "drive '%s': IDE channels have units 0 and 1, not %d", bb_name(drive->bb),
-                             drive->unit);
+        if (drive->unit >= units) {
+            return error_set(error, "drive '%s': IDE channels have units 0 to %d, not %d", bb_name(drive->bb),
+                             units - 1, drive->unit);
         }
-        place = 2 * MAX(drive->bus, 0) + MAX(drive->unit, 0);
+        place = units * MAX(drive->bus, 0) + MAX(drive->unit, 0);
     }
-    for (int i = 0; place < 0 && i < 4; i++) {
+    for (int i = 0; place < 0 && i < places; i++) {
         place = *used & 1u << i ? -1 : i;
     }
-    if (place < 0 || place > 3) {
-        return error_set(error, "drive '%s': there are four places for IDE drives, index 0 to 3",
-                         bb_name(drive->bb));
+    if (place < 0 || place >= places) {
+        return error_set(error, "drive '%s': there are %d places for IDE drives, index 0 to %d",
+                         bb_name(drive->bb), places, places - 1);
     }
     if (*used & 1u << place) {
         return error_set(error, "drive '%s': index %d is taken by another drive", bb_name(drive->bb), place);
     }
     *used |= 1u << place;
-    g_autofree char *bus = g_strdup_printf("ide.%d", place / 2);
-    g_autofree char *unit = g_strdup_printf("%d", place % 2);
+    g_autofree char *bus = g_strdup_printf("ide.%d", place / units);
+    g_autofree char *unit = g_strdup_printf("%d", place % units);
     g_autofree char *bootindex = drive->bootindex >= 0 ? g_strdup_printf("%d", drive->bootindex) : NULL;
     g_autoptr(GError) missing = NULL;
     if (!bus_find(vm_root(s->vm), "IDE", bus, &missing)) {
@@ -501,6 +504,13 @@ static bool configure_drive_devices(Setup *s, GError **error)
         const char *interface = *drive->interface ? drive->interface : s->mc->default_disk_interface;
         if (strcmp(interface, "none") == 0) {
             continue;
+        }
+        if (strcmp(interface, "pflash") == 0) {
+            if (!object_property_find(OBJECT(vm_machine(s->vm)), "pflash0")) {
+                return error_set(error, "drive '%s': machine '%s' has no flash", bb_name(drive->bb),
+                                 s->mc->name);
+            }
+            continue; /* the board has taken it */
         }
         if (strcmp(interface, "virtio") == 0) {
             bool pci = s->mc->default_nic_model && strstr(s->mc->default_nic_model, "-pci");

@@ -81,6 +81,63 @@ def make_disk(path, guest, line, size_mb=96):
     return path
 
 
+def missing_efi_tools():
+    """The same for make_efi_disk and OVMF."""
+    wanted = {"grub-mkimage": "grub-common", "mformat": "mtools"}
+    packages = [package for tool, package in wanted.items() if not shutil.which(tool)]
+    if not pathlib.Path("/usr/lib/grub/x86_64-efi/linux.mod").exists():
+        packages.append("grub-efi-amd64-bin")
+    if not pathlib.Path("/usr/share/OVMF/OVMF_CODE_4M.fd").exists():
+        packages.append("ovmf")
+    return f"not installed: {' '.join(packages)}" if packages else None
+
+
+def make_efi_disk(path, guest, line, size_mb=96):
+    """A disk image whose EFI system partition has GRUB where firmware looks for it, the kernel and its ramdisk; a
+    second partition of raw space follows."""
+    sectors = size_mb * 2048
+    first_size = sectors // 2 - FIRST
+    with tempfile.TemporaryDirectory(prefix="rhea-efi-") as name:
+        directory = pathlib.Path(name)
+        early = directory / "early.cfg"
+        early.write_text("search --file --set=root /rhea-efi\nset prefix=($root)/grub\nconfigfile ($root)/grub/grub.cfg\n")
+        subprocess.run(["grub-mkimage", "-O", "x86_64-efi", "-p", "/grub", "-c", str(early), "-o",
+                        str(directory / "bootx64.efi"), "part_msdos", "fat", "linux", "serial", "terminal", "normal",
+                        "echo", "configfile", "search"], check=True)
+        (directory / "grub.cfg").write_text(CONFIG.format(line=line))
+        (directory / "rhea-efi").write_text("")
+        with open(directory / "initrd.gz", "wb") as ramdisk:
+            for part in ["initrd.gz", "ide.gz"]:
+                ramdisk.write((guest / part).read_bytes())
+        partition = directory / "partition"
+        with open(partition, "wb") as image:
+            image.truncate(first_size * SECTOR)
+
+        def mtool(*command):
+            subprocess.run([command[0], "-i", str(partition), *command[1:]], check=True, capture_output=True)
+        mtool("mformat", "-F", "-v", "RHEA", "::")
+        for folder in ["::/EFI", "::/EFI/BOOT", "::/grub"]:
+            mtool("mmd", folder)
+        for source, target in [("bootx64.efi", "::/EFI/BOOT/BOOTX64.EFI"), ("grub.cfg", "::/grub/grub.cfg"),
+                               ("rhea-efi", "::/rhea-efi"), ("initrd.gz", "::/initrd.gz")]:
+            mtool("mcopy", str(directory / source), target)
+        mtool("mcopy", str(guest / "vmlinuz"), "::/vmlinuz")
+        boot = bytearray(SECTOR)
+        boot[440:444] = struct.pack("<I", 0x52686562)
+        for index, (kind, start, count) in enumerate([(0xEF, FIRST, first_size),
+                                                      (0x83, sectors // 2, sectors - sectors // 2)]):
+            entry = struct.pack("<B3sB3sII", 0, b"\xfe\xff\xff", kind, b"\xfe\xff\xff", start, count)
+            boot[446 + 16 * index:462 + 16 * index] = entry
+        boot[510:512] = b"\x55\xaa"
+        with open(path, "wb") as image:
+            image.truncate(sectors * SECTOR)
+            image.write(boot)
+            image.seek(FIRST * SECTOR)
+            with open(partition, "rb") as source:
+                shutil.copyfileobj(source, image)
+    return path
+
+
 def make_cd(path):
     """A CD-ROM image with an El Torito boot record (ISO 9660; El Torito 1.0) that starts GRUB, which says so."""
     with tempfile.TemporaryDirectory(prefix="rhea-cd-") as name:

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Starts a PC through SeaBIOS: from a disk that the test makes (GRUB, Debian's kernel), as an IDE disk and as a virtio
+"""Starts PCs through SeaBIOS and OVMF: from a disk that the test makes (GRUB, Debian's kernel), as an IDE, SATA and virtio
 disk, whose guest then checks itself; from a CD-ROM; and what firmware is told and prints."""
 import argparse
 import hashlib
@@ -15,21 +15,24 @@ import zlib
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from boot_disk import make_cd, make_disk, missing_tools  # noqa: E402
+from boot_disk import make_cd, make_disk, make_efi_disk, missing_efi_tools, missing_tools  # noqa: E402
 from harness import ROOT, Machine, Tap, expect, run  # noqa: E402
 
 QUIET = ["-M", "pc", "-nodefaults", "-no-reboot", "-display", "none"]
+OVMF = pathlib.Path("/usr/share/OVMF")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build")
     parser.add_argument("--guest", type=pathlib.Path)
+    parser.add_argument("--generic", type=pathlib.Path, help="a guest with SATA's drivers")
     parser.add_argument("--accel", default="tcg", help="as -accel takes it")
     parser.add_argument("--timeout", type=int, default=240)
     parser.add_argument("--only", help="a regular expression: which tests")
     args = parser.parse_args()
     guest = pathlib.Path(args.guest or os.environ.get("RHEA_GUEST") or args.build / "guest").resolve()
+    generic = pathlib.Path(args.generic or args.build / "guest-generic").resolve()
     binary = args.build / "rhea-system-x86_64"
     tap = Tap()
 
@@ -49,12 +52,12 @@ def main():
     with tempfile.TemporaryDirectory(prefix="rhea-firmware-") as name:
         directory = pathlib.Path(name)
 
-        def boot(label, line, drive, extra=(), expected=2):
+        def boot(label, line, drive, extra=(), expected=2, machine="pc", make=make_disk, kernel=guest, size_mb=96):
             """Boots a fresh disk; the guest's checks must pass, and the machine must power off."""
-            disk = make_disk(directory / "disk.img", guest, f"console=ttyS0 quiet rhea.cpus=2 {line}")
+            disk = make(directory / "disk.img", kernel, f"console=ttyS0 quiet rhea.cpus=2 {line}", size_mb)
             start = time.monotonic()
             debug = directory / "debug"
-            arguments = [*QUIET, "-accel", args.accel, "-m", "512", "-smp", "2", "-serial", "stdio",
+            arguments = ["-M", machine, *QUIET[2:], "-accel", args.accel, "-m", "512", "-smp", "2", "-serial", "stdio",
                          "-chardev", f"file,id=debug,path={debug}",
                          "-device", "isa-debugcon,iobase=0x402,chardev=debug",
                          *[argument.format(disk=disk) for argument in drive], *extra]
@@ -86,6 +89,57 @@ def main():
             expect("found virtio-blk at 00:02.0" in log, log)
             expect(re.search(r"table\(50434146\)=0x\w+ \(via xsdt\)", log), "no ACPI tables:\n" + log)
             expect("Found 2 cpu(s) max supported 2 cpu(s)" in log, log)
+
+        def boots_q35_from_virtio():
+            log = boot("q35, virtio-blk behind a root port", "rhea.test=cpus,clock,disk,fs",
+                       ["-drive", "file={disk},format=raw,if=none,id=d"],
+                       ["-device", "pcie-root-port,id=port,slot=1", "-device", "virtio-blk-pci,drive=d,bus=port"],
+                       expected=4, machine="q35")
+            expect("PCIe: using q35 mmconfig at 0xb0000000" in log, log)
+            expect("found virtio-blk at 01:00.0" in log, log)
+
+        def boots_q35_from_sata():
+            if not (generic / "ide.gz").exists():
+                raise Tap.Skip(f"no guest in {generic}: run tools/guest.sh -k generic")
+            content = random.Random(7).randbytes(3 << 20)
+            cd = directory / "cd.img"
+            cd.write_bytes(content)
+            checksum = hashlib.sha256(content).hexdigest()
+            log = boot("q35, AHCI", f"rhea.test=cpus,clock,disk,fs,cd rhea.disk=sd rhea.cd={checksum}",
+                       ["-hda", "{disk}"], ["-cdrom", cd], expected=5, machine="q35", kernel=generic, size_mb=128)
+            expect("AHCI/0: QEMU HARDDISK ATA-8 Hard-Disk" in log, "SeaBIOS did not see the disk:\n" + log)
+            expect("AHCI/2: QEMU DVD-ROM" in log, "SeaBIOS did not see the CD-ROM:\n" + log)
+
+        def flash(variables):
+            return ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={OVMF}/OVMF_CODE_4M.fd",
+                    "-drive", f"if=pflash,unit=1,format=raw,file={variables}"]
+
+        def boots_through_ovmf(machine):
+            """Firmware finds GRUB on the EFI partition; what it writes to its variables is there at the next start."""
+            variables = directory / "vars.fd"
+            blank = (OVMF / "OVMF_VARS_4M.fd").read_bytes()
+            variables.write_bytes(blank)
+            drive = ["-drive", "file={disk},format=raw,if=virtio"]
+            boot(f"{machine}, OVMF", "rhea.test=cpus,clock,disk", drive, flash(variables), expected=3,
+                 machine=machine, make=make_efi_disk)
+            first = variables.read_bytes()
+            expect(first != blank and len(first) == len(blank), "OVMF kept no variables")
+            expect("Boot0000".encode("utf-16-le") in first, "no boot option among the variables")
+            boot(f"{machine}, OVMF again", "rhea.test=cpus", drive, flash(variables), expected=1, machine=machine,
+                 make=make_efi_disk)
+            expect("Boot0000".encode("utf-16-le") in variables.read_bytes(), "the variables are gone")
+
+        def wrong_flash():
+            status, _, err = run([binary, *QUIET, *flash(OVMF / "OVMF_VARS_4M.fd")[2:]])
+            expect(status == 1 and "unit 0" in err, err)
+            (directory / "odd.fd").write_bytes(bytes(5000))
+            status, _, err = run([binary, *QUIET, "-drive", f"if=pflash,format=raw,file={directory}/odd.fd"])
+            expect(status == 1 and "5120 bytes" in err and "whole sectors" in err, err)
+            status, _, err = run([binary, *QUIET, "-machine", "pflash0=none"])
+            expect(status == 1 and "'none'" in err, err)
+            status, _, err = run([binary, "-M", "microvm", *QUIET[2:], "-drive",
+                                  f"if=pflash,format=raw,readonly=on,file={OVMF}/OVMF_CODE_4M.fd"])
+            expect(status == 1 and ("no flash" in err or "needs a kernel" in err), err)
 
         def serial_of(arguments, pattern, timeout=60):
             """The debug port's output, once it matches."""
@@ -192,6 +246,17 @@ def main():
 
         test("boots from an IDE disk, reads a CD-ROM", boots_from_ide)
         test("boots from a virtio disk", boots_from_virtio)
+        test("q35 boots from a virtio disk behind a root port", boots_q35_from_virtio)
+        test("q35 boots from a SATA disk, reads a CD-ROM", boots_q35_from_sata)
+        efi = missing_efi_tools()
+        if efi:
+            def no_efi():
+                raise Tap.Skip(efi)
+            test("OVMF", no_efi)
+        else:
+            test("q35 boots through OVMF from flash, which keeps variables", boots_through_ovmf, "q35")
+            test("pc boots through OVMF from flash", boots_through_ovmf, "pc")
+            test("wrong flash", wrong_flash)
         test("boots from a CD-ROM", boots_from_cd)
         test("bootindex and -boot strict reach firmware", boot_order)
         test("-boot once", boot_once)

@@ -35,9 +35,11 @@ static double seconds = 0.05;
 static const struct {
     const char *type, *name, *value;
 } needs[] = {
+    { "cfi.pflash01", "drive", "disk0" },
     { "ide-cd", "drive", "cd0" },
     { "ide-hd", "drive", "disk0" },
     { "isa-debugcon", "chardev", "null0" },
+    { "pci-bridge", "chassis_nr", "3" },
     { "isa-serial", "chardev", "null0" },
     { "virtconsole", "chardev", "null0" },
     { "virtserialport", "chardev", "null0" },
@@ -51,6 +53,7 @@ static const struct {
     const char *bus_type, *provider;
 } providers[] = {
     { "IDE", "piix3-ide" },
+    { "PCIE", "q35-pcihost" },
     { "virtio-bus", "virtio-mmio" },
     { "virtio-serial-bus", "virtio-serial-pci" },
 };

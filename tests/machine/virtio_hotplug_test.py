@@ -23,7 +23,7 @@ def start(binary, directory, *more):
     qmp.unlink(missing_ok=True)
     kernel = pathlib.Path(directory) / "kernel"
     kernel.write_bytes(multiboot_kernel())
-    return Machine(binary, ["-kernel", kernel, "-M", "pc", "-m", "64", "-S", "-nodefaults", "-display", "none", "-qmp",
+    return Machine(binary, ["-kernel", kernel, "-M", "pc,acpi=off", "-m", "64", "-S", "-nodefaults", "-display", "none", "-qmp",
                             f"unix:{qmp},server=on,wait=off", *more], directory)
 
 

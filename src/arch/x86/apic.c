@@ -397,6 +397,30 @@ bool apic_bus_deliver_to_id(ApicBus *bus, uint32_t id, const ApicMessage *m)
     return found;
 }
 
+static __thread X86Apic *thread_apic;
+
+void apic_set_thread(X86Apic *apic)
+{
+    thread_apic = apic;
+}
+
+void apic_bus_smi(ApicBus *bus, bool all)
+{
+    const ApicMessage smi = { .mode = APIC_SMI, .assert_ = true };
+
+    if (!all && thread_apic) {
+        apic_accept(thread_apic, &smi);
+        return;
+    }
+    pthread_rwlock_rdlock(&bus->lock);
+    for (unsigned i = 0; i < bus->count; i++) {
+        if (all || bus->apics[i]->cpu->apic_id == 0) {
+            apic_accept(bus->apics[i], &smi);
+        }
+    }
+    pthread_rwlock_unlock(&bus->lock);
+}
+
 void apic_bus_kick(ApicBus *bus, uint32_t id)
 {
     pthread_rwlock_rdlock(&bus->lock);

@@ -47,6 +47,11 @@ void apic_bus_set_pic_line(ApicBus *bus, bool level);
 /* NMI through LINT1 of every CPU ("inject-nmi"). */
 void apic_bus_nmi(ApicBus *bus);
 
+/* The local APIC of the vCPU that the calling thread runs from now on; NULL: none. */
+void apic_set_thread(X86Apic *apic);
+/* A chipset's SMI: to the CPU whose thread this is (whose access has caused it), else to the one with id 0;
+ * or to all. */
+void apic_bus_smi(ApicBus *bus, bool all);
 /* To the one local APIC with this (x2APIC) id; false: there is none. */
 bool apic_bus_deliver_to_id(ApicBus *bus, uint32_t id, const ApicMessage *message);
 /* KVM's paravirtual kick: ends that vCPU's HLT. */

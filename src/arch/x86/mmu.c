@@ -878,6 +878,15 @@ uint64_t mmu_load_general(X86Cpu *cpu, uint64_t linear, unsigned size, MmuIndex 
     return value;
 }
 
+/* What was written may be a register that changes the map of memory (flash, BARs): instructions that follow
+ * in the same block must see it. */
+static void map_settle(X86Cpu *cpu)
+{
+    if (G_UNLIKELY(__atomic_load_n(&cpu->interrupt_request, __ATOMIC_RELAXED) & CPU_INTERRUPT_TLB)) {
+        mmu_process_pending(cpu);
+    }
+}
+
 void mmu_store_general(X86Cpu *cpu, uint64_t linear, uint64_t value, unsigned size, MmuIndex index)
 {
     x86_fpu_leave(cpu);
@@ -894,6 +903,7 @@ void mmu_store_general(X86Cpu *cpu, uint64_t linear, uint64_t value, unsigned si
             mark_written(first.ram, first.ram_offset, size);
         } else {
             mmu_physical_store(cpu, first.gpa, value, size);
+            map_settle(cpu);
         }
         return;
     }
@@ -902,6 +912,7 @@ void mmu_store_general(X86Cpu *cpu, uint64_t linear, uint64_t value, unsigned si
     check_watch(cpu, linear, size, true);
     target_write(cpu, &first, (const uint8_t *)&value, in_page);
     target_write(cpu, &second, (const uint8_t *)&value + in_page, size - in_page);
+    map_settle(cpu);
 }
 
 #define RUN_PAGES 4

@@ -12,6 +12,7 @@
 #define PIIX4_PM_BASE      0x600 /* PM1 event +0, control +4, timer +8 */
 #define PIIX4_GPE0_BASE    0xafe0
 #define PIIX4_GPE0_LENGTH  4
+#define PIIX4_PCI_HOTPLUG  0xae00
 #define PIIX4_SMI_COMMAND  0xb2
 #define PIIX4_ACPI_ENABLE  0xf1
 #define PIIX4_ACPI_DISABLE 0xf0
@@ -21,6 +22,8 @@
 #define PIIX4_SLP_TYP_S4 2
 #define PIIX4_SLP_TYP_S5 0
 
+/* Where the PM block is decoded now; 0: nowhere. [any thread] */
+uint16_t piix4_pm_base(Device *dev);
 /* Before realize: where the SCI goes; NULL: isa_irqs[9] of the env. Borrowed. */
 void piix4_pm_set_sci(Device *dev, IrqLine *sci);
 

@@ -43,7 +43,10 @@ Bus *bus_new(const char *bus_type, Device *owner, const char *name, const Device
                                         : NULL;
     if (parent) {
         g_autoptr(GError) error = NULL;
-        if (!object_property_add_child(parent, bus->name, obj, &error)) {
+        /* A user may call a bridge, and so its bus, by the name of one of its properties. */
+        g_autofree char *other = g_strdup_printf("%s.bus", bus->name);
+        const char *child = object_property_find(parent, bus->name) ? other : bus->name;
+        if (!object_property_add_child(parent, child, obj, &error)) {
             g_error("bus '%s': %s", bus->name, error->message);
         }
         object_unref(obj); /* the parent has it now */
@@ -76,8 +79,18 @@ typedef struct FindBus {
     const char *type, *name;
     Bus *by_name; /* of any type */
     Bus *free_one, *full_one;
-    GPtrArray *names; /* of buses of the right type, for the hint */
+    unsigned free_depth; /* how far free_one is from the root */
+    GPtrArray *names;    /* of buses of the right type, for the hint */
 } FindBus;
+
+static unsigned bus_depth(const Bus *bus)
+{
+    unsigned depth = 0;
+    for (; bus->owner && bus->owner->bus; bus = bus->owner->bus) {
+        depth++;
+    }
+    return depth;
+}
 
 static bool find_bus_visit(Object *child, void *opaque)
 {
@@ -95,14 +108,23 @@ static bool find_bus_visit(Object *child, void *opaque)
         return true;
     }
     if (right_type) {
-        unsigned max = BUS_GET_CLASS(bus)->max_devices;
+        unsigned max = bus_max_devices(bus);
         if (max && bus->children->len >= max) {
             f->full_one = f->full_one ? f->full_one : bus;
-        } else if (!f->free_one) {
+        } else if (!f->free_one || bus_depth(bus) < f->free_depth) {
             f->free_one = bus;
+            f->free_depth = bus_depth(bus);
         }
     }
     return true;
+}
+
+Bus *bus_lookup(Object *root, const char *name)
+{
+    FindBus f = { .type = TYPE_BUS, .name = name, .names = g_ptr_array_new() };
+    object_child_foreach(root, true, find_bus_visit, &f);
+    g_ptr_array_unref(f.names);
+    return f.by_name;
 }
 
 Bus *bus_find(Object *root, const char *bus_type, const char *name, GError **error)
@@ -120,7 +142,7 @@ Bus *bus_find(Object *root, const char *bus_type, const char *name, GError **err
         g_ptr_array_add(f.names, NULL);
         nearest_hint(error, name, (const char *const *)f.names->pdata);
     } else if (name) {
-        unsigned max = BUS_GET_CLASS(f.by_name)->max_devices;
+        unsigned max = bus_max_devices(f.by_name);
         if (object_dynamic_cast(OBJECT(f.by_name), bus_type) && max && f.by_name->children->len >= max) {
             error_set(error, "Bus '%s' is full", name);
         } else {

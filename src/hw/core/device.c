@@ -42,7 +42,7 @@ bool device_realize(Device *dev, Bus *bus, const DeviceEnv *env, GError **error)
                          object_get_typename(OBJECT(bus)));
     }
     if (bus) {
-        unsigned max = BUS_GET_CLASS(bus)->max_devices;
+        unsigned max = bus_max_devices(bus);
         if (max && bus->children->len >= max) {
             return error_set(error, "Bus '%s' is full", bus->name);
         }
@@ -72,6 +72,9 @@ bool device_realize(Device *dev, Bus *bus, const DeviceEnv *env, GError **error)
     }
     if (dev->hotplugged) {
         device_reset(dev);
+    }
+    if (bus && BUS_GET_CLASS(bus)->plugged) {
+        BUS_GET_CLASS(bus)->plugged(bus, dev);
     }
     return true;
 }
@@ -358,7 +361,7 @@ Device *device_create(Object *root, const QapiDeviceOptions *options, bool hotpl
             error_set(error, "Device '%s' can't go on %s bus", driver, object_get_typename(OBJECT(bus)));
             return NULL;
         }
-        if (hotplug && !BUS_GET_CLASS(bus)->hotplug) {
+        if (hotplug && !bus_can_hotplug(bus)) {
             error_set(error, "Bus '%s' does not support hotplugging", bus->name);
             return NULL;
         }
@@ -403,10 +406,10 @@ bool device_delete(Object *root, const char *id, GError **error)
         return error_set_class(error, ERROR_CLASS_DEVICE_NOT_FOUND, "Device '%s' not found", id);
     }
     DeviceClass *dc = DEVICE_GET_CLASS(dev);
-    if (dev->pending_unplug) {
+    if (dev->pending_unplug && (!dev->unplug_retry_us || g_get_monotonic_time() < dev->unplug_retry_us)) {
         return error_set(error, "Device %s is already in the process of unplug", id);
     }
-    if (dev->bus && !BUS_GET_CLASS(dev->bus)->hotplug) {
+    if (dev->bus && !bus_can_hotplug(dev->bus)) {
         return error_set(error, "Bus '%s' does not support hotplugging", dev->bus->name);
     }
     if (!dc->hotpluggable) {
@@ -490,7 +493,7 @@ static bool get_hotplugged(Object *obj, Visitor *v, const char *name, void *opaq
 static bool get_hotpluggable(Object *obj, Visitor *v, const char *name, void *opaque, GError **error)
 {
     Device *dev = DEVICE(obj);
-    bool value = DEVICE_GET_CLASS(dev)->hotpluggable && (!dev->bus || BUS_GET_CLASS(dev->bus)->hotplug);
+    bool value = DEVICE_GET_CLASS(dev)->hotpluggable && (!dev->bus || bus_can_hotplug(dev->bus));
     return visit_bool(v, name, &value, error);
 }
 

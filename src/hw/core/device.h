@@ -83,7 +83,8 @@ struct Device {
     bool realized;
     bool hotplugged;
     bool pending_unplug;
-    GPtrArray *child_buses; /* of Bus *, borrowed: they are children in the composition tree */
+    int64_t unplug_retry_us; /* with it, on the monotonic clock: from then on one may ask again; 0: never */
+    GPtrArray *child_buses;  /* of Bus *, borrowed: they are children in the composition tree */
 };
 
 struct DeviceClass {
@@ -99,7 +100,8 @@ struct DeviceClass {
     /* To power-on state; vCPUs stand still. The lock is held. A subclass that overrides calls its parent's.
      */
     void (*reset)(Device *dev);
-    /* NULL: unplugged at once; else asks the guest first (ACPI, PCIe) and ends with device_unplug_done(). */
+    /* NULL: unplugged at once; else asks the guest first (ACPI, PCIe), sets pending_unplug, and ends with
+     * device_unplug_done(). */
     bool (*unplug_request)(Device *dev, GError **error);
 };
 #define DEVICE(obj)           OBJECT_CHECK(Device, obj, TYPE_DEVICE)
@@ -112,6 +114,8 @@ struct Bus {
     Device *owner;       /* the device that has this bus; may be NULL for a board's root bus */
     GPtrArray *children; /* of Device *, counted */
     int next_number;
+    bool no_hotplug;      /* although its class would allow it */
+    unsigned max_devices; /* 0: what the class says */
     const DeviceEnv *env; /* what its devices get at realize */
 };
 struct BusClass {
@@ -120,7 +124,8 @@ struct BusClass {
     bool hotplug;         /* devices may come and go while the guest runs */
     /* Refuses or adjusts an address before realize (PCI slot in use, ...). */
     bool (*check_address)(Bus *bus, Device *dev, GError **error);
-    char *(*device_path)(Device *dev); /* for info qtree and boot order; caller frees */
+    void (*plugged)(Bus *bus, Device *dev); /* a device was realized on it; may be NULL */
+    char *(*device_path)(Device *dev);      /* for info qtree and boot order; caller frees */
     void (*print_device)(Device *dev, GString *out, int indent); /* extra lines of info qtree */
 };
 #define BUS(obj)           OBJECT_CHECK(Bus, obj, TYPE_BUS)
@@ -158,7 +163,18 @@ bool device_property_any_time(Object *obj, const char *name, GError **error);
 char *device_describe(const Device *dev);
 /* Calls fn for a device and all below it, parents first. */
 void bus_foreach(Bus *bus, void (*fn)(Device *dev, void *opaque), void *opaque);
-/* Finds a bus of a type with room for one more, by name or (name NULL) the first. Borrowed. */
+static inline unsigned bus_max_devices(Bus *bus)
+{
+    return bus->max_devices ? bus->max_devices : BUS_GET_CLASS(bus)->max_devices;
+}
+static inline bool bus_can_hotplug(Bus *bus)
+{
+    return BUS_GET_CLASS(bus)->hotplug && !bus->no_hotplug;
+}
+/* A bus by name, whatever is on it; NULL: there is none. Borrowed. */
+Bus *bus_lookup(Object *root, const char *name);
+/* Finds a bus of a type with room for one more, by name or (name NULL) the first of those nearest to the
+ * root. Borrowed. */
 Bus *bus_find(Object *root, const char *bus_type, const char *name, GError **error);
 /* A device by its user-given id or QOM path. Borrowed. */
 Device *device_find(Object *root, const char *id_or_path);

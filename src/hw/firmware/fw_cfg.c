@@ -30,6 +30,8 @@ typedef struct FwCfgItem {
     uint8_t *data;
     uint32_t length;
     char *name; /* of a file */
+    FwCfgMake *make;
+    void *make_opaque;
 } FwCfgItem;
 
 struct FwCfg {
@@ -142,12 +144,32 @@ bool fw_cfg_add_file(FwCfg *s, const char *name, const void *data, size_t length
     return ok || error_set(error, "fw_cfg has no room for file '%s'", name);
 }
 
+void fw_cfg_set_make(FwCfg *s, const char *name, FwCfgMake *make, void *opaque)
+{
+    home_lock(&s->parent_obj.lock);
+    for (uint16_t key = FILE_FIRST; key < s->next_file; key++) {
+        FwCfgItem *item = item_find(s, key);
+        if (!strcmp(item->name, name)) {
+            item->make = make;
+            item->make_opaque = opaque;
+        }
+    }
+    home_unlock(&s->parent_obj.lock);
+}
+
 /* ---- the selected item; the lock is held ---- */
 static void select_item(FwCfg *s, uint16_t key)
 {
     TRACE(fw_cfg_select, key);
     s->key = key;
     s->offset = 0;
+    FwCfgItem *item = item_find(s, key);
+    g_autoptr(GByteArray) made = item && item->make ? item->make(item->make_opaque, item->name) : NULL;
+    if (made) {
+        uint32_t length = MIN(made->len, item->length);
+        memcpy(item->data, made->data, length);
+        memset(item->data + length, 0, item->length - length);
+    }
 }
 
 static uint8_t next_byte(FwCfg *s)

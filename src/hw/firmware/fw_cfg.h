@@ -20,6 +20,12 @@ void fw_cfg_add_string(FwCfg *s, uint16_t key, const char *value);
 /* A named file (at most 55 characters); data is copied. Re-adding a name replaces its content. */
 bool fw_cfg_add_file(FwCfg *s, const char *name, const void *data, size_t length, GError **error);
 
+/* Content that is made anew whenever the guest selects a file that is there already: `make` gives at most as
+ * many bytes as the file has (zeros follow), or NULL: it stays as it is. Called in a vCPU's thread with the
+ * device's lock held; it must take none but leaf locks. */
+typedef GByteArray *FwCfgMake(void *opaque, const char *name);
+void fw_cfg_set_make(FwCfg *s, const char *name, FwCfgMake *make, void *opaque);
+
 #define FW_CFG_SIGNATURE      0x00
 #define FW_CFG_ID             0x01
 #define FW_CFG_UUID           0x02

@@ -13,20 +13,17 @@
 
 #include "base/error.h"
 #include "hw/isa/isa.h"
+#include "hw/isa/reset_control.h"
 #include "trace/trace.h"
 
 #include <string.h>
 
 TRACE_EVENT(piix3_route, "PIRQ %c to IRQ %d");
-TRACE_EVENT(piix3_reset_control, "value 0x%02x");
 
 enum {
     PIIX3_PIRQRC = 0x60, /* four: PIRQ A to D */
     PIIX3_PIRQ_DISABLED = 0x80,
     PIIX3_PIRQ_MASK = 0x8f,
-    PIIX3_RESET_PORT = 0xcf9,
-    PIIX3_RESET_HARD = 1u << 1, /* RCR.SRST: the kind */
-    PIIX3_RESET_CPU = 1u << 2,  /* RCR.RCPU: 0 to 1 resets */
 };
 
 /* Where PC firmware routes PIRQ A to D. */
@@ -35,12 +32,11 @@ static const uint8_t firmware_routes[4] = { 10, 10, 11, 11 };
 typedef struct Piix3State {
     PciDevice parent_obj;
     /* saved */
-    uint8_t reset_control;
+    ResetControl reset; /* its value */
     uint8_t route[4];   /* config's PIRQRC, guarded by the bus's irq_lock */
     uint8_t pirq_level; /* bit n: PIRQ n is asserted; same */
     /* derived and configured */
     Bus *isa;
-    MemoryRegion reset_io;
     bool firmware_preset;
 } Piix3State;
 #define PIIX3(obj) OBJECT_CHECK(Piix3State, obj, TYPE_PIIX3)
@@ -67,9 +63,9 @@ static void set_pirq(void *opaque, int pirq, bool level)
     drive_irq(s, s->route[pirq]);
 }
 
-static int map_pirq(PciDevice *dev, int pin)
+static int map_pirq(void *opaque, unsigned slot, int pin)
 {
-    return (PCI_SLOT(dev->devfn) + 3 + pin) & 3; /* slot 1's pin A is PIRQ A, each slot shifts by one */
+    return (slot + 3 + pin) & 3; /* slot 1's pin A is PIRQ A, each slot shifts by one */
 }
 
 /* Takes over what the configuration registers say. */
@@ -89,7 +85,7 @@ static void update_routes(Piix3State *s)
     home_unlock(&bus->irq_lock);
 }
 
-/* ---- configuration and ports ---- */
+/* ---- configuration ---- */
 static void piix3_config_write(PciDevice *dev, uint32_t address, uint32_t value, unsigned size)
 {
     pci_default_config_write(dev, address, value, size);
@@ -97,31 +93,6 @@ static void piix3_config_write(PciDevice *dev, uint32_t address, uint32_t value,
         update_routes(PIIX3(dev));
     }
 }
-
-static uint64_t reset_read(void *opaque, hwaddr offset, unsigned size)
-{
-    Piix3State *s = opaque;
-    return s->reset_control;
-}
-
-static void reset_write(void *opaque, hwaddr offset, uint64_t value, unsigned size)
-{
-    Piix3State *s = opaque;
-    const DeviceEnv *env = s->parent_obj.parent_obj.env;
-    TRACE(piix3_reset_control, (unsigned)value);
-    if ((value & PIIX3_RESET_CPU) && !(s->reset_control & PIIX3_RESET_CPU) && env->vm &&
-        env->vm->request_reset) {
-        env->vm->request_reset(env->vm->opaque, SHUTDOWN_GUEST_RESET);
-    }
-    s->reset_control = value & PIIX3_RESET_HARD; /* RCPU itself falls with the reset */
-}
-
-static const MemoryRegionOps reset_ops = {
-    .read = reset_read,
-    .write = reset_write,
-    .valid = { .min = 1, .max = 1 },
-    .impl = { .min = 1, .max = 1 },
-};
 
 /* ---- life ---- */
 static void piix3_reset(Device *device)
@@ -142,7 +113,7 @@ static void piix3_reset(Device *device)
         config[PIIX3_PIRQRC + pirq] = s->firmware_preset ? firmware_routes[pirq] : PIIX3_PIRQ_DISABLED;
     }
     update_routes(s);
-    s->reset_control = 0;
+    s->reset.value = 0;
 }
 
 static bool piix3_realize(PciDevice *dev, GError **error)
@@ -158,9 +129,7 @@ static bool piix3_realize(PciDevice *dev, GError **error)
     memset(dev->wmask + PIIX3_PIRQRC, PIIX3_PIRQ_MASK, 4);
     memset(s->route, PIIX3_PIRQ_DISABLED, sizeof(s->route));
     s->pirq_level = 0;
-    memory_region_init_io(&s->reset_io, s, &reset_ops, s, "piix3-reset-control", 1, &device->lock);
-    memory_region_add_overlap(env->system_io, PIIX3_RESET_PORT, &s->reset_io,
-                              1); /* inside the address port's four */
+    reset_control_init(&s->reset, device);
     s->isa = isa_bus_new(device, env);
     pci_bus_set_irq_routing(PCI_BUS(device->bus), map_pirq, set_pirq, s);
     return true;
@@ -170,8 +139,7 @@ static void piix3_unrealize(PciDevice *dev)
 {
     Piix3State *s = PIIX3(dev);
     pci_bus_set_irq_routing(PCI_BUS(DEVICE(dev)->bus), NULL, NULL, NULL);
-    memory_region_del(DEVICE(dev)->env->system_io, &s->reset_io);
-    memory_region_destroy(&s->reset_io);
+    reset_control_destroy(&s->reset);
     s->isa = NULL;
 }
 
@@ -182,7 +150,7 @@ Bus *piix3_isa_bus(Device *dev)
 
 uint8_t piix3_firmware_line(PciDevice *dev, int pin)
 {
-    return firmware_routes[map_pirq(dev, pin)];
+    return firmware_routes[map_pirq(NULL, PCI_SLOT(dev->devfn), pin)];
 }
 
 static const Property piix3_properties[] = {
@@ -205,7 +173,7 @@ static bool piix3_post_load(void *opaque, int version, GError **error)
 
 static const VmStateField piix3_fields[] = {
     VMS_STRUCT(parent_obj, Piix3State, pci_device_vmstate),
-    VMS_UINT8(reset_control, Piix3State),
+    VMS_UINT8(reset.value, Piix3State),
     VMS_UINT8(pirq_level, Piix3State),
     VMS_END,
 };

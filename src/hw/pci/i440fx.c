@@ -12,218 +12,39 @@
 #include "hw/pci/i440fx.h"
 
 #include "base/error.h"
-#include "trace/trace.h"
+#include "hw/pci/pam.h"
+#include "hw/pci/pci_host.h"
 
 #include <string.h>
 
-TRACE_EVENT(i440fx_pam, "area 0x%05x mode %u");
-TRACE_EVENT(i440fx_smram, "register 0x%02x");
-
-enum {
-    I440FX_PAM = 0x59, /* seven registers */
-    I440FX_PAM_COUNT = 7,
-    I440FX_SMRAM = 0x72,
-    SMRAM_BASE_SEG = 0x02,
-    SMRAM_ENABLE = 0x08, /* G_SMRAME */
-    SMRAM_LOCK = 0x10,   /* D_LCK */
-    SMRAM_OPEN = 0x40,   /* D_OPEN */
-    SMRAM_WRITABLE = 0x78,
-};
-enum { CONFIG_ADDRESS_PORT = 0xcf8, CONFIG_DATA_PORT = 0xcfc, CONFIG_ENABLE = 1 };
-enum { PAM_READ = 1, PAM_WRITE = 2 };
-#define PAM_AREAS    13
-#define SMRAM_START  0xa0000u
-#define SMRAM_LENGTH 0x20000u
-
-typedef struct PamArea {
-    struct I440fxState *owner;
-    uint32_t start, size;
-    /* What covers the RAM: PCI with, below it, nothing at all where PCI has nothing; or RAM that is
-     * read-only; or reads from PCI and writes to RAM; or no cover. */
-    MemoryRegion to_pci, read_only, window;
-    uint8_t mode;
-} PamArea;
+enum { I440FX_PAM = 0x59, I440FX_SMRAM = 0x72, SMRAM_WRITABLE = 0x78 };
 
 typedef struct I440fxState {
     PciDevice parent_obj;
     /* derived and configured */
     MemoryRegion *ram, *pci, *smram;
-    AddressSpace *pci_as; /* for areas that read from ROM and write to RAM */
-    PamArea pam[PAM_AREAS];
-    MemoryRegion vga_hole, vga_nothing, smram_overlay;
+    Pam pam;
     bool firmware_preset;
 } I440fxState;
 #define I440FX(obj) OBJECT_CHECK(I440fxState, obj, TYPE_I440FX)
 
 typedef struct I440fxHost {
     Device parent_obj;
-    /* saved */
-    uint32_t config_address; /* atomic */
+    PciHostPorts ports; /* saved: its address latch */
     /* derived and configured */
     PciBus *bus;
     Device *function0;
-    MemoryRegion address_io, data_io;
     MemoryRegion *ram, *pci, *smram;
     bool firmware_preset;
 } I440fxHost;
 #define I440FX_HOST(obj) OBJECT_CHECK(I440fxHost, obj, TYPE_I440FX_HOST)
 
-/* ---- shadow RAM ---- */
-static void pam_area_set(PamArea *area, uint8_t mode)
-{
-    TRACE(i440fx_pam, area->start, mode);
-    area->mode = mode;
-    memory_region_set_enabled(&area->to_pci, mode == 0);
-    memory_region_set_enabled(&area->read_only, mode == PAM_READ);
-    memory_region_set_enabled(&area->window, mode == PAM_WRITE || mode == 0);
-}
-
-/* Area 0 is 0xf0000-0xfffff, in the high half of the first register; the others are 16 KiB each from 0xc0000.
- */
-static uint8_t pam_mode(const I440fxState *s, int area)
-{
-    const uint8_t *pam = s->parent_obj.config + I440FX_PAM;
-    uint8_t half = area == 0 ? pam[0] >> 4 : (area & 1) ? pam[(area + 1) / 2] : pam[area / 2] >> 4;
-    return half & (PAM_READ | PAM_WRITE);
-}
-
 static void update_memory(I440fxState *s)
 {
-    uint8_t smram = s->parent_obj.config[I440FX_SMRAM];
-    if (!s->ram) {
-        return;
+    const uint8_t *config = s->parent_obj.config;
+    if (s->ram) {
+        pam_update(&s->pam, config + I440FX_PAM, config[I440FX_SMRAM]);
     }
-    memory_transaction_begin();
-    for (int i = 0; i < PAM_AREAS; i++) {
-        if (pam_mode(s, i) != s->pam[i].mode) {
-            pam_area_set(&s->pam[i], pam_mode(s, i));
-        }
-    }
-    TRACE(i440fx_smram, smram);
-    memory_region_set_enabled(&s->vga_hole, !(smram & SMRAM_OPEN));
-    memory_region_set_enabled(&s->vga_nothing, !(smram & SMRAM_OPEN));
-    if (s->smram) {
-        memory_region_set_enabled(&s->smram_overlay, smram & SMRAM_ENABLE);
-    }
-    memory_transaction_commit();
-}
-
-/* The RAM below an area, through whatever aliases the board put above the block. */
-static uint8_t *ram_at(I440fxState *s, hwaddr addr, RamBlock **block, uint64_t *offset)
-{
-    MemoryRegion *mr = s->ram;
-    while (mr->kind == MEMORY_ALIAS) {
-        addr += mr->alias_offset;
-        mr = mr->alias;
-    }
-    if (!mr->ram || addr >= mr->ram->size) {
-        return NULL;
-    }
-    *block = mr->ram;
-    *offset = addr;
-    return mr->ram->host + addr;
-}
-
-static uint64_t window_read(void *opaque, hwaddr offset, unsigned size)
-{
-    PamArea *area = opaque;
-    if (area->mode == 0) {
-        return UINT64_MAX; /* a hole of PCI's */
-    }
-    return address_space_ld(area->owner->pci_as, area->start + offset, size, MEMTXATTRS_NONE);
-}
-
-static void window_write(void *opaque, hwaddr offset, uint64_t value, unsigned size)
-{
-    PamArea *area = opaque;
-    if (area->mode == 0) {
-        return;
-    }
-    RamBlock *block;
-    uint64_t at;
-    uint8_t *host = ram_at(area->owner, area->start + offset, &block, &at);
-    if (host && at + size <= block->size) {
-        memcpy(host, &value, size); /* both sides are little-endian */
-        ram_written(block, at, size);
-    }
-}
-
-static const MemoryRegionOps window_ops = {
-    .read = window_read,
-    .write = window_write,
-    .valid = { .min = 1, .max = 8, .unaligned = true },
-    .impl = { .min = 1, .max = 8, .unaligned = true },
-};
-
-/* What answers where RAM is covered and PCI has nothing. */
-static uint64_t nothing_read(void *opaque, hwaddr offset, unsigned size)
-{
-    return UINT64_MAX;
-}
-
-static void nothing_write(void *opaque, hwaddr offset, uint64_t value, unsigned size)
-{
-}
-
-static const MemoryRegionOps nothing_ops = {
-    .read = nothing_read,
-    .write = nothing_write,
-    .valid = { .min = 1, .max = 8, .unaligned = true },
-    .impl = { .min = 1, .max = 8, .unaligned = true },
-};
-
-static void memory_setup(I440fxState *s)
-{
-    MemoryRegion *system = s->parent_obj.parent_obj.env->system_memory;
-    s->pci_as = address_space_new(s->pci, "i440FX-pci");
-    memory_transaction_begin();
-    for (int i = 0; i < PAM_AREAS; i++) {
-        PamArea *area = &s->pam[i];
-        area->owner = s;
-        area->start = i == 0 ? 0xf0000 : 0xc0000 + (i - 1) * 0x4000;
-        area->size = i == 0 ? 0x10000 : 0x4000;
-        area->mode = 0;
-        memory_region_init_alias(&area->to_pci, s, "pam-pci", s->pci, area->start, area->size);
-        memory_region_init_alias(&area->read_only, s, "pam-rom", s->ram, area->start, area->size);
-        memory_region_set_readonly(&area->read_only, true);
-        memory_region_init_io(&area->window, s, &window_ops, area, "pam-window", area->size, NULL);
-        memory_region_set_enabled(&area->read_only, false);
-        memory_region_add_overlap(system, area->start, &area->to_pci, 2);
-        memory_region_add_overlap(system, area->start, &area->read_only, 1);
-        memory_region_add_overlap(system, area->start, &area->window, 1);
-    }
-    memory_region_init_alias(&s->vga_hole, s, "smram-region", s->pci, SMRAM_START, SMRAM_LENGTH);
-    memory_region_add_overlap(system, SMRAM_START, &s->vga_hole, 2);
-    memory_region_init_io(&s->vga_nothing, s, &nothing_ops, s, "vga-nothing", SMRAM_LENGTH, NULL);
-    memory_region_add_overlap(system, SMRAM_START, &s->vga_nothing, 1);
-    if (s->smram) {
-        memory_region_init_alias(&s->smram_overlay, s, "smram-low", s->ram, SMRAM_START, SMRAM_LENGTH);
-        memory_region_set_enabled(&s->smram_overlay, false);
-        memory_region_add_overlap(s->smram, SMRAM_START, &s->smram_overlay, 10);
-    }
-    memory_transaction_commit();
-}
-
-static void memory_teardown(I440fxState *s)
-{
-    MemoryRegion *system = s->parent_obj.parent_obj.env->system_memory;
-    for (int i = 0; i < PAM_AREAS; i++) {
-        MemoryRegion *all[] = { &s->pam[i].to_pci, &s->pam[i].read_only, &s->pam[i].window };
-        for (size_t j = 0; j < G_N_ELEMENTS(all); j++) {
-            memory_region_del(system, all[j]);
-            memory_region_destroy(all[j]);
-        }
-    }
-    memory_region_del(system, &s->vga_hole);
-    memory_region_destroy(&s->vga_hole);
-    memory_region_del(system, &s->vga_nothing);
-    memory_region_destroy(&s->vga_nothing);
-    if (s->smram) {
-        memory_region_del(s->smram, &s->smram_overlay);
-        memory_region_destroy(&s->smram_overlay);
-    }
-    address_space_free(s->pci_as);
-    s->pci_as = NULL;
 }
 
 /* ---- function 00.0 ---- */
@@ -233,15 +54,8 @@ static void i440fx_config_write(PciDevice *dev, uint32_t address, uint32_t value
     uint8_t old_smram = dev->config[I440FX_SMRAM];
     pci_default_config_write(dev, address, value, size);
     uint8_t *smram = &dev->config[I440FX_SMRAM];
-    if (address <= I440FX_SMRAM && address + size > I440FX_SMRAM) {
-        if (old_smram & SMRAM_LOCK) {
-            *smram = old_smram; /* until the next reset */
-        } else if (*smram & SMRAM_LOCK) {
-            *smram &= ~SMRAM_OPEN;
-        }
-        *smram |= SMRAM_BASE_SEG;
-    }
-    if (address < I440FX_PAM + I440FX_PAM_COUNT && address + size > I440FX_PAM) {
+    *smram = smram_written(old_smram, *smram);
+    if (address < I440FX_PAM + PAM_COUNT && address + size > I440FX_PAM) {
         update_memory(s);
     } else if (*smram != old_smram) {
         update_memory(s);
@@ -256,7 +70,7 @@ static void i440fx_reset(Device *device)
     memset(config + PCI_CONFIG_HEADER_SIZE, 0, PCI_CONFIG_SIZE - PCI_CONFIG_HEADER_SIZE);
     config[I440FX_SMRAM] = SMRAM_BASE_SEG;
     if (s->firmware_preset) {
-        memset(config + I440FX_PAM, 0x33, I440FX_PAM_COUNT);
+        memset(config + I440FX_PAM, 0x33, PAM_COUNT);
         config[I440FX_PAM] = 0x30;
     }
     update_memory(s);
@@ -269,11 +83,11 @@ static bool i440fx_realize(PciDevice *dev, GError **error)
     pci_set_word(dev->wmask + PCI_COMMAND, PCI_COMMAND_PARITY | PCI_COMMAND_SERR);
     pci_set_word(dev->config + PCI_STATUS, PCI_STATUS_FAST_BACK | PCI_STATUS_DEVSEL_MEDIUM);
     memset(dev->wmask + PCI_CONFIG_HEADER_SIZE, 0xff, PCI_CONFIG_SIZE - PCI_CONFIG_HEADER_SIZE);
-    memset(dev->wmask + I440FX_PAM, 0x33, I440FX_PAM_COUNT);
+    memset(dev->wmask + I440FX_PAM, 0x33, PAM_COUNT);
     dev->wmask[I440FX_PAM] = 0x30;
     dev->wmask[I440FX_SMRAM] = SMRAM_WRITABLE;
     if (s->ram && s->pci && DEVICE(dev)->env->system_memory) {
-        memory_setup(s);
+        pam_init(&s->pam, s, DEVICE(dev)->env->system_memory, s->ram, s->pci, s->smram);
     } else {
         s->ram = NULL;
     }
@@ -283,7 +97,7 @@ static bool i440fx_realize(PciDevice *dev, GError **error)
 static void i440fx_unrealize(PciDevice *dev)
 {
     if (I440FX(dev)->ram) {
-        memory_teardown(I440FX(dev));
+        pam_destroy(&I440FX(dev)->pam);
     }
 }
 
@@ -333,67 +147,6 @@ static const TypeInfo i440fx_info = {
 };
 TYPE_REGISTER(i440fx_info);
 
-/* ---- the configuration ports (mechanism 1) ---- */
-static uint64_t address_read(void *opaque, hwaddr offset, unsigned size)
-{
-    I440fxHost *h = opaque;
-    /* Only a whole dword is the address register; anything else goes on to ISA, where nobody answers. */
-    if (offset != 0 || size != 4) {
-        return UINT64_MAX;
-    }
-    return __atomic_load_n(&h->config_address, __ATOMIC_RELAXED);
-}
-
-static void address_write(void *opaque, hwaddr offset, uint64_t value, unsigned size)
-{
-    I440fxHost *h = opaque;
-    if (offset == 0 && size == 4) {
-        __atomic_store_n(&h->config_address, (uint32_t)value, __ATOMIC_RELAXED);
-    }
-}
-
-static const MemoryRegionOps address_ops = {
-    .read = address_read,
-    .write = address_write,
-    .valid = { .min = 1, .max = 4, .unaligned = true },
-    .impl = { .min = 1, .max = 4, .unaligned = true },
-};
-
-/* Whether the latch selects the root bus; its function and register then. */
-static bool config_target(I440fxHost *h, hwaddr offset, unsigned *devfn, uint32_t *reg)
-{
-    uint32_t address = __atomic_load_n(&h->config_address, __ATOMIC_RELAXED);
-    *devfn = (address >> 8) & 0xff;
-    *reg = (address & 0xfc) + offset;
-    return (address >> 31) == CONFIG_ENABLE && ((address >> 16) & 0xff) == h->bus->number;
-}
-
-static uint64_t data_read(void *opaque, hwaddr offset, unsigned size)
-{
-    I440fxHost *h = opaque;
-    unsigned devfn;
-    uint32_t reg;
-    return config_target(h, offset, &devfn, &reg) ? pci_bus_config_read(h->bus, devfn, reg, size)
-                                                  : UINT64_MAX;
-}
-
-static void data_write(void *opaque, hwaddr offset, uint64_t value, unsigned size)
-{
-    I440fxHost *h = opaque;
-    unsigned devfn;
-    uint32_t reg;
-    if (config_target(h, offset, &devfn, &reg)) {
-        pci_bus_config_write(h->bus, devfn, reg, value, size);
-    }
-}
-
-static const MemoryRegionOps data_ops = {
-    .read = data_read,
-    .write = data_write,
-    .valid = { .min = 1, .max = 4 },
-    .impl = { .min = 1, .max = 4 },
-};
-
 /* ---- the host ---- */
 void i440fx_set_memory(Device *dev, MemoryRegion *ram, MemoryRegion *pci, MemoryRegion *smram)
 {
@@ -410,7 +163,7 @@ PciBus *i440fx_bus(Device *dev)
 
 static void host_reset(Device *dev)
 {
-    I440FX_HOST(dev)->config_address = 0;
+    I440FX_HOST(dev)->ports.config_address = 0;
 }
 
 static bool host_realize(Device *dev, GError **error)
@@ -436,20 +189,14 @@ static bool host_realize(Device *dev, GError **error)
     if (!ok) {
         return false;
     }
-    memory_region_init_io(&h->address_io, h, &address_ops, h, "pci-conf-idx", 4, NULL);
-    memory_region_init_io(&h->data_io, h, &data_ops, h, "pci-conf-data", 4, NULL);
-    memory_region_add(env->system_io, CONFIG_ADDRESS_PORT, &h->address_io);
-    memory_region_add(env->system_io, CONFIG_DATA_PORT, &h->data_io);
+    pci_host_ports_init(&h->ports, h, h->bus, env->system_io);
     return true;
 }
 
 static void host_unrealize(Device *dev)
 {
     I440fxHost *h = I440FX_HOST(dev);
-    memory_region_del(dev->env->system_io, &h->address_io);
-    memory_region_del(dev->env->system_io, &h->data_io);
-    memory_region_destroy(&h->address_io);
-    memory_region_destroy(&h->data_io);
+    pci_host_ports_destroy(&h->ports, dev->env->system_io);
     h->bus = NULL;
 }
 
@@ -459,7 +206,7 @@ static const Property host_properties[] = {
 };
 
 static const VmStateField host_fields[] = {
-    VMS_UINT32(config_address, I440fxHost),
+    VMS_UINT32(ports.config_address, I440fxHost),
     VMS_END,
 };
 

@@ -3,8 +3,7 @@
  * (configuration cycles), 6.1 to 6.4 (configuration space, base address registers, expansion ROMs), 6.7
  * (capabilities).
  *
- * Left out on purpose: PCI-to-PCI bridges, extended configuration space, parity and target-abort reporting,
- * the two-second grace of hot-unplug.
+ * Left out on purpose: extended capabilities (their space reads as zeros), parity and target-abort reporting.
  *
  * Threads: configuration accesses run in a vCPU's thread with the function's HomeLock held. A bus's devices[]
  * is guarded by devices_lock, taken before a function's lock; its interrupt counts by irq_lock, taken after.
@@ -50,7 +49,7 @@ char *pci_device_address(const PciDevice *dev)
 }
 
 /* ---- interrupts ---- */
-void pci_bus_set_irq_routing(PciBus *bus, int (*map_irq)(PciDevice *, int),
+void pci_bus_set_irq_routing(PciBus *bus, int (*map_irq)(void *, unsigned, int),
                              void (*set_irq)(void *, int, bool), void *irq_opaque)
 {
     bus->map_irq = map_irq;
@@ -63,21 +62,46 @@ static bool intx_disabled(const PciDevice *dev)
     return pci_get_word(dev->config + PCI_COMMAND) & PCI_COMMAND_INTX_DISABLE;
 }
 
-/* Counts a function's INTx in or out of its input of the board. */
+/* Counts a function's INTx in or out of its input of the board. Bridges on the way turn the pins by the slot
+ * (PCI-to-PCI Bridge Architecture Specification 1.2, 9.1). */
 static void intx_propagate(PciDevice *dev, bool level)
 {
     PciBus *bus = dev->parent_obj.bus ? PCI_BUS(dev->parent_obj.bus) : NULL;
     int pin = dev->config[PCI_INTERRUPT_PIN] - 1;
+    while (bus && bus->bridge) {
+        pin = pin < 0 ? pin : (PCI_SLOT(dev->devfn) + pin) & 3;
+        dev = bus->bridge;
+        bus = dev->parent_obj.bus ? PCI_BUS(dev->parent_obj.bus) : NULL;
+    }
     if (!bus || !bus->set_irq || pin < 0 || pin > 3) {
         return;
     }
+    unsigned slot = PCI_SLOT(dev->devfn);
     home_lock(&bus->irq_lock);
-    int input = bus->map_irq(dev, pin);
+    bus->pin_count[slot][pin] += level ? 1 : -1;
+    int input = bus->map_irq(bus->irq_opaque, slot, pin);
     if (input >= 0 && input < (int)G_N_ELEMENTS(bus->irq_count)) {
         bus->irq_count[input] += level ? 1 : -1;
         bus->set_irq(bus->irq_opaque, input, bus->irq_count[input] > 0);
     }
     home_unlock(&bus->irq_lock);
+}
+
+void pci_root_reroute(PciBus *root)
+{
+    int counts[G_N_ELEMENTS(root->irq_count)] = { 0 };
+    for (unsigned slot = 0; slot < 32; slot++) {
+        for (int pin = 0; pin < 4; pin++) {
+            int input = root->map_irq(root->irq_opaque, slot, pin);
+            if (input >= 0 && input < (int)G_N_ELEMENTS(counts)) {
+                counts[input] += root->pin_count[slot][pin];
+            }
+        }
+    }
+    for (unsigned input = 0; input < G_N_ELEMENTS(counts); input++) {
+        root->irq_count[input] = counts[input];
+        root->set_irq(root->irq_opaque, (int)input, counts[input] > 0);
+    }
 }
 
 void pci_set_irq(PciDevice *dev, bool level)
@@ -96,9 +120,12 @@ void pci_set_irq(PciDevice *dev, bool level)
 }
 
 /* ---- base address registers ---- */
-static uint32_t bar_offset(int number)
+static uint32_t bar_offset(const PciDevice *dev, int number)
 {
-    return number == PCI_ROM_SLOT ? PCI_ROM_ADDRESS : PCI_BASE_ADDRESS_0 + 4 * number;
+    if (number == PCI_ROM_SLOT) {
+        return PCI_DEVICE_GET_CLASS(dev)->is_bridge ? PCI_BRIDGE_ROM_ADDRESS : PCI_ROM_ADDRESS;
+    }
+    return PCI_BASE_ADDRESS_0 + 4 * number;
 }
 
 void pci_register_bar(PciDevice *dev, int number, uint8_t type, MemoryRegion *memory)
@@ -106,7 +133,7 @@ void pci_register_bar(PciDevice *dev, int number, uint8_t type, MemoryRegion *me
     g_assert(number >= 0 && number < PCI_NUM_REGIONS && !dev->regions[number].memory);
     uint64_t size = memory->size;
     g_assert(size && !(size & (size - 1)));
-    uint32_t offset = bar_offset(number);
+    uint32_t offset = bar_offset(dev, number);
     dev->regions[number] =
         (PciRegion){ .memory = memory, .size = size, .addr = PCI_NO_ADDRESS, .type = type };
     uint64_t mask = ~(size - 1);
@@ -122,7 +149,7 @@ static uint64_t bar_address(const PciDevice *dev, int number)
 {
     const PciRegion *r = &dev->regions[number];
     uint16_t command = pci_get_word(dev->config + PCI_COMMAND);
-    const uint8_t *reg = dev->config + bar_offset(number);
+    const uint8_t *reg = dev->config + bar_offset(dev, number);
     if (r->type & PCI_BAR_IO) {
         uint64_t addr = pci_get_long(reg) & ~(r->size - 1) & ~3ull;
         if (!(command & PCI_COMMAND_IO) || addr == 0 || addr + r->size > 0x10000) {
@@ -250,7 +277,7 @@ void pci_default_config_write(PciDevice *dev, uint32_t address, uint32_t value, 
         *reg &= ~(byte & dev->w1cmask[address + i]);
     }
     if (ranges_meet(address, size, PCI_COMMAND, 2) || ranges_meet(address, size, PCI_BASE_ADDRESS_0, 24) ||
-        ranges_meet(address, size, PCI_ROM_ADDRESS, 4)) {
+        ranges_meet(address, size, bar_offset(dev, PCI_ROM_SLOT), 4)) {
         update_mappings(dev);
     }
     if (ranges_meet(address, size, PCI_COMMAND, 2)) {
@@ -277,14 +304,16 @@ static PciDevice *device_enter(PciBus *bus, unsigned devfn)
 uint32_t pci_bus_config_read(PciBus *bus, unsigned devfn, uint32_t address, unsigned size)
 {
     uint32_t ones = size >= 4 ? UINT32_MAX : (1u << (8 * size)) - 1;
-    if (address + size > PCI_CONFIG_SIZE) {
-        return ones;
-    }
-    PciDevice *dev = device_enter(bus, devfn);
+    PciDevice *dev = address + size <= PCI_EXPRESS_CONFIG_SIZE ? device_enter(bus, devfn) : NULL;
     if (!dev) {
         return ones;
     }
-    uint32_t value = PCI_DEVICE_GET_CLASS(dev)->config_read(dev, address, size) & ones;
+    uint32_t value;
+    if (address + size <= PCI_CONFIG_SIZE) {
+        value = PCI_DEVICE_GET_CLASS(dev)->config_read(dev, address, size) & ones;
+    } else {
+        value = dev->express_cap ? 0 : ones; /* no extended capabilities; or no such space */
+    }
     TRACE(pci_config_read, type_of(dev), PCI_SLOT(devfn), PCI_FUNC(devfn), address, size, value);
     home_unlock(&dev->parent_obj.lock);
     return value;
@@ -297,6 +326,54 @@ void pci_bus_config_write(PciBus *bus, unsigned devfn, uint32_t address, uint32_
         TRACE(pci_config_write, type_of(dev), PCI_SLOT(devfn), PCI_FUNC(devfn), address, size, value);
         PCI_DEVICE_GET_CLASS(dev)->config_write(dev, address, value, size);
         home_unlock(&dev->parent_obj.lock);
+    }
+}
+
+bool pci_bus_is_express(const PciBus *bus)
+{
+    return object_dynamic_cast(OBJECT(bus), TYPE_PCIE_BUS) != NULL;
+}
+
+static uint8_t bus_number_of(const PciDevice *bridge, uint32_t reg)
+{
+    return __atomic_load_n(&bridge->config[reg], __ATOMIC_RELAXED);
+}
+
+/* Bridges stay for as long as vCPUs run, so their buses need no counting. */
+PciBus *pci_root_find_bus(PciBus *root, unsigned number)
+{
+    PciBus *bus = root;
+    while (number != __atomic_load_n(&bus->number, __ATOMIC_RELAXED)) {
+        PciBus *next = NULL;
+        pthread_mutex_lock(&bus->devices_lock);
+        for (unsigned devfn = 0; devfn < 256 && !next; devfn++) {
+            const PciDevice *dev = bus->devices[devfn];
+            if (dev && dev->secondary && bus_number_of(dev, PCI_SECONDARY_BUS) <= number &&
+                number <= bus_number_of(dev, PCI_SUBORDINATE_BUS) && number > 0) {
+                next = dev->secondary;
+            }
+        }
+        pthread_mutex_unlock(&bus->devices_lock);
+        if (!next) {
+            return NULL;
+        }
+        bus = next;
+    }
+    return bus;
+}
+
+uint32_t pci_root_config_read(PciBus *root, unsigned number, unsigned devfn, uint32_t address, unsigned size)
+{
+    PciBus *bus = pci_root_find_bus(root, number);
+    return bus ? pci_bus_config_read(bus, devfn, address, size) : UINT32_MAX;
+}
+
+void pci_root_config_write(PciBus *root, unsigned number, unsigned devfn, uint32_t address, uint32_t value,
+                           unsigned size)
+{
+    PciBus *bus = pci_root_find_bus(root, number);
+    if (bus) {
+        pci_bus_config_write(bus, devfn, address, value, size);
     }
 }
 
@@ -315,9 +392,9 @@ void pci_device_reset(Device *device)
     for (int i = 0; i < PCI_NUM_REGIONS; i++) {
         PciRegion *r = &dev->regions[i];
         if (r->memory) {
-            pci_set_long(dev->config + bar_offset(i), i == PCI_ROM_SLOT ? 0 : r->type);
+            pci_set_long(dev->config + bar_offset(dev, i), i == PCI_ROM_SLOT ? 0 : r->type);
             if (!(r->type & PCI_BAR_IO) && (r->type & PCI_BAR_MEM64) && i < 5) {
-                pci_set_long(dev->config + bar_offset(i) + 4, 0);
+                pci_set_long(dev->config + bar_offset(dev, i) + 4, 0);
             }
         }
     }
@@ -342,9 +419,9 @@ void pci_bus_assign_resources(PciBus *bus, uint32_t io_start, uint32_t io_end, u
             continue;
         }
         uint16_t command = pci_get_word(dev->config + PCI_COMMAND);
-        for (int i = 0; i < PCI_ROM_SLOT; i++) {
+        for (int i = 0; i < PCI_ROM_SLOT && !PCI_DEVICE_GET_CLASS(dev)->is_bridge; i++) {
             PciRegion *r = &dev->regions[i];
-            uint32_t offset = bar_offset(i);
+            uint32_t offset = bar_offset(dev, i);
             if (!r->memory) {
                 continue;
             }
@@ -379,7 +456,7 @@ static bool check_address(Bus *b, Device *device, GError **error)
     PciBus *bus = PCI_BUS(b);
     PciDevice *dev = PCI_DEVICE(device);
     if (dev->devfn < 0) {
-        for (int devfn = 0; devfn < 256; devfn += 8) {
+        for (int devfn = 0; devfn < (bus->single_slot ? 8 : 256); devfn += 8) {
             if (!bus->devices[devfn]) {
                 dev->devfn = devfn;
                 break;
@@ -389,6 +466,11 @@ static bool check_address(Bus *b, Device *device, GError **error)
             return error_set(error, "PCI: no slot/function available for %s, all in use or reserved",
                              type_of(dev));
         }
+    }
+    if (bus->single_slot && PCI_SLOT(dev->devfn)) {
+        return error_set(error,
+                         "PCI: slot %d is not valid for %s, parent device only allows plugging into slot 0.",
+                         PCI_SLOT(dev->devfn), type_of(dev));
     }
     PciDevice *other = dev->devfn < 256 ? bus->devices[dev->devfn] : NULL;
     if (dev->devfn >= 256 || other) {
@@ -428,13 +510,15 @@ static void config_init(PciDevice *dev)
     pci_set_word(dev->config + PCI_DEVICE_ID, pc->device_id);
     dev->config[PCI_REVISION_ID] = pc->revision;
     pci_set_word(dev->config + PCI_CLASS_DEVICE, pc->class_id);
-    if (!pc->is_bridge) {
+    if (pc->is_bridge) {
+        dev->config[PCI_HEADER_TYPE] = PCI_HEADER_BRIDGE;
+    } else {
         bool given = pc->subsystem_vendor_id || pc->subsystem_id;
         pci_set_word(dev->config + PCI_SUBSYSTEM_VENDOR_ID,
                      given ? pc->subsystem_vendor_id : PCI_DEFAULT_SUBSYSTEM_VENDOR);
         pci_set_word(dev->config + PCI_SUBSYSTEM_ID, given ? pc->subsystem_id : PCI_DEFAULT_SUBSYSTEM);
     }
-    dev->config[PCI_HEADER_TYPE] = dev->multifunction ? PCI_HEADER_MULTIFUNCTION : 0;
+    dev->config[PCI_HEADER_TYPE] |= dev->multifunction ? PCI_HEADER_MULTIFUNCTION : 0;
     pci_set_word(dev->wmask + PCI_COMMAND, PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER |
                                                PCI_COMMAND_PARITY | PCI_COMMAND_SERR |
                                                PCI_COMMAND_INTX_DISABLE);
@@ -442,7 +526,7 @@ static void config_init(PciDevice *dev)
     dev->wmask[PCI_CACHE_LINE_SIZE] = 0xff;
     dev->wmask[PCI_INTERRUPT_LINE] = 0xff;
     /* What lies behind the header is the device's; a driver may write scratch bytes nobody gave a meaning. */
-    dev->msi_cap = dev->msix_cap = 0;
+    dev->msi_cap = dev->msix_cap = dev->express_cap = 0;
 }
 
 /* Firmware runs a ROM only for the device whose ids it names: those of the function are put there, and the
@@ -548,6 +632,7 @@ static bool pci_device_realize(Device *device, GError **error)
     config_init(dev);
     if (device->env && device->env->system_memory) {
         memory_region_init(&dev->bus_master_root, dev, "bus master container", UINT64_MAX);
+        /* Whether the bridges on the way are bus masters is not asked: SeaBIOS does not make them so. */
         memory_region_init_alias(&dev->bus_master_alias, dev, "bus master", device->env->system_memory, 0,
                                  UINT64_MAX);
         memory_region_set_enabled(&dev->bus_master_alias, false);
@@ -593,7 +678,7 @@ static void pci_device_unrealize(Device *device)
 
 /* ---- buses ---- */
 PciBus *pci_root_bus_new(Device *owner, const char *name, const DeviceEnv *env, MemoryRegion *memory,
-                         MemoryRegion *io, AddressSpace *dma, int (*map_irq)(PciDevice *, int),
+                         MemoryRegion *io, AddressSpace *dma, int (*map_irq)(void *, unsigned, int),
                          void (*set_irq)(void *, int, bool), void *irq_opaque)
 {
     PciBus *bus = PCI_BUS(bus_new(TYPE_PCI_BUS, owner, name, env));
@@ -602,6 +687,49 @@ PciBus *pci_root_bus_new(Device *owner, const char *name, const DeviceEnv *env, 
     bus->dma = dma;
     pci_bus_set_irq_routing(bus, map_irq, set_irq, irq_opaque);
     return bus;
+}
+
+PciBus *pci_root_express_bus_new(Device *owner, const char *name, const DeviceEnv *env, MemoryRegion *memory,
+                                 MemoryRegion *io, AddressSpace *dma)
+{
+    PciBus *bus = PCI_BUS(bus_new(TYPE_PCIE_BUS, owner, name, env));
+    bus->memory = memory;
+    bus->io = io;
+    bus->dma = dma;
+    bus->parent_obj.no_hotplug = true; /* the root complex's own functions are built in */
+    return bus;
+}
+
+PciBus *pci_secondary_bus_new(PciDevice *bridge, const char *type, const char *name, MemoryRegion *memory,
+                              MemoryRegion *io)
+{
+    Device *device = DEVICE(bridge);
+    PciBus *bus = PCI_BUS(bus_new(type, device, name, device->env));
+    bus->bridge = bridge;
+    bus->memory = memory;
+    bus->io = io;
+    bus->dma = PCI_BUS(device->bus)->dma;
+    bridge->secondary = bus;
+    return bus;
+}
+
+/* ---- hot-plug ---- */
+static void pci_plugged(Bus *b, Device *device)
+{
+    PciBus *bus = PCI_BUS(b);
+    if (bus->hotplug) {
+        bus->hotplug->plugged(bus->hotplug_opaque, PCI_DEVICE(device));
+    }
+}
+
+static bool pci_unplug_request(Device *device, GError **error)
+{
+    PciBus *bus = PCI_BUS(device->bus);
+    if (bus->hotplug) {
+        return bus->hotplug->unplug_request(bus->hotplug_opaque, PCI_DEVICE(device), error);
+    }
+    device_unplug_done(device);
+    return true;
 }
 
 static char *pci_device_path(Device *device)
@@ -614,11 +742,15 @@ static char *pci_device_path(Device *device)
         { PCI_CLASS_STORAGE_SCSI, "scsi", "/disk@0,0" },
         { PCI_CLASS_STORAGE_IDE, "ide", "" },
         { PCI_CLASS_NETWORK_ETHERNET, "ethernet", "/ethernet-phy@0" },
+        { PCI_CLASS_BRIDGE_PCI, "pci-bridge", "" },
         { PCI_CLASS_DISPLAY_VGA, "display", "" },
     };
     PciDevice *dev = PCI_DEVICE(device);
     uint16_t class_id = pci_get_word(dev->config + PCI_CLASS_DEVICE);
-    const char *name = "pci", *child = "";
+    /* What has no such name goes by its ids. */
+    g_autofree char *ids = g_strdup_printf("pci%04x,%04x", pci_get_word(dev->config + PCI_VENDOR_ID),
+                                           pci_get_word(dev->config + PCI_DEVICE_ID));
+    const char *name = ids, *child = "";
     for (size_t i = 0; i < G_N_ELEMENTS(classes); i++) {
         if (classes[i].class_id == class_id) {
             name = classes[i].name;
@@ -667,6 +799,7 @@ static void pci_bus_class_init(ObjectClass *klass, const void *data)
 {
     BusClass *bc = (BusClass *)klass;
     bc->hotplug = true;
+    bc->plugged = pci_plugged;
     bc->check_address = check_address;
     bc->device_path = pci_device_path;
     bc->print_device = pci_print_device;
@@ -682,6 +815,13 @@ static const TypeInfo pci_bus_info = {
     .class_init = pci_bus_class_init,
 };
 TYPE_REGISTER(pci_bus_info);
+
+static const TypeInfo pcie_bus_info = {
+    .name = TYPE_PCIE_BUS,
+    .parent = TYPE_PCI_BUS,
+    .description = "PCI Express bus",
+};
+TYPE_REGISTER(pcie_bus_info);
 
 /* ---- the "addr" property: "slot" or "slot.function", in hexadecimal ---- */
 static bool devfn_get(Object *obj, Visitor *v, const char *name, const Property *prop, void *field,
@@ -758,8 +898,8 @@ static bool pci_device_post_load(void *opaque, int version, GError **error)
     for (int i = 0; i < PCI_ROM_SLOT; i++) { /* type bits are read-only */
         if (dev->regions[i].memory) {
             uint32_t fixed = dev->regions[i].type & PCI_BAR_IO ? 3 : 15;
-            uint32_t reg = pci_get_long(dev->config + bar_offset(i));
-            pci_set_long(dev->config + bar_offset(i), (reg & ~fixed) | (dev->regions[i].type & fixed));
+            uint32_t reg = pci_get_long(dev->config + bar_offset(dev, i));
+            pci_set_long(dev->config + bar_offset(dev, i), (reg & ~fixed) | (dev->regions[i].type & fixed));
         }
     }
     update_mappings(dev);
@@ -811,6 +951,7 @@ static void pci_device_class_init(ObjectClass *klass, const void *data)
     dc->unrealize = pci_device_unrealize;
     dc->reset = pci_device_reset;
     dc->vmstate = &pci_device_vmstate;
+    dc->unplug_request = pci_unplug_request;
     pc->config_read = pci_default_config_read;
     pc->config_write = pci_default_config_write;
     object_class_add_properties(klass, pci_device_properties);

@@ -13,12 +13,14 @@
 #include "hw/pci/pci_regs.h"
 
 #define TYPE_PCI_BUS    "PCI"
+#define TYPE_PCIE_BUS   "PCIE" /* a PCI bus of PCI Express functions */
 #define TYPE_PCI_DEVICE "pci-device"
 
 #define PCI_DEVFN(slot, function) ((((slot)&0x1f) << 3) | ((function)&7))
 #define PCI_SLOT(devfn)           (((devfn) >> 3) & 0x1f)
 #define PCI_FUNC(devfn)           ((devfn)&7)
 #define PCI_CONFIG_SIZE           256
+#define PCI_EXPRESS_CONFIG_SIZE   4096
 #define PCI_NUM_REGIONS           7 /* six BARs and the expansion ROM */
 #define PCI_ROM_SLOT              6
 
@@ -52,6 +54,8 @@ struct PciDevice {
     bool bus_master;           /* atomic: PCI_COMMAND_MASTER, for messages from any thread */
     uint8_t irq_pin_level;     /* INTx as the device drives it */
     uint8_t msi_cap, msix_cap; /* offsets; 0: none */
+    uint8_t express_cap;       /* same */
+    PciBus *secondary;         /* of a bridge; borrowed, set before vCPUs run */
     struct PciMsix *msix;
     MemoryRegion *rom; /* of a ROM file; owned, or NULL */
 };
@@ -75,36 +79,69 @@ typedef struct PciDeviceClass {
 #define PCI_DEVICE_CLASS(klass)   ((PciDeviceClass *)(klass))
 #define PCI_DEVICE_GET_CLASS(obj) OBJECT_GET_CLASS(PciDeviceClass, obj)
 
+/* Who brings functions to the guest and takes them away while it runs (ACPI, a PCI Express port). Main loop's
+ * thread. */
+typedef struct PciHotplugOps {
+    /* A function has come; the guest is to find it. */
+    void (*plugged)(void *opaque, PciDevice *dev);
+    /* Asks the guest to let go of it; ends with device_unplug_done(). */
+    bool (*unplug_request)(void *opaque, PciDevice *dev, GError **error);
+} PciHotplugOps;
+
 struct PciBus {
     Bus parent_obj;
-    uint8_t number; /* as configured; 0 for a root bus */
+    uint8_t number;               /* as configured; 0 for a root bus. Atomic. */
+    PciDevice *bridge;            /* what it hangs on; NULL: a root bus. Borrowed */
+    bool single_slot;             /* below a PCI Express port: there is slot 0 only */
+    const PciHotplugOps *hotplug; /* NULL: functions come and go without the guest's consent */
+    void *hotplug_opaque;
     PciDevice *devices[256];
     MemoryRegion *memory, *io; /* address spaces that BARs map into */
     AddressSpace *dma;
     /* The board's routing: which of its inputs slot/pin reaches, and the inputs. */
-    int (*map_irq)(PciDevice *dev, int pin);
+    int (*map_irq)(void *opaque, unsigned slot, int pin);
     void (*set_irq)(void *opaque, int input, bool level);
     void *irq_opaque;
-    int irq_count[8]; /* how many devices hold each input */
+    /* Of a root bus: how many functions hold each slot's pins, and the inputs that the board makes of them.
+     */
+    uint16_t pin_count[32][4];
+    int irq_count[8];
     HomeLock irq_lock;
     pthread_mutex_t devices_lock; /* of devices[]; taken before a device's lock */
 };
 #define PCI_BUS(obj) OBJECT_CHECK(PciBus, obj, TYPE_PCI_BUS)
 
 PciBus *pci_root_bus_new(Device *owner, const char *name, const DeviceEnv *env, MemoryRegion *memory,
-                         MemoryRegion *io, AddressSpace *dma, int (*map_irq)(PciDevice *, int),
+                         MemoryRegion *io, AddressSpace *dma, int (*map_irq)(void *, unsigned, int),
                          void (*set_irq)(void *, int, bool), void *irq_opaque);
 /* Configuration cycles from a host bridge; addresses nothing answers read as all ones. */
+PciBus *pci_root_express_bus_new(Device *owner, const char *name, const DeviceEnv *env, MemoryRegion *memory,
+                                 MemoryRegion *io, AddressSpace *dma);
+/* The bus behind a bridge, at its realize: what is on it decodes addresses of memory and io. */
+PciBus *pci_secondary_bus_new(PciDevice *bridge, const char *type, const char *name, MemoryRegion *memory,
+                              MemoryRegion *io);
+static inline bool pci_bus_is_root(const PciBus *bus)
+{
+    return !bus->bridge;
+}
+bool pci_bus_is_express(const PciBus *bus);
+/* The bus of a number, this root bus or one behind its bridges; NULL: none answers to it. [any thread] */
+PciBus *pci_root_find_bus(PciBus *root, unsigned number);
+uint32_t pci_root_config_read(PciBus *root, unsigned number, unsigned devfn, uint32_t address, unsigned size);
+void pci_root_config_write(PciBus *root, unsigned number, unsigned devfn, uint32_t address, uint32_t value,
+                           unsigned size);
 uint32_t pci_bus_config_read(PciBus *bus, unsigned devfn, uint32_t address, unsigned size);
 void pci_bus_config_write(PciBus *bus, unsigned devfn, uint32_t address, uint32_t value, unsigned size);
 
 /* Who routes interrupts, where that is not the one who made the bus (a south bridge). Before the guest runs.
  */
-void pci_bus_set_irq_routing(PciBus *bus, int (*map_irq)(PciDevice *, int),
+void pci_bus_set_irq_routing(PciBus *bus, int (*map_irq)(void *, unsigned, int),
                              void (*set_irq)(void *, int, bool), void *irq_opaque);
+/* The board's map_irq has changed: every input is driven anew. The caller holds the root bus's irq_lock. */
+void pci_root_reroute(PciBus *root);
 /* What firmware does, for boards that start a kernel directly: gives every BAR an address from the windows
- * (ends exclusive), switches decoding on, and writes interrupt lines (line_of may be NULL). After a reset,
- * vCPUs stand still. */
+ * (ends exclusive), switches decoding on, and writes interrupt lines (line_of may be NULL). Bridges are left
+ * to the kernel. After a reset, vCPUs stand still. */
 void pci_bus_assign_resources(PciBus *bus, uint32_t io_start, uint32_t io_end, uint64_t memory_start,
                               uint64_t memory_end, uint8_t (*line_of)(PciDevice *dev, int pin));
 /* To power-on state; a subclass that overrides DeviceClass.reset calls it first. */

@@ -68,9 +68,9 @@ typedef struct Fixture {
 
 static Fixture *current;
 
-static int map_irq(PciDevice *dev, int pin)
+static int map_irq(void *opaque, unsigned slot, int pin)
 {
-    return (PCI_SLOT(dev->devfn) + pin) & 3;
+    return (slot + pin) & 3;
 }
 
 static void set_irq(void *opaque, int input, bool level)

@@ -41,6 +41,7 @@ struct IdeBus {
     void *opaque;
     HomeLock *home;
     unsigned channel;
+    bool sata; /* a port with one drive: no cable, and disks take queued commands (ahci.c) */
     IdeDrive *drives[2];
     /* saved by the controller */
     uint8_t select;  /* the device register as written last */
@@ -67,6 +68,14 @@ typedef struct IdeRequest {
     uint8_t data[];
 } IdeRequest;
 
+/* What failed among a disk's queued commands: log 10h (Serial ATA 3.0, 13.7.3.1). */
+typedef struct IdeQueuedError {
+    bool valid;
+    uint8_t tag, status, error;
+    uint64_t lba;
+    uint16_t count;
+} IdeQueuedError;
+
 struct IdeDrive {
     Device parent_obj;
     /* saved: registers, each with what was written before (48-bit commands) */
@@ -82,6 +91,7 @@ struct IdeDrive {
     uint32_t chunk; /* blocks that the present request is about */
     uint8_t multiple;
     uint8_t buffer[IDE_BUFFER_SIZE];
+    IdeQueuedError queued_error;
     /* from properties */
     BlockBackend *bb;
     int32_t unit, bootindex;
@@ -98,6 +108,7 @@ struct IdeDrive {
 
 typedef struct IdeDriveClass {
     DeviceClass parent_class;
+    bool is_disk; /* else it takes packets */
     bool (*realize)(IdeDrive *s, GError **error);
     /* Registers and command state as after power-on or a reset: sets the signature. */
     void (*reset)(IdeDrive *s);
@@ -126,6 +137,14 @@ void ide_bus_control_write(IdeBus *bus, uint8_t value);
 void ide_bus_power_reset(IdeBus *bus);
 /* The guest has started or stopped bus mastering. */
 void ide_bus_dma_changed(IdeBus *bus, bool started);
+/* Ends what a drive is doing, without a trace. */
+void ide_cancel(IdeDrive *s);
+/* In IDE_PHASE_IN and _OUT: bytes position to block_end of the buffer have been moved for the guest. */
+void ide_block_moved(IdeDrive *s);
+static inline bool ide_is_disk(const IdeDrive *s)
+{
+    return IDE_DRIVE_GET_CLASS(s)->is_disk;
+}
 /* After the controller's state came in. */
 void ide_bus_update_irq(IdeBus *bus);
 

@@ -163,6 +163,23 @@ void ide_bus_dma_changed(IdeBus *bus, bool started)
     }
 }
 
+void ide_cancel(IdeDrive *s)
+{
+    set_idle(s);
+    s->status = IDE_DRDY | IDE_DSC;
+}
+
+void ide_block_moved(IdeDrive *s)
+{
+    s->position = s->block_end;
+    if (s->position == s->end) {
+        s->phase = IDE_PHASE_IDLE;
+        IDE_DRIVE_GET_CLASS(s)->data_done(s);
+    } else {
+        next_block(s, true);
+    }
+}
+
 /* One word through the data register. */
 static uint32_t data_read(IdeDrive *s, unsigned size)
 {
@@ -175,12 +192,7 @@ static uint32_t data_read(IdeDrive *s, unsigned size)
     memcpy(&value, s->buffer + s->position, part);
     s->position += part;
     if (s->position == s->block_end) {
-        if (s->position == s->end) {
-            s->phase = IDE_PHASE_IDLE;
-            IDE_DRIVE_GET_CLASS(s)->data_done(s);
-        } else {
-            next_block(s, true);
-        }
+        ide_block_moved(s);
     }
     return value;
 }
@@ -194,12 +206,7 @@ static void data_write(IdeDrive *s, uint32_t value, unsigned size)
     memcpy(s->buffer + s->position, &value, part);
     s->position += part;
     if (s->position == s->block_end) {
-        if (s->position == s->end) {
-            s->phase = IDE_PHASE_IDLE;
-            IDE_DRIVE_GET_CLASS(s)->data_done(s);
-        } else {
-            next_block(s, true);
-        }
+        ide_block_moved(s);
     }
 }
 
@@ -278,6 +285,7 @@ static void drive_reset(IdeDrive *s)
     set_idle(s);
     s->feature = s->old_feature = s->old_count = s->old_low = s->old_mid = s->old_high = 0;
     s->multiple = 0;
+    s->queued_error = (IdeQueuedError){ 0 };
     IDE_DRIVE_GET_CLASS(s)->reset(s);
 }
 
@@ -471,7 +479,10 @@ static bool ide_check_address(Bus *b, Device *dev, GError **error)
     IdeDrive *s = IDE_DRIVE(dev);
 
     if (s->unit < 0) {
-        s->unit = bus->drives[0] ? 1 : 0;
+        s->unit = bus->drives[0] && !bus->sata ? 1 : 0;
+    }
+    if (bus->sata && s->unit > 0) {
+        return error_set(error, "Can't create IDE unit %d, bus supports only 1 units", s->unit);
     }
     if (s->unit > 1) {
         return error_set(error, "Invalid IDE unit %d: a channel has 0 and 1", s->unit);
@@ -625,6 +636,19 @@ static bool ide_drive_post_load(void *opaque, int version, GError **error)
     return true;
 }
 
+static const VmStateField queued_error_fields[] = {
+    VMS_BOOL(valid, IdeQueuedError),
+    VMS_UINT8(tag, IdeQueuedError),
+    VMS_UINT8(status, IdeQueuedError),
+    VMS_UINT8(error, IdeQueuedError),
+    VMS_UINT64(lba, IdeQueuedError),
+    VMS_UINT16(count, IdeQueuedError),
+    VMS_END,
+};
+static const VmState queued_error_vmstate = { .name = "ide-queued-error",
+                                              .version = 1,
+                                              .fields = queued_error_fields };
+
 static const VmStateField ide_drive_fields[] = {
     VMS_UINT8(feature, IdeDrive),
     VMS_UINT8(count, IdeDrive),
@@ -650,6 +674,7 @@ static const VmStateField ide_drive_fields[] = {
     VMS_UINT32(chunk, IdeDrive),
     VMS_UINT8(multiple, IdeDrive),
     VMS_BUFFER(buffer, IdeDrive),
+    VMS_STRUCT(queued_error, IdeDrive, queued_error_vmstate),
     VMS_END,
 };
 

@@ -25,6 +25,7 @@ enum {
     CMD_READ_DMA_EXT = 0x25,
     CMD_READ_NATIVE_MAX_EXT = 0x27,
     CMD_READ_MULTIPLE_EXT = 0x29,
+    CMD_READ_LOG_EXT = 0x2f,
     CMD_WRITE = 0x30,
     CMD_WRITE_ONCE = 0x31,
     CMD_WRITE_EXT = 0x34,
@@ -444,6 +445,15 @@ static void identify(IdeHd *s)
         w[106] = 0x6000 | (uint16_t)(__builtin_ctz(limits.physical_block_size / IDE_SECTOR) & 15);
     }
     w[217] = s->rotation_rate;
+    if (ide_bus_of(d)->sata) {
+        w[75] = 31;             /* 32 queued commands */
+        w[76] = 1u << 8 | 0x06; /* native queuing; 1.5 and 3 Gb/s */
+        w[80] = 0x1f0;          /* to ATA8-ACS */
+        w[84] |= 1u << 5;       /* general purpose logs */
+        w[87] |= 1u << 5;
+        w[93] = 0; /* there is no cable to look at */
+        w[222] = 0x1010;
+    }
     for (int i = 0; i < 256; i++) {
         d->buffer[2 * i] = w[i];
         d->buffer[2 * i + 1] = w[i] >> 8;
@@ -534,6 +544,43 @@ static void read_native_max(IdeHd *s)
     ide_done(&s->parent_obj);
 }
 
+/* The logs of a disk that takes queued commands: the directory, and which of them failed. */
+static void read_log(IdeDrive *d)
+{
+    enum { LOG_DIRECTORY = 0x00, LOG_QUEUED_ERROR = 0x10, NOT_QUEUED = 0x80 };
+    uint32_t page = (uint32_t)d->old_mid << 8 | d->lba_mid, count = (uint32_t)d->old_count << 8 | d->count;
+    uint8_t *r = d->buffer, sum = 0;
+    IdeQueuedError *e = &d->queued_error;
+
+    if (!ide_bus_of(d)->sata || page != 0 || count != 1 ||
+        (d->lba_low != LOG_DIRECTORY && d->lba_low != LOG_QUEUED_ERROR)) {
+        ide_abort(d, IDE_ERROR_ABORT);
+        return;
+    }
+    memset(r, 0, IDE_SECTOR);
+    if (d->lba_low == LOG_DIRECTORY) {
+        r[0] = 1; /* version */
+        r[2 * LOG_QUEUED_ERROR] = 1;
+    } else {
+        r[0] = e->valid ? e->tag : NOT_QUEUED;
+        r[2] = e->status;
+        r[3] = e->error;
+        for (int i = 0; i < 3; i++) {
+            r[4 + i] = e->lba >> (8 * i);
+            r[8 + i] = e->lba >> (8 * (i + 3));
+        }
+        r[7] = IDE_DEVICE_LBA;
+        r[12] = e->count;
+        r[13] = e->count >> 8;
+        for (unsigned i = 0; i < IDE_SECTOR - 1; i++) {
+            sum += r[i];
+        }
+        r[IDE_SECTOR - 1] = -sum;
+        *e = (IdeQueuedError){ 0 };
+    }
+    ide_start_in(d, IDE_SECTOR, IDE_SECTOR);
+}
+
 static void set_multiple(IdeDrive *d)
 {
     if (d->count > MAX_MULTIPLE || (d->count & (d->count - 1))) {
@@ -617,6 +664,9 @@ static void hd_command(IdeDrive *d, uint8_t command)
     case CMD_FLUSH:
     case CMD_FLUSH_EXT:
         start_flush(s);
+        break;
+    case CMD_READ_LOG_EXT:
+        read_log(d);
         break;
     case CMD_SET_MULTIPLE:
         set_multiple(d);
@@ -753,6 +803,7 @@ static void hd_class_init(ObjectClass *klass, const void *data)
 {
     IdeDriveClass *ic = (IdeDriveClass *)klass;
     DEVICE_CLASS(klass)->vmstate = &hd_vmstate;
+    ic->is_disk = true;
     ic->realize = hd_realize;
     ic->reset = hd_reset;
     ic->command = hd_command;

@@ -255,14 +255,13 @@ static const MemoryRegionOps bm_ops = {
 
 static void update_decoding(Piix3Ide *s)
 {
-    const uint8_t *config = s->parent_obj.config;
-    bool io = pci_get_word(config + PCI_COMMAND) & PCI_COMMAND_IO;
+    bool io = pci_get_word(s->parent_obj.config + PCI_COMMAND) & PCI_COMMAND_IO;
 
     memory_transaction_begin();
     for (unsigned n = 0; n < CHANNELS; n++) {
-        bool on = io && (pci_get_word(config + IDETIM + 2 * n) & IDETIM_DECODE);
-        memory_region_set_enabled(&s->channels[n].command_io, on);
-        memory_region_set_enabled(&s->channels[n].control_io, on);
+        /* Whatever IDETIM says: OVMF does not set it, and waits long for channels that are not decoded. */
+        memory_region_set_enabled(&s->channels[n].command_io, io);
+        memory_region_set_enabled(&s->channels[n].control_io, io);
     }
     memory_transaction_commit();
 }
@@ -270,7 +269,7 @@ static void update_decoding(Piix3Ide *s)
 static void piix3_ide_config_write(PciDevice *dev, uint32_t address, uint32_t value, unsigned size)
 {
     pci_default_config_write(dev, address, value, size);
-    if (address < PCI_COMMAND + 2 || (address < IDETIM + 4 && address + size > IDETIM)) {
+    if (address < PCI_COMMAND + 2) {
         update_decoding(PIIX3_IDE(dev));
     }
 }

@@ -21,9 +21,9 @@ typedef struct Fixture {
     uint16_t avail;
 } Fixture;
 
-static int map_irq(PciDevice *dev, int pin)
+static int map_irq(void *opaque, unsigned slot, int pin)
 {
-    return (PCI_SLOT(dev->devfn) + pin) & 3;
+    return (slot + pin) & 3;
 }
 
 static void set_irq(void *opaque, int input, bool level)

@@ -658,9 +658,6 @@ Block *interp_find_block(X86Cpu *cpu, bool single)
             x86_raise_error(cpu, EXC_GP, 0);
         }
         room = (uint64_t)cs->limit - rip + 1;
-        if (!(cpu->mode & MODE_CS32)) {
-            room = MIN(room, 0x10000 - (rip & 0xffff)); /* IP wraps there */
-        }
         linear = (uint32_t)(cs->base + rip);
     }
     x86_code_page(cpu, linear, &page);

@@ -253,13 +253,14 @@ static inline uint64_t address_mask(const InterpOp *op)
 {
     return size_mask(op_address_size(op));
 }
-/* rip wraps with the code's size. */
+/* rip wraps with the code's size; 16-bit code may lie beyond 64 KiB where its segment does (system management
+ * mode begins so). */
 static inline uint64_t ip_mask(const X86Cpu *cpu, uint64_t ip)
 {
     if (cpu->mode & MODE_CS64) {
         return ip;
     }
-    return cpu->mode & MODE_CS32 ? (uint32_t)ip : (uint16_t)ip;
+    return cpu->mode & MODE_CS32 || cpu->segs[SEG_CS].limit > UINT16_MAX ? (uint32_t)ip : (uint16_t)ip;
 }
 static inline uint64_t op_rip(const X86Cpu *cpu, const InterpOp *op)
 {

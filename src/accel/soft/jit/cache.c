@@ -327,7 +327,10 @@ JitLink *jit_careful_link(Jit *jit, X86Cpu *cpu, const JitCareful *way, const Ji
     x86_fpu_leave(cpu);
     pthread_mutex_lock(&jit->lock);
     JitBlock *from = jit_block_at(jit, (const uint8_t *)way);
-    if (from && !from->stale && !to->stale && to->page == from->page && to->offset == (*way & 4095)) {
+    /* A link to a block of two pages looks the address up (they may not be neighbours for long), and would
+     * find the variant that it has come from. */
+    if (from && !from->stale && !to->stale && !to->second && to->page == from->page &&
+        to->offset == (*way & 4095)) {
         link = jit_alloc(jit, sizeof(JitLink), false);
         link->from = from;
         link->target = to->offset;
