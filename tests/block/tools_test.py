@@ -586,6 +586,16 @@ def main():
         expect(status == 0, out + err)
         bench.ok("qemu-img", "compare", "-f", "raw", "-F", "vmdk", "s.raw", "stream.vmdk")
         bench.same("qemu-img", "info", "stream.vmdk")
+        # An overlay of QEMU's is read while its parent is what it was, and refused from then on.
+        for arguments in (("create", "-q", "-f", "vmdk", "parent.vmdk", "1M"),
+                          ("create", "-q", "-f", "vmdk", "-b", "parent.vmdk", "-F", "vmdk", "over.vmdk")):
+            status, out, err = bench.theirs("qemu-img", *arguments)
+            expect(status == 0, out + err)
+        bench.ok("qemu-io", "-r", "-c", "read 0 4k", "over.vmdk")
+        status, out, err = bench.theirs("qemu-io", "-c", "write -P 3 0 4k", "parent.vmdk")
+        expect(status == 0, out + err)
+        status, out, err = bench.ours("qemu-io", "-r", "-c", "read 0 4k", "over.vmdk")
+        expect("since this VMDK overlay was made" in out + err, out + err)
 
     def parallels():
         for options in ("", "cluster_size=64k"):

@@ -262,6 +262,23 @@ static bool check_header(VmdkNode *v, const uint8_t *h, GError **error)
     return true;
 }
 
+/* An overlay holds for what its parent was when it was made. */
+static bool check_parent(const VmdkNode *v, GError **error)
+{
+    const BlockChild *backing = v->b.node.backing;
+
+    if (!backing || backing->node->driver != v->b.node.driver) {
+        return true;
+    }
+    uint32_t cid = ((const VmdkNode *)backing->node)->cid;
+    if (cid != v->parent_cid) {
+        return error_set(
+            error, "The parent '%s' was written since this VMDK overlay was made (its CID is %08x, not %08x)",
+            backing->node->filename, cid, v->parent_cid);
+    }
+    return true;
+}
+
 static bool vmdk_open(BlockNode *node, QapiBlockdevOptions *options, GError **error)
 {
     VmdkNode *v = (VmdkNode *)node;
@@ -300,7 +317,7 @@ static bool vmdk_open(BlockNode *node, QapiBlockdevOptions *options, GError **er
     return check_header(v, h, error) && read_descriptor(v, MIN(blocks_le64(h + 36), MAX_DESC / 512), error) &&
            blocks_begin(&v->b, &vmdk_ops, blocks_le64(h + 12) * 512, (uint32_t)blocks_le64(h + 20) * 512,
                         blocks_le32(h + 44), HEADER_BYTES, error) &&
-           block_backing_open(node, options, options->u_vmdk->backing, error);
+           block_backing_open(node, options, options->u_vmdk->backing, error) && check_parent(v, error);
 }
 
 static void vmdk_close(BlockNode *node)
