@@ -11,7 +11,7 @@ JOBS       ?= $(shell nproc)
 MESON      ?= meson
 SECONDS    ?= 600
 
-.PHONY: all run test check bench bench-cpu soak-cpu soak-hotplug fuzz tsan format install clean deps deps-test guest
+.PHONY: all run test check bench bench-cpu bench-io soak-cpu soak-io soak-hotplug fuzz tsan format install clean deps deps-test guest
 
 all: $(BUILD)/build.ninja
 	ninja -C $(BUILD) -j $(JOBS)
@@ -52,6 +52,10 @@ bench-cpu: all guest
 	@tools/install-deps.sh --bench
 	@tests/bench/cpu_bench.py --build $(BUILD) --guest $(GUEST) $(ARGS)
 
+# Storage beside QEMU's and the bare file; says which packages it lacks. ARGS: see tests/bench/io_bench.py --help.
+bench-io: all
+	@tests/bench/io_bench.py --build $(BUILD) $(ARGS)
+
 # The translator against the interpreter, and two CPUs against each other, for long.
 soak-cpu: all guest
 	@RHEA_GUEST=$(GUEST) tests/cpu/soak_test.py --build $(BUILD) --long
@@ -59,6 +63,11 @@ soak-cpu: all guest
 # Cards come and go 50 times on each PC.
 soak-hotplug: all guest
 	@tests/boot/hotplug_test.py --build $(BUILD) --guest $(GUEST) --rounds 50
+
+# An image server that is killed, 50 times for each kind of image; as root the power is cut too.
+soak-io: all
+	@tests/block/soak_io.py --build $(BUILD) --kills 50
+	@[ "$$(id -u)" != 0 ] || tests/block/soak_io.py --build $(BUILD) --kills 20 --power
 
 # Each fuzz target for SECONDS, under the sanitizers.
 fuzz: deps-test

@@ -796,7 +796,7 @@ static json_object *node_info(BlockNode *node, bool write_cache)
     if (node->bitmaps->len) {
         json_object_object_add(o, "dirty-bitmaps", bitmaps_info(node));
     }
-    put_bool(o, "encrypted", false);
+    put_bool(o, "encrypted", node->encrypted);
     put_u64(o, "backing_file_depth", (uint64_t)depth);
     put(o, "detect_zeroes", enum_name(&qapi_BlockdevDetectZeroesOptions_lookup, node->detect_zeroes));
     put_u64(o, "write_threshold", __atomic_load_n(&node->write_threshold, __ATOMIC_RELAXED));

@@ -126,7 +126,7 @@ static BlockNode *put_overlay(BlockRegistry *reg, BlockNode *base, const char *w
     const char *tmp = g_getenv("TMPDIR");
     g_autofree char *path = g_build_filename(tmp && *tmp ? tmp : "/var/tmp", "rhea-XXXXXX", NULL);
     BlockGraph *graph = block_registry_graph(reg);
-    json_object *o = json_object_new_object();
+    json_object *o = json_object_new_object(), *layout;
     BlockNode *node = NULL;
     int fd = g_mkstemp_full(path, O_RDWR | O_CLOEXEC, 0600);
 
@@ -136,7 +136,10 @@ static BlockNode *put_overlay(BlockRegistry *reg, BlockNode *base, const char *w
         return NULL;
     }
     close(fd);
-    if (block_image_create(graph, "qcow2", path, base->size, NULL, false, error)) {
+    layout = json_object_new_object(); /* subclusters: first writes copy less */
+    json_object_object_add(layout, "extended_l2", json_object_new_boolean(true));
+    json_object_object_add(layout, "cluster_size", json_object_new_uint64(128u << 10));
+    if (block_image_create(graph, "qcow2", path, base->size, layout, false, error)) {
         put_str(o, "driver", "qcow2");
         put_str(o, "file.driver", "file");
         put_str(o, "file.filename", path);
@@ -145,6 +148,7 @@ static BlockNode *put_overlay(BlockRegistry *reg, BlockNode *base, const char *w
         put_str(o, "backing", base->name);
         node = block_node_open_image(graph, NULL, o, 0, error);
     }
+    json_object_put(layout);
     if (!node) {
         error_prefix(error, "%s: snapshot=on: ", what);
     }

@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "img/tool.h"
+#include "io/options.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -172,9 +173,10 @@ static void co_rebase(void *opaque)
         int r = block_co_status(node, offset, size - offset, &st);
         uint64_t count = st.bytes;
         r = r < 0 ? r : (st.flags & BLOCK_STATUS_ALLOCATED) != 0;
-        if (r == 0 && rb->prefix && below) {
-            /* What no layer between the overlay and the new base has is the same in both. */
-            uint64_t changed = 0, limit = MIN(count, below->size > offset ? below->size - offset : count);
+        if (r == 0 && rb->prefix && below && offset < below->size) {
+            /* What no layer between the overlay and the new base has is the same in both; but behind the old
+             * base's end the new one may have data. */
+            uint64_t changed = 0, limit = MIN(count, below->size - offset);
             r = block_co_is_allocated_above(below, rb->prefix, false, offset, limit, &changed);
             count = changed;
             r = r < 0 ? r : !r;
@@ -391,7 +393,7 @@ static void co_commit(void *opaque)
         cm->what = "Could not flush the backing image";
     }
     if (cm->result >= 0 && cm->empty) {
-        cm->what = "Could not empty the image";
+        cm->what = "Failed to empty ";
         cm->result = top->driver->co_make_empty ? top->driver->co_make_empty(top) : -ENOTSUP;
     }
 }
@@ -401,6 +403,30 @@ static char *backing_of(BlockNode *node, const char **format)
 {
     *format = node->backing_format && *node->backing_format ? node->backing_format : NULL;
     return node->backing_file && *node->backing_file ? block_backing_full_name(node, NULL) : NULL;
+}
+
+/* What a dict of options says of the backing image; borrowed, NULL: nothing. */
+static json_object *backing_options(json_object *options)
+{
+    json_object *backing = NULL;
+    return options && json_object_object_get_ex(options, "backing", &backing) &&
+                   json_object_is_type(backing, json_type_object)
+               ? backing
+               : NULL;
+}
+
+/* A copy without what belongs to the images below, and without its name, which is known; NULL where it is
+ * NULL. */
+static json_object *own_options(json_object *options)
+{
+    json_object *copy = NULL;
+    if (options && json_object_deep_copy(options, &copy, NULL) == 0) {
+        json_object_object_del(copy, "backing");
+        json_object_object_del(copy, "file");
+        json_object_object_del(copy, "filename");
+        json_object_object_del(copy, "driver");
+    }
+    return copy;
 }
 
 /* Whether the user's name, which counts from the overlay's directory, means the file `full`. */
@@ -459,6 +485,7 @@ int img_cmd_commit(ImgTool *tool, int argc, char **argv)
     }
     int status = EXIT_FAILURE;
     g_autoptr(GError) error = NULL;
+    json_object *all_options = NULL, *extra = NULL;  /* what the user says of images below (secrets) */
     g_autoptr(GPtrArray) layers = g_ptr_array_new(); /* ImgDisk: below the top, above the base */
     cm.top = img_open(tool, args.image_opts, filename, args.format,
                       IMG_OPEN_WRITE | IMG_OPEN_RESIZE | IMG_OPEN_UNMAP | IMG_OPEN_NO_BACKING, &cache, false,
@@ -478,8 +505,14 @@ int img_cmd_commit(ImgTool *tool, int argc, char **argv)
         }
         goto out;
     }
+    if (args.image_opts) {
+        all_options = keyval_parse(filename, "file", NULL, NULL);
+        extra = backing_options(all_options);
+    }
     while (base_name && !same_image(node, base_name, below)) {
-        ImgDisk *layer = img_open(tool, false, below, format, IMG_OPEN_NO_BACKING, NULL, false, NULL);
+        ImgDisk *layer =
+            img_open(tool, false, below, format, IMG_OPEN_NO_BACKING, NULL, false, own_options(extra));
+        extra = backing_options(extra);
         if (!layer) {
             goto out;
         }
@@ -498,7 +531,7 @@ int img_cmd_commit(ImgTool *tool, int argc, char **argv)
         }
     }
     cm.base = img_open(tool, false, below, format, IMG_OPEN_WRITE | IMG_OPEN_RESIZE | IMG_OPEN_UNMAP, &cache,
-                       false, NULL);
+                       false, own_options(extra));
     if (!cm.base) {
         goto out;
     }
@@ -511,7 +544,8 @@ int img_cmd_commit(ImgTool *tool, int argc, char **argv)
     }
     block_run(tool->graph, co_commit, &cm);
     if (cm.result < 0) {
-        log_error("%s: %s", cm.what, g_strerror(-cm.result));
+        log_error("%s%s: %s", cm.what, g_str_equal(cm.what, "Failed to empty ") ? filename : "",
+                  g_strerror(-cm.result));
         goto out;
     }
     status = EXIT_SUCCESS;
@@ -519,6 +553,7 @@ int img_cmd_commit(ImgTool *tool, int argc, char **argv)
 out:
     img_progress_end();
     img_close(cm.base);
+    json_object_put(all_options);
     img_close(cm.top);
     for (guint i = 0; i < layers->len; i++) {
         img_close(layers->pdata[i]);
@@ -555,7 +590,10 @@ static BlockOption *amendable(const BlockOption *table)
     GArray *list = g_array_new(TRUE, TRUE, sizeof(BlockOption));
     for (; table->name; table++) {
         if (table->amendable) {
-            g_array_append_vals(list, table, 1);
+            BlockOption o = *table;
+
+            o.amend_only = false; /* here is where it may be said */
+            g_array_append_val(list, o);
         }
     }
     return (BlockOption *)(void *)g_array_free(list, FALSE);

@@ -44,10 +44,34 @@ static bool add_snapshots(BlockNode *node, json_object *info, GError **error)
     return true;
 }
 
+/* A name that says all that the image needs to be opened: its file's alone, or json: with the id of its
+ * secret. */
+static char *full_name(BlockNode *node)
+{
+    json_object *encrypt = NULL, *secret = NULL;
+    bool nested = json_object_object_get_ex(node->options, "encrypt", &encrypt);
+    if (!node->encrypted || !node->file ||
+        !json_object_object_get_ex(nested ? encrypt : node->options, "key-secret", &secret)) {
+        return g_strdup(node->filename);
+    }
+    json_object *name = json_object_new_string(node->file->node->filename);
+    /* In the order in which QEMU's tools print it. */
+    g_autofree char *key =
+        g_strdup_printf("\"%skey-secret\": %s", nested ? "encrypt." : "", json_object_to_json_string(secret));
+    char *text = g_strdup_printf(
+        "json:{%s%s\"driver\": \"%s\", \"file\": {\"driver\": \"%s\", \"filename\": %s}%s%s}",
+        nested ? key : "", nested ? ", " : "", node->driver->name, node->file->node->driver->name,
+        json_object_to_json_string_ext(name, JSON_C_TO_STRING_NOSLASHESCAPE), nested ? "" : ", ",
+        nested ? "" : key);
+    json_object_put(name);
+    return text;
+}
+
 json_object *img_info_query(BlockNode *node, GError **error)
 {
     json_object *info = json_object_new_object();
-    json_object_object_add(info, "filename", json_object_new_string(node->filename));
+    g_autofree char *shown = full_name(node);
+    json_object_object_add(info, "filename", json_object_new_string(shown));
     json_object_object_add(info, "format", json_object_new_string(node->driver->name));
     json_object_object_add(
         info, "virtual-size",
@@ -57,9 +81,7 @@ json_object *img_info_query(BlockNode *node, GError **error)
         json_object_object_add(info, "actual-size", json_object_new_int64(allocated));
     }
     json_object *specific = block_node_specific_info(node);
-    json_object *data = NULL;
-    if (specific && json_object_object_get_ex(specific, "data", &data) &&
-        json_object_object_get_ex(data, "encrypt", NULL)) {
+    if (node->encrypted) {
         json_object_object_add(info, "encrypted", json_object_new_boolean(true));
     }
     BlockInfo block = { 0 };
@@ -495,7 +517,7 @@ static void print_check(const BlockCheckResult *r, bool quiet)
     if (r->check_errors) {
         printf("\n%" PRId64 " internal errors have occurred during the check.\n", r->check_errors);
     }
-    if (r->total_clusters) {
+    if (r->total_clusters && r->allocated_clusters) {
         double total = (double)r->total_clusters, allocated = (double)r->allocated_clusters;
         printf("%" PRIu64 "/%" PRIu64
                " = %0.2f%% allocated, %0.2f%% fragmented, %0.2f%% compressed clusters\n",
@@ -547,9 +569,13 @@ static int run_check(ImgTool *tool, ImgDisk *disk, BlockCheckResult *result, uns
     CheckRun run = { .node = node, .result = result, .fix = fix };
     block_run(tool->graph, co_check, &run);
     if (!run.ok) {
-        error_report(run.error);
+        int e = img_errno_of(run.error);
+
+        if (!e) { /* otherwise "Check failed" says as much */
+            error_report(run.error);
+        }
         g_clear_error(&run.error);
-        return -EIO;
+        return e ? -e : -EIO;
     }
     return 0;
 }

@@ -754,7 +754,8 @@ static int cmd_info(IoSession *s, int argc, char **argv)
     if (node->driver->is_protocol) {
         printf("format name: %s\n", node->driver->name);
     }
-    if (!block_node_info(node, &info, NULL)) {
+    if ((!node->driver->get_info && g_str_has_prefix(node->driver->name, "null-")) ||
+        !block_node_info(node, &info, NULL)) {
         return -ENOTSUP;
     }
     amount_text((double)info.cluster_size, cluster, sizeof(cluster));
@@ -803,6 +804,8 @@ static int cmd_alloc(IoSession *s, int argc, char **argv)
         }
     }
     uint64_t size = block_size(s->disk->root), sum = 0;
+
+    count = (uint64_t)offset < size ? (int64_t)MIN((uint64_t)count, size - (uint64_t)offset) : 0;
     for (uint64_t at = (uint64_t)offset, left = (uint64_t)count; left > 0 && at < size;) {
         uint64_t n = 0;
         int r = is_allocated(s, at, MIN(left, size - at), &n);
@@ -872,7 +875,15 @@ bool io_open(IoSession *s, const char *filename, const IoOpen *how, json_object 
         json_object_put(options);
         return false;
     }
-    if (!options) {
+    g_autoptr(GError) error = NULL;
+    if (s->image_opts && filename) { /* the name is all of the options */
+        options = keyval_parse(filename, "file", NULL, &error);
+        if (!options) {
+            error_report(error);
+            return false;
+        }
+        filename = NULL;
+    } else if (!options) {
         options = json_object_new_object();
     }
     if (how->force_share && json_object_object_get_ex(options, "force-share", NULL)) {
@@ -894,6 +905,12 @@ bool io_open(IoSession *s, const char *filename, const IoOpen *how, json_object 
     } else if (how->aio && d && (g_str_equal(d->name, "file") || g_str_equal(d->name, "host_device"))) {
         json_object_object_add(options, "aio", json_object_new_string(how->aio));
     }
+    if (how->copy_on_read && how->read_only) {
+        log_error("can't open%s%s: Can't use copy-on-read on read-only device", filename ? " device " : "",
+                  filename ? filename : "");
+        json_object_put(options);
+        return false;
+    }
     g_autofree char *overlay = NULL;
     if (how->snapshot && filename) {
         overlay = img_temporary_overlay(s->tool, filename, format);
@@ -903,7 +920,6 @@ bool io_open(IoSession *s, const char *filename, const IoOpen *how, json_object 
         }
         json_object_object_add(options, "driver", json_object_new_string("qcow2"));
     }
-    g_autoptr(GError) error = NULL;
     unsigned flags = how->read_only && !overlay ? 0 : IMG_OPEN_WRITE;
     s->disk = img_try_open(s->tool, false, overlay ? overlay : filename, NULL, flags, &how->cache,
                            how->force_share, options, &error);
@@ -991,17 +1007,14 @@ static int cmd_open(IoSession *s, int argc, char **argv)
     }
     const char *filename = optind < argc ? argv[optind] : NULL;
     g_autoptr(GError) error = NULL;
-    const char *given = s->image_opts ? filename : text;
-    if (given) {
-        options = keyval_parse(given, s->image_opts ? "file" : NULL, NULL, &error);
+    if (text) {
+        options = keyval_parse(text, NULL, NULL, &error);
         if (!options) {
             error_report(error);
             return -EINVAL;
         }
     }
-    if (s->image_opts) {
-        filename = NULL;
-    } else if (!filename && !options) {
+    if (!filename && !options) {
         return usage("open");
     }
     return io_open(s, filename, &how, options) ? 0 : -EINVAL;

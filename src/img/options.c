@@ -7,11 +7,12 @@
 #include <stdio.h>
 #include <string.h>
 
-/* A list of options neither begins nor ends with a lone comma: "-o a,-o b" glued together must stay two. */
+/* A list of options does not begin with a comma nor end with a lone one: "-o a,-o b" glued together stay two.
+ */
 static bool list_is_valid(const char *text)
 {
     size_t length = strlen(text);
-    if (length == 0 || (text[0] == ',' && text[1] != ',')) {
+    if (length == 0 || text[0] == ',') {
         return false;
     }
     size_t commas = 0;
@@ -82,7 +83,7 @@ static const BlockOption *find_option(const BlockOption *const *tables, const ch
 {
     for (; *tables; tables++) {
         for (const BlockOption *o = *tables; o->name; o++) {
-            if (g_str_equal(o->name, name)) {
+            if (g_str_equal(o->name, name) && !o->amend_only) {
                 return o;
             }
         }

@@ -24,6 +24,9 @@ void img_tool_start(ImgTool *tool, const char *argv0)
     signal(SIGPIPE, SIG_IGN);
     g_autoptr(GError) error = NULL;
     tool->loop = loop_new(NULL, &error);
+    if (tool->loop) {
+        loop_set_inline_writes(tool->loop, true);
+    }
     if (!tool->loop) {
         error_report(error);
         exit(EXIT_FAILURE);
@@ -31,6 +34,7 @@ void img_tool_start(ImgTool *tool, const char *argv0)
     loop_make_current(tool->loop);
     tool->root = object_new(TYPE_CONTAINER, &error);
     tool->graph = block_graph_new(tool->loop, NULL);
+    block_graph_set_objects(tool->graph, tool->root); /* secrets */
 }
 
 void img_tool_end(ImgTool *tool)
@@ -493,6 +497,7 @@ static bool snapshot_param_split(const char *param, char **id, char **name)
             g_free(*name);
             *name = g_strdup(*p + 14);
         } else {
+            log_error("Invalid parameter '%.*s'", (int)strcspn(*p, "="), *p);
             g_clear_pointer(id, g_free);
             g_clear_pointer(name, g_free);
             return false;

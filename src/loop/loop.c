@@ -773,6 +773,42 @@ void loop_set_thread_pool(Loop *loop, int min_threads, int max_threads)
     }
 }
 
+#define INLINE_BYTES   (64u << 10)
+#define INLINE_SLOW_NS 500000
+#define INLINE_OFF_NS  100000000
+
+void loop_set_inline_writes(Loop *loop, bool on)
+{
+    loop->inline_writes = on;
+}
+
+static bool write_inline(Loop *loop, LoopIo *io)
+{
+    size_t bytes = 0;
+    int64_t begun_ns, done_ns;
+    ssize_t n;
+
+    for (int i = 0; i < io->iov_count; i++) {
+        bytes += io->iov[i].iov_len;
+    }
+    if (bytes > INLINE_BYTES || io->iov_count > 1024) {
+        return false;
+    }
+    begun_ns = monotonic_ns();
+    if (begun_ns < loop->no_inline_until_ns) {
+        return false;
+    }
+    do {
+        n = pwritev(io->fd, io->iov, io->iov_count, io->offset);
+    } while (n < 0 && errno == EINTR);
+    loop_io_finished(io, n < 0 ? -errno : n);
+    done_ns = monotonic_ns();
+    if (done_ns - begun_ns > INLINE_SLOW_NS) {
+        loop->no_inline_until_ns = done_ns + INLINE_OFF_NS;
+    }
+    return true;
+}
+
 void loop_submit_io(Loop *loop, LoopIoEngine engine, LoopIoOp op, int fd, const struct iovec *iov,
                     int iov_count, off_t offset, off_t length, int mode, LoopIoDone *done, void *opaque)
 {
@@ -789,6 +825,10 @@ void loop_submit_io(Loop *loop, LoopIoEngine engine, LoopIoOp op, int fd, const 
                     .mode = mode,
                     .loop = loop };
     loop->io_in_flight++;
+    if (loop->inline_writes && op == LOOP_IO_WRITEV && mode == LOOP_IO_CACHED && engine != LOOP_IO_THREADS &&
+        write_inline(loop, io)) {
+        return;
+    }
     if (engine != LOOP_IO_THREADS && loop->monitor->submit && loop->monitor->submit(loop, io)) {
         return;
     }

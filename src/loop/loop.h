@@ -132,10 +132,14 @@ typedef enum LoopIoOp {
     LOOP_IO_FDATASYNC,
     LOOP_IO_FALLOCATE
 } LoopIoOp;
+/* Of a write: only this one is stable when it is done, without a flush of the rest of the file. */
+#define LOOP_IO_STABLE 1
+/* Of a write: it only copies into the page cache, as a rule; see loop_set_inline_writes. */
+#define LOOP_IO_CACHED 2
 typedef enum LoopIoEngine { LOOP_IO_AUTO, LOOP_IO_URING, LOOP_IO_THREADS } LoopIoEngine;
 /* Submits from the loop's thread; iov must stay until done runs, in the loop's thread, with no lock held.
- * Short reads and writes are the caller's to continue. mode: fallocate's mode; offset and length for it are
- * offset and length. */
+ * Short reads and writes are the caller's to continue. mode: fallocate's mode, for which offset and length
+ * are offset and length; of a write a mask of LOOP_IO_STABLE and LOOP_IO_CACHED. */
 void loop_submit_io(Loop *loop, LoopIoEngine engine, LoopIoOp op, int fd, const struct iovec *iov,
                     int iov_count, off_t offset, off_t length, int mode, LoopIoDone *done, void *opaque);
 /* Runs fn in a pool thread, then done in the loop's thread with fn's result. */
@@ -146,6 +150,11 @@ void loop_complete_later(Loop *loop, LoopIoDone *done, void *opaque, ssize_t res
 void loop_complete_from(Loop *loop, LoopIoDone *done, void *opaque, ssize_t result);
 /* Limits of the loop's own share of the thread pool (thread-pool-min/max of -object iothread). */
 void loop_set_thread_pool(Loop *loop, int min_threads, int max_threads);
+/* Short LOOP_IO_CACHED writes are done at once, by the loop's thread: most file systems let io_uring do none
+ * without a worker thread, and waking one costs more than the copy. Where the host makes a writer wait
+ * (memory full of what is to be written), the loop waits once and then leaves it to workers for a while. For
+ * loops whose thread has no guest to serve. */
+void loop_set_inline_writes(Loop *loop, bool on);
 /* How many requests may gather before they are given to the kernel at once (aio-max-batch; 0: the default).
  */
 void loop_set_io_batch(Loop *loop, int max_batch);

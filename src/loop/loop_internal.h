@@ -110,6 +110,8 @@ struct Loop {
     ThreadPool *pool;
     int pool_min, pool_max;
     int io_max_batch;
+    bool inline_writes;
+    int64_t no_inline_until_ns;
     bool slack_set;
 };
 

@@ -33,7 +33,8 @@ ssize_t loop_io_run(LoopIo *io)
             n = preadv(io->fd, io->iov, MIN(io->iov_count, 1024), io->offset);
             break;
         case LOOP_IO_WRITEV:
-            n = pwritev(io->fd, io->iov, MIN(io->iov_count, 1024), io->offset);
+            n = pwritev2(io->fd, io->iov, MIN(io->iov_count, 1024), io->offset,
+                         io->mode & LOOP_IO_STABLE ? RWF_DSYNC : 0);
             break;
         case LOOP_IO_FSYNC:
             n = fsync(io->fd);

@@ -281,6 +281,7 @@ static bool uring_submit_io(Loop *loop, LoopIo *io)
         } else {
             io_uring_prep_writev(sqe, io->fd, io->iov, io->iov_count, io->offset);
         }
+        sqe->rw_flags = io->mode & LOOP_IO_STABLE ? RWF_DSYNC : 0;
         break;
     case LOOP_IO_FSYNC:
         io_uring_prep_fsync(sqe, io->fd, 0);

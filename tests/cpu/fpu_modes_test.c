@@ -423,7 +423,7 @@ static void test_fxsave(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    const char *why = soft_setup(false);
+    const char *why = soft_setup(SOFT_INTERPRETED);
     if (why) {
         g_test_message("%s", why);
         return 77;

@@ -23,7 +23,7 @@
 static gint opt_seconds = 10, opt_cases = 0, opt_stop = 40, opt_per_form = 2;
 static gint64 opt_seed = 1;
 static gchar *opt_form;
-static gboolean opt_jit, opt_list, opt_verbose, opt_trace, opt_pointers;
+static gboolean opt_windows, opt_jit, opt_list, opt_verbose, opt_trace, opt_pointers;
 
 static const char *const reg_names[16] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                                            "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15" };
@@ -467,6 +467,7 @@ static GOptionEntry options[] = {
     { "list", 0, 0, G_OPTION_ARG_NONE, &opt_list, "Only list the forms and what is left out", NULL },
     { "verbose", 'v', 0, G_OPTION_ARG_NONE, &opt_verbose, "Print a failing case's whole state", NULL },
     { "pointers", 0, 0, G_OPTION_ARG_NONE, &opt_pointers, "Compare x87's FOP, FIP and FDP too", NULL },
+    { "windows", 0, 0, G_OPTION_ARG_NONE, &opt_windows, "the same, with its memory in windows", NULL },
     { "jit", 0, 0, G_OPTION_ARG_NONE, &opt_jit, "64-bit code through the translator", NULL },
     { "trace", 0, 0, G_OPTION_ARG_NONE, &opt_trace, "Name each case before it runs, on stderr", NULL },
     { NULL },
@@ -519,7 +520,7 @@ int main(int argc, char **argv)
     }
     const char *why = native_setup();
     if (!why) {
-        why = soft_setup(opt_jit);
+        why = soft_setup(opt_windows ? SOFT_WINDOWS : opt_jit ? SOFT_TRANSLATED : SOFT_INTERPRETED);
     }
     if (why) {
         printf("skipped: %s\n", why);

@@ -60,16 +60,18 @@ static const char *fail(GError *error)
 
 static bool translating;
 
-const char *soft_setup(bool translate)
+const char *soft_setup(SoftKind kind)
 {
-    translating = translate;
+    translating = kind != SOFT_INTERPRETED;
     static MemoryRegion root, ram_region;
     GError *error = NULL;
     memory_region_init(&root, NULL, "system", UINT64_MAX);
-    if (!memory_region_init_ram(&ram_region, NULL, "ram", RAM_BYTES, &error) || !native_init(&error)) {
+    const RamBlockOptions options = { .size = RAM_BYTES, .alias = kind == SOFT_WINDOWS };
+    ram = ram_block_new("ram", &options, &error);
+    if (!ram || !native_init(&error)) {
         return fail(error);
     }
-    ram = ram_region.ram;
+    memory_region_init_ram_from_block(&ram_region, NULL, "ram", ram);
     memory_region_add(&root, 0, &ram_region);
     AddressSpace *as = address_space_new(&root, "memory");
     static MemoryRegion io;
@@ -91,12 +93,15 @@ const char *soft_setup(bool translate)
         return fail(error);
     }
     interp_vcpu_init(cpu);
-    if (translate) {
+    if (translating) {
         Jit *jit = jit_new((size_t)64 << 20, &error);
         if (!jit) {
             return fail(error);
         }
         jit_single(jit);
+        if (kind == SOFT_WINDOWS && !jit_windows(jit)) {
+            return "windows need BMI2";
+        }
         jit_vcpu_init(jit, cpu);
     }
     map_page(CASE_CODE_BASE, GPA_CODE, false);

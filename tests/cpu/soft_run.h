@@ -8,9 +8,13 @@
 #include "arch/x86/decode.h"
 #include "native_run.h"
 
-/* Builds the vCPU. translate: 64-bit code runs through the translator. Returns NULL, or why it cannot. Once.
- */
-const char *soft_setup(bool translate);
+/* Builds the vCPU. Returns NULL, or why it cannot. Once. */
+typedef enum SoftKind {
+    SOFT_INTERPRETED,
+    SOFT_TRANSLATED, /* 64-bit code */
+    SOFT_WINDOWS,    /* the same, with its memory in windows */
+} SoftKind;
+const char *soft_setup(SoftKind kind);
 /* The guest's RAM behind CASE_CODE_BASE and CASE_DATA_BASE. */
 uint8_t *soft_code(void);
 uint8_t *soft_data(void);

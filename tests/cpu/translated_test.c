@@ -116,7 +116,7 @@ static void test_log(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    const char *problem = soft_setup(true);
+    const char *problem = soft_setup(SOFT_TRANSLATED);
     if (problem) {
         g_printerr("translated_test: %s\n", problem);
         return 1;

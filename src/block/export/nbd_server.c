@@ -456,7 +456,7 @@ static bool option_go(NbdConn *c, uint32_t option, const uint8_t *data, size_t s
         send_info_text(c, option, NBD_INFO_DESCRIPTION, exp->description);
     }
     const BlockLimits *limits = &exp->root->node->limits;
-    bool any = exp->root->node->driver->any_alignment;
+    bool any = exp->root->node->any_alignment;
     uint32_t align = any ? 1 : MAX(1, limits->request_alignment);
     uint8_t sizes[14];
     nbd_put16(sizes, NBD_INFO_BLOCK_SIZE);
@@ -981,7 +981,8 @@ static void co_request(void *opaque)
     } else if (rq->type == NBD_CMD_BLOCK_STATUS) {
         do_block_status(rq);
     } else {
-        answer_error(rq, MIN(0, do_change(rq)));
+        int r = do_change(rq);
+        answer_error(rq, MIN(0, r)); /* a macro: its arguments are evaluated twice */
     }
     c->bytes -= request_bytes(rq);
     if (rq->data) {
@@ -1304,9 +1305,8 @@ NbdExport *nbd_export_new(NbdServer *server, BlockNode *node, const NbdExportOpt
     } else {
         exp->flags |= NBD_FLAG_READ_ONLY;
     }
-    if (options->shared || !options->writable) {
-        exp->flags |=
-            NBD_FLAG_CAN_MULTI_CONN; /* one node behind all connections: a flush of one is one of all */
+    if (options->shared) { /* one node behind all connections: a flush of one is one of all */
+        exp->flags |= NBD_FLAG_CAN_MULTI_CONN;
     }
     unsigned perm = BLOCK_PERM_CONSISTENT_READ | (options->writable ? BLOCK_PERM_WRITE : 0);
     exp->root = block_root_new(node, "nbd", perm, BLOCK_PERM_ALL & ~(unsigned)BLOCK_PERM_RESIZE,

@@ -190,13 +190,13 @@ static bool blkdebug_open(BlockNode *node, QapiBlockdevOptions *options, GError 
     if (b->max_transfer % align) {
         return error_set(error, "Cannot meet constraints with max-transfer %" PRIu64, b->max_transfer);
     }
-    if (b->opt_write_zero % align || (b->opt_write_zero && !power_of_two(b->opt_write_zero))) {
+    if (b->opt_write_zero % align) {
         return error_set(error, "Cannot meet constraints with opt-write-zero %" PRIu64, b->opt_write_zero);
     }
     if (b->max_write_zero % MAX(b->opt_write_zero, align)) {
         return error_set(error, "Cannot meet constraints with max-write-zero %" PRIu64, b->max_write_zero);
     }
-    if (b->opt_discard % align || (b->opt_discard && !power_of_two(b->opt_discard))) {
+    if (b->opt_discard % align) {
         return error_set(error, "Cannot meet constraints with opt-discard %" PRIu64, b->opt_discard);
     }
     if (b->max_discard % MAX(b->opt_discard, align)) {
@@ -475,7 +475,7 @@ static int blkdebug_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t bytes
 {
     int ret;
 
-    if (bytes < node->limits.discard_granularity) {
+    if (bytes < node->limits.request_alignment) {
         return -ENOTSUP;
     }
     ret = check(node, QAPI_BLKDEBUG_IOTYPE_DISCARD, offset, bytes);

@@ -22,6 +22,9 @@ static bool cor_open(BlockNode *node, QapiBlockdevOptions *options, GError **err
     if (!block_filter_open(node, "file", options, o->file, error)) {
         return false;
     }
+    if (node->read_only) { /* it could not keep what it reads */
+        return error_set(error, "Block node is read-only");
+    }
     if (o->bottom) {
         bottom = block_node_find(node->graph, o->bottom);
         if (!bottom) {

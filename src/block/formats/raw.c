@@ -93,12 +93,14 @@ static BlockChild *raw_passthrough(BlockNode *node, uint64_t *add)
 static int raw_co_preadv(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, uint64_t from,
                          unsigned flags)
 {
+    block_debug_event(node->file, QAPI_BLKDEBUG_EVENT_READ_AIO);
     return block_co_preadv(node->file, offset + ((RawNode *)node)->offset, bytes, vec, from, flags);
 }
 
 static int raw_co_pwritev(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
                           uint64_t from, unsigned flags)
 {
+    block_debug_event(node->file, QAPI_BLKDEBUG_EVENT_WRITE_AIO);
     return block_co_pwritev(node->file, offset + ((RawNode *)node)->offset, bytes, vec, from, flags);
 }
 

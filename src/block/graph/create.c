@@ -11,7 +11,7 @@
 static const BlockOption *option_find(const BlockDriver *drv, const char *name)
 {
     for (const BlockOption *o = drv->create_options; o && o->name; o++) {
-        if (strcmp(o->name, name) == 0) {
+        if (strcmp(o->name, name) == 0 && !o->amend_only) {
             return o;
         }
     }
@@ -124,6 +124,51 @@ bool block_co_create_file(BlockGraph *graph, const char *filename, json_object *
     }
     ok = block_co_create_raw(graph, filename, rest, error);
     json_object_put(rest);
+    return ok;
+}
+
+const BlockOption block_create_existing_options[] = {
+    { "size", BLOCK_OPTION_SIZE, "Virtual disk size", NULL, false },
+    { NULL, 0, NULL, NULL, false },
+};
+
+bool block_co_create_existing(BlockGraph *graph, const char *filename, json_object *options, GError **error)
+{
+    json_object *o = json_object_new_object(), *value;
+    uint64_t size = 0, head;
+    BlockNode *node;
+    BlockChild *root;
+    bool ok = true;
+    int ret = 0;
+
+    if (json_object_object_get_ex(options, "size", &value)) {
+        size = json_object_get_uint64(value);
+    }
+    json_object_object_add(o, "driver", json_object_new_string(block_protocol_of(filename, NULL)->name));
+    json_object_object_add(o, "filename", json_object_new_string(filename));
+    node = block_node_open_image(graph, NULL, o, BLOCK_OPEN_RESIZE, error);
+    json_object_put(o);
+    if (!node) {
+        return false;
+    }
+    root =
+        block_root_new(node, "tool", BLOCK_PERM_WRITE | BLOCK_PERM_RESIZE, BLOCK_PERM_ALL, NULL, NULL, error);
+    if (!root) {
+        block_node_release(node);
+        return false;
+    }
+    if (block_size(root) < size && !blk_truncate(root, size, false, QAPI_PREALLOC_MODE_OFF, 0, NULL)) {
+        ok = error_set(error,
+                       "'%s' is there, but with %" G_GUINT64_FORMAT " of the %" G_GUINT64_FORMAT
+                       " bytes that are asked for, and driver '%s' cannot make it larger",
+                       filename, block_size(root), size, node->driver->name);
+    }
+    head = MIN(block_size(root), 512);
+    if (ok && head) {
+        ret = blk_pwrite_zeroes(root, 0, head, 0);
+        ok = ret >= 0 || error_set_errno(error, -ret, "Could not clear the old header of '%s'", filename);
+    }
+    block_root_free(root);
     return ok;
 }
 

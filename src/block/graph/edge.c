@@ -204,8 +204,19 @@ static void refresh_direct(BlockChild *root)
     root->direct_offset = offset;
 }
 
+unsigned block_graph_generation(const BlockGraph *graph)
+{
+    return __atomic_load_n(&graph->generation, __ATOMIC_RELAXED);
+}
+
+void block_graph_changed(BlockGraph *graph)
+{
+    __atomic_fetch_add(&graph->generation, 1, __ATOMIC_RELAXED);
+}
+
 void block_graph_refresh_direct(BlockGraph *graph)
 {
+    block_graph_changed(graph);
     for (guint i = 0; i < graph->roots->len; i++) {
         refresh_direct(g_ptr_array_index(graph->roots, i));
     }

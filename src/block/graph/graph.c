@@ -360,6 +360,7 @@ static BlockNode *node_new(BlockGraph *graph, const BlockDriver *driver, const c
     node->tracker = block_tracker_new();
     node->shared = BLOCK_PERM_ALL;
     node->opening = true;
+    node->any_alignment = driver->any_alignment;
     return node;
 }
 
@@ -389,7 +390,7 @@ BlockNode *block_node_open(BlockGraph *graph, QapiBlockdevOptions *options, bool
         return NULL;
     }
     block_limits_refresh(node);
-    if (node->limits.request_alignment > 1 && !driver->any_alignment) {
+    if (node->limits.request_alignment > 1 && !node->any_alignment) {
         node->tracker->enabled++;
     }
     if (!node->filename) {

@@ -37,6 +37,8 @@ const BlockDriver *block_driver_find(const char *name, GError **error);
 const BlockDriver *block_probe(const uint8_t *head, size_t size, const char *filename);
 /* The protocol driver that a file name means ("nbd://..."; a plain path: file or host_device). */
 const BlockDriver *block_protocol_of(const char *filename, GError **error);
+/* Whether it begins as "nbd:..." does. */
+bool block_name_has_protocol(const char *filename);
 /* The path without its protocol: "file:/x" is "/x". */
 const char *block_strip_file_prefix(const char *filename);
 
@@ -178,6 +180,10 @@ bool block_co_create_raw(BlockGraph *graph, const char *filename, json_object *o
  * options against the drivers' tables and the backing image. Blocking. */
 bool block_image_create(BlockGraph *graph, const char *format, const char *filename, uint64_t size,
                         json_object *options, bool check_backing, GError **error);
+/* co_create_named of a protocol that cannot make objects: one that is there already is taken, where it is (or
+ * can be made) as large as asked, and no longer shows the format that it had. */
+bool block_co_create_existing(BlockGraph *graph, const char *filename, json_object *options, GError **error);
+extern const BlockOption block_create_existing_options[];
 bool block_image_delete_file(BlockNode *node, GError **error);
 
 #endif

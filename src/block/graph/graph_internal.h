@@ -13,8 +13,10 @@ struct BlockGraph {
     GPtrArray *roots; /* of BlockChild * */
     unsigned next_name;
     uint32_t visit;
+    unsigned generation; /* atomic */
     Object *objects;
-    GPtrArray *chain; /* of BlockNode *: whose backing images are being opened */
+    json_object *backing_extra; /* of the node that is being opened: options for the header's backing image */
+    GPtrArray *chain;           /* of BlockNode *: whose backing images are being opened */
     BlockEventHook *event_hook;
     void *event_opaque;
     bool (*name_taken)(void *opaque, const char *name);

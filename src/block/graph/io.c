@@ -211,6 +211,9 @@ static int driver_read(BlockNode *node, uint64_t offset, uint64_t bytes, const B
     if (node->driver->submit) {
         return co_submit(node, BLOCK_READ, offset, bytes, vec, from, 0);
     }
+    if (!node->driver->co_preadv && filter_child(node)) {
+        return block_co_preadv(filter_child(node), offset, bytes, vec, from, flags);
+    }
     return node->driver->co_preadv ? node->driver->co_preadv(node, offset, bytes, vec, from, flags)
                                    : -ENOTSUP;
 }
@@ -241,7 +244,7 @@ static int aligned_read(BlockNode *node, uint64_t offset, uint64_t bytes, const 
                         unsigned flags)
 {
     uint64_t size = __atomic_load_n(&node->size, __ATOMIC_RELAXED);
-    uint64_t align = node->driver->any_alignment ? 1 : node->limits.request_alignment, there = bytes;
+    uint64_t align = node->any_alignment ? 1 : node->limits.request_alignment, there = bytes;
     int ret = 0;
 
     /* Behind the end there are zeroes; the last block may be cut by it. */
@@ -273,7 +276,7 @@ typedef struct Padded {
 static bool pad(BlockNode *node, Padded *p, uint64_t offset, uint64_t bytes, const BlockVec *vec,
                 uint64_t from)
 {
-    uint64_t align = node->driver->any_alignment ? 1 : node->limits.request_alignment, mask = align - 1;
+    uint64_t align = node->any_alignment ? 1 : node->limits.request_alignment, mask = align - 1;
     int n = 0;
 
     if (!((offset | bytes) & mask)) {
@@ -482,7 +485,7 @@ static int pad_read(BlockNode *node, Padded *p)
 static int node_write(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, uint64_t from,
                       unsigned flags)
 {
-    uint64_t align = node->driver->any_alignment ? 1 : node->limits.request_alignment;
+    uint64_t align = node->any_alignment ? 1 : node->limits.request_alignment;
     bool unaligned = (offset | bytes) & (align - 1), is_tracked;
     BlockTracked tracked = { 0 };
     int ret = change_begin(node);
@@ -573,20 +576,19 @@ static int aligned_write_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes
 {
     const BlockLimits *l = &node->limits;
     uint64_t align = MAX(l->write_zeroes_alignment, l->request_alignment);
-    uint64_t max =
-        l->max_write_zeroes ? l->max_write_zeroes & ~(align - 1) : BLOCK_MAX_REQUEST & ~(align - 1);
+    uint64_t max = l->max_write_zeroes ? l->max_write_zeroes : BLOCK_MAX_REQUEST;
     int ret = 0;
 
-    max = MAX(max, align);
+    max = MAX(max - max % align, align); /* align: not always a power of two */
     while (bytes && !ret) {
-        uint64_t n = bytes, head = offset & (align - 1);
+        uint64_t n = bytes, head = offset % align;
 
         if (head) {
             n = MIN(n, align - head);
         } else if (n > max) {
             n = max;
         } else if (n >= align) {
-            n &= ~(align - 1);
+            n -= n % align;
         }
         ret = driver_write_zeroes(node, offset, n, flags);
         if (ret == -ENOTSUP && !(flags & BLOCK_REQ_NO_FALLBACK)) {
@@ -600,7 +602,7 @@ static int aligned_write_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes
 
 static int node_write_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags)
 {
-    uint64_t align = node->driver->any_alignment ? 1 : node->limits.request_alignment, mask = align - 1;
+    uint64_t align = node->any_alignment ? 1 : node->limits.request_alignment, mask = align - 1;
     uint64_t end = offset + bytes, first = (offset + mask) & ~mask, last = end & ~mask;
     bool unaligned = (offset | bytes) & mask, is_tracked;
     BlockTracked tracked = { 0 };
@@ -649,7 +651,7 @@ static int node_write_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes, u
 static int node_discard(BlockNode *node, uint64_t offset, uint64_t bytes)
 {
     const BlockLimits *l = &node->limits;
-    uint64_t align = MAX(l->request_alignment, 1), max, end = offset + bytes;
+    uint64_t align = MAX(l->request_alignment, 1), max, unit, end = offset + bytes;
     BlockTracked tracked = { 0 };
     bool is_tracked;
     int ret;
@@ -664,7 +666,7 @@ static int node_discard(BlockNode *node, uint64_t offset, uint64_t bytes)
     if (ret) {
         return ret;
     }
-    if (!node->driver->any_alignment) { /* whole blocks only */
+    if (!node->any_alignment) { /* whole blocks only */
         offset = (offset + align - 1) & ~(align - 1);
         end &= ~(align - 1);
     }
@@ -674,8 +676,14 @@ static int node_discard(BlockNode *node, uint64_t offset, uint64_t bytes)
     bytes = end - offset;
     is_tracked = tracked_begin(node, &tracked, offset, bytes, true, 0, 0, &ret);
     max = l->max_discard ? MAX(l->max_discard & ~(align - 1), align) : BLOCK_MAX_REQUEST;
+    unit = MAX(MAX(l->discard_granularity, align), 1); /* not always a power of two */
     for (uint64_t at = offset; at < end && !ret;) {
-        uint64_t n = MIN(max, end - at);
+        uint64_t n = MIN(max, end - at), over = (at + n) % unit;
+
+        /* A piece that is not the last ends where a unit does, so that none is cut in two. */
+        if (at + n < end && over < n) {
+            n -= over;
+        }
 
         ret = node->driver->submit        ? co_submit(node, BLOCK_DISCARD, at, n, NULL, 0, 0)
               : node->driver->co_pdiscard ? node->driver->co_pdiscard(node, at, n)

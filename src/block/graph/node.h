@@ -96,7 +96,7 @@ typedef struct BlockLimits {
     uint64_t max_transfer;                            /* 0: none */
     uint32_t max_iov;                                 /* 0: none */
     uint32_t discard_granularity;                     /* also the alignment that discards are cut to */
-    uint32_t write_zeroes_alignment;                  /* 0: none; pieces outside are written */
+    uint32_t write_zeroes_alignment;                  /* 0: none; pieces outside come alone */
     uint64_t max_discard, max_write_zeroes;           /* 0: none */
     bool can_discard, can_write_zeroes;               /* can_write_zeroes: faster than writing them */
 } BlockLimits;
@@ -175,7 +175,7 @@ typedef struct BlockOption {
     BlockOptionType type;
     const char *help;
     const char *default_value; /* as text, or NULL */
-    bool amendable;
+    bool amendable, amend_only;
 } BlockOption;
 
 /* How a node was opened, beyond its options; inherited by children. */
@@ -358,6 +358,8 @@ struct BlockNode {
     unsigned open_flags;          /* BLOCK_OPEN_* */
     bool implicit_name, implicit; /* implicit: made as a part of another: goes with its last parent */
     bool inactive;
+    bool encrypted;     /* set by open(): the image says that it is */
+    bool any_alignment; /* the driver's; open() may turn it off */
     /* What the image says of its backing image: names as stored there, NULL: none. */
     char *backing_file, *backing_format;
     json_object *options; /* as opened, complete: what reopen starts from and json: names are made of */
@@ -393,6 +395,10 @@ bool block_backing_open(BlockNode *node, const QapiBlockdevOptions *options, Qap
 /* The permissions that a filter, a format's file, or a backing image usually need. */
 void block_default_perms(BlockNode *node, const BlockChild *child, unsigned role, unsigned perm,
                          unsigned shared, unsigned *child_perm, unsigned *child_shared);
+/* Counts changes of edges, permissions and options: what a driver knows of nodes below it holds for one
+ * number, since these change only while no request runs. */
+unsigned block_graph_generation(const BlockGraph *graph);
+void block_graph_changed(BlockGraph *graph);
 /* Background work of a node (checkpoint, read-ahead): each piece between these, and drain waits for it.
  * begin() is false while the node is drained: do it later (drain_end tells). [any thread] */
 bool block_background_begin(BlockNode *node);

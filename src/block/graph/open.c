@@ -29,6 +29,11 @@ static size_t protocol_length(const char *filename)
     return n && filename[n] == ':' ? n : 0;
 }
 
+bool block_name_has_protocol(const char *filename)
+{
+    return protocol_length(filename) > 0;
+}
+
 const char *block_strip_file_prefix(const char *filename)
 {
     return g_str_has_prefix(filename, "file:") ? filename + strlen("file:") : filename;
@@ -206,8 +211,7 @@ static json_object *parse_json_name(const char *filename, GError **error)
     return n;
 }
 
-static const char *const inherited_names[] = { "read-only", "auto-read-only", "discard", "force-share",
-                                               NULL };
+static const char *const inherited_names[] = { "read-only", "auto-read-only", "force-share", NULL };
 
 /* What a part described in a dict gets of the whole. */
 static void inherit_text(json_object *to, json_object *from)
@@ -218,6 +222,10 @@ static void inherit_text(json_object *to, json_object *from)
         if (value && !get(to, inherited_names[i])) {
             json_object_object_add(to, inherited_names[i], json_object_get(value));
         }
+    }
+    /* The node above decides which discards come down. */
+    if (!get(to, "discard")) {
+        put_text(to, "discard", "unmap");
     }
     if (get(from, "cache")) {
         if (!get(to, "cache")) {
@@ -386,6 +394,7 @@ static BlockNode *open_dict(BlockGraph *graph, json_object *o, bool probe, unsig
     const char *driver = get_text(o, "driver");
     const BlockDriver *drv = NULL;
     g_autoptr(GPtrArray) held = g_ptr_array_new();
+    json_object *backing_extra = NULL;
     BlockNode *node = NULL;
 
     if (depth > MAX_OPTIONS_DEPTH) {
@@ -429,7 +438,19 @@ static BlockNode *open_dict(BlockGraph *graph, json_object *o, bool probe, unsig
     }
     for (size_t i = 0; parts[i]; i++) {
         json_object *part = get(o, parts[i]);
-        bool image = strcmp(parts[i], "backing") == 0 || (part && get(part, "file"));
+        const char *of =
+            part && json_object_is_type(part, json_type_object) ? get_text(part, "driver") : NULL;
+        const BlockDriver *part_driver = of ? block_driver_find(of, NULL) : NULL;
+        bool image = strcmp(parts[i], "backing") == 0 || (part && get(part, "file")) ||
+                     (part_driver && !part_driver->is_protocol && !part_driver->parse_filename);
+
+        if (strcmp(parts[i], "backing") == 0 && part && json_object_is_type(part, json_type_object) &&
+            !get(part, "filename") && !get(part, "file") &&
+            (!part_driver || part_driver->supports_backing || !part_driver->is_protocol)) {
+            backing_extra = json_object_get(part); /* more about the image that the header names */
+            json_object_object_del(o, "backing");
+            continue;
+        }
 
         if (!open_part(graph, o, parts[i], image, flags, depth, held, error)) {
             goto out;
@@ -449,8 +470,11 @@ static BlockNode *open_dict(BlockGraph *graph, json_object *o, bool probe, unsig
         put_text(o, "driver", drv->name);
         flags |= BLOCK_OPEN_PROBED;
     }
+    graph->backing_extra = backing_extra;
     node = visit_and_open(graph, o, flags, error);
+    graph->backing_extra = NULL;
 out:
+    json_object_put(backing_extra);
     for (guint i = held->len; i-- > 0;) {
         if (node) {
             node->refs++; /* it may be what goes with the last reference, if it took none of its parts */
@@ -528,7 +552,10 @@ void block_options_inherit(QapiBlockdevOptions *child, const QapiBlockdevOptions
     } else {
         INHERIT(read_only)
         INHERIT(auto_read_only)
-        INHERIT(discard)
+        if (!child->has_discard) { /* the node above decides which come down */
+            child->has_discard = true;
+            child->discard = QAPI_BLOCKDEV_DISCARD_OPTIONS_UNMAP;
+        }
     }
     INHERIT(force_share)
 #undef INHERIT
@@ -618,10 +645,11 @@ bool block_backing_open(BlockNode *node, const QapiBlockdevOptions *options, Qap
                         GError **error)
 {
     g_autofree char *name = NULL;
-    json_object *o;
+    json_object *o, *extra = node->graph->backing_extra;
     BlockNode *below = NULL;
     BlockChild *child;
 
+    node->graph->backing_extra = NULL;
     if (!node->filename && node->file) {
         node->filename = g_strdup(node->file->node->filename);
     }
@@ -651,8 +679,17 @@ bool block_backing_open(BlockNode *node, const QapiBlockdevOptions *options, Qap
             return false;
         }
         o = json_object_new_object();
+        if (extra) {
+            merge(o, extra);
+        }
         put_text(o, "read-only", "on");
-        if (node->backing_format && *node->backing_format) {
+        if (node->backing_format && *node->backing_format && !get(o, "driver")) {
+            if (!block_driver_find(node->backing_format, error)) {
+                g_ptr_array_remove(node->graph->chain, node);
+                json_object_put(o);
+                error_prefix(error, "Could not open backing file: ");
+                return false;
+            }
             put_text(o, "driver", node->backing_format);
         }
         if (node->force_share) {

@@ -148,6 +148,9 @@ bool block_perms_update(BlockNode *const *nodes, size_t count, GError **error)
     for (size_t i = 0; i < count; i++) {
         topological(nodes[i], i == 0 ? ++nodes[0]->graph->visit : nodes[0]->graph->visit, order);
     }
+    if (count) {
+        block_graph_changed(nodes[0]->graph);
+    }
     /* Postorder turned round. */
     for (guint i = order->len; i-- > 0 && ok; checked++) {
         ok = check_node(g_ptr_array_index(order, i), error);

@@ -29,7 +29,7 @@ static void ask_file(BlockStatus *st)
 static int node_status(BlockNode *node, bool want_zero, uint64_t offset, uint64_t bytes, BlockStatus *st)
 {
     uint64_t size = __atomic_load_n(&node->size, __ATOMIC_RELAXED), add = 0;
-    uint64_t align = node->driver->any_alignment ? 1 : node->limits.request_alignment;
+    uint64_t align = node->any_alignment ? 1 : node->limits.request_alignment;
     BlockNode *filtered = block_filtered(node);
     BlockChild *through = node->driver->passthrough ? node->driver->passthrough(node, &add) : NULL;
     int ret = 0;

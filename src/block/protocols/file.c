@@ -107,12 +107,20 @@ static const char *strip_protocol(const char *name, const char *driver)
     return g_str_has_prefix(name, prefix) ? name + strlen(prefix) : name;
 }
 
+static const QapiBlockdevOptionsFile *options_of(const QapiBlockdevOptions *options)
+{
+    return options->driver == QAPI_BLOCKDEV_DRIVER_HOST_DEVICE  ? options->u_host_device
+           : options->driver == QAPI_BLOCKDEV_DRIVER_HOST_CDROM ? options->u_host_cdrom
+                                                                : options->u_file;
+}
+
 static bool file_open(BlockNode *node, QapiBlockdevOptions *options, GError **error)
 {
     FileNode *f = (FileNode *)node;
-    bool want_device = options->driver == QAPI_BLOCKDEV_DRIVER_HOST_DEVICE;
-    const QapiBlockdevOptionsFile *o = want_device ? options->u_host_device : options->u_file;
+    bool want_device = options->driver != QAPI_BLOCKDEV_DRIVER_FILE;
+    const QapiBlockdevOptionsFile *o = options_of(options);
     FdTable *fds = block_graph_fds(node->graph);
+    const char *name;
     struct stat st;
     int flags;
 
@@ -121,7 +129,10 @@ static bool file_open(BlockNode *node, QapiBlockdevOptions *options, GError **er
     if (!*o->filename) {
         return error_set(error, "%s: parameter 'filename' is empty", node->what);
     }
-    node->filename = g_strdup(strip_protocol(o->filename, node->driver->name));
+    name = strip_protocol(o->filename, node->driver->name);
+    /* As everybody else would have to write it: what looks like a protocol is not one. */
+    node->filename =
+        *name != '/' && block_name_has_protocol(name) ? g_strconcat("./", name, NULL) : g_strdup(name);
     f->engine = LOOP_IO_AUTO;
     if (o->has_aio && o->aio == QAPI_BLOCKDEV_AIO_OPTIONS_THREADS) {
         f->engine = LOOP_IO_THREADS;
@@ -156,16 +167,13 @@ static bool file_open(BlockNode *node, QapiBlockdevOptions *options, GError **er
     if (fstat(f->fd, &st) < 0) {
         return error_set_errno(error, errno, "Could not open '%s'", node->filename);
     }
-    if (S_ISDIR(st.st_mode) || S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode)) {
-        return error_set(error, "Could not open '%s': it is no file and no block device", node->filename);
-    }
-    if (S_ISCHR(st.st_mode)) {
-        return error_set(error, "Could not open '%s': character devices are not supported as disks",
-                         node->filename);
-    }
-    f->is_device = S_ISBLK(st.st_mode);
+    f->is_device = S_ISBLK(st.st_mode) || S_ISCHR(st.st_mode);
     if (want_device && !f->is_device) {
-        return error_set(error, "'%s' is not a block device: use driver=file", node->filename);
+        return error_set(error, "'%s' driver requires '%s' to be either a character or block device",
+                         node->driver->name, node->filename);
+    }
+    if (!want_device && !S_ISREG(st.st_mode)) {
+        return error_set(error, "'file' driver requires '%s' to be a regular file", node->filename);
     }
     if (f->is_device || node->force_share) {
         f->locking = f->locking && !f->is_device && !node->force_share;
@@ -351,7 +359,8 @@ static int file_co_block_status(BlockNode *node, bool want_zero, uint64_t offset
         return 0;
     }
     hole = lseek(f->fd, (off_t)offset, SEEK_HOLE);
-    if (hole > (off_t)offset && hole < end) {
+    /* Direct I/O sees whole sectors only; others the file's very end. */
+    if (hole > (off_t)offset && (hole < end || !node->cache_direct)) {
         st->bytes = MIN(bytes, (uint64_t)hole - offset);
     }
     return 0;
@@ -434,6 +443,12 @@ static ssize_t do_make(void *opaque)
         }
         m->what = "Could not resize";
         ret = ftruncate(f.fd, 0) < 0 ? -errno : do_resize(&r);
+        /* Not all of it a hole: some file systems tell the alignment that direct I/O needs only by data. */
+        if (ret >= 0 && m->size && m->prealloc == QAPI_PREALLOC_MODE_OFF) {
+            static const uint8_t zero[4096];
+
+            ret = pwrite(f.fd, zero, m->size < sizeof(zero) ? 512 : sizeof(zero), 0) < 0 ? -errno : 0;
+        }
     }
     close(f.fd);
     return ret;
@@ -528,7 +543,8 @@ static void on_sync_after_write(void *opaque, ssize_t result)
     finish(opaque, result < 0 ? (int)result : 0);
 }
 
-/* A write is on its way to the disk's cache: make it stable if that was asked. */
+/* What was changed without LOOP_IO_STABLE is on its way to the disk's cache: make it stable if that was
+ * asked. */
 static void written(BlockRequest *req)
 {
     FileNode *f = file_of(req);
@@ -571,7 +587,7 @@ static void transfer_done(BlockRequest *req)
         }
         finish(req, 0);
     } else {
-        written(req);
+        finish(req, 0); /* stable where that was asked: see submit_rest */
     }
 }
 
@@ -641,9 +657,15 @@ static void submit_rest(BlockRequest *req)
 {
     FileNode *f = file_of(req);
     uint64_t offset = (req->bounce ? req->bounce_offset : req->offset) + req->progress;
+    bool write = req->op == BLOCK_WRITE,
+         stable = write && (req->flags & BLOCK_REQ_FUA) && !f->node.cache_no_flush;
 
-    loop_submit_io(req->loop, f->engine, req->op == BLOCK_READ ? LOOP_IO_READV : LOOP_IO_WRITEV, f->fd,
-                   req->iov_left, req->iov_left_count, (off_t)offset, 0, 0, on_transfer, req);
+    loop_submit_io(req->loop, f->engine, write ? LOOP_IO_WRITEV : LOOP_IO_READV, f->fd, req->iov_left,
+                   req->iov_left_count, (off_t)offset, 0,
+                   stable                                            ? LOOP_IO_STABLE
+                   : write && !f->node.cache_direct && !f->is_device ? LOOP_IO_CACHED
+                                                                     : 0,
+                   on_transfer, req);
 }
 
 static bool memory_aligned(const BlockRequest *req, const BlockLimits *limits)
@@ -1012,3 +1034,26 @@ static const BlockDriver host_device_driver = {
     .get_allocated = file_allocated,
 };
 BLOCK_DRIVER(host_device_driver);
+
+static const BlockDriver host_cdrom_driver = {
+    .name = "host_cdrom",
+    .instance_size = sizeof(FileNode),
+    .is_protocol = true,
+    .any_alignment = true,
+    .open = file_open,
+    .close = file_close,
+    .reopen_prepare = file_reopen_prepare,
+    .reopen_commit = file_reopen_commit,
+    .reopen_abort = file_reopen_abort,
+    .refresh_limits = file_refresh_limits,
+    .check_perm = file_check_perm,
+    .commit_perm = file_commit_perm,
+    .abort_perm = file_abort_perm,
+    .submit = file_submit,
+    .co_truncate = file_co_truncate,
+    .co_block_status = file_co_block_status,
+    .co_copy_range = file_co_copy_range,
+    .get_length = file_get_length,
+    .get_allocated = file_allocated,
+};
+BLOCK_DRIVER(host_cdrom_driver);

@@ -18,6 +18,8 @@
 enum { PERM_READ, PERM_WRITE, PERM_WRITE_UNCHANGED, PERM_RESIZE, PERM_COUNT };
 #define USED_BASE     100
 #define UNSHARED_BASE 200
+#define GONE_TRIES    100
+#define GONE_WAIT_US  10000
 
 static const char *const perm_names[PERM_COUNT] = { "consistent read", "write", "write unchanged", "resize" };
 
@@ -118,6 +120,22 @@ static bool byte_taken(int fd, off_t at)
     return fcntl(fd, F_OFD_GETLK, &fl) == 0 && fl.l_type != F_UNLCK;
 }
 
+/* The same, for good. The host ends a killed program's I/O after the program is gone, and only then its
+ * locks: whoever starts the next one at once must not be told that somebody uses the image. So what nobody
+ * can be seen to hold may go by itself. */
+static bool byte_held(int fd, off_t at)
+{
+    for (int tries = 0; byte_taken(fd, at); tries++) {
+        g_autofree char *holder = find_holder(fd);
+
+        if (holder || tries == GONE_TRIES) {
+            return true;
+        }
+        g_usleep(GONE_WAIT_US);
+    }
+    return false;
+}
+
 /* Locks the bytes of what `want` has and `have` has not. */
 static int lock_more(int fd, off_t base, unsigned want, unsigned have)
 {
@@ -158,8 +176,8 @@ bool block_lock_prepare(BlockLock *lock, int fd, const char *what, unsigned perm
         return error_set_errno(error, -ret, "%s: cannot lock the image", what);
     }
     for (int i = 0; i < PERM_COUNT; i++) {
-        bool not_shared = ((perm & ~lock->used) & 1u << i) && byte_taken(fd, UNSHARED_BASE + i);
-        bool in_use = ((unshared & ~lock->unshared) & 1u << i) && byte_taken(fd, USED_BASE + i);
+        bool not_shared = ((perm & ~lock->used) & 1u << i) && byte_held(fd, UNSHARED_BASE + i);
+        bool in_use = ((unshared & ~lock->unshared) & 1u << i) && byte_held(fd, USED_BASE + i);
 
         if (not_shared || in_use) {
             conflict(fd, what, i, in_use, error);

@@ -51,6 +51,7 @@ typedef struct NbdNode {
     NbdRequest *list; /* all requests that are not done; the oldest last */
     bool stop, connected, open_done, lost;
     char *open_error;
+    int open_errno; /* of the host's connect; 0: the server was reached */
     /* the thread's, and of open() before there is another user */
     struct nbd_handle *h;
     int64_t lost_since_ns;
@@ -338,6 +339,7 @@ static void *nbd_thread(void *opaque)
     pthread_mutex_lock(&n->lock);
     n->connected = ok;
     n->open_error = error ? g_strdup(error->message) : NULL;
+    n->open_errno = error && strstr(error->message, ": connect: ") ? nbd_get_errno() : 0;
     n->open_done = true;
     pthread_cond_signal(&n->opened);
     pthread_mutex_unlock(&n->lock);
@@ -418,7 +420,12 @@ static bool nbd_open(BlockNode *node, QapiBlockdevOptions *options, GError **err
                                                  n->export ? n->export : "")
                                : g_strdup("nbd:");
     if (!n->connected) {
-        return error_set(error, "Failed to connect to '%s': %s", node->filename, n->open_error);
+        return n->open_errno
+                   ? error_set_errno(error, n->open_errno, "Failed to connect to '%s'",
+                                     n->path   ? n->path
+                                     : n->host ? n->host
+                                               : node->filename)
+                   : error_set(error, "Failed to connect to '%s': %s", node->filename, n->open_error);
     }
     if (o->x_dirty_bitmap && !n->can_status) {
         return error_set(error, "requested x-dirty-bitmap %s not found", o->x_dirty_bitmap);
@@ -712,6 +719,8 @@ static const char *const nbd_prefixes[] = { "nbd", "nbd+tcp", "nbd+unix", "nbds"
 
 static const BlockDriver nbd_driver = {
     .name = "nbd",
+    .create_options = block_create_existing_options,
+    .co_create_named = block_co_create_existing,
     .instance_size = sizeof(NbdNode),
     .is_protocol = true,
     .prefixes = nbd_prefixes,

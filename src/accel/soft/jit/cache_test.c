@@ -239,6 +239,61 @@ static void test_regions(Rig *r, gconstpointer data)
     g_rand_free(rand);
 }
 
+/* Code whose immediates are patched all the time is not made anew for it; other patches are noticed. */
+static void test_varying(Rig *r, gconstpointer data)
+{
+    uint8_t code[] = {
+        0x48, 0xc7, 0xc0, 0,    0,    0,    0,                   /* mov rax, imm32 */
+        0x49, 0xb8, 0,    0,    0,    0,    0, 0,    0,    0,    /* mov r8, imm64 */
+        0x45, 0x31, 0xe4, 0x49, 0x81, 0xc4, 0, 0,    0,    0,    /* xor r12d, r12d; add r12, imm32 */
+        0x4c, 0x01, 0xe0, 0x48, 0x05, 0,    0, 0,    0,          /* add rax, r12; add rax, imm32 */
+        0x48, 0x83, 0xd0, 0,                                     /* adc rax, imm8 */
+        0x49, 0x81, 0xf0, 0,    0,    0,    0,                   /* xor r8, imm32 */
+        0x4c, 0x01, 0xc0,                                        /* add rax, r8 */
+        0x41, 0x81, 0xe8, 0,    0,    0,    0, 0x4c, 0x01, 0xc0, /* sub r8d, imm32; add rax, r8 */
+        0xf4,                                                    /* hlt */
+    };
+    static const struct {
+        uint8_t at, size;
+    } fields[] = { { 3, 4 }, { 9, 8 }, { 23, 4 }, { 32, 4 }, { 39, 1 }, { 43, 4 }, { 53, 4 } };
+    enum { OPERATION = 42 };
+    GRand *rand = g_rand_new_with_seed(3);
+    uint64_t made = 0;
+
+    r->jit->tier = false;
+    for (unsigned round = 0; round < 600; round++) {
+        unsigned f = round % G_N_ELEMENTS(fields);
+        int32_t imm[G_N_ELEMENTS(fields)];
+        uint64_t r8;
+        for (unsigned k = 0; k < fields[f].size; k++) {
+            code[fields[f].at + k] = (uint8_t)g_rand_int(rand);
+        }
+        if (round == 300) {
+            made = r->jit->translated;
+        }
+        if (round == 500) {
+            g_assert_cmpuint(r->jit->translated, ==, made);
+        }
+        /* From xor to and, and back. */
+        code[OPERATION] = round >= 500 && round % 7 == 0 ? 0xe0 : 0xf0;
+        put(r, CODE, code, sizeof(code));
+        for (unsigned n = 0; n < G_N_ELEMENTS(fields); n++) {
+            memcpy(&imm[n], code + fields[n].at, 4);
+        }
+        memcpy(&r8, code + fields[1].at, 8);
+        uint64_t rax = (uint64_t)(int64_t)imm[0] + (uint64_t)(int64_t)imm[2], sum;
+        bool carry = __builtin_add_overflow(rax, (uint64_t)(int64_t)imm[3], &sum);
+        sum += (uint64_t)(int8_t)code[fields[4].at] + carry;
+        uint64_t operand = (uint64_t)(int64_t)imm[5];
+        r8 = code[OPERATION] == 0xe0 ? r8 & operand : r8 ^ operand;
+        sum += r8;
+        sum += (uint32_t)r8 - (uint32_t)imm[6];
+        g_assert_cmphex(run(r, CODE), ==, sum);
+    }
+    g_assert_true(block_at(r, CODE)->checks_itself);
+    g_rand_free(rand);
+}
+
 static void test_hot(Rig *r, gconstpointer data)
 {
     r->jit->tier = false;
@@ -268,6 +323,7 @@ int main(int argc, char **argv)
     g_test_add("/jit/cache/written", Rig, GUINT_TO_POINTER(16), setup, test_written, teardown);
     g_test_add("/jit/cache/straddling", Rig, GUINT_TO_POINTER(16), setup, test_straddling, teardown);
     g_test_add("/jit/cache/regions", Rig, GUINT_TO_POINTER(8), setup, test_regions, teardown);
+    g_test_add("/jit/cache/varying", Rig, GUINT_TO_POINTER(16), setup, test_varying, teardown);
     g_test_add("/jit/cache/hot", Rig, GUINT_TO_POINTER(16), setup, test_hot, teardown);
     return g_test_run();
 }

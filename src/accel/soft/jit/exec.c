@@ -292,10 +292,13 @@ static const uint8_t *run_cold_here(X86Cpu *cpu, JitVcpu *v, Block *b)
     }
     jit_epoch_check(cpu, v);
     jit_area_refresh(cpu, v);
-    const IbtcEntry *e = &area->ibtc[jit_ibtc_slot(cpu->rip)];
-    if (e->va == cpu->rip) {
-        d->link_slot = NULL;
-        return e->code;
+    unsigned slot = jit_ibtc_slot(cpu->rip);
+    for (unsigned n = 0; n < 2; n++) {
+        const IbtcEntry *e = &area->ibtc[slot ^ n];
+        if (e->va == cpu->rip) {
+            d->link_slot = NULL;
+            return e->code;
+        }
     }
     const JitBlock *found = d->link_slot ? NULL : jit_find_now(cpu, v->jit, area->key);
     if (!found) {
@@ -524,6 +527,14 @@ static ColdEnd run_cold(X86Cpu *cpu, JitVcpu *v, const uint8_t *host, Block *b)
     return __atomic_load_n(&cpu->interrupt_request, __ATOMIC_SEQ_CST) ? COLD_LOOK : COLD_GO_ON;
 }
 
+static void open_windows_at_once(X86Cpu *cpu, JitVcpu *v)
+{
+    if (G_UNLIKELY(v->jit->stress & JIT_STRESS_WINDOWS) && v->windows && cpu->cpl == 3) {
+        x86_fpu_leave(cpu);
+        windows_sample(v->windows, true);
+    }
+}
+
 static void run_loop(X86Cpu *cpu)
 {
     JitVcpu *v = jit_vcpu(cpu);
@@ -550,10 +561,7 @@ static void run_loop(X86Cpu *cpu)
             return;
         }
         first = false;
-        if (G_UNLIKELY(jit->stress & JIT_STRESS_WINDOWS) && v->windows && cpu->cpl == 3) {
-            x86_fpu_leave(cpu);
-            windows_sample(v->windows, true);
-        }
+        open_windows_at_once(cpu, v);
         uint32_t key = current_key(cpu);
         bool careful = way || (link && link->careful) || (v->careful_next && v->careful_rip == cpu->rip);
         v->careful_next = false;
@@ -934,6 +942,7 @@ bool jit_step_one(X86Cpu *cpu)
                 break;
             }
             jit_epoch_check(cpu, v);
+            open_windows_at_once(cpu, v);
             JitBlock *b = jit_find(cpu, v, current_key(cpu) | (careful ? KEY_CAREFUL : 0));
             if (!b) {
                 x86_fpu_leave(cpu);
@@ -978,6 +987,13 @@ void jit_single(Jit *jit)
     jit->chain = false;
     jit->max_insns = 1;
     jit->lookahead = false; /* all flags are looked at */
+}
+
+bool jit_windows(Jit *jit)
+{
+    jit->windows = jit->bmi2;
+    jit->stress |= JIT_STRESS_WINDOWS;
+    return jit->windows;
 }
 
 void jit_thread_enter(X86Cpu *cpu)

@@ -22,6 +22,8 @@ void jit_thread_enter(X86Cpu *cpu);
 /* For tests: blocks of one instruction without links; one instruction at cpu->rip, as interp_step_one, but
  * translated (64-bit code only). */
 void jit_single(Jit *jit);
+/* For tests: users' code has windows onto its memory at once. false: not on this host. */
+bool jit_windows(Jit *jit);
 bool jit_step_one(X86Cpu *cpu);
 
 #endif

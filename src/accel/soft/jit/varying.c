@@ -10,7 +10,7 @@
 
 #define VARYING_MAX 4096u
 
-enum { GROUP_1_IMM32 = 0x81, GROUP_1_IMM8 = 0x83, MOV_IMM = 0xb8, MOV_RM_IMM = 0xc7 };
+enum { GROUP_1_IMM32 = 0x81, GROUP_1_IMM8 = 0x83, MOV_IMM = 0xb8, MOV_RM_IMM = 0xc7, CMP = 7 };
 
 /* What can be done with a register in the immediate's place, and to which register; false: not this one. */
 static bool can_vary(const X86Insn *insn, unsigned *target)
@@ -29,7 +29,7 @@ static bool can_vary(const X86Insn *insn, unsigned *target)
                opcode != MOV_RM_IMM) {
         return false;
     }
-    return !jit_is_spilled(*target);
+    return true;
 }
 
 /* Whether *was, `length` bytes of code, differs from what is there now in immediates that can vary only;
@@ -107,7 +107,8 @@ void block_emit_varying(T *t, const TInsn *i, const uint8_t *page)
     if (!can_vary(insn, &guest)) {
         return; /* not that it came here */
     }
-    unsigned host = (unsigned)host_reg(t, guest), to = is_mov ? host : T0;
+    bool spilled = is_spilled(t, guest);
+    unsigned host = spilled ? T0 : (unsigned)host_reg(t, guest), to = is_mov ? host : T0;
     block_flags_of(i, &reads, &writes);
     if (reads && !t->f.in_reg) {
         block_flags_want(t);
@@ -121,12 +122,22 @@ void block_emit_varying(T *t, const TInsn *i, const uint8_t *page)
         a_op_mem(a, wide, 0x8b, to, mem_base(T0, 0));
     }
     if (is_mov) {
+        if (spilled) {
+            a_mov_store(a, REG(guest), to);
+        }
         return;
     }
     unsigned operation = insn->form->digit >= 0 ? (unsigned)insn->form->digit : opcode >> 3 & 7;
     if (t->pc_count && !a->overflow) {
         t->pcs[t->pc_count - 1].in_reg = t->f.in_reg;
     }
-    a_op_reg(a, wide, operation << 3 | 3, host, T0);
+    if (spilled) {
+        a_op_mem(a, wide, operation << 3 | 1, T0, REG(guest));
+        if (!wide && operation != CMP) {
+            a_mov_mem_imm32(a, mem_cpu(offsetof(X86Cpu, regs) + 8u * guest + 4), 0);
+        }
+    } else {
+        a_op_reg(a, wide, operation << 3 | 3, host, T0);
+    }
     t->f = (FlagState){ .in_reg = true };
 }

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 
 static int store_header(Qcow2Node *s)
@@ -70,49 +71,146 @@ bool qcow2_change_backing(BlockNode *node, const char *filename, const char *for
     return c.ok;
 }
 
-/* Zero flags cannot stand in version 2: such clusters get zeroes as data, or nothing where nothing shows
- * through. */
-static int expand_zeroes(Qcow2Node *s)
+/* ---- to version 2 ---- */
+
+typedef struct Progress {
+    void (*fn)(void *opaque, uint64_t done, uint64_t total);
+    void *opaque;
+    uint64_t done, total;
+} Progress;
+
+static void step(Progress *p)
 {
-    uint8_t *zero = g_malloc0(s->g.cluster_size);
-    int ret = 0;
-
-    for (uint64_t at = 0; at < s->h.size && ret >= 0;) {
-        BlockVec vec;
-        Qcow2Map map;
-
-        ret = qcow2_map(s, at, s->h.size - at, &map, NULL);
-        if (ret < 0) {
-            break;
-        }
-        if (map.kind == QCOW2_KIND_ZERO || map.kind == QCOW2_KIND_ZERO_HOST) {
-            uint64_t bytes = MIN(map.bytes, s->g.cluster_size - (at & (s->g.cluster_size - 1)));
-
-            if (!s->h.backing_file) {
-                ret = qcow2_discard(s, at & ~(uint64_t)(s->g.cluster_size - 1), s->g.cluster_size, true);
-            } else {
-                vec = BLOCK_VEC_BUF(zero, bytes);
-                ret = qcow2_co_pwritev(&s->node, at, bytes, &vec, 0, 0);
-            }
-            at += bytes;
-        } else {
-            at += map.bytes;
-        }
+    p->done++;
+    if (p->fn) {
+        p->fn(p->opaque, p->done, p->total);
     }
-    g_free(zero);
-    return ret < 0 ? ret : qcow2_checkpoint(s);
 }
 
-static bool downgrade(Qcow2Node *s, GError **error)
+/* A cluster of zeroes with as many references as the table that will lead to it. 0 with *ret set. */
+static uint64_t zero_cluster(Qcow2Node *s, const uint8_t *zero, uint64_t refs, int *ret)
 {
+    uint64_t at = qcow2_alloc_table(s, s->g.cluster_size, ret);
+
+    if (at) {
+        *ret = blk_pwrite(s->node.file, at, s->g.cluster_size, zero, 0);
+        if (*ret >= 0 && refs > 1) {
+            *ret = qcow2_refcount_add(s, qcow2_cluster_of(s, at), 1, (int64_t)refs - 1);
+        }
+    }
+    return *ret < 0 ? 0 : at;
+}
+
+/* Version 2 has no zero flag: such an entry becomes none where nothing shows through, a cluster of zeroes
+ * otherwise. A table that several L1 tables lead to is changed in place, for it reads the same in all. */
+static int expand_table(Qcow2Node *s, uint64_t table, uint8_t *buf, const uint8_t *zero)
+{
+    g_autoptr(GArray) freed = g_array_new(FALSE, FALSE, sizeof(uint64_t));
+    uint64_t refs;
+    bool changed = false;
+    int ret = qcow2_refcount_get(s, qcow2_cluster_of(s, table), &refs);
+
+    if (ret >= 0) {
+        ret = qcow2_read_padded(s, table, buf, s->g.cluster_size);
+    }
+    for (uint32_t i = 0; ret >= 0 && i < 1u << s->g.l2_bits; i++) {
+        uint8_t *at = buf + (size_t)i * s->g.l2_entry_bytes;
+        Qcow2Entry e = qcow2_entry_load(&s->g, at);
+        Qcow2Kind kind = qcow2_entry_kind(&s->g, e, 0);
+        uint64_t host = qcow2_entry_host(e), word = 0;
+
+        if (kind != QCOW2_KIND_ZERO && kind != QCOW2_KIND_ZERO_HOST) {
+            continue;
+        }
+        if (s->h.backing_file && s->h.crypt_method) {
+            ret = -ENOTSUP; /* a cluster of zeroes would have to be encrypted for each of its users */
+            break;
+        }
+        if (s->h.backing_file) {
+            word = zero_cluster(s, zero, refs, &ret);
+            word |= refs == 1 ? QCOW2_COPIED : 0;
+        }
+        if (ret >= 0 && host) {
+            g_array_append_val(freed, host);
+        }
+        put_be64(at, word);
+        changed = true;
+    }
+    if (ret >= 0 && changed) {
+        ret = qcow2_checkpoint(s); /* the new clusters and their counts */
+        ret = ret < 0 ? ret : blk_pwrite(s->node.file, table, s->g.cluster_size, buf, 0);
+        ret = ret < 0 ? ret : blk_flush(s->node.file);
+    }
+    for (guint i = 0; ret >= 0 && i < freed->len; i++) {
+        ret =
+            qcow2_refcount_add(s, qcow2_cluster_of(s, g_array_index(freed, uint64_t, i)), 1, -(int64_t)refs);
+    }
+    return ret;
+}
+
+static int expand_l1(Qcow2Node *s, uint64_t offset, uint32_t entries, GHashTable *seen, uint8_t *buf,
+                     const uint8_t *zero, Progress *p)
+{
+    uint64_t *l1 = g_try_new0(uint64_t, (gsize)entries + 1);
+    int ret = l1 ? qcow2_read_padded(s, offset, l1, (uint64_t)entries * 8) : -ENOMEM;
+
+    for (uint32_t i = 0; ret >= 0 && i < entries; i++, step(p)) {
+        uint64_t table = GUINT64_FROM_BE(l1[i]) & QCOW2_OFFSET_MASK;
+
+        if (!table || !g_hash_table_add(seen, (gpointer)(uintptr_t)table)) {
+            continue;
+        }
+        ret = table & (s->g.cluster_size - 1) ? -EIO : expand_table(s, table, buf, zero);
+    }
+    g_free(l1);
+    return ret;
+}
+
+static int expand_zeroes(Qcow2Node *s, Progress *p)
+{
+    g_autoptr(GHashTable) seen = g_hash_table_new(g_direct_hash, g_direct_equal);
+    uint8_t *zero = g_malloc0(s->g.cluster_size), *buf = g_malloc(s->g.cluster_size);
     int ret;
 
-    if (s->h.incompatible &
-        (QCOW2_INCOMPAT_DATA_FILE | QCOW2_INCOMPAT_COMPRESSION | QCOW2_INCOMPAT_EXTENDED_L2)) {
-        return error_set(error, "Cannot downgrade an image with incompatible features set");
+    p->total = s->h.l1_size;
+    for (guint i = 0; i < s->snapshots->len; i++) {
+        p->total +=
+            g_array_index(s->snapshots, Qcow2Snapshot, i).l1_size; /* hostile ones are refused below */
     }
+    ret = expand_l1(s, s->h.l1_offset, s->h.l1_size, seen, buf, zero, p);
+    for (guint i = 0; ret >= 0 && i < s->snapshots->len; i++) {
+        const Qcow2Snapshot *snap = &g_array_index(s->snapshots, Qcow2Snapshot, i);
+
+        if (!qcow2_snapshot_l1_valid(s, snap, NULL)) {
+            ret = -EINVAL;
+            break;
+        }
+        ret = expand_l1(s, snap->l1_offset, snap->l1_size, seen, buf, zero, p);
+    }
+    g_free(zero);
+    g_free(buf);
+    if (ret >= 0) {
+        ret = qcow2_checkpoint(s);
+    }
+    qcow2_extents_clear(s);
+    qcow2_meta_drop(s);
+    return ret;
+}
+
+static bool downgrade(Qcow2Node *s, Progress *p, GError **error)
+{
+    uint64_t unfit = s->h.incompatible & ~(uint64_t)(QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_JOURNAL);
+    int ret;
+
     if (s->g.refcount_order != 4) {
         return error_set(error, "compat=0.10 requires refcount_bits=16");
+    }
+    if (unfit & QCOW2_INCOMPAT_DATA_FILE) {
+        return error_set(error, "Cannot downgrade an image with a data file");
+    }
+    if (unfit) {
+        return error_set(error, "Cannot downgrade an image with incompatible features 0x%" PRIx64 " set",
+                         unfit);
     }
     if (s->h.has_bitmaps) {
         return error_set(error, "Cannot downgrade an image that holds bitmaps");
@@ -124,14 +222,10 @@ static bool downgrade(Qcow2Node *s, GError **error)
             return error_set(error, "Internal snapshots prevent downgrade of image");
         }
     }
-    if (s->snapshots->len) {
-        return error_set(
-            error, "Internal snapshots prevent downgrade of image: their tables may hold zero clusters");
-    }
     s->journal.wanted = false;
     ret = qcow2_checkpoint(s);
     if (ret >= 0) {
-        ret = expand_zeroes(s);
+        ret = expand_zeroes(s, p);
     }
     if (ret < 0) {
         return error_set_errno(error, -ret, "Failed to turn zero into data clusters");
@@ -181,6 +275,13 @@ static bool check_fixed(Qcow2Node *s, json_object *o, GError **error)
     if (get(o, "cluster_size", &v) && json_object_get_uint64(v) != s->g.cluster_size) {
         return error_set(error, "Changing the cluster size is not supported");
     }
+    if (get(o, "encryption", &v) && !json_object_get_boolean(v) != !s->h.crypt_method) {
+        return error_set(error, "Changing the encryption flag is not supported");
+    }
+    if (get(o, "encrypt.format", &v) &&
+        (strcmp(json_object_get_string(v), "luks") == 0 ? 2u : 1u) != s->h.crypt_method) {
+        return error_set(error, "Changing the encryption format is not supported");
+    }
     if (get(o, "preallocation", &v)) {
         return error_set(error, "Cannot change preallocation mode");
     }
@@ -202,20 +303,13 @@ static bool check_fixed(Qcow2Node *s, json_object *o, GError **error)
 
 static bool change_names(Qcow2Node *s, json_object *o, GError **error)
 {
-    json_object *file = NULL, *format = NULL, *v;
+    json_object *v;
 
-    if (get(o, "backing_file", &file) || get(o, "backing_fmt", &format)) {
-        const char *name = file ? json_object_get_string(file) : s->h.backing_file;
-
-        get(o, "backing_fmt", &format);
-        if (s->raw_data && name && *name) {
-            return error_set(error, "Cannot set a backing file for images with data-file-raw");
-        }
-        if (!qcow2_change_backing(&s->node, name,
-                                  format ? json_object_get_string(format) : s->h.backing_format, false,
-                                  error)) {
-            return false;
-        }
+    if ((get(o, "backing_file", &v) && g_strcmp0(json_object_get_string(v), s->h.backing_file) != 0) ||
+        (get(o, "backing_fmt", &v) && g_strcmp0(json_object_get_string(v), s->h.backing_format) != 0)) {
+        error_set(error, "Cannot amend the backing file");
+        error_append_hint(error, "You can use 'qemu-img rebase' instead.");
+        return false;
     }
     if (get(o, "data_file", &v)) {
         g_free(s->h.data_file);
@@ -234,11 +328,12 @@ bool qcow2_co_amend(BlockNode *node, json_object *options, bool force,
 {
     Qcow2Node *s = (Qcow2Node *)node;
     uint32_t version = s->h.version, order = s->g.refcount_order;
+    Progress p = { progress, opaque, 0, 1 };
     bool lazy = s->h.compatible & QCOW2_COMPAT_LAZY_REFCOUNTS;
     json_object *v;
     int ret;
 
-    if (!check_fixed(s, options, error)) {
+    if (!check_fixed(s, options, error) || !qcow2_encrypt_amend(s, options, force, error)) {
         return false;
     }
     if (get(options, "compat", &v)) {
@@ -263,19 +358,16 @@ bool qcow2_co_amend(BlockNode *node, json_object *options, bool force,
         }
         order = (uint32_t)__builtin_ctzll(bits);
     }
-    if (version == 2 && order != 4) {
+    if (version == 2 && order != 4 && order != s->g.refcount_order) {
         return error_set(error, "Refcount widths other than 16 bits require compatibility level 1.1 or above "
                                 "(use compat=1.1 or greater)");
     }
-    if (lazy && version == 2) {
+    if (lazy && !(s->h.compatible & QCOW2_COMPAT_LAZY_REFCOUNTS) && version == 2) {
         return error_set(error, "Lazy refcounts only supported with compatibility level 1.1 and above "
                                 "(use compat=1.1 or greater)");
     }
     if (version > s->h.version && !upgrade(s, error)) {
         return false;
-    }
-    if (progress) {
-        progress(opaque, 0, 3);
     }
     if (order != s->g.refcount_order && qcow2_rebuild_refcounts(s, order, error) < 0) {
         return false;
@@ -295,7 +387,7 @@ bool qcow2_co_amend(BlockNode *node, json_object *options, bool force,
             return error_set(error, "The journal requires compatibility level 1.1");
         }
         s->h.journal.present = strcmp(text, "off") != 0;
-        s->h.journal.wish = s->h.journal.present ? 8u << 20 : 0;
+        s->h.journal.wish = s->h.journal.present ? qcow2_journal_wish(s->h.size) : 0;
     }
     ret = store_header(s);
     if (ret < 0) {
@@ -303,9 +395,6 @@ bool qcow2_co_amend(BlockNode *node, json_object *options, bool force,
     }
     s->journal.wanted = s->h.journal.present && s->h.journal.wish;
     s->lazy = s->lazy && !s->journal.wanted;
-    if (progress) {
-        progress(opaque, 1, 3);
-    }
     if (get(options, "size", &v)) {
         ret = qcow2_co_truncate(node, (json_object_get_uint64(v) + 511) & ~UINT64_C(511), false,
                                 QAPI_PREALLOC_MODE_OFF, node->backing ? BLOCK_REQ_ZERO_WRITE : 0, error);
@@ -313,14 +402,5 @@ bool qcow2_co_amend(BlockNode *node, json_object *options, bool force,
             return false;
         }
     }
-    if (progress) {
-        progress(opaque, 2, 3);
-    }
-    if (version < s->h.version && !downgrade(s, error)) {
-        return false;
-    }
-    if (progress) {
-        progress(opaque, 3, 3);
-    }
-    return true;
+    return version >= s->h.version || downgrade(s, &p, error);
 }

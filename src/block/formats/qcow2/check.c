@@ -84,8 +84,15 @@ static void refer(Check *c, uint64_t offset, uint64_t bytes)
         return;
     }
     for (uint64_t i = qcow2_cluster_of(s, offset); i <= qcow2_cluster_of(s, offset + bytes - 1); i++) {
-        if (c->refs[i] < UINT32_MAX) {
+        if (c->refs[i] < MIN(UINT32_MAX, s->g.refcount_max)) {
             c->refs[i]++;
+        } else {
+            say(c,
+                "ERROR: overflow cluster offset=0x%" PRIx64 "\n"
+                "Use qemu-img amend to increase the refcount entry width or qemu-img convert to create a "
+                "clean copy if the image cannot be opened for writing\n",
+                i << s->g.cluster_bits);
+            c->r->corruptions++;
         }
     }
 }
@@ -103,12 +110,15 @@ static bool read_table(Check *c, uint64_t offset, void *buf, uint64_t bytes, con
 
 /* ---- counting ---- */
 
-static bool fix_entry(Check *c, uint64_t table, uint32_t index, uint64_t entry)
+static bool fix_entry(Check *c, uint64_t table, uint32_t index, uint64_t entry, uint64_t bitmap)
 {
-    uint8_t buf[8];
+    const Qcow2Geometry *g = &c->s->g;
+    uint8_t buf[16];
 
     put_be64(buf, entry);
-    return blk_pwrite(c->s->node.file, table + (uint64_t)index * c->s->g.l2_entry_bytes, 8, buf, 0) >= 0;
+    put_be64(buf + 8, bitmap);
+    return blk_pwrite(c->s->node.file, table + (uint64_t)index * g->l2_entry_bytes,
+                      g->sub_bits && !(entry & QCOW2_COMPRESSED) ? 16 : 8, buf, 0) >= 0;
 }
 
 static void count_standard(Check *c, uint64_t table, uint32_t i, Qcow2Entry e, bool active)
@@ -116,19 +126,24 @@ static void count_standard(Check *c, uint64_t table, uint32_t i, Qcow2Entry e, b
     Qcow2Node *s = c->s;
     uint64_t host = qcow2_entry_host(e);
 
-    if (host & (s->g.cluster_size - 1)) {
-        bool zero = !s->g.sub_bits && (e.word & QCOW2_ZERO);
-
-        say(c, "%s offset=%" PRIx64 ": %s Cluster is not properly aligned; L2 entry corrupted.\n",
-            zero && (c->fix & BLOCK_FIX_ERRORS) ? "Repairing" : "ERROR", host, zero ? "Preallocated" : "");
-        if (zero && (c->fix & BLOCK_FIX_ERRORS) && fix_entry(c, table, i, QCOW2_ZERO)) {
-            c->r->corruptions_fixed++;
-        } else {
-            c->r->corruptions++;
-        }
-        return;
+    if ((uint32_t)e.bitmap & (uint32_t)(e.bitmap >> 32)) {
+        say(c, "ERROR offset=%" PRIx64 ": Allocated cluster has corrupted subcluster allocation bitmap\n",
+            host);
+        c->r->corruptions++;
     }
-    if (qcow2_entry_kind(&s->g, e, 0) == QCOW2_KIND_INVALID) {
+    if (host & (s->g.cluster_size - 1)) {
+        bool data = s->g.sub_bits ? (uint32_t)e.bitmap != 0 : !(e.word & QCOW2_ZERO);
+        bool fix = !data && (c->fix & BLOCK_FIX_ERRORS);
+
+        say(c, "%s offset=%" PRIx64 ": %s cluster is not properly aligned; L2 entry corrupted.\n",
+            fix ? "Repairing" : "ERROR", host, data ? "Data" : "Preallocated");
+        if (fix && fix_entry(c, table, i, s->g.sub_bits ? 0 : QCOW2_ZERO, e.bitmap)) {
+            c->r->corruptions_fixed++;
+            return; /* it refers to nothing any more */
+        }
+        c->r->corruptions++;
+    } else if (!((uint32_t)e.bitmap & (uint32_t)(e.bitmap >> 32)) &&
+               qcow2_entry_kind(&s->g, e, 0) == QCOW2_KIND_INVALID) {
         say(c, "ERROR: entry %u of the L2 table at 0x%" PRIx64 " is invalid\n", i, table);
         c->r->corruptions++;
     }
@@ -148,6 +163,7 @@ static void count_l2(Check *c, uint64_t table, bool active)
 {
     Qcow2Node *s = c->s;
 
+    c->next_contiguous = 0; /* the table itself lies between */
     if (!read_table(c, table, c->table, s->g.cluster_size, "check_refcounts_l2")) {
         return;
     }
@@ -159,7 +175,7 @@ static void count_l2(Check *c, uint64_t table, bool active)
             uint32_t bytes;
 
             if (e.word & QCOW2_COPIED) {
-                bool fixed = (c->fix & BLOCK_FIX_ERRORS) && fix_entry(c, table, i, e.word & ~QCOW2_COPIED);
+                bool fixed = (c->fix & BLOCK_FIX_ERRORS) && fix_entry(c, table, i, e.word & ~QCOW2_COPIED, 0);
 
                 say(c, "%s: coffset=0x%" PRIx64 ": copied flag must never be set for compressed clusters\n",
                     fixed ? "Repairing" : "ERROR", e.word & s->g.coffset_mask);
@@ -182,10 +198,7 @@ static void count_l2(Check *c, uint64_t table, bool active)
         } else if (qcow2_entry_has_host(&s->g, e)) {
             count_standard(c, table, i, e, active);
         } else if (s->g.sub_bits && (uint32_t)e.bitmap) {
-            say(c,
-                "ERROR: entry %u of the L2 table at 0x%" PRIx64
-                " has allocated subclusters, but no cluster\n",
-                i, table);
+            say(c, "ERROR: Unallocated cluster has non-zero subcluster allocation map\n");
             c->r->corruptions++;
         }
     }
@@ -296,6 +309,12 @@ static void count_all(Check *c, bool with_refcounts)
                 " corrupted\n",
                 snap->id, snap->name, snap->l1_offset);
             c->r->corruptions++;
+        } else if (snap->l1_size > QCOW2_MAX_L1_BYTES / 8) {
+            say(c,
+                "ERROR snapshot %s (%s) l1_size=0x%x: L1 table is too large; snapshot table entry "
+                "corrupted\n",
+                snap->id, snap->name, snap->l1_size);
+            c->r->corruptions++;
         } else {
             count_l1(c, snap->l1_offset, snap->l1_size, false);
         }
@@ -331,7 +350,7 @@ static bool read_block(Check *c, uint64_t index, uint8_t *buf)
     return read_table(c, at, buf, s->g.cluster_size, "refcount block");
 }
 
-static void compare_block(Check *c, uint64_t index, uint8_t *block, uint64_t *highest)
+static void compare_block(Check *c, unsigned fix, uint64_t index, uint8_t *block, uint64_t *highest)
 {
     Qcow2Node *s = c->s;
     uint64_t base = index << s->g.refblock_bits, at = index < s->reftable_entries ? s->reftable[index] : 0;
@@ -349,7 +368,7 @@ static void compare_block(Check *c, uint64_t index, uint8_t *block, uint64_t *hi
         }
         if (!have) {
             c->rebuild = true;
-        } else if (at && (c->fix & (have > want ? BLOCK_FIX_LEAKS : BLOCK_FIX_ERRORS)) &&
+        } else if (at && (fix & (have > want ? BLOCK_FIX_LEAKS : BLOCK_FIX_ERRORS)) &&
                    want <= s->g.refcount_max) {
             qcow2_refcount_store(s->g.refcount_order, block, i, want);
             fixed = dirty = true;
@@ -373,7 +392,8 @@ static void compare_block(Check *c, uint64_t index, uint8_t *block, uint64_t *hi
     }
 }
 
-static void compare(Check *c)
+/* Tells of every count that is wrong, or (fix) sets it right. */
+static void compare(Check *c, unsigned fix)
 {
     Qcow2Node *s = c->s;
     uint8_t *block = g_malloc(s->g.cluster_size);
@@ -383,7 +403,7 @@ static void compare(Check *c)
         if (!read_block(c, i, block)) {
             continue;
         }
-        compare_block(c, i, block, &highest);
+        compare_block(c, fix, i, block, &highest);
     }
     c->r->image_end_offset = (highest + 1) << s->g.cluster_bits;
     g_free(block);
@@ -411,7 +431,9 @@ static void check_copied(Check *c)
     Qcow2Node *s = c->s;
     uint8_t *block = g_malloc(s->g.cluster_size), buf[8];
     uint64_t cached = UINT64_MAX;
-    bool fix = c->fix & BLOCK_FIX_ERRORS;
+    /* The counts were set right before: where that is all that was wrong, the flags can follow them. */
+    bool fix = (c->fix & BLOCK_FIX_ERRORS) ||
+               ((c->fix & BLOCK_FIX_LEAKS) && !c->r->check_errors && !c->r->corruptions && !c->r->leaks);
 
     for (uint32_t i = 0; i < s->h.l1_size && c->ret >= 0; i++) {
         uint64_t entry = s->l1[i], table = entry & QCOW2_OFFSET_MASK, refcount;
@@ -466,19 +488,29 @@ static void check_copied(Check *c)
 
 /* ---- new refcount structures ---- */
 
-static int rebuild(Check *c, uint32_t order)
+static uint64_t used_clusters(const Check *c)
+{
+    uint64_t used = c->count;
+
+    while (used > 1 && !c->refs[used - 1]) {
+        used--;
+    }
+    return used;
+}
+
+/* Counts of refs, with that width, from cluster `used` on: nothing that is in use lies there, so the old ones
+ * stay whole until the header changes. */
+static int rebuild(Check *c, uint32_t order, uint64_t used)
 {
     Qcow2Node *s = c->s;
     Qcow2Header old = s->h;
     uint32_t bits = s->g.cluster_bits + 3 - order;
     uint64_t per_block = UINT64_C(1) << bits,
              max = order == 6 ? INT64_MAX : (UINT64_C(1) << (1u << order)) - 1;
-    uint64_t used = MAX(c->count, 1), total = 0, blocks, table, last, entries, *out;
+    uint64_t total = 0, blocks, table, last, entries, *out;
     uint8_t *block = g_malloc(s->g.cluster_size);
     int ret = 0;
 
-    /* Behind the file's end: the old ones stay whole until the header changes. */
-    used = MAX(used, qcow2_cluster_of(s, block_size(s->node.file) + s->g.cluster_size - 1));
     do {
         last = total;
         blocks = (used + total + per_block - 1) / per_block;
@@ -495,10 +527,10 @@ static int rebuild(Check *c, uint32_t order)
     }
     out = g_new0(uint64_t, entries);
     for (uint64_t i = 0; i < blocks && ret >= 0; i++) {
-        uint64_t at = (used + i) << s->g.cluster_bits;
+        uint64_t at = (used + i) << s->g.cluster_bits, end = MIN(c->count, used + total);
 
         memset(block, 0, s->g.cluster_size);
-        for (uint64_t j = 0; j < per_block && i * per_block + j < c->count; j++) {
+        for (uint64_t j = 0; j < per_block && i * per_block + j < end; j++) {
             if (c->refs[i * per_block + j] > max) {
                 ret = -ERANGE;
             }
@@ -576,39 +608,106 @@ static void end(Check *c)
 
 static void check_and_fix(Check *c)
 {
-    BlockCheckResult *r = c->r;
+    BlockCheckResult *r = c->r, before;
 
     count_all(c, true);
     if (c->ret < 0) {
         return;
     }
-    compare(c);
+    before = *r;
+    compare(c, 0);
     if (c->rebuild && (c->fix & BLOCK_FIX_ERRORS)) {
         int64_t corruptions = r->corruptions, leaks = r->leaks;
+        bool quiet = c->quiet;
 
         say(c, "Rebuilding refcount structure\n");
-        count_all(c, false); /* without what is being replaced */
-        c->ret = c->ret < 0 ? c->ret : rebuild(c, c->s->g.refcount_order);
+        c->ret = rebuild(c, c->s->g.refcount_order, used_clusters(c));
         if (c->ret < 0) {
             return;
         }
         r->corruptions = r->leaks = 0;
         c->rebuild = false;
-        c->quiet = true;
         count_all(c, true);
-        compare(c);
-        c->quiet = false;
+        c->quiet = quiet || !(c->fix & BLOCK_FIX_LEAKS);
+        before = *r;
+        compare(c, c->fix & BLOCK_FIX_LEAKS);
+        c->quiet = quiet;
+        /* What leaks now are the old structures: not a leak that the image came with. */
+        before.image_end_offset = r->image_end_offset;
+        *r = before;
         r->corruptions_fixed += MAX(0, corruptions - r->corruptions);
         r->leaks_fixed += MAX(0, leaks - r->leaks);
     } else if (c->rebuild && c->fix) {
         say(c, "ERROR need to rebuild refcount structures\n");
+    } else if (c->fix && (r->leaks || r->corruptions)) {
+        *r = before;
+        compare(c, c->fix);
     }
     check_copied(c);
 }
 
-bool qcow2_co_check(BlockNode *node, BlockCheckResult *result, unsigned fix, GError **error)
+/* ---- the snapshot table ---- */
+
+static int read_snapshots(Check *c, BlockCheckResult *r)
 {
-    Qcow2Node *s = (Qcow2Node *)node;
+    Qcow2Node *s = c->s;
+    Qcow2SnapshotRepair repair = { 0 };
+    g_autoptr(GError) error = NULL;
+    bool fix = c->fix & BLOCK_FIX_ERRORS;
+
+    qcow2_snapshots_free(s);
+    if (s->h.snapshot_count > QCOW2_MAX_SNAPSHOTS) {
+        uint32_t over = s->h.snapshot_count - QCOW2_MAX_SNAPSHOTS;
+
+        if (!fix) {
+            error_set(&error, "ERROR snapshot table too large");
+            error_append_hint(
+                &error, "You can force-remove all %u overhanging snapshots with qemu-img check -r all", over);
+            error_report(error);
+            r->check_errors++;
+            return -EFBIG;
+        }
+        say(c, "Discarding %u overhanging snapshots\n", over);
+        repair.dropped = over;
+        s->h.snapshot_count = QCOW2_MAX_SNAPSHOTS;
+    }
+    if (!qcow2_header_check_snapshots(&s->h, &error) ||
+        !qcow2_snapshots_load(s, fix ? &repair : NULL, &error)) {
+        error_prefix(&error, "ERROR failed to read the snapshot table: ");
+        error_report(error);
+        r->check_errors++;
+        return -EFBIG;
+    }
+    r->corruptions += repair.dropped + repair.trimmed;
+    if (repair.dropped) { /* what they leave behind is counted as a leak next */
+        int ret = qcow2_write_header(s);
+
+        if (ret < 0) {
+            return ret;
+        }
+        r->corruptions -= repair.dropped;
+        r->corruptions_fixed += repair.dropped;
+    }
+    for (guint i = 0; s->h.version >= 3 && i < s->snapshots->len; i++) {
+        if (g_array_index(s->snapshots, Qcow2Snapshot, i).extra_size < 16) {
+            say(c, "%s snapshot table entry %u is incomplete\n", fix ? "Repairing" : "ERROR", i);
+            r->corruptions++;
+        }
+    }
+    return 0;
+}
+
+static void add_result(BlockCheckResult *to, const BlockCheckResult *from)
+{
+    to->corruptions += from->corruptions;
+    to->corruptions_fixed += from->corruptions_fixed;
+    to->check_errors += from->check_errors;
+}
+
+static bool check_image(Qcow2Node *s, BlockCheckResult *result, unsigned fix, bool quiet, GError **error)
+{
+    BlockNode *node = &s->node;
+    BlockCheckResult table = { 0 };
     Check c;
     int ret = 0;
 
@@ -623,10 +722,24 @@ bool qcow2_co_check(BlockNode *node, BlockCheckResult *result, unsigned fix, GEr
         end(&c);
         return error_set(error, "%s: no memory for the check", qcow2_what(s));
     }
+    c.quiet = quiet;
     s->check_mode = true;
-    check_and_fix(&c);
-    ret = c.ret;
+    if (node->open_flags & BLOCK_OPEN_CHECK) {
+        ret = read_snapshots(&c, &table);
+    }
+    if (ret >= 0) {
+        check_and_fix(&c);
+        ret = c.ret;
+    }
     end(&c);
+    if (ret >= 0 && table.corruptions && (fix & BLOCK_FIX_ERRORS)) {
+        start_over(s);
+        ret = qcow2_snapshots_write(s);
+        ret = ret < 0 ? ret : qcow2_checkpoint(s);
+        table.corruptions_fixed += table.corruptions;
+        table.corruptions = 0;
+    }
+    add_result(result, &table);
     if (fix) {
         start_over(s);
         if (ret >= 0) {
@@ -644,9 +757,74 @@ bool qcow2_co_check(BlockNode *node, BlockCheckResult *result, unsigned fix, GEr
     return ret >= 0 || error_set_errno(error, -ret, "%s: the check failed", qcow2_what(s));
 }
 
+bool qcow2_co_check(BlockNode *node, BlockCheckResult *result, unsigned fix, GError **error)
+{
+    return check_image((Qcow2Node *)node, result, fix, false, error);
+}
+
+void qcow2_undo_counts(Qcow2Node *s)
+{
+    BlockCheckResult result;
+
+    check_image(s, &result, BLOCK_FIX_LEAKS, true, NULL);
+}
+
+/* The counts as they stand in the image. *at: a cluster whose count is too large for that width (-ERANGE). */
+static int load_counts(Check *c, uint32_t order, uint64_t *at)
+{
+    Qcow2Node *s = c->s;
+    uint64_t max = MIN(order == 6 ? INT64_MAX : (UINT64_C(1) << (1u << order)) - 1, UINT32_MAX);
+    uint8_t *block = g_malloc(s->g.cluster_size);
+    int ret = 0;
+
+    for (uint64_t i = 0; i << s->g.refblock_bits < c->count && ret >= 0; i++) {
+        uint64_t base = i << s->g.refblock_bits;
+
+        if (!read_block(c, i, block)) {
+            ret = -EIO;
+        }
+        for (uint64_t j = 0; ret >= 0 && j < UINT64_C(1) << s->g.refblock_bits && base + j < c->count; j++) {
+            uint64_t value = qcow2_refcount_load(s->g.refcount_order, block, j);
+
+            if (value > max) {
+                *at = base + j;
+                c->refs[base + j] = value > UINT32_MAX ? UINT32_MAX : (uint32_t)value;
+                ret = -ERANGE;
+            } else {
+                c->refs[base + j] = (uint32_t)value;
+            }
+        }
+    }
+    g_free(block);
+    return ret;
+}
+
+/* The structures that hold the counts now are given up. */
+static int uncount_structures(Check *c)
+{
+    Qcow2Node *s = c->s;
+    uint64_t table = qcow2_cluster_of(s, s->h.reftable_offset);
+
+    for (uint64_t i = 0; i < s->reftable_entries + s->h.reftable_clusters; i++) {
+        uint64_t cluster =
+            i < s->reftable_entries ? qcow2_cluster_of(s, s->reftable[i]) : table + i - s->reftable_entries;
+
+        if (i < s->reftable_entries && !s->reftable[i]) {
+            continue;
+        }
+        if (cluster >= c->count || c->refs[cluster] != 1 ||
+            (i < s->reftable_entries && (s->reftable[i] & (s->g.cluster_size - 1)))) {
+            return -EIO; /* the image wants a check */
+        }
+        c->refs[cluster] = 0;
+    }
+    return 0;
+}
+
 int qcow2_rebuild_refcounts(Qcow2Node *s, uint32_t order, GError **error)
 {
     BlockCheckResult result = { 0 };
+    uint64_t used, at = 0;
     Check c;
     int ret = qcow2_checkpoint(s);
 
@@ -655,16 +833,23 @@ int qcow2_rebuild_refcounts(Qcow2Node *s, uint32_t order, GError **error)
         return ret < 0 ? ret : -ENOMEM;
     }
     c.quiet = true;
-    count_all(&c, false);
-    ret = c.ret < 0 ? c.ret : result.corruptions || result.check_errors ? -EIO : rebuild(&c, order);
-    end(&c);
-    start_over(s);
+    ret = load_counts(&c, order, &at);
+    used = used_clusters(&c);
+    if (ret >= 0) {
+        ret = uncount_structures(&c);
+    }
+    if (ret >= 0) {
+        ret = rebuild(&c, order, used);
+    }
     if (ret == -ERANGE) {
         error_set(error,
-                  "Cannot decrease refcount entry width to %u bits: a cluster is referred to more often",
-                  1u << order);
+                  "Cannot decrease refcount entry width to %u bits: Cluster at offset %#" PRIx64
+                  " has a refcount of %u",
+                  1u << order, at << s->g.cluster_bits, c.refs[at]);
     } else if (ret < 0) {
         error_set_errno(error, -ret, "%s: cannot make new refcounts", qcow2_what(s));
     }
+    end(&c);
+    start_over(s);
     return ret;
 }

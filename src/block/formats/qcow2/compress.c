@@ -5,46 +5,120 @@
  */
 #include "block/formats/qcow2/qcow2.h"
 
+#include "rhea_config.h"
+
 #include <errno.h>
+#ifdef CONFIG_LIBDEFLATE
+#include <libdeflate.h>
+#endif
 #include <string.h>
 #include <zlib.h>
 #include <zstd.h>
 
+/* What a (de)compressor needs is large and costs time to make: each thread keeps its own. */
+typedef struct Workspace {
+    z_stream in, out;
+    bool have_in, have_out;
+    ZSTD_DCtx *zstd_in;
+    ZSTD_CCtx *zstd_out;
+#ifdef CONFIG_LIBDEFLATE
+    struct libdeflate_decompressor *fast_in;
+#endif
+} Workspace;
+
+static void workspace_free(gpointer data)
+{
+    Workspace *w = data;
+
+    if (w->have_in) {
+        inflateEnd(&w->in);
+    }
+    if (w->have_out) {
+        deflateEnd(&w->out);
+    }
+    ZSTD_freeDCtx(w->zstd_in);
+    ZSTD_freeCCtx(w->zstd_out);
+#ifdef CONFIG_LIBDEFLATE
+    libdeflate_free_decompressor(w->fast_in);
+#endif
+    g_free(w);
+}
+
+static GPrivate workspace_key = G_PRIVATE_INIT(workspace_free);
+
+static Workspace *workspace(void)
+{
+    Workspace *w = g_private_get(&workspace_key);
+
+    if (!w) {
+        w = g_new0(Workspace, 1);
+        g_private_set(&workspace_key, w);
+    }
+    return w;
+}
+
 static int inflate_zlib(const uint8_t *in, size_t in_size, uint8_t *out, size_t out_size)
 {
-    z_stream z = {
-        .next_in = (Bytef *)in, .avail_in = (uInt)in_size, .next_out = out, .avail_out = (uInt)out_size
-    };
+    Workspace *w = workspace();
     int ret;
 
-    if (inflateInit2(&z, -15) != Z_OK) {
-        return -ENOMEM;
+#ifdef CONFIG_LIBDEFLATE
+    size_t used, got;
+
+    if (!w->fast_in) {
+        w->fast_in = libdeflate_alloc_decompressor();
     }
-    ret = inflate(&z, Z_FINISH);
-    inflateEnd(&z);
+    /* What it refuses (a stream that goes on, for one) zlib judges. */
+    if (w->fast_in &&
+        libdeflate_deflate_decompress_ex(w->fast_in, in, in_size, out, out_size, &used, &got) ==
+            LIBDEFLATE_SUCCESS &&
+        got == out_size) {
+        return 0;
+    }
+#endif
+    if (!w->have_in) {
+        if (inflateInit2(&w->in, -15) != Z_OK) {
+            return -ENOMEM;
+        }
+        w->have_in = true;
+    } else {
+        inflateReset(&w->in);
+    }
+    w->in.next_in = (Bytef *)in;
+    w->in.avail_in = (uInt)in_size;
+    w->in.next_out = out;
+    w->in.avail_out = (uInt)out_size;
+    ret = inflate(&w->in, Z_FINISH);
     /* The sectors' tail belongs to others: the stream may go on for inflate, but the cluster must be full. */
-    return (ret == Z_STREAM_END || ret == Z_BUF_ERROR || ret == Z_OK) && z.avail_out == 0 ? 0 : -EIO;
+    return (ret == Z_STREAM_END || ret == Z_BUF_ERROR || ret == Z_OK) && w->in.avail_out == 0 ? 0 : -EIO;
 }
 
 static int inflate_zstd(const uint8_t *in, size_t in_size, uint8_t *out, size_t out_size)
 {
+    Workspace *w = workspace();
     ZSTD_inBuffer from = { in, in_size, 0 };
     ZSTD_outBuffer to = { out, out_size, 0 };
-    ZSTD_DCtx *z = ZSTD_createDCtx();
-    size_t ret = 1;
+    size_t ret = 1, frame = ZSTD_findFrameCompressedSize(in, in_size);
 
-    if (!z) {
+    if (!w->zstd_in) {
+        w->zstd_in = ZSTD_createDCtx();
+    }
+    if (!w->zstd_in) {
         return -ENOMEM;
     }
+    /* One whole frame in one go, as a rule; anything else piece by piece. */
+    if (!ZSTD_isError(frame) && ZSTD_decompressDCtx(w->zstd_in, out, out_size, in, frame) == out_size) {
+        return 0;
+    }
+    ZSTD_DCtx_reset(w->zstd_in, ZSTD_reset_session_only);
     while (to.pos < to.size) {
         size_t in_before = from.pos, out_before = to.pos;
 
-        ret = ZSTD_decompressStream(z, &to, &from);
+        ret = ZSTD_decompressStream(w->zstd_in, &to, &from);
         if (ZSTD_isError(ret) || (from.pos == in_before && to.pos == out_before)) {
             break;
         }
     }
-    ZSTD_freeDCtx(z);
     return !ZSTD_isError(ret) && to.pos == to.size ? 0 : -EIO;
 }
 
@@ -57,24 +131,36 @@ int qcow2_inflate(Qcow2Compression type, const uint8_t *in, size_t in_size, uint
 /* Bytes, -ENOSPC where it does not get smaller than out_size, or another negative errno. */
 ssize_t qcow2_deflate(Qcow2Compression type, const uint8_t *in, size_t in_size, uint8_t *out, size_t out_size)
 {
-    z_stream z = { 0 };
+    Workspace *w = workspace();
     int ret;
 
     if (type == QCOW2_ZSTD) {
-        size_t n = ZSTD_compress(out, out_size, in, in_size, ZSTD_CLEVEL_DEFAULT);
+        size_t n;
 
+        if (!w->zstd_out) {
+            w->zstd_out = ZSTD_createCCtx();
+        }
+        if (!w->zstd_out) {
+            return -ENOMEM;
+        }
+        n = ZSTD_compressCCtx(w->zstd_out, out, out_size, in, in_size, ZSTD_CLEVEL_DEFAULT);
         return ZSTD_isError(n) ? -ENOSPC : (ssize_t)n;
     }
-    if (deflateInit2(&z, Z_DEFAULT_COMPRESSION, Z_DEFLATED, -12, 9, Z_DEFAULT_STRATEGY) != Z_OK) {
-        return -ENOMEM;
+    /* The format's window is 4 KiB. */
+    if (!w->have_out) {
+        if (deflateInit2(&w->out, Z_DEFAULT_COMPRESSION, Z_DEFLATED, -12, 9, Z_DEFAULT_STRATEGY) != Z_OK) {
+            return -ENOMEM;
+        }
+        w->have_out = true;
+    } else {
+        deflateReset(&w->out);
     }
-    z.next_in = (Bytef *)in;
-    z.avail_in = (uInt)in_size;
-    z.next_out = out;
-    z.avail_out = (uInt)out_size;
-    ret = deflate(&z, Z_FINISH);
-    deflateEnd(&z);
-    return ret == Z_STREAM_END ? (ssize_t)(out_size - z.avail_out) : ret == Z_OK ? -ENOSPC : -EIO;
+    w->out.next_in = (Bytef *)in;
+    w->out.avail_in = (uInt)in_size;
+    w->out.next_out = out;
+    w->out.avail_out = (uInt)out_size;
+    ret = deflate(&w->out, Z_FINISH);
+    return ret == Z_STREAM_END ? (ssize_t)(out_size - w->out.avail_out) : ret == Z_OK ? -ENOSPC : -EIO;
 }
 
 typedef struct Job {
@@ -125,6 +211,7 @@ int qcow2_read_compressed(Qcow2Node *s, uint64_t word, uint64_t in_cluster, uint
     if (at >= size) {
         return -EIO;
     }
+    QCOW2_EVENT(s, READ_COMPRESSED);
     span = (uint32_t)MIN(span, size - at); /* the last sector may end with the file */
     in = g_try_malloc(span);
     out = g_try_malloc(s->g.cluster_size);
@@ -235,6 +322,7 @@ static int write_compressed(Qcow2Node *s, uint64_t offset, const uint8_t *data, 
     }
     co_mutex_unlock(&s->compress_lock);
     if (ret >= 0) {
+        QCOW2_EVENT(s, WRITE_COMPRESSED);
         ret = block_co_pwrite(s->node.file, at, bytes, data, 0);
     }
     pthread_mutex_lock(&s->lock);
@@ -246,7 +334,7 @@ static int write_compressed(Qcow2Node *s, uint64_t offset, const uint8_t *data, 
         qcow2_entry_store(&s->g, page->data + pos, (Qcow2Entry){ word, 0 });
         qcow2_page_dirty(s, page, pos, s->g.l2_entry_bytes);
         qcow2_extents_forget(s, offset & ~(uint64_t)(s->g.cluster_size - 1), s->g.cluster_size);
-        s->ordered_lost = true;
+        qcow2_lose_data(s);
         if (s->inflated_word == word) { /* of what was there before */
             g_clear_pointer(&s->inflated, g_free);
         }
@@ -270,7 +358,7 @@ int qcow2_co_pwritev_compressed(BlockNode *node, uint64_t offset, uint64_t bytes
     Qcow2Node *s = (Qcow2Node *)node;
     uint32_t cluster = s->g.cluster_size;
 
-    if (s->data_child) {
+    if (s->data_child || s->h.crypt_method) {
         return -ENOTSUP;
     }
     if (__atomic_load_n(&s->broken, __ATOMIC_RELAXED)) {

@@ -1,9 +1,9 @@
 /*
- * Crash tests of qcow2: every write, flush and change of size that reaches the file is logged. Then the file
- * is made as a crash at any point may leave it: all that was written before the last host flush that had
- * ended, and any sectors of what came after it. The image must open, have no error (with the journal: no leak
- * either), and hold every sector as of the last flush that the guest saw done, or as of a write after that.
- * SPDX-License-Identifier: GPL-2.0-or-later
+ * Crash tests of qcow2: every write, flush and change of size that reaches the file is logged, and when it
+ * ended. Then the file is made as a crash at any point may leave it: what had ended before a host flush began
+ * that had ended too, writes that are stable by themselves (FUA) and had ended, and any sectors of all else.
+ * The image must open, have no error (with the journal: no leak either), and hold every sector as of the last
+ * flush that the guest saw done, or as of a write after that. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/formats/qcow2/qcow2.h"
 
@@ -23,7 +23,16 @@ typedef struct Entry {
     EntryKind kind;
     uint64_t offset, bytes;
     uint8_t *data;
+    bool fua;
+    guint done; /* the log's length when it had ended; G_MAXUINT: not yet */
 } Entry;
+
+/* In the place of a request's own end. */
+typedef struct Ending {
+    BlockDone *done;
+    void *opaque;
+    guint entry;
+} Ending;
 
 /* What the guest wrote to a sector: 0 is zeroes, 1 the backing image's. */
 typedef struct GuestWrite {
@@ -49,9 +58,20 @@ static uint64_t versions[SECTORS];
 
 static void log_entry(EntryKind kind, uint64_t offset, uint64_t bytes, uint8_t *data)
 {
-    Entry e = { kind, offset, bytes, data };
+    Entry e = { kind, offset, bytes, data, false, G_MAXUINT };
 
     g_array_append_val(entries, e);
+}
+
+static void log_done(void *opaque, int result)
+{
+    Ending *e = opaque;
+
+    if (result >= 0) {
+        g_array_index(entries, Entry, e->entry).done = entries->len;
+    }
+    e->done(e->opaque, result);
+    g_free(e);
 }
 
 static void log_submit(BlockNode *node, BlockRequest *req)
@@ -75,8 +95,15 @@ static void log_submit(BlockNode *node, BlockRequest *req)
         log_entry(LOG_ZERO, req->offset, req->bytes, NULL);
         break;
     default:
-        break;
+        file_driver->submit(node, req);
+        return;
     }
+    Ending *e = g_new(Ending, 1);
+
+    *e = (Ending){ req->done, req->opaque, entries->len - 1 };
+    g_array_index(entries, Entry, e->entry).fua = req->flags & BLOCK_REQ_FUA;
+    req->done = log_done;
+    req->opaque = e;
     file_driver->submit(node, req);
 }
 
@@ -216,16 +243,20 @@ static void apply(Disk *d, const Entry *e, GRand *rand)
 static void make_crash(guint point, GRand *rand, const char *name)
 {
     Disk d = { g_memdup2(start, start_size), start_size };
-    guint stable = 0;
+    guint covered = 0;
 
-    /* An entry behind a flush was submitted after it had ended: the guest makes one request at a time. */
-    for (guint i = 0; i + 1 < point; i++) {
-        if (g_array_index(entries, Entry, i).kind == LOG_FLUSH) {
-            stable = i + 1;
+    /* Up to where in the log the flushes that had ended reach. */
+    for (guint i = 0; i < point; i++) {
+        const Entry *e = &g_array_index(entries, Entry, i);
+
+        if (e->kind == LOG_FLUSH && e->done <= point) {
+            covered = i;
         }
     }
     for (guint i = 0; i < point; i++) {
-        apply(&d, &g_array_index(entries, Entry, i), i < stable ? NULL : rand);
+        const Entry *e = &g_array_index(entries, Entry, i);
+
+        apply(&d, e, e->done <= covered || (e->fua && e->done <= point) ? NULL : rand);
     }
     g_assert_true(g_file_set_contents(name, (const char *)d.bytes, (gssize)d.size, NULL));
     g_free(d.bytes);
@@ -368,7 +399,7 @@ static void test_crash(gconstpointer which)
     writes = g_array_new(FALSE, FALSE, sizeof(GuestWrite));
     flushes = g_array_new(FALSE, FALSE, sizeof(GuestFlush));
     g_assert_true(g_file_get_contents(path, (char **)&start, &start_size, NULL));
-    guest(rand, 150);
+    guest(rand, k->journal ? 450 : 150); /* enough for checkpoints */
     for (int i = 0; i < 60; i++) {
         /* At every flush boundary in turn, and anywhere. */
         guint point = i % 2 && (guint)i / 2 < flushes->len

@@ -19,9 +19,27 @@ const BlockOption qcow2_create_options[] = {
     { "data_file", BLOCK_OPTION_STRING, "File name of an external data file", NULL, true },
     { "data_file_raw", BLOCK_OPTION_BOOL, "The external data file must stay valid as a raw image", NULL,
       true },
-    { "extended_l2", BLOCK_OPTION_BOOL, "Extended L2 tables (subclusters)", NULL, false },
-    { "encryption", BLOCK_OPTION_BOOL, "Encrypt the image with format 'aes' (not supported)", NULL, false },
-    { "encrypt.format", BLOCK_OPTION_STRING, "Encrypt the image (not supported yet)", NULL, false },
+    { "extended_l2", BLOCK_OPTION_BOOL, "Extended L2 tables", NULL, false },
+    { "encryption", BLOCK_OPTION_BOOL,
+      "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)", NULL, false },
+    { "encrypt.format", BLOCK_OPTION_STRING, "Encrypt the image, format choices: 'aes', 'luks'", NULL,
+      false },
+    { "encrypt.key-secret", BLOCK_OPTION_STRING, "ID of secret providing qcow AES key or LUKS passphrase",
+      NULL, false },
+    { "encrypt.cipher-alg", BLOCK_OPTION_STRING, "Name of encryption cipher algorithm", NULL, false },
+    { "encrypt.cipher-mode", BLOCK_OPTION_STRING, "Name of encryption cipher mode", NULL, false },
+    { "encrypt.ivgen-alg", BLOCK_OPTION_STRING, "Name of IV generator algorithm", NULL, false },
+    { "encrypt.ivgen-hash-alg", BLOCK_OPTION_STRING, "Name of IV generator hash algorithm", NULL, false },
+    { "encrypt.hash-alg", BLOCK_OPTION_STRING, "Name of encryption hash algorithm", NULL, false },
+    { "encrypt.iter-time", BLOCK_OPTION_NUMBER, "Time to spend in PBKDF in milliseconds", NULL, true },
+    { "encrypt.state", BLOCK_OPTION_STRING, "Select new state of affected keyslots (active/inactive)", NULL,
+      true, true },
+    { "encrypt.keyslot", BLOCK_OPTION_NUMBER, "Select a single keyslot to modify explicitly", NULL, true,
+      true },
+    { "encrypt.old-secret", BLOCK_OPTION_STRING, "Select all keyslots that match this password", NULL, true,
+      true },
+    { "encrypt.new-secret", BLOCK_OPTION_STRING,
+      "New secret to set in the matching keyslots. Empty string to erase", NULL, true, true },
     { "cluster_size", BLOCK_OPTION_SIZE, "qcow2 cluster size", NULL, false },
     { "preallocation", BLOCK_OPTION_STRING,
       "Preallocation mode (allowed values: off, metadata, falloc, full)", NULL, false },
@@ -43,6 +61,9 @@ typedef struct Want {
     QapiPreallocMode prealloc;
     Qcow2Compression compression;
     bool journal, journal_auto;
+    uint32_t crypt_method; /* as in the header */
+    LuksCreate luks;
+    const char *key_secret;
 } Want;
 
 static bool check_want(Want *w, GError **error)
@@ -130,19 +151,30 @@ static void fill_header(Qcow2Header *h, const Want *w)
     h->autoclear = w->data_raw ? QCOW2_AUTOCLEAR_RAW_DATA : 0;
     h->backing_file = g_strdup(w->backing);
     h->backing_format = g_strdup(w->backing ? w->backing_format : NULL);
+    h->crypt_method = w->crypt_method;
     h->data_file = w->data ? g_strdup(w->data_file) : NULL;
     if (w->journal) {
         h->journal.present = true;
-        h->journal.wish = 8u << 20;
+        h->journal.wish = qcow2_journal_wish(w->size);
     }
 }
 
-/* header | refcount table | refcount blocks | L1 table: sizes depend on each other. */
-static bool write_image(BlockChild *root, const Want *w, GError **error)
+static bool write_luks(BlockGraph *graph, BlockChild *root, uint64_t offset, const Want *w, GError **error)
+{
+    const uint8_t *password;
+    LuksHeader header;
+    size_t bytes;
+
+    return luks_secret(graph, w->key_secret, "encrypt.", &password, &bytes, error) &&
+           luks_format(&header, &w->luks, root, offset, password, bytes, error);
+}
+
+/* header | refcount table | refcount blocks | L1 table | encryption header: sizes depend on each other. */
+static bool write_image(BlockGraph *graph, BlockChild *root, const Want *w, GError **error)
 {
     Qcow2Header h;
     Qcow2Geometry g;
-    uint64_t l1, blocks = 1, table = 1, total = 0, last, per_block;
+    uint64_t l1, blocks = 1, table = 1, total = 0, last, per_block, crypto = 0, end;
     uint8_t *buf;
     bool ok = true;
     int ret;
@@ -157,16 +189,23 @@ static bool write_image(BlockChild *root, const Want *w, GError **error)
     }
     h.l1_size = (uint32_t)l1;
     l1 = (l1 * 8 + g.cluster_size - 1) >> g.cluster_bits;
+    if (w->crypt_method == 2) {
+        h.has_crypto = true;
+        h.crypto_size = luks_create_payload(&w->luks);
+        crypto = (h.crypto_size + g.cluster_size - 1) >> g.cluster_bits;
+    }
     per_block = UINT64_C(1) << g.refblock_bits;
     do {
         last = total;
-        total = 1 + table + blocks + l1;
+        total = 1 + table + blocks + l1 + crypto;
         blocks = (total + per_block - 1) / per_block;
         table = (blocks * 8 + g.cluster_size - 1) >> g.cluster_bits;
     } while (total != last);
     h.reftable_offset = g.cluster_size;
     h.reftable_clusters = (uint32_t)table;
     h.l1_offset = (1 + table + blocks) << g.cluster_bits;
+    h.crypto_offset = crypto ? h.l1_offset + (l1 << g.cluster_bits) : 0;
+    end = crypto ? total << g.cluster_bits : h.l1_offset + (uint64_t)h.l1_size * 8;
     buf = g_malloc0((1 + table + blocks) << g.cluster_bits);
     ok = qcow2_header_encode(&h, buf, g.cluster_size, error);
     for (uint64_t i = 0; i < blocks; i++) {
@@ -179,12 +218,15 @@ static bool write_image(BlockChild *root, const Want *w, GError **error)
     /* All but the header first. */
     if (ok && !blk_truncate(root, 0, false, QAPI_PREALLOC_MODE_OFF, 0, NULL)) {
         /* A device: its old bytes count. */
-        uint64_t wipe = MIN(block_size(root), l1 << g.cluster_bits);
+        uint64_t wipe = MIN(block_size(root), (l1 + crypto) << g.cluster_bits);
 
         ret = wipe ? blk_pwrite_zeroes(root, h.l1_offset, wipe, 0) : 0;
         ok = ret >= 0 || error_set_errno(error, -ret, "Could not write the L1 table");
     } else if (ok) {
-        ok = blk_truncate(root, total << g.cluster_bits, false, QAPI_PREALLOC_MODE_OFF, 0, error);
+        ok = blk_truncate(root, end, false, QAPI_PREALLOC_MODE_OFF, 0, error);
+    }
+    if (ok && crypto) {
+        ok = write_luks(graph, root, h.crypto_offset, w, error);
     }
     if (ok) {
         ret = blk_pwrite(root, g.cluster_size, (table + blocks) << g.cluster_bits, buf + g.cluster_size, 0);
@@ -206,7 +248,7 @@ static bool finish(BlockGraph *graph, BlockNode *file, const Want *w, GError **e
     BlockChild *root;
     bool ok;
 
-    if (w->prealloc == QAPI_PREALLOC_MODE_OFF && !w->data_raw) {
+    if (w->prealloc == QAPI_PREALLOC_MODE_OFF && !w->data) {
         return true;
     }
     o = json_object_new_object();
@@ -215,6 +257,9 @@ static bool finish(BlockGraph *graph, BlockNode *file, const Want *w, GError **e
     json_object_object_add(o, "backing", NULL);
     if (w->data) {
         json_object_object_add(o, "data-file", json_object_new_string(w->data->name));
+    }
+    if (w->crypt_method) {
+        json_object_object_add(o, "encrypt.key-secret", json_object_new_string(w->key_secret));
     }
     node = block_node_open_image(graph, NULL, o, BLOCK_OPEN_NO_BACKING, error);
     json_object_put(o);
@@ -225,13 +270,16 @@ static bool finish(BlockGraph *graph, BlockNode *file, const Want *w, GError **e
     if (!root) {
         return false;
     }
-    ok = !w->data_raw || block_size(((Qcow2Node *)node)->data_child) >= w->size ||
+    /* The other modes give the data file its size themselves. */
+    ok = !w->data || (w->prealloc != QAPI_PREALLOC_MODE_OFF && w->prealloc != QAPI_PREALLOC_MODE_METADATA) ||
+         block_size(((Qcow2Node *)node)->data_child) >= w->size ||
          blk_truncate(((Qcow2Node *)node)->data_child, w->size, false, QAPI_PREALLOC_MODE_OFF, 0, error);
     /* A raw data file is read by its mapping too: all of it is there from the start. */
     ok = ok &&
-         qcow2_preallocate((Qcow2Node *)node, 0, w->size,
-                           w->prealloc == QAPI_PREALLOC_MODE_OFF ? QAPI_PREALLOC_MODE_METADATA : w->prealloc,
-                           error) >= 0;
+         ((w->prealloc == QAPI_PREALLOC_MODE_OFF && !w->data_raw) ||
+          qcow2_preallocate((Qcow2Node *)node, 0, w->size,
+                            w->prealloc == QAPI_PREALLOC_MODE_OFF ? QAPI_PREALLOC_MODE_METADATA : w->prealloc,
+                            error) >= 0);
     block_root_free(root);
     return ok;
 }
@@ -245,7 +293,7 @@ static bool create(BlockGraph *graph, BlockNode *file, Want *w, GError **error)
     if (!root) {
         return false;
     }
-    ok = write_image(root, w, error) && block_root_set_perm(root, 0, BLOCK_PERM_ALL, error) &&
+    ok = write_image(graph, root, w, error) && block_root_set_perm(root, 0, BLOCK_PERM_ALL, error) &&
          finish(graph, file, w, error);
     block_root_free(root);
     return ok;
@@ -334,7 +382,8 @@ static uint64_t number_option(json_object *o, const char *name, uint64_t otherwi
 static bool read_want(Want *w, json_object *o, GError **error)
 {
     const char *compat = text_option(o, "compat"), *prealloc = text_option(o, "preallocation"),
-               *compression = text_option(o, "compression_type"), *journal = text_option(o, "journal");
+               *compression = text_option(o, "compression_type"), *journal = text_option(o, "journal"),
+               *format = text_option(o, "encrypt.format");
     json_object *value;
 
     memset(w, 0, sizeof(*w));
@@ -348,15 +397,28 @@ static bool read_want(Want *w, json_object *o, GError **error)
     w->backing = text_option(o, "backing_file");
     w->backing_format = text_option(o, "backing_fmt");
     w->data_file = text_option(o, "data_file");
-    if (bool_option(o, "encryption", NULL) || text_option(o, "encrypt.format")) {
-        return error_set(error, "Encrypted qcow2 images are not supported yet");
+    w->key_secret = text_option(o, "encrypt.key-secret");
+    if (bool_option(o, "encryption", NULL) && format) {
+        return error_set(error, "Options encryption and encrypt.format are mutually exclusive");
+    }
+    if (format && strcmp(format, "aes") != 0 && strcmp(format, "luks") != 0) {
+        return error_set(error, "Parameter 'encrypt.format' does not accept value '%s'", format);
+    }
+    w->crypt_method = format && strcmp(format, "luks") == 0          ? 2
+                      : format || bool_option(o, "encryption", NULL) ? 1
+                                                                     : 0;
+    if (w->crypt_method && !w->key_secret) {
+        return error_set(error, "Parameter 'encrypt.key-secret' is required for cipher");
+    }
+    if (w->crypt_method == 2 && !luks_create_options(&w->luks, o, "encrypt.", error)) {
+        return false;
     }
     if (!compat || strcmp(compat, "1.1") == 0 || strcmp(compat, "v3") == 0) {
         w->version = 3;
     } else if (strcmp(compat, "0.10") == 0 || strcmp(compat, "v2") == 0) {
         w->version = 2;
     } else {
-        return error_set(error, "Invalid compatibility level: '%s'", compat);
+        return error_set(error, "Parameter 'version' does not accept value '%s'", compat);
     }
     if (prealloc && *prealloc) {
         int mode = enum_parse(&qapi_PreallocMode_lookup, prealloc, error);
@@ -467,7 +529,7 @@ bool qcow2_co_measure(BlockGraph *graph, json_object *options, BlockNode *source
     Qcow2Geometry g;
     Qcow2Header h;
     Want w;
-    uint64_t all, used = 0;
+    uint64_t all, used = 0, luks = 0;
     bool ok = read_want(&w, options, error);
 
     if (!ok) {
@@ -487,7 +549,9 @@ bool qcow2_co_measure(BlockGraph *graph, json_object *options, BlockNode *source
         return error_set(error, "The image size is too large (try using a larger cluster size)");
     }
     all = ((w.size + g.cluster_size - 1) >> g.cluster_bits) << g.cluster_bits;
-    if (source && w.prealloc != QAPI_PREALLOC_MODE_FALLOC && w.prealloc != QAPI_PREALLOC_MODE_FULL) {
+    if (source && w.backing) { /* what that image has in common is not known */
+        used = all;
+    } else if (source && w.prealloc != QAPI_PREALLOC_MODE_FALLOC && w.prealloc != QAPI_PREALLOC_MODE_FULL) {
         for (uint64_t at = 0, counted = 0; at < source->size;) {
             BlockStatus st;
             int ret = block_co_status_above(source, NULL, at, MIN(source->size - at, BLOCK_MAX_REQUEST), &st);
@@ -508,7 +572,11 @@ bool qcow2_co_measure(BlockGraph *graph, json_object *options, BlockNode *source
         used = all;
     }
     memset(m, 0, sizeof(*m));
-    m->fully_allocated = metadata_bytes(&g, w.size, all >> g.cluster_bits) + all;
+    if (w.crypt_method == 2) {
+        luks = (luks_create_payload(&w.luks) + g.cluster_size - 1) >> g.cluster_bits;
+    }
+    m->fully_allocated =
+        metadata_bytes(&g, w.size, (all >> g.cluster_bits) + luks) + all + (luks << g.cluster_bits);
     m->required = m->fully_allocated - all + used;
     if (w.data_file) {
         m->required = m->fully_allocated - all;

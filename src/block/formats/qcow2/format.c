@@ -158,14 +158,14 @@ static bool decode_extensions(Qcow2Header *h, const uint8_t *data, size_t end, G
 {
     size_t at = h->header_length;
 
-    while (at + 8 <= end) {
-        uint32_t type = get_be32(data + at), size = get_be32(data + at + 4);
+    while (at + 4 <= end) {
+        uint32_t type = get_be32(data + at), size = at + 8 <= end ? get_be32(data + at + 4) : UINT32_MAX;
 
         at += 8;
         if (type == QCOW2_EXT_END) {
             return true;
         }
-        if (size > end - at) {
+        if (at > end || size > end - at) {
             return error_set(error, "Header extension too large");
         }
         if (!decode_extension(h, type, data + at, size, error)) {
@@ -266,8 +266,6 @@ static bool check_fields(Qcow2Header *h, const uint8_t *data, size_t size, GErro
     }
     if (!check_table(h->reftable_offset, h->reftable_clusters, cluster_size, QCOW2_MAX_REFTABLE, cluster_size,
                      "Reference count table", error) ||
-        !check_table(h->snapshots_offset, h->snapshot_count, 1024, QCOW2_MAX_SNAPSHOT_TAB, cluster_size,
-                     "Snapshot table", error) ||
         !check_table(h->l1_offset, h->l1_size, 8, QCOW2_MAX_L1_BYTES, cluster_size, "Active L1 table",
                      error)) {
         return false;
@@ -296,6 +294,12 @@ static bool check_fields(Qcow2Header *h, const uint8_t *data, size_t size, GErro
         }
     }
     return true;
+}
+
+bool qcow2_header_check_snapshots(const Qcow2Header *h, GError **error)
+{
+    return check_table(h->snapshots_offset, h->snapshot_count, 1024, QCOW2_MAX_SNAPSHOT_TAB,
+                       1u << h->cluster_bits, "Snapshot table", error);
 }
 
 bool qcow2_header_decode(Qcow2Header *h, const uint8_t *data, size_t size, GError **error)
@@ -515,11 +519,11 @@ char *qcow2_unknown_features(const Qcow2Header *h, const uint8_t *data, size_t s
     }
     text = g_string_new(NULL);
     table = find_feature_table(h, data, size, &bytes);
-    for (uint32_t i = 0; table && i + FEATURE_NAME_BYTES <= bytes; i += FEATURE_NAME_BYTES) {
+    for (uint32_t i = 0; table && i + 2 < bytes; i += FEATURE_NAME_BYTES) { /* the last may be cut off */
         uint64_t bit = table[i + 1] < 64 ? UINT64_C(1) << table[i + 1] : 0;
 
         if (table[i] == 0 && (unknown & bit)) {
-            char *name = g_strndup((const char *)table + i + 2, FEATURE_NAME_BYTES - 2);
+            char *name = g_strndup((const char *)table + i + 2, MIN(FEATURE_NAME_BYTES, bytes - i) - 2);
 
             for (char *c = name; *c; c++) { /* it goes to a terminal */
                 *c = g_ascii_isprint(*c) ? *c : '?';

@@ -105,6 +105,8 @@ typedef struct Qcow2Header {
 /* Reads a header from the image's first bytes: fields as they are, each checked for itself; sizes of tables
  * against QEMU's limits. data: the first cluster, or what the file has of it. */
 bool qcow2_header_decode(Qcow2Header *h, const uint8_t *data, size_t size, GError **error);
+/* Where the snapshot table is and how long: apart, for a check can mend what is wrong with it. */
+bool qcow2_header_check_snapshots(const Qcow2Header *h, GError **error);
 /* The size of the first cluster's part that is needed: from at least 104 bytes (72 of version 2). 0: no
  * qcow2. */
 uint32_t qcow2_header_cluster_size(const uint8_t *data, size_t size);

@@ -6,10 +6,12 @@
  * stable.
  * 2. Applying transactions from the tail on, in order, to any state that their home writes may have left
  * gives the tables as of the last one. The tail moves only past what is stable at its own place.
- * 3. Data is in a transaction only for the case that the flush which ends it did not finish: its own place
- * was written before. So replay takes data of the very last transaction alone. A flush after writes that
- * follow such a transaction makes another one, empty if need be, so that old data does not come back over
- * new.
+ * 3. A transaction that holds all data written since the one before (qcow2_keep_data) is stable by itself:
+ * the data is at its own place too, but nobody waits for that. From then on ("live") every commit is either
+ * such a transaction, with the data of writes in place in it, or begins with a flush of the whole file, after
+ * which no data in the journal is needed any more (data_seq). So what replay brings back of a place is the
+ * last that was flushed there, or the file has that or newer. A cluster with live data that is freed asks for
+ * such a flush too: its next user's bytes may be in no journal.
  * 4. Tables of freed clusters never lie in the journal: only the control plane frees tables, and it stops the
  *    journal first. L2 tables and refcount blocks that are made are written at their own place and flushed
  * before the transaction that refers to them.
@@ -31,6 +33,8 @@
 #define TX_DATA     2u
 #define JOURNAL_MIN (1u << 20)
 #define JOURNAL_MAX (1u << 30)
+#define LAY_BYTES   UINT64_C(0x100000) /* in one go */
+#define LAY_AHEAD   (LAY_BYTES / 2)
 
 static uint64_t pad8(uint64_t bytes)
 {
@@ -75,13 +79,13 @@ static uint64_t batch_bytes(const Qcow2Node *s, const Qcow2Batch *b)
             bytes += TX_RECORD + (uint64_t)count * QCOW2_GRANULE;
         }
     }
-    for (guint i = 0; i < b->ordered->len; i++) {
-        bytes += TX_RECORD + pad8(g_array_index(b->ordered, Qcow2Ordered, i).bytes);
+    for (guint i = 0; i < b->kept->len; i++) {
+        bytes += TX_RECORD + pad8(g_array_index(b->kept, Qcow2Kept, i).bytes);
     }
     return bytes;
 }
 
-int qcow2_journal_append(Qcow2Node *s, const Qcow2Batch *b)
+int qcow2_journal_append(Qcow2Node *s, const Qcow2Batch *b, bool stable)
 {
     Qcow2Journal *j = &s->journal;
     uint64_t bytes = batch_bytes(s, b), total = (bytes + TX_BLOCK - 1) & ~(uint64_t)(TX_BLOCK - 1),
@@ -102,6 +106,13 @@ int qcow2_journal_append(Qcow2Node *s, const Qcow2Batch *b)
     if (!buf) {
         return -ENOMEM;
     }
+    pthread_mutex_lock(&s->lock);
+    while (j->laying && at + total > j->laid) { /* the zeroes must not come over it */
+        co_queue_wait_unlock(&j->waiting, &s->lock);
+        pthread_mutex_lock(&s->lock);
+    }
+    j->laid = MAX(j->laid, at + total);
+    pthread_mutex_unlock(&s->lock);
     memset(buf, 0, TX_HEADER);
     p = buf + TX_HEADER;
     for (guint i = 0; i < b->pages->len; i++) {
@@ -114,8 +125,8 @@ int qcow2_journal_append(Qcow2Node *s, const Qcow2Batch *b)
                            b->contents + (size_t)i * s->page_bytes + bit * QCOW2_GRANULE);
         }
     }
-    for (guint i = 0; i < b->ordered->len; i++, records++) {
-        const Qcow2Ordered *o = &g_array_index(b->ordered, Qcow2Ordered, i);
+    for (guint i = 0; i < b->kept->len; i++, records++) {
+        const Qcow2Kept *o = &g_array_index(b->kept, Qcow2Kept, i);
 
         p = put_record(p, o->offset, o->bytes, TX_DATA, o->data);
     }
@@ -123,13 +134,13 @@ int qcow2_journal_append(Qcow2Node *s, const Qcow2Batch *b)
     put_be32(buf, TX_MAGIC);
     put_be64(buf + 8, j->seq);
     put_be64(buf + 16, j->tail_seq);
-    put_be64(buf + 24, j->tail_seq == j->seq ? at : j->tail);
+    put_be64(buf + 24, j->data_seq);
     put_be32(buf + 32, (uint32_t)bytes);
     put_be32(buf + 36, records);
     put_be32(buf + 44, ++j->attempt);
     memcpy(buf + 48, j->uuid, 16);
     put_be32(buf + 40, (uint32_t)crc32_z(0, buf, bytes));
-    ret = blk_pwrite(s->node.file, j->offset + at, total, buf, 0);
+    ret = blk_pwrite(s->node.file, j->offset + at, total, buf, stable ? BLOCK_REQ_FUA : 0);
     g_aligned_free(buf);
     if (ret >= 0) {
         j->next_at = at;
@@ -138,7 +149,7 @@ int qcow2_journal_append(Qcow2Node *s, const Qcow2Batch *b)
     return ret;
 }
 
-void qcow2_journal_committed(Qcow2Node *s, const Qcow2Batch *b)
+void qcow2_journal_committed(Qcow2Node *s)
 {
     Qcow2Journal *j = &s->journal;
 
@@ -147,13 +158,58 @@ void qcow2_journal_committed(Qcow2Node *s, const Qcow2Batch *b)
     }
     j->head = j->next_end == j->size ? 0 : j->next_end;
     j->used = (j->head + j->size - j->tail) % j->size;
-    j->last_has_data = b->ordered->len > 0;
     j->seq++;
 }
 
 static uint64_t default_size(const Qcow2Node *s)
 {
     return MAX(8u << 20, 4 * (uint64_t)s->g.cluster_size);
+}
+
+/* ---- laying out: the first write to a place costs the host's file system a transaction of its own ---- */
+
+static int write_zeroes_out(Qcow2Node *s, uint64_t at, uint64_t bytes, unsigned flags)
+{
+    uint8_t *zeroes = block_buffer_try(s->node.file, bytes);
+    int ret;
+
+    if (!zeroes) {
+        return -ENOMEM;
+    }
+    memset(zeroes, 0, bytes);
+    ret = blk_pwrite(s->node.file, s->journal.offset + at, bytes, zeroes, flags);
+    g_aligned_free(zeroes);
+    return ret;
+}
+
+static void lay_entry(void *opaque)
+{
+    Qcow2Node *s = opaque;
+    Qcow2Journal *j = &s->journal;
+    uint64_t bytes = MIN(LAY_BYTES, j->size - j->laid);
+    int ret = write_zeroes_out(s, j->laid, bytes, BLOCK_REQ_FUA); /* laid does not change while laying */
+
+    pthread_mutex_lock(&s->lock);
+    j->laid = ret < 0 ? j->size : j->laid + bytes; /* a transaction will say what is wrong */
+    j->laying = false;
+    co_queue_wake_all(&j->waiting);
+    pthread_mutex_unlock(&s->lock);
+    block_background_end(&s->node);
+}
+
+void qcow2_journal_lay(Qcow2Node *s)
+{
+    Qcow2Journal *j = &s->journal;
+    bool start;
+
+    pthread_mutex_lock(&s->lock);
+    start =
+        !j->laying && j->laid < j->size && j->head + LAY_AHEAD > j->laid && block_background_begin(&s->node);
+    j->laying = j->laying || start;
+    pthread_mutex_unlock(&s->lock);
+    if (start) {
+        coroutine_enter(coroutine_new(lay_entry, s));
+    }
 }
 
 int qcow2_journal_start(Qcow2Node *s)
@@ -174,7 +230,9 @@ int qcow2_journal_start(Qcow2Node *s)
     j->wanted = true;
     j->offset = offset;
     j->size = size;
-    j->seq = j->tail_seq = 1;
+    j->seq = j->tail_seq = j->data_seq = 1;
+    j->laid = MIN(LAY_BYTES, size);
+    co_queue_init(&j->waiting);
     for (int i = 0; i < 4; i++) {
         uint32_t word = g_random_int();
 
@@ -188,7 +246,7 @@ int qcow2_journal_start(Qcow2Node *s)
     s->h.autoclear |= QCOW2_AUTOCLEAR_JOURNAL;
     ret = qcow2_write_header(s);
     if (ret >= 0) {
-        ret = blk_pwrite_zeroes(s->node.file, offset, size, 0);
+        ret = write_zeroes_out(s, 0, j->laid, 0);
     }
     if (ret >= 0) {
         ret = blk_flush(s->node.file);
@@ -282,7 +340,7 @@ int qcow2_journal_stop(Qcow2Node *s)
 /* ---- replay ---- */
 
 typedef struct Tx {
-    uint64_t seq, tail_seq, at;
+    uint64_t seq, tail_seq, data_seq, at;
     uint32_t bytes, records, attempt;
     const uint8_t *data;
 } Tx;
@@ -300,7 +358,8 @@ static bool parse_tx(Qcow2Node *s, uint8_t *area, uint64_t size, uint64_t at, Tx
     memset(p + 40, 0, 4);
     got = (uint32_t)crc32_z(0, p, bytes);
     put_be32(p + 40, sum);
-    *tx = (Tx){ get_be64(p + 8), get_be64(p + 16), at, bytes, get_be32(p + 36), get_be32(p + 44), p };
+    *tx = (Tx){ get_be64(p + 8), get_be64(p + 16), get_be64(p + 24), at,
+                bytes,           get_be32(p + 36), get_be32(p + 44), p };
     return got == sum;
 }
 
@@ -328,8 +387,8 @@ static void drop_old_attempts(GArray *sorted)
     g_array_set_size(sorted, kept);
 }
 
-/* The records of one transaction; each checked before any is written. */
-static bool apply_tx(Qcow2Node *s, const Tx *tx, bool last, bool check_only, GError **error)
+/* The records of one transaction; each checked before any is written. data: those with data too. */
+static bool apply_tx(Qcow2Node *s, const Tx *tx, bool data, bool check_only, GError **error)
 {
     uint64_t at = TX_HEADER, file = block_size(s->node.file);
     int ret;
@@ -353,7 +412,7 @@ static bool apply_tx(Qcow2Node *s, const Tx *tx, bool last, bool check_only, GEr
                 error, "%s: the journal's transaction %" G_GUINT64_FORMAT " holds a record that cannot be",
                 qcow2_what(s), tx->seq);
         }
-        if (!check_only && (type == TX_TABLE || last)) {
+        if (!check_only && (type == TX_TABLE || data)) {
             if (offset + bytes > file && !s->can_grow) {
                 return error_set(error, "%s: the journal writes behind the end of the file", qcow2_what(s));
             }
@@ -398,7 +457,9 @@ static bool replay_area(Qcow2Node *s, uint8_t *area, uint64_t size, GError **err
         }
         for (int pass = 0; ok && pass < 2; pass++) {
             for (guint i = first; ok && i < found->len; i++) {
-                ok = apply_tx(s, &g_array_index(found, Tx, i), i == found->len - 1, pass == 0, error);
+                const Tx *t = &g_array_index(found, Tx, i);
+
+                ok = apply_tx(s, t, t->seq >= last->data_seq, pass == 0, error);
             }
         }
     }

@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #define MAX_EXTENTS 65536u
@@ -25,6 +26,14 @@ void qcow2_corrupt(Qcow2Node *s, bool fatal, uint64_t offset, const char *fmt, .
     text = g_strdup_vprintf(fmt, ap);
     va_end(ap);
     block_node_corrupt(&s->node, fatal, offset, UINT64_MAX, "%s", text);
+    if (fatal && !s->node.read_only && !__atomic_load_n(&s->broken, __ATOMIC_RELAXED)) {
+        fprintf(stderr, "qcow2: Marking image as corrupt: %s; further corruption events will be suppressed\n",
+                text);
+    } else if (!__atomic_exchange_n(&s->told_corrupt, true, __ATOMIC_RELAXED)) {
+        fprintf(stderr,
+                "qcow2: Image is corrupt: %s; further non-fatal corruption events will be suppressed\n",
+                text);
+    }
     g_free(text);
     if (fatal && !s->check_mode && !__atomic_exchange_n(&s->broken, true, __ATOMIC_RELAXED) &&
         !s->node.read_only && s->h.version >= 3 && s->opened) {
@@ -218,7 +227,7 @@ static int make_table(Qcow2Node *s, uint64_t index)
     uint8_t *copy = NULL;
     Qcow2Alloc a = { 0 };
     Qcow2Page *page;
-    bool ordered = false;
+    bool written = false;
     int ret = check_l1_entry(s, index, s->l1[index]);
 
     if (ret < 0) {
@@ -241,7 +250,7 @@ static int make_table(Qcow2Node *s, uint64_t index)
         if (ret >= 0) {
             ret = blk_pwrite(s->node.file, a.host, s->g.cluster_size, copy, 0);
         }
-        ordered = true;
+        written = true;
     }
     if (ret >= 0) {
         qcow2_pages_forget(s, a.host, s->g.cluster_size, copy);
@@ -251,8 +260,8 @@ static int make_table(Qcow2Node *s, uint64_t index)
     if (ret >= 0) {
         uint64_t host = a.host;
 
-        if (ordered) {
-            s->ordered_lost = true;
+        if (written) {
+            qcow2_lose_data(s);
         }
         qcow2_link_clusters(s, &a);
         qcow2_l1_set(s, page, index, host | QCOW2_COPIED);
@@ -285,6 +294,10 @@ int qcow2_l2_writable(Qcow2Node *s, uint64_t offset, Qcow2Page **page)
         co_mutex_lock(&s->table_lock);
         if (!(s->l1[index] & QCOW2_COPIED)) {
             ret = make_table(s, index);
+            /* Lazy refcounts lag for data only: a table's own count is there before anything stands in it. */
+            if (ret >= 0 && s->lazy) {
+                ret = qcow2_checkpoint(s);
+            }
         }
         co_mutex_unlock(&s->table_lock);
     }
@@ -387,29 +400,34 @@ static uint64_t page_span(const Qcow2Node *s)
     return (uint64_t)(s->page_bytes / s->g.l2_entry_bytes) << s->g.cluster_bits;
 }
 
-/* Adds the page's range where all of it is in line. lock held. */
-static void learn_extent(Qcow2Node *s, const Qcow2Page *page, uint64_t offset)
+/* Adds the page's range where all of it is in line; whether it was. lock held. */
+static bool learn_extent(Qcow2Node *s, const Qcow2Page *page, uint64_t offset)
 {
-    uint64_t span = page_span(s), guest = offset / span * span, host = 0;
+    uint64_t span = page_span(s), guest = offset / span * span, host, word, bitmap;
     uint32_t n = s->page_bytes / s->g.l2_entry_bytes;
+    const uint8_t *at = page->data;
+    Qcow2Entry first = qcow2_entry_load(&s->g, at);
 
-    for (uint32_t i = 0; i < n; i++) {
-        Qcow2Entry e = qcow2_entry_load(&s->g, page->data + (size_t)i * s->g.l2_entry_bytes);
-
-        if (!(e.word & QCOW2_COPIED) || (e.word & QCOW2_COMPRESSED) ||
-            (s->g.sub_bits && (uint32_t)e.bitmap != UINT32_MAX) ||
-            qcow2_entry_kind(&s->g, e, 0) != QCOW2_KIND_DATA ||
-            (i && qcow2_entry_host(e) != host + ((uint64_t)i << s->g.cluster_bits))) {
-            return;
-        }
-        if (!i) {
-            host = qcow2_entry_host(e);
+    if (!(first.word & QCOW2_COPIED) || (first.word & QCOW2_COMPRESSED) ||
+        (s->g.sub_bits && (uint32_t)first.bitmap != UINT32_MAX) ||
+        qcow2_entry_kind(&s->g, first, 0) != QCOW2_KIND_DATA) {
+        return false;
+    }
+    host = qcow2_entry_host(first);
+    word = first.word;
+    bitmap = first.bitmap;
+    for (uint32_t i = 1; i < n; i++) { /* each like the one before, a cluster farther */
+        at += s->g.l2_entry_bytes;
+        word += s->g.cluster_size;
+        if (get_be64(at) != word || (s->g.sub_bits && get_be64(at + 8) != bitmap)) {
+            return false;
         }
     }
     if (s->data_child && host != guest) {
-        return;
+        return false;
     }
     extent_add(s, guest, host, span);
+    return true;
 }
 
 /* ---- lookup ---- */
@@ -458,10 +476,24 @@ static void decode(Qcow2Node *s, const Qcow2Page *page, uint64_t offset, uint64_
 
 static int check_map(Qcow2Node *s, uint64_t offset, Qcow2Map *map)
 {
+    uint64_t host = map->word & QCOW2_OFFSET_MASK;
+
+    if (map->kind == QCOW2_KIND_INVALID && !(map->word & QCOW2_COMPRESSED) &&
+        (host & (s->g.cluster_size - 1))) {
+        qcow2_corrupt(
+            s, true, UINT64_MAX,
+            "%s offset %#" G_GINT64_MODIFIER "x unaligned (L2 offset: %#" G_GINT64_MODIFIER
+            "x, L2 index: %#" G_GINT64_MODIFIER "x)",
+            !s->g.sub_bits && (map->word & QCOW2_ZERO) ? "Preallocated zero cluster" : "Cluster allocation",
+            host, s->l1[l1_index(s, offset)] & QCOW2_OFFSET_MASK, in_table(s, offset) / s->g.l2_entry_bytes);
+        return -EIO;
+    }
     if (map->kind == QCOW2_KIND_INVALID) {
         qcow2_corrupt(s, true, UINT64_MAX,
-                      "Invalid L2 entry %#" G_GINT64_MODIFIER "x of guest offset %#" G_GINT64_MODIFIER "x",
-                      map->word, offset);
+                      "Invalid cluster entry found  (L2 offset: %#" G_GINT64_MODIFIER
+                      "x, L2 index: %#" G_GINT64_MODIFIER "x)",
+                      s->l1[l1_index(s, offset)] & QCOW2_OFFSET_MASK,
+                      in_table(s, offset) / s->g.l2_entry_bytes);
         return -EIO;
     }
     if (map->kind == QCOW2_KIND_DATA && s->data_child && map->host != offset) {
@@ -472,6 +504,56 @@ static int check_map(Qcow2Node *s, uint64_t offset, Qcow2Map *map)
                       offset & ~(uint64_t)(s->g.cluster_size - 1));
         return -EIO;
     }
+    return 0;
+}
+
+#define GROUP_BYTES (64u << 10)
+#define GROUP_PAGES (GROUP_BYTES / 512)
+
+/* The L2 page of an offset, and what its neighbours tell: a large image is mapped in line as a rule, and then
+ * one read says it of 16 pages. */
+static int load_group(Qcow2Node *s, uint64_t table, uint64_t offset, Qcow2Page **page)
+{
+    uint64_t group = MIN(GROUP_BYTES, s->g.cluster_size), in = in_table(s, offset),
+             first = table + in / group * group;
+    uint32_t count = (uint32_t)(group / s->page_bytes), wanted = (uint32_t)(in % group / s->page_bytes),
+             told = 0, n = 0;
+    Qcow2Page *pages[GROUP_PAGES];
+    int ret;
+
+    pthread_mutex_lock(&s->lock);
+    if (s->clock->len + count > s->max_pages && !s->groups_pay) {
+        count = 1;
+    }
+    pthread_mutex_unlock(&s->lock);
+    if (count <= 1) {
+        return qcow2_page_get(s, table + in / s->page_bytes * s->page_bytes, QCOW2_PAGE_L2, page);
+    }
+    ret = qcow2_pages_get(s, first, count, wanted, QCOW2_PAGE_L2, pages);
+    if (ret < 0) {
+        return ret;
+    }
+    pthread_mutex_lock(&s->lock);
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t guest = offset / page_span(s) * page_span(s) + (uint64_t)i * page_span(s) -
+                         (uint64_t)wanted * page_span(s);
+
+        /* Only while the table is still the one of these offsets. */
+        if (pages[i] && i != wanted) {
+            n++;
+            if (!pages[i]->learned && (s->l1[l1_index(s, offset)] & QCOW2_OFFSET_MASK) == table &&
+                (s->l1[l1_index(s, offset)] & QCOW2_COPIED)) {
+                pages[i]->learned = true;
+                told += learn_extent(s, pages[i], guest);
+            }
+            qcow2_page_put(s, pages[i]);
+        }
+    }
+    if (n) {
+        s->groups_pay = told >= n / 2;
+    }
+    pthread_mutex_unlock(&s->lock);
+    *page = pages[wanted];
     return 0;
 }
 
@@ -530,7 +612,7 @@ int qcow2_map(Qcow2Node *s, uint64_t offset, uint64_t bytes, Qcow2Map *map, unsi
         pthread_mutex_unlock(&s->lock);
         ret = check_l1_entry(s, index, entry);
         if (ret >= 0) {
-            ret = qcow2_page_get(s, want, QCOW2_PAGE_L2, &page);
+            ret = load_group(s, table, offset, &page);
         }
         if (ret < 0) {
             return ret;

@@ -172,6 +172,11 @@ int qcow2_page_get(Qcow2Node *s, uint64_t offset, Qcow2PageKind kind, Qcow2Page 
     page = add_page(s, offset, kind);
     page->loading = true;
     pthread_mutex_unlock(&s->lock);
+    if (kind == QCOW2_PAGE_L2) {
+        QCOW2_EVENT(s, L2_LOAD);
+    } else if (kind == QCOW2_PAGE_REFCOUNT) {
+        QCOW2_EVENT(s, REFBLOCK_LOAD);
+    }
     ret = qcow2_read_padded(s, offset, page->data, s->page_bytes);
     pthread_mutex_lock(&s->lock);
     page->loading = false;
@@ -184,6 +189,56 @@ int qcow2_page_get(Qcow2Node *s, uint64_t offset, Qcow2PageKind kind, Qcow2Page 
         *result = page;
     }
     pthread_mutex_unlock(&s->lock);
+    return ret;
+}
+
+int qcow2_pages_get(Qcow2Node *s, uint64_t first, uint32_t count, uint32_t wanted, Qcow2PageKind kind,
+                    Qcow2Page **pages)
+{
+    uint64_t at = first + (uint64_t)wanted * s->page_bytes;
+    Qcow2Page *page;
+    uint8_t *buf;
+    int ret;
+
+    memset(pages, 0, count * sizeof(*pages));
+    pthread_mutex_lock(&s->lock);
+    while ((page = lookup(s, at)) && page->loading) {
+        co_queue_wait_unlock(&page->waiting, &s->lock);
+        pthread_mutex_lock(&s->lock);
+    }
+    if (page) {
+        page->pins++;
+        page->used = true;
+        pages[wanted] = page;
+        pthread_mutex_unlock(&s->lock);
+        return 0;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        if (!lookup(s, first + (uint64_t)i * s->page_bytes)) {
+            pages[i] = add_page(s, first + (uint64_t)i * s->page_bytes, kind);
+            pages[i]->loading = true;
+            pages[i]->used = i == wanted; /* the others go first */
+        }
+    }
+    pthread_mutex_unlock(&s->lock);
+    buf = g_try_malloc((size_t)count * s->page_bytes);
+    ret = buf ? qcow2_read_padded(s, first, buf, (uint64_t)count * s->page_bytes) : -ENOMEM;
+    pthread_mutex_lock(&s->lock);
+    for (uint32_t i = 0; i < count; i++) {
+        if (!pages[i]) {
+            continue;
+        }
+        pages[i]->loading = false;
+        co_queue_wake_all(&pages[i]->waiting);
+        if (ret < 0) {
+            pages[i]->pins--;
+            free_page(s, pages[i]);
+        } else {
+            memcpy(pages[i]->data, buf + (size_t)i * s->page_bytes, s->page_bytes);
+        }
+    }
+    pthread_mutex_unlock(&s->lock);
+    g_free(buf);
     return ret;
 }
 

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "block/graph/graph.h"
 #include <errno.h>
+#include <limits.h>
 #include <string.h>
 
 #define DEFAULT_CACHE (32u << 20)
@@ -28,13 +29,15 @@ static void state_init(Qcow2Node *s)
     co_mutex_init(&s->alloc_lock);
     co_mutex_init(&s->compress_lock);
     s->extents = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
+    s->skips = g_array_new(FALSE, FALSE, sizeof(Qcow2Skip));
     s->pending = g_array_new(FALSE, FALSE, sizeof(Qcow2Free));
     s->busy = g_array_new(FALSE, FALSE, sizeof(Qcow2Free));
     s->limbo[0] = g_array_new(FALSE, FALSE, sizeof(Qcow2Free));
     s->limbo[1] = g_array_new(FALSE, FALSE, sizeof(Qcow2Free));
     s->punching = g_array_new(FALSE, FALSE, sizeof(Qcow2Free));
-    s->ordered = g_array_new(FALSE, FALSE, sizeof(Qcow2Ordered));
-    s->ordered_clusters = g_hash_table_new(g_direct_hash, g_direct_equal);
+    s->kept = g_array_new(FALSE, FALSE, sizeof(Qcow2Kept));
+    s->live[0] = g_hash_table_new(g_direct_hash, g_direct_equal);
+    s->live[1] = g_hash_table_new(g_direct_hash, g_direct_equal);
     s->snapshots = g_array_new(FALSE, FALSE, sizeof(Qcow2Snapshot));
     s->bitmap_dir = g_array_new(FALSE, FALSE, sizeof(Qcow2BitmapEntry));
     s->overlap_level = 2;
@@ -59,12 +62,17 @@ static void unload(Qcow2Node *s)
     g_array_set_size(s->busy, 0);
     g_array_set_size(s->limbo[0], 0);
     g_array_set_size(s->limbo[1], 0);
+    s->groups_pay = true;
+    block_graph_changed(s->node.graph); /* what others know of this layer */
     s->reserve = s->reserve_end = 0;
     s->free_hint = 0;
     s->compressed_at = s->compressed_end = 0;
     s->dirty_bytes = 0;
     memset(&s->journal, 0, sizeof(s->journal));
+    g_hash_table_remove_all(s->live[0]);
+    g_hash_table_remove_all(s->live[1]);
     qcow2_bitmaps_free(s);
+    qcow2_encrypt_close(s);
     qcow2_header_clear(&s->h);
     s->opened = false;
 }
@@ -75,19 +83,21 @@ static void state_free(Qcow2Node *s)
         return;
     }
     unload(s);
-    for (guint i = 0; i < s->ordered->len; i++) {
-        g_free(g_array_index(s->ordered, Qcow2Ordered, i).data);
-    }
+    qcow2_kept_clear(s->kept);
     g_array_free(s->extents, TRUE);
+    g_array_free(s->skips, TRUE);
     g_array_free(s->pending, TRUE);
     g_array_free(s->busy, TRUE);
     g_array_free(s->limbo[0], TRUE);
     g_array_free(s->limbo[1], TRUE);
     g_array_free(s->punching, TRUE);
-    g_array_free(s->ordered, TRUE);
-    g_hash_table_unref(s->ordered_clusters);
+    g_array_free(s->kept, TRUE);
+    g_hash_table_unref(s->live[0]);
+    g_hash_table_unref(s->live[1]);
     g_array_free(s->snapshots, TRUE);
     g_array_free(s->bitmap_dir, TRUE);
+    g_clear_pointer(&s->key_secret, g_free);
+    g_clear_pointer(&s->key_format, g_free);
     pthread_mutex_destroy(&s->lock);
     s->locks_made = false;
 }
@@ -171,9 +181,8 @@ static bool load(Qcow2Node *s, GError **error)
     }
     qcow2_geometry_init(&s->g, &s->h);
     s->node.size = s->h.size;
-    if (s->h.crypt_method && !(flags & (BLOCK_OPEN_NO_IO | BLOCK_OPEN_CHECK))) {
-        return error_set(error, "%s: the image is encrypted (%s), which is not supported yet", qcow2_what(s),
-                         s->h.crypt_method == 1 ? "AES" : "LUKS");
+    if (!qcow2_encrypt_open(s, error)) {
+        return false;
     }
     if ((s->h.incompatible & QCOW2_INCOMPAT_CORRUPT) && may_write(s) && !(flags & BLOCK_OPEN_CHECK)) {
         return error_set(error, "qcow2: Image is corrupt; cannot be opened read/write");
@@ -196,7 +205,9 @@ static bool load(Qcow2Node *s, GError **error)
     if (!load_tables(s, error)) {
         return false;
     }
-    if (!qcow2_snapshots_load(s, flags & BLOCK_OPEN_CHECK, error)) {
+    /* A check reads the table itself. */
+    if (!(flags & BLOCK_OPEN_CHECK) &&
+        (!qcow2_header_check_snapshots(&s->h, error) || !qcow2_snapshots_load(s, NULL, error))) {
         return false;
     }
     if (may_write(s) && !qcow2_journal_reclaim(s, error)) {
@@ -274,12 +285,14 @@ static bool open_data_file(Qcow2Node *s, const QapiBlockdevOptions *options, Qap
     return ok;
 }
 
-static bool read_options(Qcow2Node *s, const QapiBlockdevOptionsQcow2 *o, GError **error)
-{
-    const QapiQcow2OverlapChecks *checks = o->overlap_check;
+#define MAX_CACHE ((uint64_t)INT_MAX << 12) /* what can be meant by it */
 
-    if (o->encrypt) {
-        return error_set(error, "%s: encrypted images are not supported yet", s->node.what);
+/* What does not hang on the image (cluster_size 0) or does. */
+static bool check_options(const QapiBlockdevOptionsQcow2 *o, uint32_t cluster_size, GError **error)
+{
+    if (o->has_cache_size && o->has_l2_cache_size && o->has_refcount_cache_size) {
+        return error_set(error,
+                         "cache-size, l2-cache-size and refcount-cache-size may not be set at the same time");
     }
     if (o->has_cache_size && o->has_l2_cache_size && o->l2_cache_size > o->cache_size) {
         return error_set(error, "l2-cache-size may not exceed cache-size");
@@ -287,9 +300,35 @@ static bool read_options(Qcow2Node *s, const QapiBlockdevOptionsQcow2 *o, GError
     if (o->has_cache_size && o->has_refcount_cache_size && o->refcount_cache_size > o->cache_size) {
         return error_set(error, "refcount-cache-size may not exceed cache-size");
     }
-    if (o->has_cache_size && o->has_l2_cache_size && o->has_refcount_cache_size) {
+    if (o->has_l2_cache_entry_size && cluster_size &&
+        (o->l2_cache_entry_size < 512 || (uint64_t)o->l2_cache_entry_size > cluster_size ||
+         (o->l2_cache_entry_size & (o->l2_cache_entry_size - 1)))) {
         return error_set(error,
-                         "cache-size, l2-cache-size and refcount-cache-size may not be set at the same time");
+                         "L2 cache entry size must be a power of two between 512 and the cluster size (%u)",
+                         cluster_size);
+    }
+    if (o->has_l2_cache_size && (uint64_t)o->l2_cache_size > MAX_CACHE / 64) {
+        return error_set(error, "L2 cache size too big");
+    }
+    if (o->has_refcount_cache_size && (uint64_t)o->refcount_cache_size > MAX_CACHE) {
+        return error_set(error, "Refcount cache size too big");
+    }
+    return true;
+}
+
+static bool read_options(Qcow2Node *s, const QapiBlockdevOptionsQcow2 *o, GError **error)
+{
+    const QapiQcow2OverlapChecks *checks = o->overlap_check;
+
+    g_free(s->key_secret);
+    g_free(s->key_format);
+    s->key_secret = o->encrypt ? g_strdup(o->encrypt->key_secret) : NULL;
+    s->key_format =
+        o->encrypt && o->encrypt->has_format
+            ? g_strdup(enum_name(&qapi_BlockdevQcow2EncryptionFormat_lookup, (int)o->encrypt->format))
+            : NULL;
+    if (!check_options(o, 0, error)) {
+        return false;
     }
     s->cache_bytes = o->has_l2_cache_size ? MAX(1, o->l2_cache_size)
                      : o->has_cache_size  ? MAX(1, o->cache_size)
@@ -320,7 +359,7 @@ static bool qcow2_open(BlockNode *node, QapiBlockdevOptions *options, GError **e
         return false;
     }
     block_run(node->graph, load_entry, &call);
-    if (!call.ok) {
+    if (!call.ok || !check_options(o, s->g.cluster_size, error)) {
         return false;
     }
     s->lazy =
@@ -363,6 +402,7 @@ static void trim_file(Qcow2Node *s)
 /* All that is in memory into the image, as a program that does not know the journal can read it. */
 static bool settle(Qcow2Node *s, GError **error)
 {
+    bool work;
     int ret;
 
     if (!s->opened || !may_write(s) || s->view) {
@@ -374,7 +414,11 @@ static bool settle(Qcow2Node *s, GError **error)
     if (!qcow2_bitmaps_store(s, error)) {
         return false;
     }
+    work = qcow2_has_work(s) || s->journal.active;
     ret = qcow2_checkpoint(s);
+    if (ret < 0 && !work) {
+        return true; /* a flush failed, but the image holds all that this program knows */
+    }
     if (ret >= 0) {
         trim_file(s);
         ret = s->node.open_flags & BLOCK_OPEN_CHECK ? 0 : qcow2_set_dirty_bit(s, false);
@@ -429,6 +473,9 @@ static bool qcow2_reopen_prepare(BlockReopen *reopen, GError **error)
     const QapiBlockdevOptionsQcow2 *o = reopen->options->u_qcow2;
     Call call = { s, error, true };
 
+    if (!check_options(o, s->g.cluster_size, error)) {
+        return false;
+    }
     if (reopen->node->read_only && !reopen->read_only) {
         if (s->h.incompatible & (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_JOURNAL)) {
             return error_set(error,
@@ -438,9 +485,6 @@ static bool qcow2_reopen_prepare(BlockReopen *reopen, GError **error)
         if (s->h.incompatible & QCOW2_INCOMPAT_CORRUPT) {
             return error_set(error, "Can't make a corrupt image writable");
         }
-    }
-    if (o->encrypt) {
-        return error_set(error, "%s: encrypted images are not supported yet", qcow2_what(s));
     }
     if (o->has_lazy_refcounts && o->lazy_refcounts && s->h.version < 3) {
         return error_set(error,
@@ -484,7 +528,7 @@ static void qcow2_refresh_limits(BlockNode *node)
 {
     Qcow2Node *s = (Qcow2Node *)node;
 
-    node->limits.request_alignment = 1;
+    node->limits.request_alignment = s->h.crypt_method ? CRYPTO_SECTOR : 1;
     node->limits.write_zeroes_alignment = s->g.sub_size;
     node->limits.discard_granularity = s->g.cluster_size;
     node->limits.can_discard = true;
@@ -522,11 +566,7 @@ static json_object *qcow2_specific_info(BlockNode *node)
             json_object_object_add(data, "bitmaps", bitmaps);
         }
         if (s->h.crypt_method) {
-            json_object *encrypt = json_object_new_object();
-
-            json_object_object_add(encrypt, "format",
-                                   json_object_new_string(s->h.crypt_method == 1 ? "aes" : "luks"));
-            json_object_object_add(data, "encrypt", encrypt);
+            json_object_object_add(data, "encrypt", qcow2_encrypt_info(s));
         }
         if (s->h.incompatible & QCOW2_INCOMPAT_DATA_FILE) {
             if (s->h.data_file) {

@@ -15,6 +15,7 @@
 #ifndef RHEA_BLOCK_FORMATS_QCOW2_QCOW2_H
 #define RHEA_BLOCK_FORMATS_QCOW2_QCOW2_H
 
+#include "block/formats/crypto/luks.h"
 #include "block/formats/qcow2/format.h"
 #include "block/graph/node.h"
 #include <pthread.h>
@@ -68,16 +69,22 @@ typedef struct Qcow2Free {
     bool punch;
 } Qcow2Free;
 
-/* Data that goes into the journal with the next commit. */
-typedef struct Qcow2Ordered {
+/* A copy of data that was written and is not stable: the next commit may put it into the journal. */
+typedef struct Qcow2Kept {
     uint64_t offset;
     uint32_t bytes;
     uint8_t *data;
-} Qcow2Ordered;
+} Qcow2Kept;
 
 typedef struct Qcow2Extent {
     uint64_t guest, host, bytes;
 } Qcow2Extent;
+
+/* A part of the guest's disk that no layer between this one and a node below has anything of (read.c). */
+typedef struct Qcow2Skip {
+    uint64_t guest, bytes;
+    BlockChild *child; /* the edge to who decides there */
+} Qcow2Skip;
 
 typedef struct Qcow2Journal {
     bool wanted;                 /* the image asks for one */
@@ -85,12 +92,16 @@ typedef struct Qcow2Journal {
     uint64_t offset, size, head; /* head: where the next transaction goes, from offset */
     uint64_t tail;               /* where the first that replay needs begins */
     uint64_t seq, tail_seq;      /* of the next one; of the one at tail */
-    bool last_has_data;          /* the last transaction carries data */
-    bool written;                /* home writes are done, the next flush makes them stable */
+    uint64_t data_seq;           /* data of older ones is stable at its own place */
     uint64_t used, next_at, next_end;
     uint32_t attempt; /* counts what was written, for tries after a failed flush */
-    uint64_t written_tail, written_seq;
     uint8_t uuid[16];
+    /* the background's; under lock */
+    uint64_t laid; /* bytes from offset that were written once: the file has blocks there */
+    bool laying;   /* zeroes are on their way behind `laid` */
+    bool checkpointing, checkpointed; /* under way; done, and not yet taken note of */
+    uint64_t passed_head, passed_seq; /* where the tail goes */
+    CoQueue waiting;                  /* for the end of either */
 } Qcow2Journal;
 
 typedef struct Qcow2Snapshot {
@@ -118,8 +129,13 @@ struct Qcow2Node {
     BlockChild *data_child; /* the external data file, or NULL */
     Qcow2Header h;          /* as it stands in the image */
     Qcow2Geometry g;
-    bool lazy;   /* refcounts may lag behind: the dirty bit says so */
-    bool broken; /* corrupt: no writes any more; atomic */
+    bool lazy;           /* refcounts may lag behind: the dirty bit says so */
+    CryptoVolume *crypt; /* NULL: data is as it is (or is not looked at) */
+    LuksHeader *luks;
+    bool crypt_by_guest;           /* sectors are numbered by guest offset, not by place */
+    char *key_secret, *key_format; /* as the options say; NULL: not */
+    bool broken;                   /* corrupt: no writes any more; atomic */
+    bool told_corrupt;
     bool opened, locks_made;
     bool pass_request, pass_snapshot, pass_other; /* discards to the file */
     bool view;                                    /* shows a snapshot (snapshot_load) */
@@ -147,6 +163,9 @@ struct Qcow2Node {
     GHashTable
         *tables;     /* cluster numbers of refcount blocks and active L2 tables: no data is written there */
     GArray *extents; /* of Qcow2Extent, sorted by guest; whole runs of an L2 page */
+    bool groups_pay; /* reading neighbours of an L2 page told something the last time */
+    GArray *skips;   /* of Qcow2Skip, sorted by guest */
+    unsigned skips_generation; /* of the graph, for which they are true */
 
     Qcow2Alloc *allocs;
     uint64_t reserve, reserve_end; /* clusters */
@@ -164,11 +183,15 @@ struct Qcow2Node {
     unsigned epoch;
     uint64_t io_count[2];
 
-    GArray *ordered; /* Qcow2Ordered, in order of completion */
-    uint64_t ordered_bytes;
-    bool ordered_lost;            /* more than is kept: data must be stable before the tables */
-    GHashTable *ordered_clusters; /* host cluster numbers of the last two fields' data */
-    uint64_t ticket, committed;   /* flushes asked for; covered by commits that are done */
+    GArray *kept; /* Qcow2Kept, in order of completion: all data since the last commit, if not data_lost */
+    uint64_t kept_bytes;
+    bool kept_order; /* some of it must not come after its mapping */
+    bool data_lost;  /* there is more than what is kept: only a flush of the file makes it stable */
+    bool order_lost; /* and some of that must be stable before the tables are */
+    /* Host clusters of data that stands in the journal and may not be stable at its own place: of
+     * transactions since the last checkpoint began, and of those which a checkpoint under way covers. */
+    GHashTable *live[2];
+    uint64_t ticket, committed; /* flushes asked for; covered by commits that are done */
     Qcow2Journal journal;
 
     uint8_t *inflated; /* the last decompressed cluster */
@@ -199,6 +222,9 @@ static inline BlockChild *qcow2_data(const Qcow2Node *s)
 {
     return s->data_child ? s->data_child : s->node.file;
 }
+/* Tells blkdebug, if that is the file. In a coroutine, without locks: it may wait, and requests that follow
+ * may fail. */
+#define QCOW2_EVENT(s, event) block_debug_event((s)->node.file, QAPI_BLKDEBUG_EVENT_##event)
 static inline const char *qcow2_what(const Qcow2Node *s)
 {
     return s->node.filename ? s->node.filename : s->node.what;
@@ -213,6 +239,11 @@ void qcow2_meta_drop(Qcow2Node *s);
 Qcow2Page *qcow2_page_find(Qcow2Node *s, uint64_t offset);
 /* The same, read if needed. lock is not held. */
 int qcow2_page_get(Qcow2Node *s, uint64_t offset, Qcow2PageKind kind, Qcow2Page **page);
+/* The same, with its neighbours: where the page must be read, all of `count` pages from `first` on that are
+ * not in memory are, with one request. pages: those that were read, and the wanted one, pinned; others NULL.
+ * lock is not held. */
+int qcow2_pages_get(Qcow2Node *s, uint64_t first, uint32_t count, uint32_t wanted, Qcow2PageKind kind,
+                    Qcow2Page **pages);
 /* The place is a new table's, with these contents (NULL: zeroes), which are in the file: pages of what was
  * there before go. lock is not held. */
 void qcow2_pages_forget(Qcow2Node *s, uint64_t offset, uint64_t bytes, const uint8_t *contents);
@@ -226,6 +257,8 @@ int qcow2_read_padded(Qcow2Node *s, uint64_t offset, void *buf, uint64_t bytes);
 int qcow2_commit(Qcow2Node *s);
 /* All tables at their own places and stable, the journal empty. Control plane or commit_lock not held. */
 int qcow2_checkpoint(Qcow2Node *s);
+/* Whether tables in memory are newer than those in the image. */
+bool qcow2_has_work(Qcow2Node *s);
 /* Commits where the tables' dirty part has grown large; between requests' steps, without locks. */
 int qcow2_relieve(Qcow2Node *s);
 /* Before a request changes tables: where the image asks for a journal it is there from the first change on.
@@ -238,20 +271,27 @@ int qcow2_commit_home(Qcow2Node *s);
 int qcow2_commit_ordered(Qcow2Node *s);
 
 /* ---- journal.c ---- */
+/* How large a journal should be for a disk of that size, in bytes. */
+static inline uint32_t qcow2_journal_wish(uint64_t disk)
+{
+    return (uint32_t)(CLAMP(disk / 512, 1u << 20, 8u << 20) & ~UINT64_C(0xffff));
+}
 typedef struct Qcow2Batch {
     GPtrArray *pages;  /* pinned */
     GArray *masks;     /* two uint64_t each: what they had of dirty granules */
     uint8_t *contents; /* pages->len of page_bytes */
-    GArray *ordered;   /* of Qcow2Ordered */
+    GArray *kept;      /* of Qcow2Kept */
     GPtrArray *home;   /* for a checkpoint: pages, pinned by home_dirty, and what they hold with this batch */
     uint8_t *home_contents;
-    bool order_data; /* flush data before the tables */
+    bool kept_order, data_lost, order_lost; /* as of the node */
 } Qcow2Batch;
 int qcow2_journal_start(Qcow2Node *s);
-/* Writes one transaction; commit_lock held. -ENOSPC: does not fit now. */
-int qcow2_journal_append(Qcow2Node *s, const Qcow2Batch *batch);
+/* Writes one transaction; commit_lock held. stable: it is, when this returns. -ENOSPC: does not fit now. */
+int qcow2_journal_append(Qcow2Node *s, const Qcow2Batch *batch, bool stable);
 /* It is stable: the next one goes behind it. */
-void qcow2_journal_committed(Qcow2Node *s, const Qcow2Batch *batch);
+void qcow2_journal_committed(Qcow2Node *s);
+/* Has the part that will be written next laid out ahead. commit_lock held. */
+void qcow2_journal_lay(Qcow2Node *s);
 int qcow2_journal_stop(Qcow2Node *s);
 /* Gives back the clusters of a journal that has ended. */
 bool qcow2_journal_reclaim(Qcow2Node *s, GError **error);
@@ -331,16 +371,39 @@ bool qcow2_alloc_conflict(Qcow2Node *s, uint64_t first,
                           uint64_t count); /* lock held; waits and drops lock if so */
 void qcow2_alloc_add(Qcow2Node *s, Qcow2Alloc *a, uint64_t first, uint64_t count);
 void qcow2_alloc_remove(Qcow2Node *s, Qcow2Alloc *a);
-void qcow2_keep_data(Qcow2Node *s, uint64_t host, uint64_t bytes, const BlockVec *vec, uint64_t from);
+/* Data has been written: the next commit makes it stable. order: not after its mapping. lock held. */
+void qcow2_keep_data(Qcow2Node *s, uint64_t host, uint64_t bytes, const BlockVec *vec, uint64_t from,
+                     bool order);
+/* The same of what is not kept: tables at their own places, compressed data. lock held. */
+void qcow2_lose_data(Qcow2Node *s);
+void qcow2_kept_clear(GArray *kept);
 int qcow2_inflate(Qcow2Compression type, const uint8_t *in, size_t in_size, uint8_t *out, size_t out_size);
 ssize_t qcow2_deflate(Qcow2Compression type, const uint8_t *in, size_t in_size, uint8_t *out,
                       size_t out_size);
+
+/* ---- encrypt.c ---- */
+/* After the header was read. */
+bool qcow2_encrypt_open(Qcow2Node *s, GError **error);
+void qcow2_encrypt_close(Qcow2Node *s);
+json_object *qcow2_encrypt_info(Qcow2Node *s);
+/* In place; guest and host: of the first byte, whole sectors. */
+void qcow2_encrypt(Qcow2Node *s, uint64_t guest, uint64_t host, uint8_t *buf, uint64_t bytes);
+int qcow2_read_encrypted(Qcow2Node *s, uint64_t guest, uint64_t host, uint64_t bytes, const BlockVec *vec,
+                         uint64_t from);
+bool qcow2_encrypt_amend(Qcow2Node *s, json_object *options, bool force, GError **error);
 
 /* ---- header.c ---- */
 int qcow2_write_header(Qcow2Node *s); /* h into the image; not flushed */
 
 /* ---- snapshot.c ---- */
-bool qcow2_snapshots_load(Qcow2Node *s, bool repair, GError **error);
+/* What a check that repairs did to the table while it was read. */
+typedef struct Qcow2SnapshotRepair {
+    uint32_t dropped, trimmed; /* snapshots that are gone; entries that lost extra data */
+} Qcow2SnapshotRepair;
+/* repair: NULL, or cuts off what cannot be kept (and says so). */
+bool qcow2_snapshots_load(Qcow2Node *s, Qcow2SnapshotRepair *repair, GError **error);
+/* Whether its L1 table can be looked at. */
+bool qcow2_snapshot_l1_valid(const Qcow2Node *s, const Qcow2Snapshot *snap, GError **error);
 void qcow2_snapshots_free(Qcow2Node *s);
 bool qcow2_snapshot_create(BlockNode *node, BlockSnapshotInfo *info, GError **error);
 bool qcow2_snapshot_goto(BlockNode *node, const char *id, GError **error);
@@ -355,9 +418,10 @@ int qcow2_update_refcounts(Qcow2Node *s, uint64_t l1_offset, uint32_t l1_size, i
 uint64_t qcow2_vm_state_offset(const Qcow2Node *s);
 
 /* ---- check.c ---- */
-/* New refcount structures of that width for what check_count() finds referenced; the old ones are given up.
- */
+/* New refcount structures of that width with the counts of the old ones, which are given up. */
 int qcow2_rebuild_refcounts(Qcow2Node *s, uint32_t order, GError **error);
+/* Counts that an operation raised before it failed go down again; says nothing. */
+void qcow2_undo_counts(Qcow2Node *s);
 bool qcow2_co_check(BlockNode *node, BlockCheckResult *result, unsigned fix, GError **error);
 
 /* ---- truncate.c ---- */

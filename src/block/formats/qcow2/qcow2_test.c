@@ -723,7 +723,7 @@ static int host_flushes;
 
 static void count_submit(BlockNode *node, BlockRequest *req)
 {
-    host_flushes += req->op == BLOCK_FLUSH;
+    host_flushes += req->op == BLOCK_FLUSH || (req->flags & BLOCK_REQ_FUA);
     file_driver->submit(node, req);
 }
 
@@ -756,6 +756,60 @@ static void test_one_flush(void)
     end();
 }
 
+/* Reads through many layers, of different layouts and sizes, in any order, also after the top was written and
+ * discarded. */
+static void test_chain(void)
+{
+    enum { LAYERS = 12, UNIT = 4096, UNITS = 2048 };
+    static const char *const layouts[] = { "cluster_size=65536", "extended_l2=on,cluster_size=131072",
+                                           "cluster_size=4096" };
+    uint8_t model[UNITS] = { 0 };
+    g_autofree char *top = NULL;
+    BlockChild *root;
+
+    begin();
+    for (int layer = 0; layer < LAYERS; layer++) {
+        uint64_t size = layer == 5 ? UNITS / 2 * UNIT : (uint64_t)UNITS * UNIT; /* a short one between */
+        g_autofree char *name = g_strdup_printf("chain%d", layer);
+        g_autofree char *options = layer ? g_strdup_printf("%s,backing_file=DIR/chain%d,backing_fmt=qcow2",
+                                                           layouts[layer % 3], layer - 1)
+                                         : g_strdup(layouts[0]);
+
+        g_free(top);
+        top = at(name);
+        make(top, size, options);
+        root = open_image(top, true);
+        for (int i = 0; i < 12; i++) {
+            int unit = g_test_rand_int_range(0, (gint32)(size / UNIT));
+
+            if (layer >= 2) { /* the lowest two stay empty in places */
+                fill(root, (uint64_t)unit * UNIT, UNIT, layer);
+                model[unit] = (uint8_t)layer;
+            }
+        }
+        block_root_free(root);
+        for (int unit = (int)(size / UNIT); unit < UNITS; unit++) {
+            model[unit] = 0; /* what a layer above a short one shows behind its end */
+        }
+    }
+    root = open_image(top, true);
+    for (int round = 0; round < 4000; round++) {
+        int unit = g_test_rand_int_range(0, UNITS);
+
+        if (round % 40 == 0) {
+            fill(root, (uint64_t)unit * UNIT, UNIT, 200);
+            model[unit] = 200;
+        } else if (round % 40 == 20) {
+            g_assert_cmpint(blk_pwrite_zeroes(root, (uint64_t)unit * UNIT, UNIT, 0), >=, 0);
+            model[unit] = 0;
+        }
+        unit = g_test_rand_int_range(0, UNITS);
+        expect(root, (uint64_t)unit * UNIT, UNIT, model[unit]);
+    }
+    block_root_free(root);
+    end();
+}
+
 int main(int argc, char **argv)
 {
     g_autofree char *qemu = g_find_program_in_path("qemu-img");
@@ -768,6 +822,7 @@ int main(int argc, char **argv)
         g_test_add_data_func(name, &kinds[i], test_random);
     }
     g_test_add_data_func("/qcow2/snapshots/default", "", test_snapshots);
+    g_test_add_func("/qcow2/chain", test_chain);
     g_test_add_data_func("/qcow2/snapshots/journal", "journal=on", test_snapshots);
     g_test_add_data_func("/qcow2/snapshots/v2", "compat=v2,cluster_size=4096", test_snapshots);
     g_test_add_data_func("/qcow2/snapshots/subclusters", "extended_l2=on", test_snapshots);

@@ -17,6 +17,7 @@
 #include <string.h>
 
 #define WINDOW_MIN   16u
+#define RUN_GOOD     16u /* clusters: a run of free ones that is worth passing smaller ones by */
 #define WINDOW_BYTES (64u << 20)
 #define MAX_HOST     (UINT64_C(1) << 56)
 
@@ -158,7 +159,7 @@ static int change(Qcow2Node *s, uint64_t cluster, uint64_t count, int64_t add, b
             uint64_t value = qcow2_refcount_load(s->g.refcount_order, page->data, index + i);
 
             if ((add < 0 && value < (uint64_t)-add) ||
-                (add > 0 && value + (uint64_t)add > s->g.refcount_max)) {
+                (add > 0 && value > s->g.refcount_max - (uint64_t)add)) {
                 ret = -EINVAL;
                 n = i;
                 break;
@@ -304,6 +305,9 @@ static int grow_reftable(Qcow2Node *s, uint64_t need_index)
     if (ret >= 0) {
         ret = blk_flush(s->node.file);
     }
+    pthread_mutex_lock(&s->lock);
+    qcow2_lose_data(s);
+    pthread_mutex_unlock(&s->lock);
     for (uint64_t i = 0; i < entries; i++) {
         table[i] = GUINT64_FROM_BE(table[i]);
     }
@@ -419,6 +423,7 @@ int qcow2_refblock_ensure(Qcow2Node *s, uint64_t cluster)
     pthread_mutex_lock(&s->lock);
     s->fresh_next = MAX(s->fresh_next, home + 1);
     pthread_mutex_unlock(&s->lock);
+    QCOW2_EVENT(s, REFBLOCK_ALLOC);
     block = g_malloc0(s->g.cluster_size);
     if (own) {
         qcow2_refcount_store(s->g.refcount_order, block, home - (index << s->g.refblock_bits), 1);
@@ -426,6 +431,9 @@ int qcow2_refblock_ensure(Qcow2Node *s, uint64_t cluster)
     ret = blk_pwrite(s->node.file, home << s->g.cluster_bits, s->g.cluster_size, block, 0);
     qcow2_pages_forget(s, home << s->g.cluster_bits, s->g.cluster_size, block);
     g_free(block);
+    pthread_mutex_lock(&s->lock);
+    qcow2_lose_data(s); /* what the journal has of that place must not come over it */
+    pthread_mutex_unlock(&s->lock);
     if (ret >= 0) {
         ret = blk_flush(s->node.file);
     }
@@ -459,7 +467,7 @@ static int refill(Qcow2Node *s, uint64_t want)
         s->reserve_page = NULL;
     }
     for (;;) {
-        uint64_t offset, index = 0, n, run = 0, end;
+        uint64_t offset, index = 0, n, run = 0, end, small = 0, small_run = 0;
         Qcow2Page *page;
 
         ret = qcow2_refblock_ensure(s, c);
@@ -485,14 +493,25 @@ static int refill(Qcow2Node *s, uint64_t want)
                        !qcow2_refcount_load(s->g.refcount_order, page->data, index + run)) {
                     run++;
                 }
+                if (run < MIN(want, RUN_GOOD) && run < n) { /* one request's data rather in one piece */
+                    small = small_run ? small : c;
+                    small_run = small_run ? small_run : run;
+                    c += run, index += run, n -= run;
+                    run = 0;
+                }
             }
+        }
+        if (!run && small_run) {
+            c = small;
+            run = small_run;
+            small_run = 0;
         }
         if (run) {
             uint64_t file_end = block_size(s->node.file);
 
             s->reserve = c;
             s->reserve_end = c + run;
-            s->free_hint = c + run;
+            s->free_hint = small_run ? small : c + run;
             s->reserve_page = page;
             s->window = MIN(s->window * 2, MAX(WINDOW_MIN, WINDOW_BYTES >> s->g.cluster_bits));
             pthread_mutex_unlock(&s->lock);
@@ -501,7 +520,7 @@ static int refill(Qcow2Node *s, uint64_t want)
                 pthread_mutex_lock(&s->lock);
                 /* What the file has room for can still be used; the search starts here again. */
                 file_end >>= s->g.cluster_bits;
-                s->free_hint = c;
+                s->free_hint = MIN(s->free_hint, c);
                 s->reserve_end = MAX(c, MIN(s->reserve_end, file_end));
                 s->window = WINDOW_MIN;
                 pthread_mutex_unlock(&s->lock);
@@ -543,7 +562,7 @@ int qcow2_take_clusters(Qcow2Node *s, uint64_t want, Qcow2Alloc *a)
     n = MIN(want, s->reserve_end - s->reserve);
     a->host = s->reserve << s->g.cluster_bits;
     a->host_end = (s->reserve + n) << s->g.cluster_bits;
-    a->fresh = s->can_grow && s->reserve >= s->fresh_next;
+    a->fresh = s->can_grow && s->reserve >= s->fresh_next && !s->h.crypt_method;
     a->ref_page = s->reserve_page;
     a->ref_page->pins++;
     s->reserve += n;
@@ -651,6 +670,7 @@ int qcow2_free_now(Qcow2Node *s, uint64_t offset, uint64_t bytes, bool punch)
     uint64_t first = qcow2_cluster_of(s, offset),
              count = qcow2_cluster_of(s, offset + bytes + s->g.cluster_size - 1);
 
+    QCOW2_EVENT(s, CLUSTER_FREE);
     return change(s, first, count - first, -1, punch && s->pass_other, s->busy);
 }
 
@@ -663,6 +683,7 @@ uint64_t qcow2_alloc_table(Qcow2Node *s, uint64_t bytes, int *result)
     Qcow2Alloc hold = { 0 };
     int ret = 0;
 
+    QCOW2_EVENT(s, CLUSTER_ALLOC);
     co_mutex_lock(&s->alloc_lock);
     while (run < need && ret >= 0) {
         uint64_t value, end = 0;

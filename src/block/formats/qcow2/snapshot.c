@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -40,10 +41,24 @@ uint64_t qcow2_vm_state_offset(const Qcow2Node *s)
 
 /* ---- the table ---- */
 
-static bool read_entry(Qcow2Node *s, uint64_t *at, Qcow2Snapshot *snap, GError **error)
+bool qcow2_snapshot_l1_valid(const Qcow2Node *s, const Qcow2Snapshot *snap, GError **error)
+{
+    if (snap->l1_size > QCOW2_MAX_L1_BYTES / 8) {
+        return error_set(error, "Snapshot L1 table too large");
+    }
+    if (snap->l1_offset % s->g.cluster_size || snap->l1_offset >> 56) {
+        return error_set(error, "Snapshot L1 table offset invalid");
+    }
+    return true;
+}
+
+/* trim: extra data that is too long is cut to what is kept; *trimmed then. *length: of what is kept. */
+static bool read_entry(Qcow2Node *s, uint64_t *at, Qcow2Snapshot *snap, uint32_t number, bool trim,
+                       bool *trimmed, uint64_t *length, GError **error)
 {
     uint8_t head[ENTRY_BYTES], extra[MAX_EXTRA] = { 0 };
     uint16_t id_size, name_size;
+    uint32_t stored_extra;
     int ret = qcow2_read_padded(s, *at, head, sizeof(head));
 
     if (ret >= 0) {
@@ -55,11 +70,19 @@ static bool read_entry(Qcow2Node *s, uint64_t *at, Qcow2Snapshot *snap, GError *
         snap->date_ns = get_be32(head + 20);
         snap->clock_ns = get_be64(head + 24);
         snap->vm_state_size = get_be32(head + 32);
-        snap->extra_size = get_be32(head + 36);
+        snap->extra_size = stored_extra = get_be32(head + 36);
         snap->disk_size = s->h.size;
         snap->icount = UINT64_MAX;
-        if (snap->extra_size > MAX_EXTRA) {
-            return error_set(error, "Too much extra metadata in snapshot table entry");
+        *trimmed = stored_extra > MAX_EXTRA;
+        if (*trimmed && !trim) {
+            error_set(error, "Too much extra metadata in snapshot table entry %u", number);
+            error_append_hint(error, "You can force-remove this extra metadata with qemu-img check -r all");
+            return false;
+        }
+        if (*trimmed) {
+            fprintf(stderr, "Discarding too much extra metadata in snapshot table entry %u (%u > %u)\n",
+                    number, stored_extra, MAX_EXTRA);
+            snap->extra_size = MAX_EXTRA;
         }
         ret = qcow2_read_padded(s, *at + ENTRY_BYTES, extra, snap->extra_size);
     }
@@ -77,42 +100,55 @@ static bool read_entry(Qcow2Node *s, uint64_t *at, Qcow2Snapshot *snap, GError *
             snap->unknown_extra_size = snap->extra_size - KNOWN_EXTRA;
             snap->unknown_extra = g_memdup2(extra + KNOWN_EXTRA, snap->unknown_extra_size);
         }
-        *at += ENTRY_BYTES + snap->extra_size;
+        *at += ENTRY_BYTES + (uint64_t)stored_extra;
         snap->id = g_malloc0(id_size + 1u);
         snap->name = g_malloc0(name_size + 1u);
         ret = qcow2_read_padded(s, *at, snap->id, id_size);
         if (ret >= 0) {
             ret = qcow2_read_padded(s, *at + id_size, snap->name, name_size);
         }
-        *at = (*at + id_size + name_size + 7) & ~UINT64_C(7);
+        *at += id_size + name_size;
+        *length = ENTRY_BYTES + snap->extra_size + id_size + name_size;
     }
-    if (ret < 0) {
-        return error_set_errno(error, -ret, "Failed to read snapshot table");
-    }
-    if (snap->l1_size > QCOW2_MAX_L1_BYTES / 8 || snap->l1_offset % s->g.cluster_size ||
-        snap->l1_offset >> 56) {
-        return error_set(error, "The L1 table of snapshot '%s' is %s", snap->name,
-                         snap->l1_size > QCOW2_MAX_L1_BYTES / 8 ? "too large" : "at an invalid offset");
-    }
-    return true;
+    return ret >= 0 || error_set_errno(error, -ret, "Failed to read snapshot table");
 }
 
-bool qcow2_snapshots_load(Qcow2Node *s, bool repair, GError **error)
+bool qcow2_snapshots_load(Qcow2Node *s, Qcow2SnapshotRepair *repair, GError **error)
 {
-    uint64_t at = s->h.snapshots_offset;
+    uint64_t at = s->h.snapshots_offset, length = 0; /* length: of what would be written */
 
     for (uint32_t i = 0; i < s->h.snapshot_count; i++) {
+        uint64_t start = at, entry_length = 0;
         Qcow2Snapshot snap = { 0 };
+        bool trimmed = false;
 
-        if (!read_entry(s, &at, &snap, error)) {
+        at = (at + 7) & ~UINT64_C(7);
+        if (!read_entry(s, &at, &snap, i, repair, &trimmed, &entry_length, error)) {
             snapshot_clear(&snap);
             return false;
         }
-        g_array_append_val(s->snapshots, snap);
-        if (at - s->h.snapshots_offset > QCOW2_MAX_SNAPSHOT_TAB ||
-            at > block_size(s->node.file) + s->g.cluster_size) {
-            return error_set(error, "Snapshot table too large");
+        length = ((length + 7) & ~UINT64_C(7)) + entry_length;
+        if (length > QCOW2_MAX_SNAPSHOT_TAB || at - s->h.snapshots_offset > INT32_MAX) {
+            uint32_t over = s->h.snapshot_count - i;
+
+            snapshot_clear(&snap);
+            if (!repair) {
+                error_set(error, "Snapshot table is too big");
+                error_append_hint(
+                    error, "You can force-remove all %u overhanging snapshots with qemu-img check -r all",
+                    over);
+                return false;
+            }
+            fprintf(stderr, "Discarding %u overhanging snapshots (snapshot table is too big)\n", over);
+            repair->dropped += over;
+            s->h.snapshot_count = i;
+            at = start;
+            break;
         }
+        if (repair) {
+            repair->trimmed += trimmed;
+        }
+        g_array_append_val(s->snapshots, snap);
     }
     s->snapshots_bytes = at - s->h.snapshots_offset;
     return true;
@@ -184,8 +220,14 @@ int qcow2_snapshots_write(Qcow2Node *s)
         }
     } else {
         s->snapshots_bytes = out->len;
+        for (guint i = 0; i < s->snapshots->len; i++) {
+            Qcow2Snapshot *snap = &g_array_index(s->snapshots, Qcow2Snapshot, i);
+
+            snap->extra_size = KNOWN_EXTRA + snap->unknown_extra_size;
+        }
         if (old_bytes) {
-            ret = qcow2_free_now(s, old, old_bytes, true);
+            qcow2_free_now(s, old, old_bytes,
+                           true); /* where it fails the old table leaks: the new one counts */
         }
     }
     g_byte_array_free(out, TRUE);
@@ -371,9 +413,7 @@ static int create(Op *op)
     int ret = 0;
 
     if (s->g.refcount_max < 2) {
-        error_set(op->error, "%s: refcounts of 1 bit leave no room for snapshots", qcow2_what(s));
-        error_append_hint(op->error, "Make them wider: rhea-img amend -o refcount_bits=16.");
-        return -ENOTSUP;
+        return -EINVAL; /* refcounts of 1 bit: what is shared cannot be counted */
     }
     if (s->snapshots->len >= QCOW2_MAX_SNAPSHOTS) {
         return -EFBIG;
@@ -398,11 +438,8 @@ static int create(Op *op)
         g_free(l1);
     }
     if (ret < 0) {
-        BlockCheckResult undone;
-
-        /* Counts that went up half-way go down again. */
-        if (qcow2_checkpoint(s) >= 0) {
-            qcow2_co_check(&s->node, &undone, BLOCK_FIX_LEAKS | BLOCK_FIX_ERRORS, NULL);
+        if (qcow2_checkpoint(s) >= 0) { /* counts that went up half-way go down again */
+            qcow2_undo_counts(s);
             qcow2_l1_load(s, NULL);
         }
         return ret;
@@ -456,6 +493,10 @@ static int go_to(Op *op)
         return -ENOENT;
     }
     snap = &g_array_index(s->snapshots, Qcow2Snapshot, at);
+    if (!qcow2_snapshot_l1_valid(s, snap, op->error)) {
+        error_prefix(op->error, "Failed to load snapshot: ");
+        return -EINVAL;
+    }
     size = snap->disk_size;
     if (size != s->h.size) {
         ret = qcow2_co_truncate(&s->node, size, true, QAPI_PREALLOC_MODE_OFF, 0, op->error);
@@ -540,12 +581,16 @@ static int delete (Op *op)
         return -ENOENT;
     }
     snap = g_array_index(s->snapshots, Qcow2Snapshot, at);
+    if (!qcow2_snapshot_l1_valid(s, &snap, op->error)) {
+        return -EINVAL;
+    }
     g_array_remove_index(s->snapshots, (guint)at);
     ret = qcow2_snapshots_write(s);
     if (ret < 0) {
         g_array_insert_val(s->snapshots, (guint)at, snap);
         return ret;
     }
+    /* It is gone from here on: what fails leaves leaks. */
     ret = qcow2_update_refcounts(s, snap.l1_offset, snap.l1_size, -1);
     if (ret >= 0 && snap.l1_size) {
         ret = qcow2_free_now(s, snap.l1_offset, (uint64_t)snap.l1_size * 8, true);
@@ -553,7 +598,9 @@ static int delete (Op *op)
     if (ret >= 0) {
         ret = qcow2_checkpoint(s);
     }
-    if (ret >= 0) {
+    if (ret < 0) {
+        error_set_errno(op->error, -ret, "Failed to free the cluster and L1 table");
+    } else {
         ret = qcow2_update_refcounts(s, s->h.l1_offset, s->h.l1_size, 0);
     }
     snapshot_clear(&snap);
@@ -601,6 +648,10 @@ static void view_entry(void *opaque)
         return;
     }
     snap = &g_array_index(s->snapshots, Qcow2Snapshot, at);
+    if (!qcow2_snapshot_l1_valid(s, snap, op->error)) {
+        op->ret = -EINVAL;
+        return;
+    }
     l1 = g_try_new0(uint64_t, (gsize)snap->l1_size + 1);
     op->ret = l1 ? qcow2_read_padded(s, snap->l1_offset, l1, (uint64_t)snap->l1_size * 8) : -ENOMEM;
     if (op->ret < 0) {

@@ -30,11 +30,13 @@ int qcow2_grow_l1(Qcow2Node *s, uint64_t entries)
     if (!l1) {
         return -ENOMEM;
     }
+    QCOW2_EVENT(s, L1_GROW_ALLOC_TABLE);
     offset = qcow2_alloc_table(s, bytes, &ret);
     if (offset) {
         for (uint32_t i = 0; i < old_size; i++) {
             l1[i] = GUINT64_TO_BE(s->l1[i]);
         }
+        QCOW2_EVENT(s, L1_GROW_WRITE_TABLE);
         ret = blk_pwrite(s->node.file, offset, bytes, l1, 0);
     }
     if (ret >= 0) {
@@ -43,6 +45,7 @@ int qcow2_grow_l1(Qcow2Node *s, uint64_t entries)
     if (ret >= 0) {
         s->h.l1_offset = offset;
         s->h.l1_size = (uint32_t)entries;
+        QCOW2_EVENT(s, L1_GROW_ACTIVATE_TABLE);
         ret = qcow2_write_header(s);
         if (ret >= 0) {
             ret = blk_flush(s->node.file);
@@ -68,6 +71,14 @@ int qcow2_grow_l1(Qcow2Node *s, uint64_t entries)
     return ret;
 }
 
+/* All of it reads as zeroes and has no place. */
+static bool is_plain_zero(const Qcow2Node *s, Qcow2Entry e)
+{
+    Qcow2Kind kind;
+
+    return qcow2_entry_run(&s->g, e, 0, &kind) == 1u << s->g.sub_bits && kind == QCOW2_KIND_ZERO;
+}
+
 /* Allocates all of [from, to) that has no cluster, without data. */
 static int preallocate_tables(Qcow2Node *s, uint64_t from, uint64_t to)
 {
@@ -77,6 +88,7 @@ static int preallocate_tables(Qcow2Node *s, uint64_t from, uint64_t to)
     while (from < to && ret >= 0) {
         uint64_t per_page = s->page_bytes / s->g.l2_entry_bytes, count, first = qcow2_cluster_of(s, from);
         Qcow2Alloc a = { 0 };
+        bool zeroes = false;
         Qcow2Page *page;
         Qcow2Entry e;
 
@@ -88,8 +100,14 @@ static int preallocate_tables(Qcow2Node *s, uint64_t from, uint64_t to)
         count = MIN(per_page - qcow2_l2_pos(s, from) / s->g.l2_entry_bytes,
                     qcow2_cluster_of(s, to + s->g.cluster_size - 1) - first);
         for (uint64_t i = 0; i < count; i++) {
+            bool zero;
+
             e = qcow2_entry_load(&s->g, page->data + qcow2_l2_pos(s, from + (i << s->g.cluster_bits)));
-            if (e.word || e.bitmap) {
+            zero = is_plain_zero(s, e);
+            if (i == 0) {
+                zeroes = zero;
+            }
+            if (zero != zeroes || ((e.word || e.bitmap) && !zero)) {
                 count = i;
             }
         }
@@ -110,9 +128,12 @@ static int preallocate_tables(Qcow2Node *s, uint64_t from, uint64_t to)
                 e = (Qcow2Entry){ (host + (i << s->g.cluster_bits)) | QCOW2_COPIED, 0 };
                 /* Fresh space reads as zeroes; used space must not be seen. Over a backing image the place is
                  * all that is given (which takes subclusters). */
-                if (s->h.backing_file) {
+                if (zeroes) {
+                    qcow2_entry_set_zero(&s->g, &e, 0, 1u << s->g.sub_bits);
+                } else if (s->h.backing_file) {
                     e.bitmap = 0;
-                } else if (a.fresh || s->data_child) {
+                } else if ((s->g.v2 && s->h.crypt_method) ||
+                           ((a.fresh || s->data_child) && !s->h.crypt_method)) {
                     qcow2_entry_set_data(&s->g, &e, 0, 1u << s->g.sub_bits);
                 } else {
                     qcow2_entry_set_zero(&s->g, &e, 0, 1u << s->g.sub_bits);
@@ -259,7 +280,7 @@ int qcow2_co_truncate(BlockNode *node, uint64_t size, bool exact, QapiPreallocMo
         const Qcow2Snapshot *snap = &g_array_index(s->snapshots, Qcow2Snapshot, i);
 
         if (s->h.version < 3 || snap->extra_size < 16) {
-            error_set(error, "Can't resize a version 2 image which has snapshots");
+            error_set(error, "Can't resize a v2 image which has snapshots");
             return -ENOTSUP;
         }
     }
@@ -288,9 +309,8 @@ int qcow2_co_truncate(BlockNode *node, uint64_t size, bool exact, QapiPreallocMo
                          __ATOMIC_RELAXED); /* the new part is written before anybody sees it */
         ret = zero_tail(s, old, size);
         if (ret >= 0 && (flags & BLOCK_REQ_ZERO_WRITE) && qcow2_round_up(s, old) < size) {
-            ret =
-                qcow2_co_pwrite_zeroes(node, qcow2_round_up(s, old),
-                                       qcow2_round_up(s, size) - qcow2_round_up(s, old), BLOCK_REQ_MAY_UNMAP);
+            ret = qcow2_co_pwrite_zeroes(node, qcow2_round_up(s, old), size - qcow2_round_up(s, old),
+                                         BLOCK_REQ_MAY_UNMAP);
         }
         if (ret < 0) {
             error_set_errno(error, -ret, "Failed to zero out the new area");
@@ -332,6 +352,10 @@ int qcow2_co_make_empty(BlockNode *node)
     uint64_t span = UINT64_C(1) << (s->g.cluster_bits + s->g.l2_bits);
     int ret = 0;
 
+    QCOW2_EVENT(s, L1_UPDATE);
+    QCOW2_EVENT(s, EMPTY_IMAGE_PREPARE);
+    QCOW2_EVENT(s, REFTABLE_UPDATE);
+    QCOW2_EVENT(s, REFBLOCK_ALLOC);
     for (uint64_t i = 0; i < qcow2_l1_entries(&s->g, s->h.size) && ret >= 0; i++) {
         if (s->l1[i] & QCOW2_OFFSET_MASK) {
             ret = qcow2_discard(s, i * span, MIN(span, s->h.size - i * span), true);

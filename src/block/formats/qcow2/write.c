@@ -9,16 +9,20 @@
  * 4. The mapping, its refcounts and what is given up change together under the lock, after the data was
  * written.
  * 5. Where the old contents were not zeroes, or the new place may hold old bytes, a mapping must not become
- * stable before its data: qcow2_keep_data() tells the next commit. SPDX-License-Identifier: GPL-2.0-or-later
+ * stable before its data: qcow2_keep_data() tells the next commit.
+ * 6. Every write of data is kept or marked as lost (data_lost) in the section of the lock that ends it: what
+ * a commit takes out is all that has ended since the last one. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/formats/qcow2/qcow2.h"
 
 #include <errno.h>
 #include <string.h>
 
-#define READ_ONCE_GAP (64u << 10) /* between head and tail */
-#define KEEP_MAX      (1u << 20)  /* bytes of data in one transaction */
-#define ALLOC_MAX     (16u << 20) /* of one step */
+#define READ_ONCE_GAP    (64u << 10)  /* between head and tail */
+#define KEEP_MAX         (256u << 10) /* bytes of data in one transaction; more is better written once */
+#define KEEP_ORDERED_MAX (1u << 20)   /* of data that would need a flush of its own */
+#define ALLOC_MAX        (16u << 20)  /* of one step */
+#define CRYPT_PIECE      (1u << 20)
 
 void qcow2_alloc_add(Qcow2Node *s, Qcow2Alloc *a, uint64_t first, uint64_t count)
 {
@@ -62,51 +66,64 @@ bool qcow2_alloc_conflict(Qcow2Node *s, uint64_t first, uint64_t count)
     return true;
 }
 
-/* ---- data that must not be overtaken by its mapping ---- */
+/* ---- data that is written and not stable ---- */
+
+void qcow2_kept_clear(GArray *kept)
+{
+    for (guint i = 0; i < kept->len; i++) {
+        g_free(g_array_index(kept, Qcow2Kept, i).data);
+    }
+    g_array_set_size(kept, 0);
+}
 
 static void lose_kept(Qcow2Node *s)
 {
-    for (guint i = 0; i < s->ordered->len; i++) {
-        g_free(g_array_index(s->ordered, Qcow2Ordered, i).data);
-    }
-    g_array_set_size(s->ordered, 0);
-    g_hash_table_remove_all(s->ordered_clusters);
-    s->ordered_bytes = 0;
-    s->ordered_lost = true;
+    qcow2_kept_clear(s->kept);
+    s->data_lost = true;
+    s->order_lost = s->order_lost || s->kept_order;
+    s->kept_order = false;
+    s->kept_bytes = 0;
 }
 
-void qcow2_keep_data(Qcow2Node *s, uint64_t host, uint64_t bytes, const BlockVec *vec, uint64_t from)
+void qcow2_lose_data(Qcow2Node *s)
 {
-    Qcow2Ordered o = { .offset = host, .bytes = (uint32_t)bytes };
-
-    if (s->ordered_lost) {
-        return;
-    }
-    if (!s->journal.wanted || s->data_child || s->ordered_bytes + bytes > KEEP_MAX) {
-        lose_kept(s);
-        return;
-    }
-    o.data = g_malloc(bytes);
-    block_vec_read(vec, from, o.data, bytes);
-    g_array_append_val(s->ordered, o);
-    s->ordered_bytes += bytes;
-    for (uint64_t c = qcow2_cluster_of(s, host); c <= qcow2_cluster_of(s, host + bytes - 1); c++) {
-        g_hash_table_add(s->ordered_clusters, (gpointer)(uintptr_t)c);
-    }
+    lose_kept(s);
+    s->order_lost = true;
 }
 
-/* A write in place has ended: where older data of its cluster waits for the journal, the new one must follow
- * it. */
+void qcow2_keep_data(Qcow2Node *s, uint64_t host, uint64_t bytes, const BlockVec *vec, uint64_t from,
+                     bool order)
+{
+    Qcow2Kept k = { .offset = host, .bytes = (uint32_t)bytes };
+    uint64_t most = order || s->kept_order ? KEEP_ORDERED_MAX : KEEP_MAX;
+
+    if (!s->data_lost &&
+        (!s->journal.active || s->data_child || s->kept_bytes + bytes > MIN(most, s->journal.size / 8))) {
+        lose_kept(s);
+    }
+    if (s->data_lost) {
+        s->order_lost = s->order_lost || order;
+        return;
+    }
+    k.data = g_malloc(bytes);
+    block_vec_read(vec, from, k.data, bytes);
+    g_array_append_val(s->kept, k);
+    s->kept_bytes += bytes;
+    s->kept_order = s->kept_order || order;
+}
+
+/* A write in place has ended. Where it is likely that the next commit writes a transaction anyway, the data
+ * is kept for it; where there is nothing but writes in place, a flush of the file is the cheapest. */
 static void written_in_place(Qcow2Node *s, uint64_t host, uint64_t bytes, const BlockVec *vec, uint64_t from)
 {
-    if (!s->ordered->len) {
+    if (s->data_lost) {
         return;
     }
-    for (uint64_t c = qcow2_cluster_of(s, host); c <= qcow2_cluster_of(s, host + bytes - 1); c++) {
-        if (g_hash_table_contains(s->ordered_clusters, (gpointer)(uintptr_t)c)) {
-            qcow2_keep_data(s, host, bytes, vec, from);
-            return;
-        }
+    if (s->kept->len || s->dirty_pages->len || g_hash_table_size(s->live[0]) ||
+        g_hash_table_size(s->live[1])) {
+        qcow2_keep_data(s, host, bytes, vec, from, false);
+    } else {
+        s->data_lost = true;
     }
 }
 
@@ -142,7 +159,15 @@ static uint64_t edge(const Qcow2Node *s, Qcow2Entry e, uint64_t at, bool tail)
             return at;
         }
         unit = s->g.sub_size;
-    } else if (!(e.word & QCOW2_COMPRESSED) && !qcow2_entry_has_host(&s->g, e)) {
+    } else if (!(e.word & QCOW2_COMPRESSED) && s->g.sub_bits) {
+        /* What holds data moves to the new place, from the first such subcluster to the last; others stay. */
+        uint32_t data = (uint32_t)e.bitmap, first, last;
+
+        if (qcow2_entry_has_host(&s->g, e) && data) {
+            first = MIN(sub, (uint32_t)__builtin_ctz(data));
+            last = MAX(sub, 31 - (uint32_t)__builtin_clz(data));
+            return cluster + (tail ? last + 1 : first) * (uint64_t)s->g.sub_size;
+        }
         unit = s->g.sub_size;
     }
     return (tail ? at + unit - 1 : at) & ~(unit - 1);
@@ -238,6 +263,7 @@ static int read_old(Qcow2Node *s, uint64_t offset, uint64_t bytes, uint8_t *buf)
     BlockVec vec = BLOCK_VEC_BUF(buf, bytes);
 
     memset(buf + part, 0, bytes - part);
+    QCOW2_EVENT(s, COW_READ);
     return part ? qcow2_co_preadv(&s->node, offset, part, &vec, 0, 0) : 0;
 }
 
@@ -248,7 +274,7 @@ static int write_plan(Qcow2Node *s, Plan *p, uint64_t offset, uint64_t bytes, co
     uint64_t head = offset - p->start, tail = p->end - offset - bytes, base = p->start;
     uint64_t host = p->host + (p->start & (s->g.cluster_size - 1));
     bool read_head = head && !p->head_zero, read_tail = tail && !p->tail_zero;
-    uint8_t *old = NULL, *tail_at = NULL;
+    uint8_t *old = NULL, *tail_at = NULL, *cipher = NULL;
     int count = block_vec_count(vec, from, bytes), ret = 0, n = 0;
     struct iovec *iov;
     BlockVec out;
@@ -306,17 +332,32 @@ static int write_plan(Qcow2Node *s, Plan *p, uint64_t offset, uint64_t bytes, co
             ret = -EIO;
         }
     }
+    if (ret >= 0 && s->crypt) {
+        cipher = block_buffer_try(qcow2_data(s), bytes);
+        if (cipher) {
+            block_vec_read(&out, 0, cipher, bytes);
+            qcow2_encrypt(s, base, host, cipher, bytes);
+            iov[0] = (struct iovec){ cipher, bytes };
+            out = (BlockVec){ iov, 1 };
+        } else {
+            ret = -ENOMEM;
+        }
+    }
     if (ret >= 0) {
+        QCOW2_EVENT(s, WRITE_AIO);
         ret = block_co_pwritev(qcow2_data(s), host, bytes, &out, 0, 0);
     }
-    if (ret >= 0 && p->order) {
+    if (ret >= 0) {
         pthread_mutex_lock(&s->lock);
-        qcow2_keep_data(s, host, bytes, &out, 0);
+        qcow2_keep_data(s, host, bytes, &out, 0, p->order);
         pthread_mutex_unlock(&s->lock);
     }
     g_free(iov);
     if (old) {
         g_aligned_free(old);
+    }
+    if (cipher) {
+        g_aligned_free(cipher);
     }
     return ret;
 }
@@ -398,6 +439,38 @@ static int write_alloc(Qcow2Node *s, uint64_t offset, uint64_t bytes, const Bloc
     return ret < 0 ? ret : 0;
 }
 
+/* To where it is already; encrypted on the way where the image is. */
+static int write_in_place(Qcow2Node *s, uint64_t offset, const Qcow2Map *map, const BlockVec *vec,
+                          uint64_t from)
+{
+    uint8_t *cipher = NULL;
+    struct iovec iov;
+    BlockVec own = { &iov, 1 };
+    int ret;
+
+    if (s->crypt) {
+        cipher = block_buffer_try(qcow2_data(s), map->bytes);
+        if (!cipher) {
+            return -ENOMEM;
+        }
+        block_vec_read(vec, from, cipher, map->bytes);
+        qcow2_encrypt(s, offset, map->host, cipher, map->bytes);
+        iov = (struct iovec){ cipher, map->bytes };
+        vec = &own;
+        from = 0;
+    }
+    ret = block_co_pwritev(qcow2_data(s), map->host, map->bytes, vec, from, 0);
+    if (ret >= 0) {
+        pthread_mutex_lock(&s->lock);
+        written_in_place(s, map->host, map->bytes, vec, from);
+        pthread_mutex_unlock(&s->lock);
+    }
+    if (cipher) {
+        g_aligned_free(cipher);
+    }
+    return ret;
+}
+
 int qcow2_co_pwritev(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, uint64_t from,
                      unsigned flags)
 {
@@ -413,11 +486,17 @@ int qcow2_co_pwritev(BlockNode *node, uint64_t offset, uint64_t bytes, const Blo
         if (__atomic_load_n(&s->broken, __ATOMIC_RELAXED)) {
             return -EIO;
         }
+        if (s->h.crypt_method && !s->crypt) {
+            return -EPERM; /* opened without its key */
+        }
         ret = qcow2_map(s, offset, bytes, &map, &epoch);
         if (ret < 0) {
             return ret;
         }
         if (map.kind == QCOW2_KIND_DATA && map.copied) {
+            if (s->crypt) {
+                map.bytes = MIN(map.bytes, CRYPT_PIECE);
+            }
             done = map.bytes;
             pthread_mutex_lock(&s->lock);
             hit = qcow2_overlap(s, map.host, map.bytes);
@@ -427,14 +506,10 @@ int qcow2_co_pwritev(BlockNode *node, uint64_t offset, uint64_t bytes, const Blo
                               hit);
                 ret = -EIO;
             } else {
-                ret = block_co_pwritev(qcow2_data(s), map.host, map.bytes, vec, from, 0);
+                QCOW2_EVENT(s, WRITE_AIO);
+                ret = write_in_place(s, offset, &map, vec, from);
             }
-            pthread_mutex_lock(&s->lock);
-            if (ret >= 0) {
-                written_in_place(s, map.host, map.bytes, vec, from);
-            }
-            s->io_count[epoch]--;
-            pthread_mutex_unlock(&s->lock);
+            qcow2_io_end(s, epoch);
         } else {
             qcow2_io_end(s, epoch);
             ret = write_alloc(s, offset, bytes, vec, from, &done);

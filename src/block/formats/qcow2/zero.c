@@ -10,6 +10,10 @@
 typedef bool EntryFunc(Qcow2Node *s, Qcow2Entry old, Qcow2Entry *e, uint32_t sub, uint32_t count,
                        unsigned flags);
 
+/* flags: the piece was widened to a whole subcluster, for the rest read as zeroes; no data may be there now.
+ */
+#define WIDENED (1u << 30)
+
 static bool zero_entry(Qcow2Node *s, Qcow2Entry old, Qcow2Entry *e, uint32_t sub, uint32_t count,
                        unsigned flags)
 {
@@ -20,13 +24,20 @@ static bool zero_entry(Qcow2Node *s, Qcow2Entry old, Qcow2Entry *e, uint32_t sub
     if (qcow2_entry_kind(&s->g, old, 0) == QCOW2_KIND_INVALID) {
         return false;
     }
-    if (!s->node.backing && qcow2_entry_run(&s->g, old, 0, &kind) == subs && kind == QCOW2_KIND_UNALLOCATED) {
+    /* A zero flag even where there is no backing image: one may come below some day. */
+    if (s->g.v2 && !s->node.backing && qcow2_entry_run(&s->g, old, 0, &kind) == subs &&
+        kind == QCOW2_KIND_UNALLOCATED) {
         return true;
     }
+    kind = qcow2_entry_kind(&s->g, old, sub);
+    if ((flags & WIDENED) && (kind == QCOW2_KIND_DATA || kind == QCOW2_KIND_COMPRESSED)) {
+        return false;
+    }
     if (count < subs) {
-        if ((old.word & QCOW2_COMPRESSED) || (has_host && !(old.word & QCOW2_COPIED))) {
+        if (old.word & QCOW2_COMPRESSED) {
             return false;
         }
+        /* (A cluster that is shared too: its bytes stay as they are.) */
         qcow2_entry_set_zero(&s->g, e, sub, count);
         return true;
     }
@@ -58,6 +69,10 @@ static bool discard_entry(Qcow2Node *s, Qcow2Entry old, Qcow2Entry *e, uint32_t 
             return true;
         }
     }
+    if (!(flags & FULL_DISCARD) && !s->node.backing && !qcow2_entry_has_host(&s->g, old) &&
+        !(old.word & QCOW2_COMPRESSED)) {
+        return true; /* nothing to give back, and it reads as zeroes either way */
+    }
     *e = (Qcow2Entry){ 0, 0 };
     if (!(flags & FULL_DISCARD)) {
         if (s->g.v2) {
@@ -88,8 +103,10 @@ static int change_entries(Qcow2Node *s, uint64_t offset, uint64_t bytes, unsigne
         uint32_t pos = qcow2_l2_pos(s, at), sub = (uint32_t)((at - cluster) / s->g.sub_size), count;
         Qcow2Entry old, e;
 
-        if (to >= block_node_end(s)) {
-            to = cluster + s->g.cluster_size; /* what is behind the disk's end does not matter */
+        if (to >= block_node_end(s)) { /* what is behind the disk's end does not matter */
+            uint64_t unit = fn == zero_entry ? s->g.sub_size : s->g.cluster_size;
+
+            to = (to + unit - 1) & ~(unit - 1);
         }
         count = (uint32_t)((to - cluster) / s->g.sub_size) - sub;
         while (qcow2_alloc_conflict(s, qcow2_cluster_of(s, at), 1)) {}
@@ -128,6 +145,32 @@ static bool no_table(Qcow2Node *s, uint64_t offset, uint64_t bytes, uint64_t *sk
     return true;
 }
 
+/* A piece of a subcluster: all of it can become zero where no data stands there and the rest reads as zeroes
+ * already. false: the piece is to be written. */
+static bool widen(Qcow2Node *s, uint64_t *offset, uint64_t *bytes, unsigned *flags)
+{
+    uint64_t unit = s->g.sub_size, head = *offset & (unit - 1), end = *offset + *bytes;
+    uint64_t size = block_node_end(s), tail = end < size ? (unit - (end & (unit - 1))) & (unit - 1) : 0;
+    Qcow2Map map;
+
+    if (!head && !tail) {
+        return true;
+    }
+    if (head + *bytes + tail > unit || (!s->node.backing && s->g.v2) ||
+        qcow2_map(s, *offset - head, 1, &map, NULL) < 0 || map.kind == QCOW2_KIND_DATA ||
+        map.kind == QCOW2_KIND_COMPRESSED) {
+        return false;
+    }
+    if ((head && block_co_is_zero(&s->node, *offset - head, head) != 1) ||
+        (tail && block_co_is_zero(&s->node, end, MIN(tail, size - end)) != 1)) {
+        return false;
+    }
+    *offset -= head;
+    *bytes += head + tail;
+    *flags |= WIDENED;
+    return true;
+}
+
 int qcow2_co_pwrite_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags)
 {
     Qcow2Node *s = (Qcow2Node *)node;
@@ -142,9 +185,12 @@ int qcow2_co_pwrite_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes, uns
             return ret;
         }
     }
+    if (!widen(s, &offset, &bytes, &flags)) {
+        return -ENOTSUP;
+    }
     while (bytes) {
         uint64_t done = 0;
-        int ret = no_table(s, offset, bytes, &done)
+        int ret = s->g.v2 && no_table(s, offset, bytes, &done)
                       ? 0
                       : change_entries(s, offset, bytes, flags, zero_entry, s->pass_request, &done);
 
@@ -152,7 +198,7 @@ int qcow2_co_pwrite_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes, uns
             return ret; /* the core writes all of it, which does no harm */
         }
         offset += done;
-        bytes -= done;
+        bytes -= MIN(done, bytes);
     }
     return 0;
 }
