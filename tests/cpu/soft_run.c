@@ -34,7 +34,7 @@ static void put64(uint64_t gpa, uint64_t value)
 }
 
 /* A 4 KiB page; tables are taken from 0x1000 on (the top one is at 0x1000). */
-static void map_page(uint64_t linear, uint64_t gpa, bool writable)
+static void map(uint64_t linear, uint64_t gpa, bool present, bool writable)
 {
     static uint64_t next_table = 0x2000;
     uint64_t table = 0x1000;
@@ -48,7 +48,25 @@ static void map_page(uint64_t linear, uint64_t gpa, bool writable)
         }
         table = entry & UINT64_C(0xffffffffff000);
     }
-    put64(table + (linear >> 12 & 511) * 8, gpa | PTE_P | PTE_US | PTE_AD | (writable ? PTE_RW : 0));
+    put64(table + (linear >> 12 & 511) * 8,
+          present ? gpa | PTE_P | PTE_US | PTE_AD | (writable ? PTE_RW : 0) : 0);
+}
+
+static void map_page(uint64_t linear, uint64_t gpa, bool writable)
+{
+    map(linear, gpa, true, writable);
+}
+
+void soft_map(uint64_t linear, int data_page, bool writable)
+{
+    map(linear, GPA_DATA + (uint64_t)MAX(data_page, 0) * CASE_PAGE, data_page >= 0, writable);
+    mmu_flush_page(cpu, linear);
+}
+
+RamBlock *soft_ram(uint64_t *data_offset)
+{
+    *data_offset = GPA_DATA;
+    return ram;
 }
 
 static const char *fail(GError *error)

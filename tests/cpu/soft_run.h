@@ -18,6 +18,10 @@ const char *soft_setup(SoftKind kind);
 /* The guest's RAM behind CASE_CODE_BASE and CASE_DATA_BASE. */
 uint8_t *soft_code(void);
 uint8_t *soft_data(void);
+/* Maps a page of the data (-1: none) at another address, and has the vCPU forget what was there. */
+void soft_map(uint64_t linear, int data_page, bool writable);
+/* The guest's RAM, and where the data lies in it. */
+struct RamBlock *soft_ram(uint64_t *data_offset);
 /* Tells the vCPU that its code page was written. */
 void soft_code_written(void);
 /* The vCPU, for tests that change its control registers. */
