@@ -25,15 +25,17 @@
 #include <stdio.h>
 #include <sys/mman.h>
 
-#define WINDOW_SIZE   (UINT64_C(1) << WINDOW_SHIFT)
-#define SPACE_WINDOWS 8u  /* of an address space */
-#define POOL_WINDOWS  24u /* of a vCPU */
-#define MAX_PAGES     16384u
-#define EXPECTED      16u
-#define HEAT_ON       2u /* how often it was found running before it gets windows */
-#define WRITTEN_LOG2  16
-#define LARGE         (UINT64_C(2) << 20)
-#define CR3_TABLE     UINT64_C(0x000ffffffffff000)
+#define WINDOW_SIZE    (UINT64_C(1) << WINDOW_SHIFT)
+#define SPACE_WINDOWS  8u  /* of an address space */
+#define POOL_WINDOWS   24u /* of a vCPU */
+#define MAX_PAGES      16384u
+#define OTHER_MAPPINGS 10000 /* that the process may need besides */
+#define PAGE_MAPPINGS  2     /* of the host, of a page at most: its own, and what it cuts off */
+#define EXPECTED       16u
+#define HEAT_ON        2u /* how often it was found running before it gets windows */
+#define WRITTEN_LOG2   16
+#define LARGE          (UINT64_C(2) << 20)
+#define CR3_TABLE      UINT64_C(0x000ffffffffff000)
 
 /* Host time, in cycles, that all this may take of an address space's: so much at first, and this part of what
  * passes. */
@@ -80,6 +82,34 @@ struct Windows {
     uint64_t written[(1u << WRITTEN_LOG2) / 64];
     WindowCounts counts;
 };
+
+/* How many pages may be in windows in the whole process: the host bounds its mappings. */
+static int pages_limit, pages_all;
+
+static void find_limit(void)
+{
+    static gsize once;
+    if (g_once_init_enter(&once)) {
+        g_autofree char *text = NULL;
+        gint64 mappings = 65530; /* what Linux begins with */
+        if (g_file_get_contents("/proc/sys/vm/max_map_count", &text, NULL, NULL)) {
+            mappings = g_ascii_strtoll(text, NULL, 10);
+        }
+        pages_limit = (int)CLAMP((mappings - OTHER_MAPPINGS) / PAGE_MAPPINGS, 0, 1 << 20);
+        g_once_init_leave(&once, 1);
+    }
+}
+
+static void count_pages(Windows *w, int n)
+{
+    w->pages += (unsigned)n;
+    __atomic_add_fetch(&pages_all, n, __ATOMIC_RELAXED);
+}
+
+static bool is_full(const Windows *w)
+{
+    return w->pages >= MAX_PAGES || __atomic_load_n(&pages_all, __ATOMIC_RELAXED) >= pages_limit;
+}
 
 static uint64_t now(void)
 {
@@ -175,7 +205,7 @@ static void space_clear(Windows *w, Space *s)
     }
     s->window_count = 0;
     if (s->pages) {
-        w->pages -= g_hash_table_size(s->pages);
+        count_pages(w, -(int)g_hash_table_size(s->pages));
         g_hash_table_remove_all(s->pages);
     }
     s->on = s->stale = false;
@@ -287,7 +317,7 @@ static void page_drop(Windows *w, Space *s, uint64_t linear, bool expect)
     if (key) {
         page_unmap(w, s, key, page);
         g_hash_table_remove(s->pages, key);
-        w->pages--;
+        count_pages(w, -1);
         if (expect) {
             windows_expect(w, linear & PAGE_MASK_4K);
         }
@@ -307,13 +337,13 @@ static void page_protect(Windows *w, Space *s, gpointer key, uint64_t page)
 static bool page_map(Windows *w, Space *s, const MmuLook *look)
 {
     uint8_t *at = window_of(s, look->linear);
-    if (!at || look->ram->fd < 0 || !look->ram->shared || w->pages >= MAX_PAGES) {
+    if (!at || look->ram->fd < 0 || !look->ram->shared || is_full(w)) {
         return false;
     }
     if (look->size > 4096) {
         /* Single pages of it may be there. */
         for (uint64_t n = 0; n < look->size; n += 4096) {
-            w->pages -= g_hash_table_remove(s->pages, page_key(look->linear + n, false));
+            count_pages(w, -(int)g_hash_table_remove(s->pages, page_key(look->linear + n, false)));
         }
     }
     int prot = PROT_READ | (look->writable ? PROT_WRITE : 0);
@@ -321,10 +351,11 @@ static bool page_map(Windows *w, Space *s, const MmuLook *look)
              (off_t)(look->ram->fd_offset + look->ram_offset)) == MAP_FAILED) {
         return false;
     }
+    madvise(at, look->size, MADV_DONTDUMP); /* the RAM itself is, where that is wanted */
     bool large = look->size > 4096;
     uint64_t page =
         (uint64_t)(uintptr_t)look->host | (look->writable ? PAGE_WRITABLE : 0) | (large ? PAGE_LARGE : 0);
-    w->pages += g_hash_table_insert(s->pages, page_key(look->linear, large), (gpointer)(uintptr_t)page);
+    count_pages(w, g_hash_table_insert(s->pages, page_key(look->linear, large), (gpointer)(uintptr_t)page));
     w->counts.mapped++;
     for (uint64_t n = 0; n < look->size && look->writable; n += 4096) {
         unsigned bit = written_bit(look->host + n);
@@ -382,7 +413,7 @@ bool windows_fault(Windows *w, uintptr_t host, bool write)
     if (key && (page & PAGE_LARGE) && look.size == 4096) {
         page_unmap(w, s, key, page); /* it falls to pieces */
         g_hash_table_remove(s->pages, key);
-        w->pages--;
+        count_pages(w, -1);
     }
     bool done = page_map(w, s, &look);
     if (!done) {
@@ -480,7 +511,7 @@ static void space_check(Windows *w, Space *s)
             (uint64_t)(uintptr_t)look.host != (page & PAGE_HOST) || look.size < page_size(page)) {
             page_unmap(w, s, key, page);
             g_hash_table_iter_remove(&it);
-            w->pages--;
+            count_pages(w, -1);
         } else if ((page & PAGE_WRITABLE) && !look.writable) {
             page_protect(w, s, key, page);
             g_hash_table_iter_replace(&it, (gpointer)(uintptr_t)(page & ~PAGE_WRITABLE));
@@ -598,6 +629,7 @@ Windows *windows_new(X86Cpu *cpu)
         jit_area(cpu)->windows[i] = i < WINDOW_SLOTS / 2 ? WINDOW_NONE : WINDOW_NEVER;
     }
     w->none_to_be_had = kernel_half_is_readable();
+    find_limit();
     cpu->mmu->dropped = dropped;
     return w;
 }
