@@ -362,7 +362,7 @@ static void queued_complete(void *opaque, int result)
 
     home_lock(home);
     AhciPort *p = q->port;
-    if (!p || drive_of(p) != q->drive) {
+    if (!p || !q->drive || drive_of(p) != q->drive) {
         if (p) {
             p->requests[q->tag] = NULL;
             p->queued &= ~(1u << q->tag);

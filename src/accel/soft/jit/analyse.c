@@ -363,7 +363,7 @@ void block_analyse(T *t)
                        base == R_RSP && index == X86_REG_NONE, offset);
         }
         /* What the instruction does to registers. */
-        int32_t amount;
+        int32_t amount = 0;
         int moved = i->varies ? -1 : jit_constant_move(insn, i->kind, &amount);
         uint32_t changed = jit_written_gprs(insn, i->kind, &i->operands) & 0xffff;
         uint32_t narrow = jit_narrow_gprs(insn, i->kind, &i->operands);

@@ -291,7 +291,7 @@ static inline void a_bind_to(uint8_t *rel, const uint8_t *target)
 }
 static inline void a_bind(Asm *a, uint8_t *rel)
 {
-    if (!a->overflow) {
+    if (!a->overflow && rel) {
         a_bind_to(rel, a->p);
     }
 }
