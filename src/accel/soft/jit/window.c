@@ -54,6 +54,7 @@
 typedef struct Space {
     uint64_t pgd; /* whose it is */
     bool on, stale;
+    bool failed; /* a page could not be mapped: all are to go */
     unsigned heat;
     struct {
         uint64_t guest; /* where it begins */
@@ -197,7 +198,7 @@ static void show(Windows *w, Space *s)
 /* Gives all of its windows back. */
 static void space_clear(Windows *w, Space *s)
 {
-    if (s == &w->spaces[MIN(w->shown, MMU_CONTEXTS - 1)]) {
+    if (w->shown == (unsigned)(s - w->spaces)) {
         hide(w);
     }
     for (unsigned i = 0; i < s->window_count; i++) {
@@ -208,7 +209,7 @@ static void space_clear(Windows *w, Space *s)
         count_pages(w, -(int)g_hash_table_size(s->pages));
         g_hash_table_remove_all(s->pages);
     }
-    s->on = s->stale = false;
+    s->on = s->stale = s->failed = false;
 }
 
 /* For another process. */
@@ -334,11 +335,17 @@ static void page_protect(Windows *w, Space *s, gpointer key, uint64_t page)
     }
 }
 
+static bool page_failed(Windows *w, Space *s)
+{
+    s->failed = w->something = true; /* the end is in windows_refresh */
+    return false;
+}
+
 static bool page_map(Windows *w, Space *s, const MmuLook *look)
 {
     uint8_t *at = window_of(s, look->linear);
     if (!at || look->ram->fd < 0 || !look->ram->shared || is_full(w)) {
-        return false;
+        return page_failed(w, s);
     }
     if (look->size > 4096) {
         /* Single pages of it may be there. */
@@ -349,7 +356,7 @@ static bool page_map(Windows *w, Space *s, const MmuLook *look)
     int prot = PROT_READ | (look->writable ? PROT_WRITE : 0);
     if (mmap(at, look->size, prot, MAP_SHARED | MAP_FIXED | MAP_POPULATE, look->ram->fd,
              (off_t)(look->ram->fd_offset + look->ram_offset)) == MAP_FAILED) {
-        return false;
+        return page_failed(w, s); /* and what was there is in the table no more */
     }
     madvise(at, look->size, MADV_DONTDUMP); /* the RAM itself is, where that is wanted */
     bool large = look->size > 4096;
@@ -416,9 +423,7 @@ bool windows_fault(Windows *w, uintptr_t host, bool write)
         count_pages(w, -1);
     }
     bool done = page_map(w, s, &look);
-    if (!done) {
-        s->credit = -1; /* too many, or not to be had */
-    } else if (look.size == 4096) {
+    if (done && look.size == 4096) {
         map_around(w, s, linear);
     }
     charge(w, s, since, COST_FAULT);
@@ -556,7 +561,7 @@ bool windows_refresh(Windows *w)
     }
     map_expected(w, s);
     charge(w, s, since, 0);
-    if (s->credit < 0) {
+    if (s->credit < 0 || s->failed) {
         space_pause(w, s);
         return false;
     }
