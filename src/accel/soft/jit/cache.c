@@ -444,9 +444,12 @@ static JitPage *page_get(Jit *jit, const uint8_t *host)
     return page;
 }
 
-static void page_add(JitPage *page, JitBlock *b, unsigned which)
+static void page_add(Jit *jit, JitPage *page, JitBlock *b, unsigned which)
 {
     JitBlock *first = page->blocks;
+    if (!first) {
+        code_pages_count(&jit->code_pages, page->host, 1);
+    }
     b->of_page[which].page = page;
     b->of_page[which].next = first;
     b->of_page[which].previous = NULL;
@@ -456,7 +459,7 @@ static void page_add(JitPage *page, JitBlock *b, unsigned which)
     page->blocks = b;
 }
 
-static void page_remove(JitBlock *b)
+static void page_remove(Jit *jit, JitBlock *b)
 {
     for (unsigned which = 0; which < 2; which++) {
         JitPage *page = b->of_page[which].page;
@@ -471,6 +474,9 @@ static void page_remove(JitBlock *b)
             previous->of_page[previous->page != page->host].next = next;
         } else {
             page->blocks = next;
+            if (!next) {
+                code_pages_count(&jit->code_pages, page->host, -1);
+            }
         }
         b->of_page[which].page = NULL;
     }
@@ -511,7 +517,7 @@ static void block_make_stale(Jit *jit, JitBlock *b)
     }
     b->stale = true;
     hash_remove(jit, b);
-    page_remove(b);
+    page_remove(jit, b);
     unlink_incoming(b);
     unlink_outgoing(b);
     patch_entry(jit, b);
@@ -588,6 +594,9 @@ void jit_sample(Jit *jit, X86Cpu *cpu)
 
 void jit_page_written(Jit *jit, const uint8_t *host_page)
 {
+    if (!code_pages_has(&jit->code_pages, host_page)) {
+        return; /* what is being made of it now will be looked at once more */
+    }
     pthread_mutex_lock(&jit->lock);
     page_invalidate(jit, host_page);
     pthread_mutex_unlock(&jit->lock);
@@ -799,7 +808,7 @@ static JitBlock *translate(X86Cpu *cpu, JitVcpu *v, const CodePage *page, const 
             /* Where that is not so already the lock must not be held: it waits for others. */
             protected = true;
             if (!still_protected(page) || (second && !still_protected(second)) ||
-                interp_protect_pending(cpu)) {
+                interp_protect_pending(cpu, page) || (second && interp_protect_pending(cpu, second))) {
                 pthread_mutex_unlock(&jit->lock);
                 interp_page_protect(cpu, page);
                 if (second) {
@@ -828,9 +837,9 @@ static JitBlock *translate(X86Cpu *cpu, JitVcpu *v, const CodePage *page, const 
         g_ptr_array_add(jit->regions[jit->current].blocks, b);
         hash_add(jit, b);
         if (!check) {
-            page_add(first_page, b, 0);
+            page_add(jit, first_page, b, 0);
             if (second && second_page != first_page) {
-                page_add(second_page, b, 1);
+                page_add(jit, second_page, b, 1);
             }
             if (!still_protected(page) || (second && !still_protected(second))) {
                 /* Written while it was read: whoever wrote did not find it. */

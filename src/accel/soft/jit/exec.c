@@ -123,6 +123,7 @@ static void sites_check(X86Cpu *cpu)
     }
     area->drops = cpu->mmu->drops;
     if (area->sites_used) {
+        mmu_note_replaced(cpu->mmu); /* what they led to may be in use until the next boundary */
         for (unsigned k = 0; k < 2; k++) {
             for (unsigned n = 0; n < G_N_ELEMENTS(cpu->jit_sites[k]); n++) {
                 cpu->jit_sites[k][n].tag = JIT_NO_STACK;
@@ -131,6 +132,33 @@ static void sites_check(X86Cpu *cpu)
         }
         area->sites_used = 0;
     }
+}
+
+/* Whether a place or a window of this vCPU leads writes there. [any thread] */
+static bool may_write(const X86Cpu *cpu, const uint8_t *low, const uint8_t *high)
+{
+    const JitVcpu *v = jit_vcpu((X86Cpu *)cpu);
+
+    if (v->jit->lockstep || (v->windows && windows_may_write(v->windows, low, high))) {
+        return true;
+    }
+    if (!__atomic_load_n(&jit_area((X86Cpu *)cpu)->sites_used, __ATOMIC_SEQ_CST)) {
+        return false;
+    }
+    for (unsigned k = 0; k < 2; k++) {
+        for (unsigned n = 1; n < G_N_ELEMENTS(cpu->jit_sites[k]); n += 2) {
+            /* What is between two values is being filled from a TLB entry that was there when the TLB was
+             * looked at, or is checked against the dirty bits. */
+            uint64_t tag = __atomic_load_n(&cpu->jit_sites[k][n].tag, __ATOMIC_ACQUIRE);
+            const uint8_t *host =
+                (const uint8_t *)(uintptr_t)(tag + __atomic_load_n(&cpu->jit_sites[k][n].delta,
+                                                                   __ATOMIC_ACQUIRE));
+            if (tag != JIT_NO_STACK && host + 4096 > low && host < high) {
+                return true;
+            }
+        }
+    }
+    return false;
 }
 
 static void stack_slot_check(X86Cpu *cpu)
@@ -885,7 +913,7 @@ void jit_vcpu_init(Jit *jit, X86Cpu *cpu)
     d->run_translated = run_translated;
     d->translated_left = translated_left;
     cpu->mmu->code_mapping_changed = code_mapping_changed;
-    __atomic_store_n(&cpu->mmu->copies, true, __ATOMIC_SEQ_CST);
+    mmu_copies_set(cpu, may_write);
 }
 
 void jit_vcpu_destroy(X86Cpu *cpu)
@@ -895,6 +923,7 @@ void jit_vcpu_destroy(X86Cpu *cpu)
     if (!v) {
         return;
     }
+    mmu_copies_set(cpu, NULL);
     pthread_mutex_lock(&v->jit->lock);
     g_ptr_array_remove(v->jit->vcpus, v);
     pthread_mutex_unlock(&v->jit->lock);

@@ -308,6 +308,7 @@ typedef struct Jit {
     JitHash *hash;  /* atomic */
     unsigned block_count;
     GHashTable *pages; /* host page -> JitPage */
+    CodePages code_pages; /* those with blocks */
     guint pages_limit; /* when to look for some that hold nothing */
     uint32_t samples;  /* how often it was looked what code runs */
     GPtrArray *vcpus;  /* of JitVcpu * */

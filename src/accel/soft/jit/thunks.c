@@ -210,6 +210,12 @@ static void make_site(Asm *a, JitThunks *t, bool user, bool write)
         a_op_reg(a, true, 0x85, T0, T0);
         user_half = a_jcc_forward(a, CC_NS);
     }
+    if (write) {
+        /* What was there may still be in use in the block: mmu_note_replaced(). */
+        a_mov_load(a, H_RAX, CPU(mmu));
+        a_op_mem(a, false, 0xc6, 0, mem_base(H_RAX, offsetof(X86Mmu, replaced)));
+        a_byte(a, 1);
+    }
     a_op_reg(a, false, 0x03, H_RCX, H_RCX);
     at = mem_cpu(sites);
     at.index = H_RCX;

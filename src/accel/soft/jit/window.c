@@ -79,8 +79,10 @@ struct Windows {
     unsigned pool_count, made, pages;
     bool none_to_be_had;
     uint64_t clock;
-    /* A bit for each page of host memory that may be written through a window, and for some that were. */
-    uint64_t written[(1u << WRITTEN_LOG2) / 64];
+    /* Atomic: how many pages of host memory may be written through a window, by a hash of their addresses,
+     * and in all. */
+    uint16_t written[1u << WRITTEN_LOG2];
+    uint32_t written_all;
     WindowCounts counts;
 };
 
@@ -161,6 +163,36 @@ static void give_back(Windows *w, uint8_t *host)
     }
 }
 
+/* ---- what may be written ---- */
+
+static unsigned written_hash(const uint8_t *host)
+{
+    return (unsigned)((((uintptr_t)host >> 12) * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - WRITTEN_LOG2));
+}
+
+/* More or less of it may be written. */
+static void count_written(Windows *w, const uint8_t *host, size_t size, int n)
+{
+    for (size_t at = 0; at < size; at += 4096) {
+        uint16_t *count = &w->written[written_hash(host + at)];
+        __atomic_store_n(count, (uint16_t)(*count + n), __ATOMIC_RELEASE);
+    }
+    __atomic_store_n(&w->written_all, w->written_all + (uint32_t)n, __ATOMIC_SEQ_CST);
+}
+
+static size_t page_size(uint64_t page)
+{
+    return page & PAGE_LARGE ? LARGE : 4096;
+}
+
+/* The page is gone, or its right to be written is. */
+static void page_uncount(Windows *w, uint64_t page)
+{
+    if (page & PAGE_WRITABLE) {
+        count_written(w, (const uint8_t *)(uintptr_t)(page & PAGE_HOST), page_size(page), -1);
+    }
+}
+
 /* ---- spaces ---- */
 
 static uint8_t *window_of(const Space *s, uint64_t linear)
@@ -206,6 +238,12 @@ static void space_clear(Windows *w, Space *s)
     }
     s->window_count = 0;
     if (s->pages) {
+        GHashTableIter it;
+        gpointer value;
+        g_hash_table_iter_init(&it, s->pages);
+        while (g_hash_table_iter_next(&it, NULL, &value)) {
+            page_uncount(w, (uint64_t)(uintptr_t)value);
+        }
         count_pages(w, -(int)g_hash_table_size(s->pages));
         g_hash_table_remove_all(s->pages);
     }
@@ -272,19 +310,9 @@ static bool window_add(Windows *w, Space *s, uint64_t linear)
 
 /* ---- pages ---- */
 
-static unsigned written_bit(const uint8_t *host)
-{
-    return (unsigned)((((uintptr_t)host >> 12) * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - WRITTEN_LOG2));
-}
-
 static gpointer page_key(uint64_t linear, bool large)
 {
     return (gpointer)(uintptr_t)(linear | (large ? PAGE_LARGE : 0));
-}
-
-static size_t page_size(uint64_t page)
-{
-    return page & PAGE_LARGE ? LARGE : 4096;
 }
 
 /* The page that linear is in: its key, or NULL. */
@@ -309,6 +337,7 @@ static void page_unmap(Windows *w, Space *s, gpointer key, uint64_t page)
     if (at && !map_none(at, page_size(page))) {
         g_error("no memory to take a page out of a window: %s", g_strerror(errno));
     }
+    page_uncount(w, page);
 }
 
 static void page_drop(Windows *w, Space *s, uint64_t linear, bool expect)
@@ -333,6 +362,36 @@ static void page_protect(Windows *w, Space *s, gpointer key, uint64_t page)
     if (at && mprotect(at, page_size(page), PROT_READ) < 0) {
         g_error("no memory to protect a page of a window: %s", g_strerror(errno));
     }
+    page_uncount(w, page);
+}
+
+/* Whether a page that is about to be mapped may be written, and counts it then: who clears a dirty bit either
+ * finds it counted or is seen here. */
+static bool claim_writable(Windows *w, const MmuLook *look)
+{
+    if (!look->writable) {
+        return false;
+    }
+    count_written(w, look->host, look->size, 1);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    for (uint64_t at = 0; at < look->size; at += 4096) {
+        if (!ram_page_fully_dirty(look->ram, look->ram_offset + at)) {
+            count_written(w, look->host, look->size, -1);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Out of the table, where it is there. */
+static void page_forget(Windows *w, Space *s, gpointer key)
+{
+    gpointer value;
+    if (g_hash_table_lookup_extended(s->pages, key, NULL, &value)) {
+        page_uncount(w, (uint64_t)(uintptr_t)value);
+        g_hash_table_remove(s->pages, key);
+        count_pages(w, -1);
+    }
 }
 
 static bool page_failed(Windows *w, Space *s)
@@ -350,24 +409,24 @@ static bool page_map(Windows *w, Space *s, const MmuLook *look)
     if (look->size > 4096) {
         /* Single pages of it may be there. */
         for (uint64_t n = 0; n < look->size; n += 4096) {
-            count_pages(w, -(int)g_hash_table_remove(s->pages, page_key(look->linear + n, false)));
+            page_forget(w, s, page_key(look->linear + n, false));
         }
     }
-    int prot = PROT_READ | (look->writable ? PROT_WRITE : 0);
+    bool large = look->size > 4096, writable = claim_writable(w, look);
+    page_forget(w, s, page_key(look->linear, large));
+    int prot = PROT_READ | (writable ? PROT_WRITE : 0);
     if (mmap(at, look->size, prot, MAP_SHARED | MAP_FIXED | MAP_POPULATE, look->ram->fd,
              (off_t)(look->ram->fd_offset + look->ram_offset)) == MAP_FAILED) {
+        if (writable) {
+            count_written(w, look->host, look->size, -1);
+        }
         return page_failed(w, s); /* and what was there is in the table no more */
     }
     madvise(at, look->size, MADV_DONTDUMP); /* the RAM itself is, where that is wanted */
-    bool large = look->size > 4096;
     uint64_t page =
-        (uint64_t)(uintptr_t)look->host | (look->writable ? PAGE_WRITABLE : 0) | (large ? PAGE_LARGE : 0);
+        (uint64_t)(uintptr_t)look->host | (writable ? PAGE_WRITABLE : 0) | (large ? PAGE_LARGE : 0);
     count_pages(w, g_hash_table_insert(s->pages, page_key(look->linear, large), (gpointer)(uintptr_t)page));
     w->counts.mapped++;
-    for (uint64_t n = 0; n < look->size && look->writable; n += 4096) {
-        unsigned bit = written_bit(look->host + n);
-        w->written[bit / 64] |= UINT64_C(1) << (bit % 64);
-    }
     return true;
 }
 
@@ -432,14 +491,13 @@ bool windows_fault(Windows *w, uintptr_t host, bool write)
 
 /* ---- what the MMU says ---- */
 
-static bool may_write(const Windows *w, const uint8_t *low, const uint8_t *high)
+bool windows_may_write(const Windows *w, const uint8_t *low, const uint8_t *high)
 {
     if (high - low > 16 * 4096) {
-        return true;
+        return __atomic_load_n(&w->written_all, __ATOMIC_SEQ_CST) != 0;
     }
     for (const uint8_t *host = low; host < high; host += 4096) {
-        unsigned bit = written_bit(host);
-        if (w->written[bit / 64] >> (bit % 64) & 1) {
+        if (__atomic_load_n(&w->written[written_hash(host)], __ATOMIC_SEQ_CST)) {
             return true;
         }
     }
@@ -489,7 +547,7 @@ static void dropped(X86Cpu *cpu, const MmuDropped *what)
             w->something |= mine;
             break;
         case MMU_DROPPED_WRITES:
-            if (may_write(w, what->low, what->high)) {
+            if (windows_may_write(w, what->low, what->high)) {
                 drop_writes(w, s, what->low, what->high);
                 charge(w, s, since, 0);
             }
