@@ -161,8 +161,8 @@ bool mmu_look(X86Cpu *cpu, uint64_t linear, MmuAccess access, MmuLook *out);
  * [low, high) in host memory. Asked by other threads, with a leaf lock held, when dirty bits were cleared: a
  * copy that is made later was made of what the TLB holds, or was checked against the dirty bits once more
  * after it could be seen. NULL: there are no such copies. */
-void mmu_copies_set(X86Cpu *cpu, bool (*may_write)(const X86Cpu *cpu, const uint8_t *low,
-                                                   const uint8_t *high));
+void mmu_copies_set(X86Cpu *cpu,
+                    bool (*may_write)(const X86Cpu *cpu, const uint8_t *low, const uint8_t *high));
 /* Before a write tag or a copy of one goes in the own thread: translated code may still use it. */
 static inline void mmu_note_replaced(X86Mmu *mmu)
 {

@@ -54,9 +54,10 @@ typedef struct BindPlan {
     InterpHandler *handler;
 } BindPlan;
 
-/* How many pages there is code of, by a hash of their host addresses: 0 says that there is none. One thread at
- * a time changes it; any may look. Who adds a page does so before the look at its DIRTY_CODE bit that tells
- * whether the code is still what it was read as, and who writes to a page looks here after setting that bit.
+/* How many pages there is code of, by a hash of their host addresses: 0 says that there is none. One thread
+ * at a time changes it; any may look. Who adds a page does so before the look at its DIRTY_CODE bit that
+ * tells whether the code is still what it was read as, and who writes to a page looks here after setting that
+ * bit.
  */
 #define CODE_PAGES_BITS 12
 typedef struct CodePages {

@@ -151,8 +151,8 @@ static bool may_write(const X86Cpu *cpu, const uint8_t *low, const uint8_t *high
              * looked at, or is checked against the dirty bits. */
             uint64_t tag = __atomic_load_n(&cpu->jit_sites[k][n].tag, __ATOMIC_ACQUIRE);
             const uint8_t *host =
-                (const uint8_t *)(uintptr_t)(tag + __atomic_load_n(&cpu->jit_sites[k][n].delta,
-                                                                   __ATOMIC_ACQUIRE));
+                (const uint8_t *)(uintptr_t)(tag +
+                                             __atomic_load_n(&cpu->jit_sites[k][n].delta, __ATOMIC_ACQUIRE));
             if (tag != JIT_NO_STACK && host + 4096 > low && host < high) {
                 return true;
             }

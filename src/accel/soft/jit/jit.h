@@ -307,11 +307,11 @@ typedef struct Jit {
     uint64_t turns; /* how often current changed */
     JitHash *hash;  /* atomic */
     unsigned block_count;
-    GHashTable *pages; /* host page -> JitPage */
+    GHashTable *pages;    /* host page -> JitPage */
     CodePages code_pages; /* those with blocks */
-    guint pages_limit; /* when to look for some that hold nothing */
-    uint32_t samples;  /* how often it was looked what code runs */
-    GPtrArray *vcpus;  /* of JitVcpu * */
+    guint pages_limit;    /* when to look for some that hold nothing */
+    uint32_t samples;     /* how often it was looked what code runs */
+    GPtrArray *vcpus;     /* of JitVcpu * */
     /* Host addresses of guest code whose accesses often lie in two pages: translated with a check for each.
      */
     GHashTable *split;

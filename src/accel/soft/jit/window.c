@@ -41,6 +41,10 @@
  * passes. */
 #define CREDIT_FIRST (INT64_C(1) << 26)
 #define CREDIT_SHARE 6
+/* Besides what it takes, of a page that comes back after it went, or is to be written again: who makes and
+ * ends mappings or processes all the time is better off without windows. */
+#define COST_AGAIN (INT64_C(1) << 16)
+#define GONE_LOG2  12
 /* What a fault takes before and behind windows_fault, and the guest's next access to a page that is new. */
 #define COST_FAULT 6000
 /* How long an address space goes without after that, at first; the next time its first credit is smaller. */
@@ -79,6 +83,9 @@ struct Windows {
     unsigned pool_count, made, pages;
     bool none_to_be_had;
     uint64_t clock;
+    uint64_t gone[1u << GONE_LOG2]; /* pages that went, with their contexts */
+    unsigned again;                 /* came back since somebody paid for it */
+    bool at_once;                   /* for tests: whatever it costs, within bounds */
     /* Atomic: how many pages of host memory may be written through a window, by a hash of their addresses,
      * and in all. */
     uint16_t written[1u << WRITTEN_LOG2];
@@ -268,13 +275,17 @@ static void space_pause(Windows *w, Space *s)
     s->pause = MIN(s->pause * 4, UINT64_C(1) << 36);
 }
 
-/* Time that passed here since `since`, and cycles besides, are at its cost. */
+/* Time that passed here since `since`, and cycles besides, are at its cost, and what came back. */
 static void charge(Windows *w, Space *s, uint64_t since, int64_t cycles)
 {
     uint64_t t = now();
     s->credit = MIN(s->credit + (int64_t)((t - s->credit_tsc) / CREDIT_SHARE), CREDIT_FIRST);
     s->credit_tsc = t;
     s->credit -= (int64_t)(t - since) + cycles;
+    if (!w->at_once) {
+        s->credit -= w->again * COST_AGAIN;
+    }
+    w->again = 0;
     if (s->credit < 0) {
         w->something = true; /* the end is in windows_refresh */
     }
@@ -329,11 +340,18 @@ static gpointer page_find(const Space *s, uint64_t linear, uint64_t *page)
     return NULL;
 }
 
+static uint64_t *gone_of(Windows *w, uint64_t linear)
+{
+    return &w->gone[(linear >> 12) * UINT64_C(0x9e3779b97f4a7c15) >> (64 - GONE_LOG2)];
+}
+
 /* Out of its window; the table is the caller's. */
 static void page_unmap(Windows *w, Space *s, gpointer key, uint64_t page)
 {
-    uint8_t *at = window_of(s, (uint64_t)(uintptr_t)key & ~PAGE_LARGE);
+    uint64_t linear = (uint64_t)(uintptr_t)key & ~PAGE_LARGE;
+    uint8_t *at = window_of(s, linear);
     w->counts.dropped++;
+    *gone_of(w, linear) = linear | (uint64_t)(s - w->spaces);
     if (at && !map_none(at, page_size(page))) {
         g_error("no memory to take a page out of a window: %s", g_strerror(errno));
     }
@@ -422,11 +440,18 @@ static bool page_map(Windows *w, Space *s, const MmuLook *look)
         }
         return page_failed(w, s); /* and what was there is in the table no more */
     }
-    madvise(at, look->size, MADV_DONTDUMP); /* the RAM itself is, where that is wanted */
+    if (large || look->ram->no_dump) {
+        madvise(at, look->size, MADV_DONTDUMP); /* small pages twice in a core dump are not worth the time */
+    }
     uint64_t page =
         (uint64_t)(uintptr_t)look->host | (writable ? PAGE_WRITABLE : 0) | (large ? PAGE_LARGE : 0);
     count_pages(w, g_hash_table_insert(s->pages, page_key(look->linear, large), (gpointer)(uintptr_t)page));
     w->counts.mapped++;
+    uint64_t *gone = gone_of(w, look->linear);
+    if (*gone == (look->linear | (uint64_t)(s - w->spaces))) {
+        *gone = 0;
+        w->again++;
+    }
     return true;
 }
 
@@ -471,6 +496,7 @@ bool windows_fault(Windows *w, uintptr_t host, bool write)
     if (key && (!write || (page & PAGE_WRITABLE))) {
         return false;
     }
+    w->again += key != NULL;
     if (!mmu_look(w->cpu, linear, write ? MMU_WRITE : MMU_READ, &look)) {
         windows_expect(w, linear);
         charge(w, s, since, COST_FAULT);
@@ -638,6 +664,7 @@ void windows_sample(Windows *w, bool at_once)
 {
     Space *s = current(w);
 
+    w->at_once = at_once;
     if (w->cpu->mmu->index != MMU_USER || w->none_to_be_had) {
         return;
     }
