@@ -22,6 +22,7 @@
 
 #define CPU(field)  mem_cpu(offsetof(X86Cpu, field))
 #define AREA(field) mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, field))
+#define HOT(field)  mem_cpu(offsetof(X86Cpu, jit_hot) + offsetof(JitHot, field))
 #define REG(n)      mem_cpu(offsetof(X86Cpu, regs) + 8u * (unsigned)(n))
 
 G_STATIC_ASSERT(offsetof(TlbEntry, tag) == 0 && offsetof(TlbEntry, addend) == 24 && sizeof(TlbEntry) == 32);

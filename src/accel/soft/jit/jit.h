@@ -53,11 +53,13 @@
 #define SD   H_R11
 #define BASE H_R14
 #define GSP  H_R15
-/* So that what is used most lies within a byte's displacement. */
-#define CPU_BIAS 0x100
+/* BASE is the X86Cpu plus this: what is used most lies within a byte's displacement, and the low six bits are
+ * WINDOW_SHIFT, so that BASE is the count of a SHRX, too. */
+#define CPU_BIAS (offsetof(X86Cpu, regs) + 8 * 8 + 64 + WINDOW_SHIFT)
+G_STATIC_ASSERT((offsetof(X86Cpu, regs) & 63) == 0 && WINDOW_SHIFT < 64);
 static inline HostMem mem_cpu(uint64_t offset)
 {
-    return mem_base(BASE, (int64_t)offset - CPU_BIAS);
+    return mem_base(BASE, (int64_t)offset - (int64_t)CPU_BIAS);
 }
 
 #define JIT_SLOTS      16
@@ -98,14 +100,8 @@ typedef struct JitLoop {
     uint32_t wait, planned, left;
 } JitLoop;
 
-/* Per vCPU, in X86Cpu.jit; what is used most comes first, see CPU_BIAS. */
+/* Per vCPU, in X86Cpu.jit. */
 typedef struct JitArea {
-    uint64_t page_va;     /* guest address of the page whose code runs */
-    uint64_t stack_lo;    /* a page that may be read and written with SD; JIT_NO_STACK: none */
-    uint64_t stack_delta; /* what SD is, while C runs */
-    IbtcEntry *ibtc;      /* of the current key */
-    /* By bits 40 to 47 of a user's address: host minus guest address of what is mapped for it there. */
-    uint64_t windows[WINDOW_SLOTS];
     uint64_t tmp[4];
     uint64_t site_save[3]; /* T0, rax and rcx, in a site thunk */
     uint64_t t1;           /* what T1 held, while a stack probe is refilled */
@@ -140,6 +136,26 @@ typedef struct JitArea {
 G_STATIC_ASSERT(sizeof(JitArea) <= sizeof(((X86Cpu *)0)->jit));
 /* Not canonical, so that an address for which the check passes by chance faults on the host. */
 #define JIT_NO_STACK UINT64_C(0x8000000000000000)
+
+/* The same, in X86Cpu.jit_hot: what is used most. */
+typedef struct JitHot {
+    uint64_t page_va;     /* guest address of the page whose code runs */
+    uint64_t stack_lo;    /* a page that may be read and written with SD; JIT_NO_STACK: none */
+    uint64_t stack_delta; /* what SD is, while C runs */
+    IbtcEntry *ibtc;      /* of the current key */
+    uint64_t unused[3];
+    /* By bits 40 to 47 of a user's address: host minus guest address of what is mapped for it there. Where
+     * bits 48 to 63 are taken for more of the number, an address that is not canonical is found behind the
+     * table, in X86Cpu's guard. */
+    uint64_t windows[WINDOW_SLOTS];
+} JitHot;
+G_STATIC_ASSERT(sizeof(JitHot) == sizeof(((X86Cpu *)0)->jit_hot));
+G_STATIC_ASSERT(X86_CPU_GUARD >= (sizeof(uint64_t) << (64 - WINDOW_SHIFT)));
+
+static inline JitHot *jit_hot(X86Cpu *cpu)
+{
+    return (JitHot *)(void *)cpu->jit_hot;
+}
 
 static inline JitArea *jit_area(X86Cpu *cpu)
 {

@@ -47,7 +47,7 @@ static uint8_t *emit_ibtc_probe(T *t)
     a_u32(a, JIT_IBTC_HASH);
     a_shr_imm(a, false, T1, 32 - JIT_IBTC_BITS - 4);
     a_alu_imm(a, false, 4, T1, (JIT_IBTC_SIZE - 1) << 4);
-    a_op_mem(a, true, 0x03, T1, AREA(ibtc));
+    a_op_mem(a, true, 0x03, T1, HOT(ibtc));
     a_op_mem(a, true, 0x39, T0, mem_base(T1, 0));
     return a_jcc_forward(a, CC_NE);
 }
@@ -91,7 +91,7 @@ static void emit_far(T *t, int32_t target, FlagState f, unsigned live)
     if (live && f.in_reg && !f.in_mem) {
         block_flags_save(a);
     }
-    a_mov_load(a, T0, AREA(page_va));
+    a_mov_load(a, T0, HOT(page_va));
     a_lea(a, T0, mem_base(T0, target));
     uint8_t *miss = emit_ibtc_probe(t);
     emit_ibtc_jump(t);
@@ -153,7 +153,7 @@ static void emit_landing(T *t, int32_t next)
     Asm *a = &t->a;
     a_lea(a, H_RSP, mem_base(H_RSP, 8));
     a_lea(a, T0, mem_base(T0, -(int64_t)next));
-    a_mov_store(a, AREA(page_va), T0);
+    a_mov_store(a, HOT(page_va), T0);
     t->f = (FlagState){ .in_mem = true };
     block_emit_exit(t, next);
 }
@@ -221,7 +221,7 @@ static void emit_side_exit(T *t, const TInsn *i)
 static void emit_step(T *t, unsigned offset)
 {
     Asm *a = &t->a;
-    a_mov_load(a, T0, AREA(page_va));
+    a_mov_load(a, T0, HOT(page_va));
     a_lea(a, T0, mem_base(T0, offset));
     a_jmp(a, t->jit->thunks.step);
 }
@@ -518,7 +518,7 @@ static void flush_rsp(T *t)
 static void emit_return_address(T *t, TInsn *i, unsigned scratch)
 {
     Asm *a = &t->a;
-    a_mov_load(a, scratch, AREA(page_va));
+    a_mov_load(a, scratch, HOT(page_va));
     a_lea(a, scratch, mem_base((int)scratch, i->offset + i->insn.length));
     a_mov_store(a, block_stack_operand(t, i), scratch);
     block_stack_move(t, -8);
@@ -840,7 +840,7 @@ static void emit_entries(T *t, unsigned offset)
     b->ibtc_entry = jit_rx(jit, a->p);
     a_op_reg(a, true, 0x81, 4, T0); /* and T0, -4096: seven bytes, see jit_block_patch */
     a_u32(a, 0xfffff000);
-    a_mov_store(a, AREA(page_va), T0);
+    a_mov_store(a, HOT(page_va), T0);
     b->mem_poll_entry = jit_rx(jit, a->p);
     a_op_mem(a, t->fpu, 0x83, 7,
              CPU(interrupt_poll)); /* with vector code fpu_stale, too, which lies behind it */
@@ -1058,7 +1058,7 @@ static void emit_cold(T *t, bool warm)
                 a_jmp(a, c->retry);
                 a_bind(a, poll);
             }
-            a_mov_load(a, T0, AREA(page_va));
+            a_mov_load(a, T0, HOT(page_va));
             a_lea(a, T0, mem_base(T0, c->target));
             a_jmp(a, jit->thunks.poll);
             break;
@@ -1117,7 +1117,7 @@ static uint8_t *loop_way_on(T *t, unsigned offset)
         return jit_rw(t->jit, t->b->mem_poll_entry);
     }
     uint8_t *way = a->p;
-    a_mov_load(a, T0, AREA(page_va));
+    a_mov_load(a, T0, HOT(page_va));
     a_lea(a, T0, mem_base(T0, offset));
     a_jmp(a, t->jit->thunks.stale);
     return way;
@@ -1200,7 +1200,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
         b->made_of = made_of;
         a_mov_mem_imm32(&t->a, AREA(exit_info), 0);
         a_mov_imm64(&t->a, T1, (uint64_t)(uintptr_t)b);
-        a_mov_load(&t->a, T0, AREA(page_va));
+        a_mov_load(&t->a, T0, HOT(page_va));
         a_lea(&t->a, T0, mem_base(T0, offset));
         a_jmp(&t->a, jit->thunks.changed);
     }
