@@ -128,6 +128,8 @@ typedef struct T {
     int t1_group;   /* whose delta T1 holds; -1 */
     int16_t rsp;    /* what is yet to be added to the guest's rsp, with windows */
     bool touched;   /* the stack was accessed, with windows */
+    unsigned fars;  /* JitFar's that it has taken of its region's */
+    bool no_far;
     bool fpu;       /* the block uses vector or x87 registers */
     bool too_many;  /* out-of-line parts: fewer instructions would do */
     bool check;     /* the block checks itself */

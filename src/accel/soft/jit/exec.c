@@ -56,9 +56,7 @@ static unsigned table_for(JitVcpu *v, uint32_t key, unsigned context)
         i = oldest;
         jit_table_clear(v, i);
     } else {
-        v->tables[i].entries = g_aligned_alloc0(JIT_IBTC_SIZE, sizeof(IbtcEntry), 64);
-        jit_table_init(v->tables[i].entries);
-        v->tables[i].fill_count = 0;
+        jit_table_new(v, i);
         v->table_count++;
     }
     v->tables[i].key = key;
@@ -100,11 +98,46 @@ static void code_mapping_changed(X86Cpu *cpu, unsigned context, uint64_t linear,
     jit_returns_drop(cpu);
 }
 
+/* The page's code is about to run at an address (of the page). Far jumps from it go to one place in an address space, so
+ * that it may be run at no other one. false: it is, and its blocks are stale now. */
+static bool page_seen(JitVcpu *v, X86Cpu *cpu, const uint8_t *page, uint64_t va)
+{
+    unsigned table = jit_area(cpu)->table;
+    uint64_t turn = v->tables[table].turn;
+    unsigned n = (unsigned)((uintptr_t)page >> 12) * 0x9e3779b1u / (UINT32_MAX / JIT_SEEN_SETS + 1);
+    JitSeen *set = v->tables[table].seen + n * JIT_SEEN_WAYS, *use = NULL;
+
+    for (unsigned k = 0; k < JIT_SEEN_WAYS; k++) {
+        bool now = (set[k].va & 4095) == turn;
+        if (now && set[k].page == page) {
+            if (G_LIKELY((set[k].va ^ va) < 4096)) {
+                return true;
+            }
+            x86_fpu_leave(cpu);
+            jit_page_aliased(v->jit, page);
+            return false;
+        }
+        if (!now) {
+            use = &set[k];
+        }
+    }
+    if (!use) {
+        /* No more is known of that page: nor may far jumps be from it. */
+        x86_fpu_leave(cpu);
+        jit_table_far_clear(v, table);
+        use = &set[(v->clock + v->fills) % JIT_SEEN_WAYS];
+    }
+    *use = (JitSeen){ .page = page, .va = va | turn };
+    return true;
+}
+
 static void table_fill(JitVcpu *v, X86Cpu *cpu, uint64_t rip, const JitBlock *b)
 {
     const JitArea *area = jit_area(cpu);
     JitHot *hot = jit_hot(cpu);
     unsigned slot = jit_ibtc_slot(rip), n = v->tables[area->table].fill_count;
+
+    page_seen(v, cpu, b->page, rip & PAGE_MASK_4K);
     if (hot->ibtc[slot].va != rip) {
         hot->ibtc[slot ^ 1] = hot->ibtc[slot]; /* what was there is found there from now on */
     }
@@ -185,6 +218,7 @@ void jit_area_refresh(X86Cpu *cpu, JitVcpu *v)
         area->context = context;
         area->table = table_for(v, key, context);
         hot->ibtc = v->tables[area->table].entries;
+        hot->far = v->tables[area->table].far;
     }
     stack_slot_check(cpu);
     if (G_UNLIKELY(cpu->mmu->replaced)) {
@@ -322,8 +356,9 @@ static Block *cold_block_here(X86Cpu *cpu, const JitVcpu *v)
     return b && b->runs < JIT_COLD_RUNS ? b : NULL;
 }
 
-/* The code to go on with at cpu->rip, put into the look-up table; NULL: back to the loop. May raise. */
-const uint8_t *jit_lookup(X86Cpu *cpu)
+/* The code to go on with at cpu->rip, put into the look-up table; NULL: back to the loop. *found: the block of that
+ * code, where nothing was run meanwhile. May raise. */
+static const uint8_t *lookup(X86Cpu *cpu, const JitBlock **found)
 {
     JitVcpu *v = jit_vcpu(cpu);
     JitArea *area = jit_area(cpu);
@@ -347,7 +382,57 @@ const uint8_t *jit_lookup(X86Cpu *cpu)
         hot->stack_delta = window_delta(cpu, cpu->regs[R_RSP]);
     }
     table_fill(v, cpu, cpu->rip, b);
+    *found = b;
     return b->ibtc_entry;
+}
+
+const uint8_t *jit_lookup(X86Cpu *cpu)
+{
+    const JitBlock *found = NULL;
+    return lookup(cpu, &found);
+}
+
+/* A far jump that leads nowhere yet. May raise. */
+const uint8_t *jit_far(X86Cpu *cpu, uint64_t info)
+{
+    JitVcpu *v = jit_vcpu(cpu);
+    JitHot *hot = jit_hot(cpu);
+    unsigned number = (unsigned)(info >> 1) % JIT_FARS;
+    JitFar far = v->jit->fars[number];
+    const JitBlock *found = NULL;
+
+    if (far.in_reg) {
+        cpu->cc = jit_area(cpu)->far_cc;
+    }
+    cpu->rip = hot->page_va + (far.target & 4095);
+    uint64_t source = hot->page_va - (uint64_t)(int64_t)(far.target & ~4095);
+    const uint8_t *code = lookup(cpu, &found);
+    if (found && page_seen(v, cpu, far.from->page, source)) {
+        unsigned table = jit_area(cpu)->table, n = v->tables[table].far_count;
+        hot->far[number] = far.in_reg ? found->reg_poll_entry : found->mem_poll_entry;
+        if (n < JIT_FILLS) {
+            v->tables[table].far_fills[n] = number;
+        }
+        v->tables[table].far_count += n <= JIT_FILLS;
+    }
+    return code;
+}
+
+/* A far jump that has led to a block that is stale is to look it up the next time. */
+static void far_gone(JitVcpu *v, X86Cpu *cpu, uint64_t info)
+{
+    const uint8_t *unknown = jit_rx(v->jit, v->jit->thunks.far);
+    JitHot *hot = jit_hot(cpu);
+
+    if ((info & 1) && info >> 1 < JIT_FARS && hot->far[info >> 1] != unknown) {
+        x86_fpu_leave(cpu);
+        pthread_mutex_lock(&v->jit->lock);
+        const JitBlock *b = jit_block_at(v->jit, hot->far[info >> 1]);
+        if (!b || b->stale) {
+            hot->far[info >> 1] = unknown;
+        }
+        pthread_mutex_unlock(&v->jit->lock);
+    }
 }
 
 /* A link that leads to no code yet: as jit_lookup does, or the loop finds its target. May raise. */
@@ -647,6 +732,9 @@ static void run_loop(X86Cpu *cpu)
         link = NULL;
         fill = false;
         hot->page_va = cpu->rip & PAGE_MASK_4K;
+        if (G_UNLIKELY(!page_seen(v, cpu, b->page, hot->page_va))) {
+            continue;
+        }
         ((Interp *)cpu->accel_data)->link_slot = NULL; /* what was interpreted before leads here */
         jit->thunks.enter(cpu, b->mem_entry);
         v->exits[area->exit_reason]++;
@@ -677,6 +765,7 @@ static void run_loop(X86Cpu *cpu)
             block_left(cpu, jit, area);
             break;
         case JIT_EXIT_POLL:
+            far_gone(v, cpu, (uint64_t)(uintptr_t)area->exit_arg);
             jit_sample(jit, cpu);
             if (v->windows && cpu->cpl == 3) {
                 x86_fpu_leave(cpu);
@@ -910,7 +999,7 @@ void jit_vcpu_destroy(X86Cpu *cpu)
     g_ptr_array_remove(v->jit->vcpus, v);
     pthread_mutex_unlock(&v->jit->lock);
     for (unsigned i = 0; i < v->table_count; i++) {
-        g_aligned_free(v->tables[i].entries);
+        jit_table_free(v, i);
     }
     jit_lockstep_free(v);
     windows_free(v->windows);
@@ -966,6 +1055,7 @@ bool jit_step_one(X86Cpu *cpu)
                 continue;
             }
             hot->page_va = rip & PAGE_MASK_4K;
+            page_seen(v, cpu, b->page, hot->page_va);
             v->jit->thunks.enter(cpu, b->mem_entry);
             if (area->exit_reason == JIT_EXIT_CAREFUL && !careful) {
                 careful = true;

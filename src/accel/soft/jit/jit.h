@@ -63,6 +63,7 @@ static inline HostMem mem_cpu(uint64_t offset)
 }
 
 #define JIT_SLOTS      16
+#define JIT_REGIONS    8
 #define JIT_MAX_INSNS  64
 #define JIT_MAX_GROUPS 32
 #define JIT_IBTC_BITS  16
@@ -100,6 +101,19 @@ typedef struct JitLoop {
     uint32_t wait, planned, left;
 } JitLoop;
 
+typedef struct JitBlock JitBlock;
+
+/* A direct jump to another page: it goes through JitHot.far, with flags and all registers as they are. What is there
+ * holds as long as the tables of JitVcpu do, and for one guest address of its own page: JitSeen. */
+typedef struct JitFar {
+    const JitBlock *from;
+    int32_t target; /* from where the page of `from` begins */
+    bool in_reg;    /* the flags are in RFLAGS only */
+} JitFar;
+#define JIT_FARS_REGION 32768u /* of each region's blocks */
+#define JIT_FARS        (JIT_FARS_REGION * JIT_REGIONS)
+#define JIT_FAR_INFO(n) ((uint32_t)(n) << 1 | 1) /* in T1, on the way; no pointer to an IbtcEntry is odd */
+
 /* Per vCPU, in X86Cpu.jit. */
 typedef struct JitArea {
     uint64_t tmp[4];
@@ -121,6 +135,7 @@ typedef struct JitArea {
     uint32_t exit_reason;
     uint32_t
         exit_info; /* page offset of the branch | JitIndirect << 12 | RET's operand or CALL's length << 14 */
+    uint16_t far_cc; /* what cpu->cc is to be, where a far jump's flags were in RFLAGS */
     uint32_t key;  /* of the running code, without KEY_CAREFUL */
     uint32_t context, table;
     bool windowed;                    /* SD is that of rsp's window */
@@ -143,7 +158,8 @@ typedef struct JitHot {
     uint64_t stack_lo;    /* a page that may be read and written with SD; JIT_NO_STACK: none */
     uint64_t stack_delta; /* what SD is, while C runs */
     IbtcEntry *ibtc;      /* of the current key */
-    uint64_t unused[3];
+    const uint8_t **far; /* where far jumps lead for now, by JitFar's number; of the current key, too */
+    uint64_t unused[2];
     /* By bits 40 to 47 of a user's address: host minus guest address of what is mapped for it there. Where
      * bits 48 to 63 are taken for more of the number, an address that is not canonical is found behind the
      * table, in X86Cpu's guard. */
@@ -161,8 +177,6 @@ static inline JitArea *jit_area(X86Cpu *cpu)
 {
     return (JitArea *)(void *)cpu->jit;
 }
-
-typedef struct JitBlock JitBlock;
 
 /* A direct exit of a block within its page. */
 typedef struct JitLink {
@@ -233,6 +247,7 @@ typedef struct JitPage {
     bool has_scattered; /* something in it is in Jit.scattered */
     bool has_varying;   /* something in it is in Jit.varying */
     bool hot;           /* its code is run much: its accesses get places in X86Cpu.jit_sites */
+    bool aliased;       /* run at two guest addresses of one address space: no far jumps from here */
     uint8_t heat;
     uint32_t sampled; /* Jit.samples, when its code was found running last */
 } JitPage;
@@ -253,6 +268,7 @@ struct JitBlock {
     uint8_t *code; /* writable mapping */
     uint32_t code_size, cold_size;
     uint8_t *cold; /* the same of what is seldom run */
+    const uint8_t *gone; /* writable mapping: where mem_poll_entry leads once it is stale */
     /* The lists of its pages; where it checks itself it is in none. */
     struct {
         JitPage *page;
@@ -283,7 +299,6 @@ typedef struct JitHash {
     JitHashEntry *entries;
 } JitHash;
 
-#define JIT_REGIONS 8
 /* Memory that is given back as a whole, to be used again. */
 typedef struct JitArena {
     GPtrArray *chunks; /* of void *, ARENA_CHUNK bytes each */
@@ -298,6 +313,7 @@ typedef struct JitRegion {
     uint8_t *ready, *cold_ready;                /* up to here the host has made its pages */
     GPtrArray *blocks;                          /* in the order of their addresses */
     JitArena arena;                             /* of its blocks, their links and call-outs */
+    unsigned fars;                              /* of its JIT_FARS_REGION that are used */
     JitHash *old_hashes;                        /* to be freed once every vCPU has seen epoch */
     uint64_t epoch; /* of the eviction; every vCPU must have seen it before reuse */
 } JitRegion;
@@ -307,7 +323,7 @@ typedef struct JitThunks {
     void (*enter)(X86Cpu *cpu, const uint8_t *code);
     /* writable mapping, for the assembler */
     uint8_t *no_return, *leave, *ibtc_miss, *indirect, *link, *step, *poll, *changed, *refill, *callout,
-        *callout_end, *chain, *fpu_load, *stale, *careful;
+        *callout_end, *chain, *fpu_load, *stale, *careful, *far;
     uint8_t *site[2][2]; /* by user, by write */
 } JitThunks;
 
@@ -332,6 +348,8 @@ typedef struct Jit {
     GHashTable *split;
     GHashTable *scattered; /* host addresses of guest instructions whose accesses change pages all the time */
     GHashTable *varying;   /* host addresses of guest instructions whose immediates are patched */
+    JitFar *fars;          /* JIT_FARS */
+    int far_fd;            /* JIT_FARS_REGION times thunks.far: what tables of far jumps are before they are filled */
     uint64_t epoch;        /* atomic */
     uint64_t code_bytes, cold_bytes, translated, insns, stale_count, evictions;
     uint64_t cycles; /* of the host's TSC, that translation took */
@@ -364,6 +382,14 @@ typedef struct JitPast {
 
 #define JIT_TABLES 24
 #define JIT_FILLS  4096u
+/* At which guest address a page of code is run, as far as a table of far jumps depends on it. */
+#define JIT_SEEN_SETS 1024u
+#define JIT_SEEN_WAYS 4u
+typedef struct JitSeen {
+    const uint8_t *page;
+    uint64_t va; /* of the page | JitVcpu.tables[].turn */
+} JitSeen;
+
 typedef struct JitVcpu {
     X86Cpu *cpu;
     Jit *jit;
@@ -374,6 +400,11 @@ typedef struct JitVcpu {
         /* How many entries were filled, and where, as long as these are few. */
         unsigned fill_count;
         uint16_t fills[JIT_FILLS];
+        const uint8_t **far; /* see JitHot.far */
+        unsigned far_count;  /* the same for these */
+        uint32_t far_fills[JIT_FILLS];
+        JitSeen *seen; /* JIT_SEEN_SETS of JIT_SEEN_WAYS */
+        unsigned turn; /* 1 to 4095; others in `seen` are of former contents */
         uint64_t used; /* when, by `clock` */
     } tables[JIT_TABLES];
     unsigned table_count;
@@ -453,6 +484,12 @@ void jit_returns_drop(X86Cpu *cpu);
 /* Forgets what the look-up tables hold; the vCPU is at a boundary. */
 void jit_tables_drop(JitVcpu *v);
 void jit_table_clear(JitVcpu *v, unsigned i);
+void jit_table_far_clear(JitVcpu *v, unsigned i); /* its far jumps only */
+/* Makes the parts of a table that is new; frees them. */
+void jit_table_new(JitVcpu *v, unsigned i);
+void jit_table_free(JitVcpu *v, unsigned i);
+/* A page's code is run at two guest addresses of one address space: none of its blocks may jump far. */
+void jit_page_aliased(Jit *jit, const uint8_t *host_page);
 /* A check in the block at this (executable) address was in vain because its accesses lie in two pages: where
  * that is usual, the block is made anew. */
 void jit_checked_in_vain(Jit *jit, X86Cpu *cpu, const void *executable);
@@ -492,6 +529,7 @@ int jit_callout_end(X86Cpu *cpu, JitCallout *callout);
 const uint8_t *jit_lookup(X86Cpu *cpu);
 const uint8_t *jit_lookup_indirect(X86Cpu *cpu);
 const uint8_t *jit_follow(X86Cpu *cpu, JitLink *link);
+const uint8_t *jit_far(X86Cpu *cpu, uint64_t info);
 
 static inline JitVcpu *jit_vcpu(X86Cpu *cpu)
 {

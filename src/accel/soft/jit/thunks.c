@@ -283,6 +283,18 @@ static void make_lookup(Asm *a, JitThunks *t)
     a_mov_reg(a, H_RSI, T1);
     call_c(a, (const void *)jit_follow);
     uint8_t *follow = a_jmp_forward(a);
+    /* T1: JIT_FAR_INFO of the jump, which leads nowhere yet. */
+    a_align(a, 16);
+    t->far = a->p;
+    a_mov_reg(a, T0, H_RAX);
+    a_bytes(a, "\x9f\x0f\x90\xc0\x66", 5); /* lahf; seto al; the prefix of a 16-bit mov */
+    a_op_mem(a, false, 0x89, H_RAX, AREA(far_cc));
+    a_mov_reg(a, H_RAX, T0);
+    a_mov_store(a, AREA(exit_arg), T1);
+    enter_c(a, 0);
+    a_mov_load(a, H_RSI, AREA(exit_arg));
+    call_c(a, (const void *)jit_far);
+    uint8_t *far = a_jmp_forward(a);
     /* T0: the guest address, T1: its entry, which is not the right one. The one beside it, perhaps. */
     a_align(a, 16);
     t->ibtc_miss = a->p;
@@ -299,6 +311,7 @@ static void make_lookup(Asm *a, JitThunks *t)
     call_c(a, (const void *)jit_lookup);
     a_bind(a, on);
     a_bind(a, follow);
+    a_bind(a, far);
     a_op_reg(a, true, 0x85, H_RAX, H_RAX);
     uint8_t *none = a_jcc_forward(a, CC_E);
     a_mov_reg(a, T1, H_RAX);
@@ -326,8 +339,10 @@ bool jit_thunks_make(Jit *jit, Asm *a)
 
     make_lookup(a, t);
     a_bind_to(no_return, t->stale);
+    /* T0: the guest address, T1: JIT_FAR_INFO where a far jump has led here. */
     t->poll = a->p;
     a_mov_store(a, CPU(rip), T0);
+    a_mov_store(a, AREA(exit_arg), T1);
     leave_with(a, t, JIT_EXIT_POLL);
     /* The same, and T1: the block. */
     t->changed = a->p;
