@@ -96,9 +96,28 @@ struct Windows {
 /* How many pages may be in windows in the whole process: the host bounds its mappings. */
 static int pages_limit, pages_all;
 
-static void find_limit(void)
+/* Whether the kernel's half holds something that users may read, as old hosts' vsyscall page. */
+static bool kernel_half_is_readable(void)
 {
-    static gsize once;
+    char line[256];
+    bool readable = false;
+    FILE *maps = fopen("/proc/self/maps", "re");
+
+    while (maps && fgets(line, sizeof(line), maps)) {
+        unsigned long long start;
+        char rights[8];
+        readable |= sscanf(line, "%llx-%*x %7s", &start, rights) == 2 && start >> 63 && rights[0] == 'r';
+    }
+    if (maps) {
+        fclose(maps);
+    }
+    return readable;
+}
+
+/* What this host has, looked at when it is wanted first: starting takes no longer for it. */
+static bool host_has_windows(void)
+{
+    static gsize once; /* 1: no, 2: yes */
     if (g_once_init_enter(&once)) {
         g_autofree char *text = NULL;
         gint64 mappings = 65530; /* what Linux begins with */
@@ -106,8 +125,9 @@ static void find_limit(void)
             mappings = g_ascii_strtoll(text, NULL, 10);
         }
         pages_limit = (int)CLAMP((mappings - OTHER_MAPPINGS) / PAGE_MAPPINGS, 0, 1 << 20);
-        g_once_init_leave(&once, 1);
+        g_once_init_leave(&once, kernel_half_is_readable() ? 1 : 2);
     }
+    return once == 2;
 }
 
 static void count_pages(Windows *w, int n)
@@ -680,6 +700,10 @@ void windows_sample(Windows *w, bool at_once)
         }
         s->paused_until = 0;
     }
+    if (!host_has_windows()) {
+        w->none_to_be_had = true;
+        return;
+    }
     if (!s->pages) {
         s->pages = g_hash_table_new(NULL, NULL);
     }
@@ -692,24 +716,6 @@ void windows_sample(Windows *w, bool at_once)
 
 /* ---- life ---- */
 
-/* Whether the kernel's half holds something that users may read, as old hosts' vsyscall page. */
-static bool kernel_half_is_readable(void)
-{
-    char line[256];
-    bool readable = false;
-    FILE *maps = fopen("/proc/self/maps", "re");
-
-    while (maps && fgets(line, sizeof(line), maps)) {
-        unsigned long long start;
-        char rights[8];
-        readable |= sscanf(line, "%llx-%*x %7s", &start, rights) == 2 && start >> 63 && rights[0] == 'r';
-    }
-    if (maps) {
-        fclose(maps);
-    }
-    return readable;
-}
-
 Windows *windows_new(X86Cpu *cpu)
 {
     Windows *w = g_new0(Windows, 1);
@@ -718,8 +724,6 @@ Windows *windows_new(X86Cpu *cpu)
     for (unsigned i = 0; i < WINDOW_SLOTS; i++) {
         jit_hot(cpu)->windows[i] = i < WINDOW_SLOTS / 2 ? WINDOW_NONE : WINDOW_NEVER;
     }
-    w->none_to_be_had = kernel_half_is_readable();
-    find_limit();
     cpu->mmu->dropped = dropped;
     return w;
 }
