@@ -89,7 +89,8 @@ static void code_mapping_changed(X86Cpu *cpu, unsigned context, uint64_t linear,
     x86_fpu_leave(cpu);
     for (unsigned i = 0; i < v->table_count; i++) {
         unsigned c = v->tables[i].context;
-        if (context != MMU_CONTEXT_ALL && c != MMU_CONTEXT_ALL && c != context) {
+        /* What supervisors run outlives what users of some address space lose. */
+        if (context != MMU_CONTEXT_ALL && c != (context == MMU_CONTEXT_KERNEL ? MMU_CONTEXT_ALL : context)) {
             continue;
         }
         jit_table_clear(v, i);
@@ -98,8 +99,8 @@ static void code_mapping_changed(X86Cpu *cpu, unsigned context, uint64_t linear,
     jit_returns_drop(cpu);
 }
 
-/* The page's code is about to run at an address (of the page). Far jumps from it go to one place in an address space, so
- * that it may be run at no other one. false: it is, and its blocks are stale now. */
+/* The page's code is about to run at an address (of the page). Far jumps from it go to one place in an
+ * address space, so that it may be run at no other one. false: it is, and its blocks are stale now. */
 static bool page_seen(JitVcpu *v, X86Cpu *cpu, const uint8_t *page, uint64_t va)
 {
     unsigned table = jit_area(cpu)->table;
@@ -384,8 +385,8 @@ static Block *cold_block_here(X86Cpu *cpu, const JitVcpu *v)
     return b && b->runs < JIT_COLD_RUNS ? b : NULL;
 }
 
-/* The code to go on with at cpu->rip, put into the look-up table; NULL: back to the loop. *found: the block of that
- * code, where nothing was run meanwhile. May raise. */
+/* The code to go on with at cpu->rip, put into the look-up table; NULL: back to the loop. *found: the block
+ * of that code, where nothing was run meanwhile. May raise. */
 static const uint8_t *lookup(X86Cpu *cpu, const JitBlock **found)
 {
     JitVcpu *v = jit_vcpu(cpu);
