@@ -158,6 +158,7 @@ Jit *jit_new(size_t size, GError **error)
     jit->hash = hash_new(HASH_BITS);
     jit->pages = g_hash_table_new_full(NULL, NULL, NULL, g_free);
     jit->pages_limit = PAGES_LIMIT;
+    jit->often = g_ptr_array_new();
     jit->vcpus = g_ptr_array_new();
     jit->split = g_hash_table_new(NULL, NULL);
     jit->scattered = g_hash_table_new(NULL, NULL);
@@ -220,6 +221,7 @@ void jit_free(Jit *jit)
         hash_free_list(jit->regions[i].old_hashes);
     }
     g_hash_table_unref(jit->pages);
+    g_ptr_array_unref(jit->often);
     g_ptr_array_unref(jit->vcpus);
     g_hash_table_unref(jit->split);
     g_hash_table_unref(jit->scattered);
@@ -448,6 +450,8 @@ static bool code_page_now(const X86Cpu *cpu, uint64_t linear, const uint8_t **ho
 #define OFTEN_COUNT     6
 #define OFTEN_WINDOW_NS (100 * INT64_C(1000000))
 #define OFTEN_KEEP_NS   (2000 * INT64_C(1000000))
+#define OFTEN_RELAPSES  5 /* twice as long each time */
+#define REVIEW_NS       (250 * INT64_C(1000000))
 
 static int64_t now_ns(void)
 {
@@ -460,7 +464,8 @@ static gboolean page_is_idle(gpointer key, gpointer value, gpointer user_data)
 {
     const JitPage *page = value;
     (void)key;
-    return !page->blocks && !page->aliased && !page->has_split && !page->has_scattered && !page->has_varying &&
+    return !page->blocks && !page->checking && !page->often && !page->aliased && !page->has_split &&
+           !page->has_scattered && !page->has_varying &&
            *(int64_t *)user_data - page->since_ns > OFTEN_KEEP_NS;
 }
 
@@ -486,10 +491,15 @@ static JitPage *page_get(Jit *jit, const uint8_t *host)
     return page;
 }
 
+static JitBlock **page_list(JitPage *page, const JitBlock *b)
+{
+    return b->checks_itself ? &page->checking : &page->blocks;
+}
+
 static void page_add(Jit *jit, JitPage *page, JitBlock *b, unsigned which)
 {
-    JitBlock *first = page->blocks;
-    if (!first) {
+    JitBlock **list = page_list(page, b), *first = *list;
+    if (!first && !b->checks_itself) {
         code_pages_count(&jit->code_pages, page->host, 1);
     }
     b->of_page[which].page = page;
@@ -498,7 +508,7 @@ static void page_add(Jit *jit, JitPage *page, JitBlock *b, unsigned which)
     if (first) {
         first->of_page[first->page != page->host].previous = b;
     }
-    page->blocks = b;
+    *list = b;
 }
 
 static void page_remove(Jit *jit, JitBlock *b)
@@ -515,40 +525,13 @@ static void page_remove(Jit *jit, JitBlock *b)
         if (previous) {
             previous->of_page[previous->page != page->host].next = next;
         } else {
-            page->blocks = next;
-            if (!next) {
+            *page_list(page, b) = next;
+            if (!next && !b->checks_itself) {
                 code_pages_count(&jit->code_pages, page->host, -1);
             }
         }
         b->of_page[which].page = NULL;
     }
-}
-
-static void count_write(JitPage *page)
-{
-    int64_t now = now_ns();
-    if (now - page->since_ns > OFTEN_WINDOW_NS) {
-        page->since_ns = now;
-        page->writes = 0;
-    }
-    if (++page->writes >= OFTEN_COUNT) {
-        page->often = true;
-        page->since_ns = now;
-    }
-}
-
-/* Whether blocks of the page are to check themselves. The lock is held. */
-static bool written_often(JitPage *page)
-{
-    if (!page->often) {
-        return false;
-    }
-    if (now_ns() - page->since_ns > OFTEN_KEEP_NS) {
-        page->often = false;
-        page->writes = 0;
-        return false;
-    }
-    return true;
 }
 
 /* Invariant 6. */
@@ -566,6 +549,70 @@ static void block_make_stale(Jit *jit, JitBlock *b)
     jit->stale_count++;
 }
 
+/* Writes to a page are frequent from now on, or no more. */
+static void set_often(Jit *jit, JitPage *page, bool often)
+{
+    page->often = often;
+    if (often) {
+        g_ptr_array_add(jit->often, page);
+    } else {
+        g_ptr_array_remove_fast(jit->often, page);
+    }
+    __atomic_store_n(&jit->often_count, jit->often->len, __ATOMIC_RELAXED);
+}
+
+static void count_write(Jit *jit, JitPage *page)
+{
+    int64_t now = now_ns();
+    if (now - page->since_ns > OFTEN_WINDOW_NS) {
+        page->since_ns = now;
+        page->writes = 0;
+    }
+    if (++page->writes >= OFTEN_COUNT) {
+        if (!page->often) {
+            set_often(jit, page, true);
+        }
+        page->since_ns = now;
+    }
+}
+
+/* Whether blocks of the page are to check themselves. When that is over, those that do are made anew. The
+ * lock is held. */
+static bool written_often(Jit *jit, JitPage *page)
+{
+    if (!page->often) {
+        return false;
+    }
+    if (now_ns() - page->since_ns <= OFTEN_KEEP_NS << page->relapses) {
+        return true;
+    }
+    page->writes = 0;
+    page->relapses += page->relapses < OFTEN_RELAPSES;
+    set_often(jit, page, false);
+    while (page->checking) {
+        block_make_stale(jit, page->checking);
+    }
+    return false;
+}
+
+void jit_review_pages(Jit *jit, X86Cpu *cpu)
+{
+    if (!__atomic_load_n(&jit->often_count, __ATOMIC_RELAXED)) {
+        return;
+    }
+    int64_t now = now_ns();
+    if (now - __atomic_load_n(&jit->reviewed_ns, __ATOMIC_RELAXED) < REVIEW_NS) {
+        return;
+    }
+    x86_fpu_leave(cpu);
+    pthread_mutex_lock(&jit->lock);
+    __atomic_store_n(&jit->reviewed_ns, now, __ATOMIC_RELAXED);
+    for (guint i = jit->often->len; i-- > 0;) {
+        written_often(jit, jit->often->pdata[i]);
+    }
+    pthread_mutex_unlock(&jit->lock);
+}
+
 static void page_invalidate(Jit *jit, const uint8_t *host_page)
 {
     JitPage *page = g_hash_table_lookup(jit->pages, host_page);
@@ -575,7 +622,7 @@ static void page_invalidate(Jit *jit, const uint8_t *host_page)
     while (page->blocks) {
         block_make_stale(jit, page->blocks);
     }
-    count_write(page);
+    count_write(jit, page);
 }
 
 void jit_page_aliased(Jit *jit, const uint8_t *host_page)
@@ -910,7 +957,7 @@ static JitBlock *translate(X86Cpu *cpu, JitVcpu *v, const CodePage *page, const 
         pages_trim(jit);
         JitPage *first_page = page_get(jit, page->host);
         JitPage *second_page = second ? page_get(jit, second->host) : NULL;
-        check = written_often(first_page) || (second && written_often(second_page));
+        check = written_often(jit, first_page) || (second && written_often(jit, second_page));
         if (!check && !protected) {
             /* Where that is not so already the lock must not be held: it waits for others. */
             protected = true;
@@ -943,11 +990,11 @@ static JitBlock *translate(X86Cpu *cpu, JitVcpu *v, const CodePage *page, const 
         }
         g_ptr_array_add(jit->regions[jit->current].blocks, b);
         hash_add(jit, b);
+        page_add(jit, first_page, b, 0);
+        if (second && second_page != first_page) {
+            page_add(jit, second_page, b, 1);
+        }
         if (!check) {
-            page_add(jit, first_page, b, 0);
-            if (second && second_page != first_page) {
-                page_add(jit, second_page, b, 1);
-            }
             if (!still_protected(page) || (second && !still_protected(second))) {
                 /* Written while it was read: whoever wrote did not find it. */
                 block_make_stale(jit, b);

@@ -240,9 +240,11 @@ typedef struct JitPcFlags {
 typedef struct JitPage {
     const uint8_t *host;
     JitBlock *blocks;   /* with code in it, through JitBlock.of_page */
+    JitBlock *checking; /* the same of those that check themselves */
     int64_t since_ns;   /* of the writes that are counted */
     unsigned writes;    /* of late */
-    bool often;         /* its blocks check themselves since since_ns */
+    bool often;         /* its blocks check themselves since since_ns; it is in Jit.often then */
+    uint8_t relapses;   /* how often that was over and came again */
     bool has_split;     /* something in it is in Jit.split */
     bool has_scattered; /* something in it is in Jit.scattered */
     bool has_varying;   /* something in it is in Jit.varying */
@@ -269,7 +271,7 @@ struct JitBlock {
     uint32_t code_size, cold_size;
     uint8_t *cold; /* the same of what is seldom run */
     const uint8_t *gone; /* writable mapping: where mem_poll_entry leads once it is stale */
-    /* The lists of its pages; where it checks itself it is in none. */
+    /* The lists of its pages. */
     struct {
         JitPage *page;
         JitBlock *next, *previous;
@@ -342,6 +344,9 @@ typedef struct Jit {
     GHashTable *pages;    /* host page -> JitPage */
     CodePages code_pages; /* those with blocks */
     guint pages_limit;    /* when to look for some that hold nothing */
+    GPtrArray *often;     /* of JitPage *: those that are written often */
+    unsigned often_count; /* atomic: of them */
+    int64_t reviewed_ns;  /* atomic: when it was looked last whether that is over */
     uint32_t samples;     /* how often it was looked what code runs */
     GPtrArray *vcpus;     /* of JitVcpu * */
     /* Host addresses of guest code whose accesses often lie in two pages: translated with a check for each.
@@ -470,6 +475,8 @@ JitLink *jit_careful_link(Jit *jit, X86Cpu *cpu, const JitCareful *way, const Ji
 /* Zeroed memory that lives as long as the blocks of the current region; 64-byte aligned where align64 says
  * so. */
 void *jit_alloc(Jit *jit, size_t size, bool align64);
+/* From time to time: the blocks of pages that are written often no more need not check themselves. */
+void jit_review_pages(Jit *jit, X86Cpu *cpu);
 /* Code at cpu->rip runs just now: pages where that is often so are hot, and made anew. */
 void jit_sample(Jit *jit, X86Cpu *cpu);
 /* Pages of code were written: their blocks are stale. [any thread] */
