@@ -1021,6 +1021,32 @@ JitBlock *jit_find_now(X86Cpu *cpu, const Jit *jit, uint32_t key)
     return hash_find(jit, page, offset, key, second);
 }
 
+const JitBlock *jit_far_now(X86Cpu *cpu, const Jit *jit, const JitFar *far, uint32_t key)
+{
+    uint64_t epoch = __atomic_load_n(&jit->epoch, __ATOMIC_SEQ_CST) + 1;
+    const uint8_t *page;
+
+    if (__atomic_load_n(&far->epoch, __ATOMIC_ACQUIRE) != epoch || !code_page_now(cpu, cpu->rip, &page)) {
+        return NULL;
+    }
+    const JitBlock *to = __atomic_load_n(&far->to, __ATOMIC_ACQUIRE);
+    /* Where another vCPU has noted something meanwhile, `to` may be of another epoch. */
+    if (__atomic_load_n(&far->epoch, __ATOMIC_SEQ_CST) != epoch || to->page != page || to->key != key || to->stale ||
+        to->second) {
+        return NULL;
+    }
+    return to;
+}
+
+void jit_far_note(const Jit *jit, JitFar *far, const JitBlock *to)
+{
+    uint64_t epoch = __atomic_load_n(&jit->epoch, __ATOMIC_SEQ_CST) + 1;
+
+    __atomic_store_n(&far->epoch, 0, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&far->to, to, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&far->epoch, epoch, __ATOMIC_SEQ_CST);
+}
+
 const uint8_t *jit_code_at(X86Cpu *cpu)
 {
     CodePage page;

@@ -385,9 +385,9 @@ static Block *cold_block_here(X86Cpu *cpu, const JitVcpu *v)
     return b && b->runs < JIT_COLD_RUNS ? b : NULL;
 }
 
-/* The code to go on with at cpu->rip, put into the look-up table; NULL: back to the loop. *found: the block
- * of that code, where nothing was run meanwhile. May raise. */
-static const uint8_t *lookup(X86Cpu *cpu, const JitBlock **found)
+/* The code to go on with at cpu->rip; NULL: back to the loop. It is put into the look-up table, unless it was a far
+ * jump. *found: the block of that code, where nothing was run meanwhile. May raise. */
+static const uint8_t *lookup(X86Cpu *cpu, JitFar *far, const JitBlock **found)
 {
     JitVcpu *v = jit_vcpu(cpu);
     JitArea *area = jit_area(cpu);
@@ -398,19 +398,24 @@ static const uint8_t *lookup(X86Cpu *cpu, const JitBlock **found)
         area->context != key_context(cpu)) {
         return NULL;
     }
-    Block *cold = cold_block_here(cpu, v);
-    if (cold) {
-        return run_cold_here(cpu, v, cold);
-    }
-    const JitBlock *b = jit_find_now(cpu, v->jit, area->key);
-    if (!b) {
-        return NULL;
-    }
     v->lookups++;
+    const JitBlock *b = far ? jit_far_now(cpu, v->jit, far, area->key) : NULL;
+    if (!b) {
+        b = jit_find_now(cpu, v->jit, area->key);
+        if (!b) {
+            Block *cold = cold_block_here(cpu, v);
+            return cold ? run_cold_here(cpu, v, cold) : NULL;
+        }
+        if (far) {
+            jit_far_note(v->jit, far, b);
+        }
+    }
     if (area->windowed) {
         hot->stack_delta = window_delta(cpu, cpu->regs[R_RSP]);
     }
-    table_fill(v, cpu, cpu->rip, b);
+    if (!far) {
+        table_fill(v, cpu, cpu->rip, b);
+    }
     *found = b;
     return b->ibtc_entry;
 }
@@ -418,7 +423,7 @@ static const uint8_t *lookup(X86Cpu *cpu, const JitBlock **found)
 const uint8_t *jit_lookup(X86Cpu *cpu)
 {
     const JitBlock *found = NULL;
-    return lookup(cpu, &found);
+    return lookup(cpu, NULL, &found);
 }
 
 /* A far jump that leads nowhere yet. May raise. */
@@ -427,18 +432,18 @@ const uint8_t *jit_far(X86Cpu *cpu, uint64_t info)
     JitVcpu *v = jit_vcpu(cpu);
     JitHot *hot = jit_hot(cpu);
     unsigned number = (unsigned)(info >> 1) % JIT_FARS;
-    JitFar far = v->jit->fars[number];
+    JitFar *far = &v->jit->fars[number];
     const JitBlock *found = NULL;
 
-    if (far.in_reg) {
+    if (far->in_reg) {
         cpu->cc = jit_area(cpu)->far_cc;
     }
-    cpu->rip = hot->page_va + (far.target & 4095);
-    uint64_t source = hot->page_va - (uint64_t)(int64_t)(far.target & ~4095);
-    const uint8_t *code = lookup(cpu, &found);
-    if (found && page_seen(v, cpu, far.from->page, source)) {
+    cpu->rip = hot->page_va + (far->target & 4095);
+    uint64_t source = hot->page_va - (uint64_t)(int64_t)(far->target & ~4095);
+    const uint8_t *code = lookup(cpu, far, &found);
+    if (found && page_seen(v, cpu, found->page, hot->page_va) && page_seen(v, cpu, far->from->page, source)) {
         unsigned table = jit_area(cpu)->table, n = v->tables[table].far_count;
-        hot->far[number] = far.in_reg ? found->reg_poll_entry : found->mem_poll_entry;
+        hot->far[number] = far->in_reg ? found->reg_poll_entry : found->mem_poll_entry;
         if (n < JIT_FILLS) {
             v->tables[table].far_fills[n] = number;
         }

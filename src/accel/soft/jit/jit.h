@@ -109,6 +109,10 @@ typedef struct JitFar {
     const JitBlock *from;
     int32_t target; /* from where the page of `from` begins */
     bool in_reg;    /* the flags are in RFLAGS only */
+    /* Where it led to the last time, in whichever address space: most often it does so again. Atomic; `to` may be
+     * looked at only as long as Jit.epoch is `epoch`, before and behind. */
+    const JitBlock *to;
+    uint64_t epoch; /* Jit.epoch + 1; 0: nothing is known */
 } JitFar;
 #define JIT_FARS_REGION 32768u /* of each region's blocks */
 #define JIT_FARS        (JIT_FARS_REGION * JIT_REGIONS)
@@ -469,6 +473,9 @@ JitBlock *jit_find_made(X86Cpu *cpu, JitVcpu *v, uint32_t key, const uint8_t *ho
 /* The same where it is there and its pages are in the instruction TLB; else NULL. Raises nothing, uses no
  * vector registers. */
 JitBlock *jit_find_now(X86Cpu *cpu, const Jit *jit, uint32_t key);
+/* The same where the jump led there the last time, too; else NULL. */
+const JitBlock *jit_far_now(X86Cpu *cpu, const Jit *jit, const JitFar *far, uint32_t key);
+void jit_far_note(const Jit *jit, JitFar *far, const JitBlock *to);
 void jit_link_to(Jit *jit, JitLink *link, JitBlock *to);
 /* The link of a way to a careful variant (to), made where it is followed for the first time; NULL: none. */
 JitLink *jit_careful_link(Jit *jit, X86Cpu *cpu, const JitCareful *way, const JitBlock *to);

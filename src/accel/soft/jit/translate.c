@@ -98,7 +98,10 @@ static bool emit_far_jump(T *t, int32_t target, bool in_reg)
     }
     number += jit->current * JIT_FARS_REGION;
     t->fars++;
-    jit->fars[number] = (JitFar){ .from = t->b, .target = target, .in_reg = in_reg };
+    __atomic_store_n(&jit->fars[number].epoch, 0, __ATOMIC_SEQ_CST);
+    jit->fars[number].from = t->b;
+    jit->fars[number].target = target;
+    jit->fars[number].in_reg = in_reg;
     if (target & ~4095) {
         a_mov_load(a, T0, HOT(page_va));
         a_lea(a, T0, mem_base(T0, target & ~4095));
