@@ -27,7 +27,7 @@
 /* How much code memory the host makes at a time. */
 #define READY_STEP ((size_t)256 << 10)
 /* See jit_checked_in_vain. */
-#define VAIN_MAX    1024 /* within VAIN_CYCLES: a few per cent of the time */
+#define VAIN_MAX    (1024 / JIT_VAIN_STEP) /* within VAIN_CYCLES: a few per cent of the time */
 #define VAIN_CYCLES (UINT64_C(1) << 24)
 #define SPLIT_MAX   4096
 

@@ -269,7 +269,7 @@ int jit_refill(X86Cpu *cpu, uint64_t linear, const JitRefill *meta)
     v->refills++;
     if (linear - page > meta->limit) {
         v->refill_failures++;
-        if (!(meta->flags & JIT_REFILL_CAREFUL)) {
+        if (!(meta->flags & JIT_REFILL_CAREFUL) && v->refill_failures % JIT_VAIN_STEP == 0) {
             jit_checked_in_vain(v->jit, cpu, meta);
         }
         return 1;

@@ -505,6 +505,8 @@ void jit_table_new(JitVcpu *v, unsigned i);
 void jit_table_free(JitVcpu *v, unsigned i);
 /* A page's code is run at two guest addresses of one address space: none of its blocks may jump far. */
 void jit_page_aliased(Jit *jit, const uint8_t *host_page);
+/* How many checks in vain are counted as one: to find the block takes time, and the lock. */
+#define JIT_VAIN_STEP 8
 /* A check in the block at this (executable) address was in vain because its accesses lie in two pages: where
  * that is usual, the block is made anew. */
 void jit_checked_in_vain(Jit *jit, X86Cpu *cpu, const void *executable);
