@@ -67,6 +67,9 @@ typedef struct Space {
     unsigned window_count;
     /* Guest page -> host page and flags. Large ones are under their first page with PAGE_LARGE set. */
     GHashTable *pages;
+    /* Host page -> the key of the small page that may be written and lies there; MANY: of several. */
+    GHashTable *writable;
+    unsigned large_writable;
     int64_t credit;
     uint64_t credit_tsc, paused_until, pause;
     uint64_t used; /* by Windows.clock */
@@ -212,11 +215,38 @@ static size_t page_size(uint64_t page)
     return page & PAGE_LARGE ? LARGE : 4096;
 }
 
-/* The page is gone, or its right to be written is. */
-static void page_uncount(Windows *w, uint64_t page)
+#define MANY GUINT_TO_POINTER(1)
+/* So that the key of page 0 is something. */
+#define SOME UINT64_C(8)
+
+static gpointer some(gpointer key)
 {
-    if (page & PAGE_WRITABLE) {
-        count_written(w, (const uint8_t *)(uintptr_t)(page & PAGE_HOST), page_size(page), -1);
+    return (gpointer)((uintptr_t)key | SOME);
+}
+
+/* The page is there, and may be written. */
+static void page_count(Space *s, gpointer key, uint64_t page)
+{
+    if (page & PAGE_LARGE) {
+        s->large_writable++;
+        return;
+    }
+    gpointer host = (gpointer)(uintptr_t)(page & PAGE_HOST), other = g_hash_table_lookup(s->writable, host);
+    g_hash_table_insert(s->writable, host, other && other != some(key) ? MANY : some(key));
+}
+
+/* The page is gone, or its right to be written is. */
+static void page_uncount(Windows *w, Space *s, gpointer key, uint64_t page)
+{
+    if (!(page & PAGE_WRITABLE)) {
+        return;
+    }
+    gpointer host = (gpointer)(uintptr_t)(page & PAGE_HOST);
+    count_written(w, host, page_size(page), -1);
+    if (page & PAGE_LARGE) {
+        s->large_writable--;
+    } else if (g_hash_table_lookup(s->writable, host) == some(key)) {
+        g_hash_table_remove(s->writable, host);
     }
 }
 
@@ -266,13 +296,14 @@ static void space_clear(Windows *w, Space *s)
     s->window_count = 0;
     if (s->pages) {
         GHashTableIter it;
-        gpointer value;
+        gpointer key, value;
         g_hash_table_iter_init(&it, s->pages);
-        while (g_hash_table_iter_next(&it, NULL, &value)) {
-            page_uncount(w, (uint64_t)(uintptr_t)value);
+        while (g_hash_table_iter_next(&it, &key, &value)) {
+            page_uncount(w, s, key, (uint64_t)(uintptr_t)value);
         }
         count_pages(w, -(int)g_hash_table_size(s->pages));
         g_hash_table_remove_all(s->pages);
+        g_hash_table_remove_all(s->writable);
     }
     s->on = s->stale = s->failed = false;
 }
@@ -375,7 +406,7 @@ static void page_unmap(Windows *w, Space *s, gpointer key, uint64_t page)
     if (at && !map_none(at, page_size(page))) {
         g_error("no memory to take a page out of a window: %s", g_strerror(errno));
     }
-    page_uncount(w, page);
+    page_uncount(w, s, key, page);
 }
 
 static void page_drop(Windows *w, Space *s, uint64_t linear, bool expect)
@@ -400,7 +431,7 @@ static void page_protect(Windows *w, Space *s, gpointer key, uint64_t page)
     if (at && mprotect(at, page_size(page), PROT_READ) < 0) {
         g_error("no memory to protect a page of a window: %s", g_strerror(errno));
     }
-    page_uncount(w, page);
+    page_uncount(w, s, key, page);
 }
 
 /* Whether a page that is about to be mapped may be written, and counts it then: who clears a dirty bit either
@@ -426,7 +457,7 @@ static void page_forget(Windows *w, Space *s, gpointer key)
 {
     gpointer value;
     if (g_hash_table_lookup_extended(s->pages, key, NULL, &value)) {
-        page_uncount(w, (uint64_t)(uintptr_t)value);
+        page_uncount(w, s, key, (uint64_t)(uintptr_t)value);
         g_hash_table_remove(s->pages, key);
         count_pages(w, -1);
     }
@@ -466,6 +497,9 @@ static bool page_map(Windows *w, Space *s, const MmuLook *look)
     uint64_t page =
         (uint64_t)(uintptr_t)look->host | (writable ? PAGE_WRITABLE : 0) | (large ? PAGE_LARGE : 0);
     count_pages(w, g_hash_table_insert(s->pages, page_key(look->linear, large), (gpointer)(uintptr_t)page));
+    if (writable) {
+        page_count(s, page_key(look->linear, large), page);
+    }
     w->counts.mapped++;
     uint64_t *gone = gone_of(w, look->linear);
     if (*gone == (look->linear | (uint64_t)(s - w->spaces))) {
@@ -550,11 +584,35 @@ bool windows_may_write(const Windows *w, const uint8_t *low, const uint8_t *high
     return false;
 }
 
+/* false: it takes a look at all pages. */
+static bool drop_few_writes(Windows *w, Space *s, const uint8_t *low, const uint8_t *high)
+{
+    if (s->large_writable || high - low > 16 * 4096) {
+        return false;
+    }
+    for (const uint8_t *host = low; host < high; host += 4096) {
+        gpointer key = g_hash_table_lookup(s->writable, host);
+        if (key == MANY) {
+            return false;
+        }
+        if (key) {
+            key = (gpointer)((uintptr_t)key & ~SOME);
+            uint64_t page = (uint64_t)(uintptr_t)g_hash_table_lookup(s->pages, key);
+            page_protect(w, s, key, page);
+            g_hash_table_replace(s->pages, key, (gpointer)(uintptr_t)(page & ~PAGE_WRITABLE));
+        }
+    }
+    return true;
+}
+
 static void drop_writes(Windows *w, Space *s, const uint8_t *low, const uint8_t *high)
 {
     GHashTableIter it;
     gpointer key, value;
 
+    if (drop_few_writes(w, s, low, high)) {
+        return;
+    }
     g_hash_table_iter_init(&it, s->pages);
     while (g_hash_table_iter_next(&it, &key, &value)) {
         uint64_t page = (uint64_t)(uintptr_t)value;
@@ -706,6 +764,7 @@ void windows_sample(Windows *w, bool at_once)
     }
     if (!s->pages) {
         s->pages = g_hash_table_new(NULL, NULL);
+        s->writable = g_hash_table_new(NULL, NULL);
     }
     s->on = true;
     s->stale = false;
@@ -737,6 +796,7 @@ void windows_free(Windows *w)
     for (unsigned i = 0; i < MMU_CONTEXTS; i++) {
         space_clear(w, &w->spaces[i]);
         g_clear_pointer(&w->spaces[i].pages, g_hash_table_unref);
+        g_clear_pointer(&w->spaces[i].writable, g_hash_table_unref);
     }
     while (w->pool_count) {
         munmap(w->pool[--w->pool_count], WINDOW_SIZE + 2 * WINDOW_GUARD);
