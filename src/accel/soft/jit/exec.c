@@ -89,7 +89,8 @@ static void code_mapping_changed(X86Cpu *cpu, unsigned context, uint64_t linear,
     x86_fpu_leave(cpu);
     for (unsigned i = 0; i < v->table_count; i++) {
         unsigned c = v->tables[i].context;
-        if (context != MMU_CONTEXT_ALL && c != MMU_CONTEXT_ALL && c != context) {
+        /* Tables of MMU_CONTEXT_ALL are of supervisors. */
+        if (context != MMU_CONTEXT_ALL && c != (context == MMU_CONTEXT_KERNEL ? MMU_CONTEXT_ALL : context)) {
             continue;
         }
         jit_table_clear(v, i);
