@@ -54,7 +54,7 @@ typedef struct CodePage {
     uint64_t ram_offset; /* of the page */
 } CodePage;
 
-#define ITLB_SIZE 512u
+#define ITLB_SIZE 2048u
 typedef struct ItlbEntry {
     uint64_t page;       /* linear address of the page */
     uint64_t generation; /* valid where it equals the mmu's generation or global_generation, by `global`;

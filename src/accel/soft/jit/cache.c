@@ -760,6 +760,11 @@ void jit_table_far_clear(JitVcpu *v, unsigned i)
         }
     }
     v->tables[i].far_count = 0;
+    v->tables[i].seen_count = 0;
+    if (++v->tables[i].turn == 4096) {
+        memset(v->tables[i].seen, 0, sizeof(JitSeen) * JIT_SEEN);
+        v->tables[i].turn = 1;
+    }
 }
 
 void jit_table_clear(JitVcpu *v, unsigned i)
@@ -778,10 +783,6 @@ void jit_table_clear(JitVcpu *v, unsigned i)
     jit_table_init(entries);
     v->tables[i].fill_count = 0;
     jit_table_far_clear(v, i);
-    if (++v->tables[i].turn == 4096) {
-        memset(v->tables[i].seen, 0, sizeof(JitSeen) * JIT_SEEN_SETS * JIT_SEEN_WAYS);
-        v->tables[i].turn = 1;
-    }
 }
 
 /* All of them lead to thunks.far, whose address fills the file. */
@@ -806,7 +807,8 @@ void jit_table_new(JitVcpu *v, unsigned i)
     v->tables[i].fill_count = 0;
     v->tables[i].far = far_table(v->jit);
     v->tables[i].far_count = 0;
-    v->tables[i].seen = map_zeros(sizeof(JitSeen) * JIT_SEEN_SETS * JIT_SEEN_WAYS);
+    v->tables[i].seen = map_zeros(sizeof(JitSeen) * JIT_SEEN);
+    v->tables[i].seen_count = 0;
     v->tables[i].turn = 1;
 }
 
@@ -814,7 +816,7 @@ void jit_table_free(JitVcpu *v, unsigned i)
 {
     g_aligned_free(v->tables[i].entries);
     munmap(v->tables[i].far, JIT_FARS * sizeof(uint8_t *));
-    munmap(v->tables[i].seen, sizeof(JitSeen) * JIT_SEEN_SETS * JIT_SEEN_WAYS);
+    munmap(v->tables[i].seen, sizeof(JitSeen) * JIT_SEEN);
 }
 
 void jit_tables_drop(JitVcpu *v)

@@ -89,7 +89,7 @@ static void code_mapping_changed(X86Cpu *cpu, unsigned context, uint64_t linear,
     x86_fpu_leave(cpu);
     for (unsigned i = 0; i < v->table_count; i++) {
         unsigned c = v->tables[i].context;
-        /* What supervisors run outlives what users of some address space lose. */
+        /* Tables of MMU_CONTEXT_ALL are of supervisors. */
         if (context != MMU_CONTEXT_ALL && c != (context == MMU_CONTEXT_KERNEL ? MMU_CONTEXT_ALL : context)) {
             continue;
         }
@@ -105,30 +105,26 @@ static bool page_seen(JitVcpu *v, X86Cpu *cpu, const uint8_t *page, uint64_t va)
 {
     unsigned table = jit_area(cpu)->table;
     uint64_t turn = v->tables[table].turn;
-    unsigned n = (unsigned)((uintptr_t)page >> 12) * 0x9e3779b1u / (UINT32_MAX / JIT_SEEN_SETS + 1);
-    JitSeen *set = v->tables[table].seen + n * JIT_SEEN_WAYS, *use = NULL;
+    JitSeen *seen = v->tables[table].seen;
+    unsigned n = (unsigned)((uintptr_t)page >> 12) % JIT_SEEN;
 
-    for (unsigned k = 0; k < JIT_SEEN_WAYS; k++) {
-        bool now = (set[k].va & 4095) == turn;
-        if (now && set[k].page == page) {
-            if (G_LIKELY((set[k].va ^ va) < 4096)) {
+    for (; (seen[n].va & 4095) == turn; n = (n + 1) % JIT_SEEN) {
+        if (seen[n].page == page) {
+            if (G_LIKELY((seen[n].va ^ va) < 4096)) {
                 return true;
             }
             x86_fpu_leave(cpu);
             jit_page_aliased(v->jit, page);
             return false;
         }
-        if (!now) {
-            use = &set[k];
-        }
     }
-    if (!use) {
-        /* No more is known of that page: nor may far jumps be from it. */
+    if (++v->tables[table].seen_count > JIT_SEEN_MAX) {
+        /* No more is known of those pages: nor may far jumps be from them. */
         x86_fpu_leave(cpu);
         jit_table_far_clear(v, table);
-        use = &set[(v->clock + v->fills) % JIT_SEEN_WAYS];
+        return page_seen(v, cpu, page, va);
     }
-    *use = (JitSeen){ .page = page, .va = va | turn };
+    seen[n] = (JitSeen){ .page = page, .va = va | turn };
     return true;
 }
 

@@ -393,8 +393,8 @@ typedef struct JitPast {
 #define JIT_TABLES 24
 #define JIT_FILLS  4096u
 /* At which guest address a page of code is run, as far as a table of far jumps depends on it. */
-#define JIT_SEEN_SETS 1024u
-#define JIT_SEEN_WAYS 4u
+#define JIT_SEEN     16384u
+#define JIT_SEEN_MAX (JIT_SEEN / 4 * 3)
 typedef struct JitSeen {
     const uint8_t *page;
     uint64_t va; /* of the page | JitVcpu.tables[].turn */
@@ -413,7 +413,8 @@ typedef struct JitVcpu {
         const uint8_t **far; /* see JitHot.far */
         unsigned far_count;  /* the same for these */
         uint32_t far_fills[JIT_FILLS];
-        JitSeen *seen; /* JIT_SEEN_SETS of JIT_SEEN_WAYS */
+        JitSeen *seen; /* JIT_SEEN, by page, the next one where that is taken */
+        unsigned seen_count;
         unsigned turn; /* 1 to 4095; others in `seen` are of former contents */
         uint64_t used; /* when, by `clock` */
     } tables[JIT_TABLES];
