@@ -31,10 +31,9 @@
 #define VAIN_CYCLES (UINT64_C(1) << 24)
 #define SPLIT_MAX   4096
 
-/* Memory of zeros, in large pages where the host has them; never fails. */
-static void *map_zeros(size_t size)
+/* Memory of zeros, in large pages where it is that large and the host has them; never fails. */
+static void *map_zeros(size_t size, size_t align)
 {
-    size_t align = size >= HUGE_PAGE ? HUGE_PAGE : 4096;
     uint8_t *p = mmap(NULL, size + align, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) {
         g_error("out of memory for what belongs to translated code");
@@ -54,7 +53,8 @@ static JitHash *hash_new(unsigned bits)
 {
     JitHash *hash = g_new0(JitHash, 1);
     hash->bits = bits;
-    hash->entries = map_zeros(sizeof(JitHashEntry) << bits);
+    hash->entries =
+        map_zeros(sizeof(JitHashEntry) << bits, sizeof(JitHashEntry) << bits >= HUGE_PAGE ? HUGE_PAGE : 4096);
     return hash;
 }
 
@@ -182,7 +182,7 @@ void *jit_alloc(Jit *jit, size_t size, bool align64)
 
     if (!arena->p || p + size > (uintptr_t)arena->end) {
         if (arena->next == arena->chunks->len) {
-            g_ptr_array_add(arena->chunks, map_zeros(ARENA_CHUNK));
+            g_ptr_array_add(arena->chunks, map_zeros(ARENA_CHUNK, HUGE_PAGE));
         }
         uint8_t *chunk = arena->chunks->pdata[arena->next++];
         p = (uintptr_t)chunk;
@@ -410,8 +410,8 @@ static void unlink_outgoing(JitBlock *b)
     }
 }
 
-/* The first instruction of ibtc_entry is seven bytes long and lies in an aligned eight: it becomes a jump. So does that
- * of mem_poll_entry, the last five bytes of the next eight: that is where far jumps lead. */
+/* The first instruction of ibtc_entry is seven bytes long and lies in an aligned eight: it becomes a jump. So
+ * does that of mem_poll_entry, the last five bytes of the next eight: that is where far jumps lead. */
 static void patch_entry(Jit *jit, JitBlock *b)
 {
     uint64_t word;
@@ -769,18 +769,18 @@ void jit_table_far_clear(JitVcpu *v, unsigned i)
 
 void jit_table_clear(JitVcpu *v, unsigned i)
 {
-    IbtcEntry *entries = v->tables[i].entries;
+    IbtcTable *table = v->tables[i].entries;
     unsigned count = v->tables[i].fill_count;
 
     if (count > JIT_FILLS) {
-        memset(entries, 0, sizeof(IbtcEntry) * JIT_IBTC_SIZE);
+        memset(table->va, 0, sizeof(table->va));
     } else {
         for (unsigned n = 0; n < count; n++) {
             unsigned slot = v->tables[i].fills[n];
-            entries[slot] = entries[slot ^ 1] = (IbtcEntry){ 0 };
+            table->va[slot] = table->va[slot ^ 1] = 0;
         }
     }
-    jit_table_init(entries);
+    jit_table_init(table);
     v->tables[i].fill_count = 0;
     jit_table_far_clear(v, i);
 }
@@ -789,10 +789,12 @@ void jit_table_clear(JitVcpu *v, unsigned i)
 static const uint8_t **far_table(const Jit *jit)
 {
     size_t part = JIT_FARS_REGION * sizeof(uint8_t *);
-    uint8_t *p = mmap(NULL, part * JIT_REGIONS, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint8_t *p =
+        mmap(NULL, part * JIT_REGIONS, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     bool ok = p != MAP_FAILED;
     for (unsigned i = 0; ok && i < JIT_REGIONS; i++) {
-        ok = mmap(p + i * part, part, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, jit->far_fd, 0) != MAP_FAILED;
+        ok = mmap(p + i * part, part, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, jit->far_fd, 0) !=
+             MAP_FAILED;
     }
     if (!ok) {
         g_error("out of memory for what belongs to translated code");
@@ -802,19 +804,19 @@ static const uint8_t **far_table(const Jit *jit)
 
 void jit_table_new(JitVcpu *v, unsigned i)
 {
-    v->tables[i].entries = g_aligned_alloc0(JIT_IBTC_SIZE, sizeof(IbtcEntry), 64);
+    v->tables[i].entries = map_zeros(sizeof(IbtcTable), JIT_IBTC_ALIGN);
     jit_table_init(v->tables[i].entries);
     v->tables[i].fill_count = 0;
     v->tables[i].far = far_table(v->jit);
     v->tables[i].far_count = 0;
-    v->tables[i].seen = map_zeros(sizeof(JitSeen) * JIT_SEEN);
+    v->tables[i].seen = map_zeros(sizeof(JitSeen) * JIT_SEEN, 4096);
     v->tables[i].seen_count = 0;
     v->tables[i].turn = 1;
 }
 
 void jit_table_free(JitVcpu *v, unsigned i)
 {
-    g_aligned_free(v->tables[i].entries);
+    munmap(v->tables[i].entries, sizeof(IbtcTable));
     munmap(v->tables[i].far, JIT_FARS * sizeof(uint8_t *));
     munmap(v->tables[i].seen, sizeof(JitSeen) * JIT_SEEN);
 }
@@ -1033,8 +1035,8 @@ const JitBlock *jit_far_now(X86Cpu *cpu, const Jit *jit, const JitFar *far, uint
     }
     const JitBlock *to = __atomic_load_n(&far->to, __ATOMIC_ACQUIRE);
     /* Where another vCPU has noted something meanwhile, `to` may be of another epoch. */
-    if (__atomic_load_n(&far->epoch, __ATOMIC_SEQ_CST) != epoch || to->page != page || to->key != key || to->stale ||
-        to->second) {
+    if (__atomic_load_n(&far->epoch, __ATOMIC_SEQ_CST) != epoch || to->page != page || to->key != key ||
+        to->stale || to->second) {
         return NULL;
     }
     return to;

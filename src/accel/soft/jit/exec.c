@@ -131,14 +131,16 @@ static bool page_seen(JitVcpu *v, X86Cpu *cpu, const uint8_t *page, uint64_t va)
 static void table_fill(JitVcpu *v, X86Cpu *cpu, uint64_t rip, const JitBlock *b)
 {
     const JitArea *area = jit_area(cpu);
-    JitHot *hot = jit_hot(cpu);
+    IbtcTable *table = v->tables[area->table].entries;
     unsigned slot = jit_ibtc_slot(rip), n = v->tables[area->table].fill_count;
 
     page_seen(v, cpu, b->page, rip & PAGE_MASK_4K);
-    if (hot->ibtc[slot].va != rip) {
-        hot->ibtc[slot ^ 1] = hot->ibtc[slot]; /* what was there is found there from now on */
+    if (table->va[slot] != rip) { /* what was there is found there from now on */
+        table->va[slot ^ 1] = table->va[slot];
+        table->code[slot ^ 1] = table->code[slot];
     }
-    hot->ibtc[slot] = (IbtcEntry){ .va = rip, .code = b->ibtc_entry };
+    table->va[slot] = rip;
+    table->code[slot] = b->ibtc_entry;
     if (n < JIT_FILLS) {
         v->tables[area->table].fills[n] = (uint16_t)slot;
     }
@@ -242,7 +244,7 @@ void jit_area_refresh(X86Cpu *cpu, JitVcpu *v)
         area->key = key;
         area->context = context;
         area->table = table_for(v, key, context);
-        hot->ibtc = v->tables[area->table].entries;
+        hot->ibtc = (uint64_t)(uintptr_t)v->tables[area->table].entries >> 3;
         hot->far = v->tables[area->table].far;
     }
     stack_slot_check(cpu);
@@ -342,7 +344,6 @@ static const uint8_t *run_cold_here(X86Cpu *cpu, JitVcpu *v, Block *b)
 {
     Interp *d = cpu->accel_data;
     JitArea *area = jit_area(cpu);
-    JitHot *hot = jit_hot(cpu);
 
     x86_fpu_leave(cpu);
     interp_run_counted(cpu, b);
@@ -358,10 +359,10 @@ static const uint8_t *run_cold_here(X86Cpu *cpu, JitVcpu *v, Block *b)
     jit_area_refresh(cpu, v);
     unsigned slot = jit_ibtc_slot(cpu->rip);
     for (unsigned n = 0; n < 2; n++) {
-        const IbtcEntry *e = &hot->ibtc[slot ^ n];
-        if (e->va == cpu->rip) {
+        const IbtcTable *table = v->tables[area->table].entries;
+        if (table->va[slot ^ n] == cpu->rip) {
             d->link_slot = NULL;
-            return e->code;
+            return table->code[slot ^ n];
         }
     }
     const JitBlock *found = d->link_slot ? NULL : jit_find_now(cpu, v->jit, area->key);
@@ -381,8 +382,8 @@ static Block *cold_block_here(X86Cpu *cpu, const JitVcpu *v)
     return b && b->runs < JIT_COLD_RUNS ? b : NULL;
 }
 
-/* The code to go on with at cpu->rip; NULL: back to the loop. It is put into the look-up table, unless it was a far
- * jump. *found: the block of that code, where nothing was run meanwhile. May raise. */
+/* The code to go on with at cpu->rip; NULL: back to the loop. It is put into the look-up table, unless it was
+ * a far jump. *found: the block of that code, where nothing was run meanwhile. May raise. */
 static const uint8_t *lookup(X86Cpu *cpu, JitFar *far, const JitBlock **found)
 {
     JitVcpu *v = jit_vcpu(cpu);

@@ -68,16 +68,20 @@ static inline HostMem mem_cpu(uint64_t offset)
 #define JIT_MAX_GROUPS 32
 #define JIT_IBTC_BITS  16
 #define JIT_IBTC_SIZE  (1u << JIT_IBTC_BITS)
-#define JIT_IBTC_HASH  UINT32_C(0x9e3779b1)
 G_STATIC_ASSERT(JIT_IBTC_SIZE - 1 <= UINT16_MAX);
 
 /* Modes that are not translated. */
 #define MODE_NOT_TRANSLATED (MODE_TF | MODE_BP | MODE_AC | MODE_VM86)
 
-typedef struct IbtcEntry {
-    uint64_t va;
-    const uint8_t *code;
-} IbtcEntry;
+/* Where code at a guest address is: by the low bits of the address, so that a multiple of the table's
+ * alignment shifted right by three is turned into an index, times eight, by a move of 16 bits. What an
+ * address drives out lies beside it. */
+typedef struct IbtcTable {
+    const uint8_t *code[JIT_IBTC_SIZE];
+    uint64_t va[JIT_IBTC_SIZE];
+} IbtcTable;
+#define JIT_IBTC_ALIGN (8u << JIT_IBTC_BITS)
+G_STATIC_ASSERT(JIT_IBTC_BITS == 16);
 
 /* Why translated code came back to the loop. */
 typedef enum JitExit {
@@ -103,20 +107,20 @@ typedef struct JitLoop {
 
 typedef struct JitBlock JitBlock;
 
-/* A direct jump to another page: it goes through JitHot.far, with flags and all registers as they are. What is there
- * holds as long as the tables of JitVcpu do, and for one guest address of its own page: JitSeen. */
+/* A direct jump to another page: it goes through JitHot.far, with flags and all registers as they are. What
+ * is there holds as long as the tables of JitVcpu do, and for one guest address of its own page: JitSeen. */
 typedef struct JitFar {
     const JitBlock *from;
     int32_t target; /* from where the page of `from` begins */
     bool in_reg;    /* the flags are in RFLAGS only */
-    /* Where it led to the last time, in whichever address space: most often it does so again. Atomic; `to` may be
-     * looked at only as long as Jit.epoch is `epoch`, before and behind. */
+    /* Where it led to the last time, in whichever address space: most often it does so again. Atomic; `to`
+     * may be looked at only as long as Jit.epoch is `epoch`, before and behind. */
     const JitBlock *to;
     uint64_t epoch; /* Jit.epoch + 1; 0: nothing is known */
 } JitFar;
 #define JIT_FARS_REGION 32768u /* of each region's blocks */
 #define JIT_FARS        (JIT_FARS_REGION * JIT_REGIONS)
-#define JIT_FAR_INFO(n) ((uint32_t)(n) << 1 | 1) /* in T1, on the way; no pointer to an IbtcEntry is odd */
+#define JIT_FAR_INFO(n) ((uint32_t)(n) << 1 | 1) /* in T1, on the way; else that is of no such size */
 
 /* Per vCPU, in X86Cpu.jit. */
 typedef struct JitArea {
@@ -140,7 +144,7 @@ typedef struct JitArea {
     uint32_t
         exit_info; /* page offset of the branch | JitIndirect << 12 | RET's operand or CALL's length << 14 */
     uint16_t far_cc; /* what cpu->cc is to be, where a far jump's flags were in RFLAGS */
-    uint32_t key;  /* of the running code, without KEY_CAREFUL */
+    uint32_t key;    /* of the running code, without KEY_CAREFUL */
     uint32_t context, table;
     bool windowed;                    /* SD is that of rsp's window */
     uint64_t kernel_lo, kernel_delta; /* stack_lo and stack_delta of other code, while that of windows runs */
@@ -161,8 +165,8 @@ typedef struct JitHot {
     uint64_t page_va;     /* guest address of the page whose code runs */
     uint64_t stack_lo;    /* a page that may be read and written with SD; JIT_NO_STACK: none */
     uint64_t stack_delta; /* what SD is, while C runs */
-    IbtcEntry *ibtc;      /* of the current key */
-    const uint8_t **far; /* where far jumps lead for now, by JitFar's number; of the current key, too */
+    uint64_t ibtc;        /* of the current key: an IbtcTable's address >> 3 */
+    const uint8_t **far;  /* where far jumps lead for now, by JitFar's number; of the current key, too */
     uint64_t unused[2];
     /* By bits 40 to 47 of a user's address: host minus guest address of what is mapped for it there. Where
      * bits 48 to 63 are taken for more of the number, an address that is not canonical is found behind the
@@ -273,7 +277,7 @@ struct JitBlock {
     const uint8_t *reg_entry, *reg_poll_entry;
     uint8_t *code; /* writable mapping */
     uint32_t code_size, cold_size;
-    uint8_t *cold; /* the same of what is seldom run */
+    uint8_t *cold;       /* the same of what is seldom run */
     const uint8_t *gone; /* writable mapping: where mem_poll_entry leads once it is stale */
     /* The lists of its pages. */
     struct {
@@ -359,8 +363,8 @@ typedef struct Jit {
     GHashTable *scattered; /* host addresses of guest instructions whose accesses change pages all the time */
     GHashTable *varying;   /* host addresses of guest instructions whose immediates are patched */
     JitFar *fars;          /* JIT_FARS */
-    int far_fd;            /* JIT_FARS_REGION times thunks.far: what tables of far jumps are before they are filled */
-    uint64_t epoch;        /* atomic */
+    int far_fd; /* JIT_FARS_REGION times thunks.far: what tables of far jumps are before they are filled */
+    uint64_t epoch; /* atomic */
     uint64_t code_bytes, cold_bytes, translated, insns, stale_count, evictions;
     uint64_t cycles; /* of the host's TSC, that translation took */
     bool elide, chain, loops, sites, tier, superblocks, lookahead, returns, windows;
@@ -404,7 +408,7 @@ typedef struct JitVcpu {
     X86Cpu *cpu;
     Jit *jit;
     struct {
-        IbtcEntry *entries;
+        IbtcTable *entries;
         uint32_t key;
         unsigned context; /* of the MMU */
         /* How many entries were filled, and where, as long as these are few. */
@@ -562,14 +566,29 @@ static inline const uint8_t *jit_rx(const Jit *jit, const uint8_t *rw)
     return rw + jit->rx_delta;
 }
 /* An empty table: 0 is an address that is looked up in the first two entries. */
-static inline void jit_table_init(IbtcEntry *entries)
+static inline void jit_table_init(IbtcTable *table)
 {
-    entries[0].va = entries[1].va = 1;
+    table->va[0] = table->va[1] = UINT64_MAX;
 }
 /* Where the code for an address is found; what was there before is in the entry beside it. */
 static inline unsigned jit_ibtc_slot(uint64_t va)
 {
-    return ((uint32_t)va * JIT_IBTC_HASH) >> (32 - JIT_IBTC_BITS);
+    return va & (JIT_IBTC_SIZE - 1);
+}
+/* The same of the address in T0, to T1: what jit_ibtc_va and jit_ibtc_code want there. */
+static inline void jit_emit_ibtc(Asm *a)
+{
+    a_mov_load(a, T1, mem_cpu(offsetof(X86Cpu, jit_hot) + offsetof(JitHot, ibtc)));
+    a_byte(a, 0x66);
+    a_op_reg(a, false, 0x8b, T1, T0); /* mov T1w, T0w */
+}
+static inline HostMem jit_ibtc_va(void)
+{
+    return mem_index(-1, T1, 3, offsetof(IbtcTable, va));
+}
+static inline HostMem jit_ibtc_code(void)
+{
+    return mem_index(-1, T1, 3, offsetof(IbtcTable, code));
 }
 
 #endif
