@@ -322,6 +322,9 @@ static void emit_copy(T *t, TInsn *i)
     X86Insn other;
     bool in_memory = false;
     if (insn->is_memory) {
+        if (t->window && (reads | (touched ? i->live_after & ~writes : 0))) {
+            block_flags_want(t); /* wherever the instruction faults from here on, they are where JitPc says */
+        }
         m = block_checked_operand(t, i);
     } else if (o.spilled) {
         other = *insn;
