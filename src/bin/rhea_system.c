@@ -100,6 +100,19 @@ static bool start(Vm *vm, const Options *options, MonitorSet *monitors, GError *
     return vm_configure(vm, options, add_monitor, monitors, error) && vm_ready(vm, error);
 }
 
+/* Runs the machine, or waits for the one that comes from elsewhere. */
+static bool set_off(Vm *vm, const Options *options, GError **error)
+{
+    const char *incoming = cmdline_last(options, OPT_INCOMING);
+    bool autostart = !cmdline_has(options, OPT_STOPPED);
+
+    vm_set_autostart(vm, autostart);
+    if (incoming) {
+        return strcmp(incoming, "defer") == 0 || vm_migrate_incoming(vm, incoming, error);
+    }
+    return !autostart || vm_start(vm, error);
+}
+
 static int run(const Options *options, GError **error)
 {
     const char *pidfile = cmdline_last(options, OPT_PIDFILE);
@@ -127,8 +140,8 @@ static int run(const Options *options, GError **error)
         pid_fd = write_pidfile(pidfile_path, error);
         ok = pid_fd >= 0;
     }
-    if (ok && !cmdline_has(options, OPT_STOPPED)) {
-        ok = vm_start(vm, error);
+    if (ok) {
+        ok = set_off(vm, options, error);
     }
     if (ok) {
         if (ready_fd >= 0) {

@@ -233,6 +233,7 @@ struct RamBlock {
     int fd;        /* memfd or file; -1 anonymous */
     uint64_t fd_offset;
     bool shared;
+    bool readonly;      /* the host's mapping cannot be written */
     uint64_t page_size; /* of the backing: 4 KiB, or a huge page */
     uint8_t *dirty;     /* a byte a page: mask of 1 << DirtyClient; atomic */
     int ref;

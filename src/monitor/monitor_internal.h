@@ -19,7 +19,6 @@ struct MonitorSet {
     Vm *vm;
     GPtrArray *monitors; /* of Monitor *, owned */
     json_object *command_line_options;
-    bool migrate_events; /* migrate-set-capabilities: events */
 };
 
 typedef struct HmpEditor {

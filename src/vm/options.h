@@ -60,6 +60,7 @@ typedef enum OptionId {
     OPT_INITRD,
     OPT_DTB,
     OPT_STOPPED,
+    OPT_INCOMING,
     OPT_DAEMONIZE,
     OPT_PIDFILE,
     OPT_NO_REBOOT,

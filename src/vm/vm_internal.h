@@ -2,6 +2,7 @@
 #ifndef RHEA_VM_VM_INTERNAL_H
 #define RHEA_VM_VM_INTERNAL_H
 
+#include "migration/migration.h"
 #include "vm/vm.h"
 
 enum { VM_REBOOT_RESET, VM_REBOOT_SHUTDOWN };
@@ -56,10 +57,27 @@ struct Vm {
     GPtrArray *sinks;
     bool delivering;
 
+    Migration *migration;
+    bool incoming;         /* -incoming: a state is waited for */
+    bool incoming_started; /* its channel is open */
+    bool autostart;        /* what has come in may run at once */
+    bool frozen;           /* its state is being taken or given: nothing else may move it */
+    bool disks_given_up;   /* by the source of a migration */
+    bool migrate_events;
+    RunState before_freeze;
+
     bool ended;
     int exit_status;
     int signal_fd;
     LoopFd *signal_watch;
 };
+
+/* vm.c, for the files of this folder. */
+void vm_set_run_state(Vm *vm, RunState state);
+void vm_tell_running(Vm *vm, bool running);
+void vm_bring_to_rest(Vm *vm, RunState state);
+/* migrate.c */
+void vm_migration_init(Vm *vm);
+bool vm_take_disks(Vm *vm, GError **error);
 
 #endif
