@@ -110,7 +110,8 @@ static bool set_off(Vm *vm, const Options *options, GError **error)
     if (incoming) {
         return strcmp(incoming, "defer") == 0 || vm_migrate_incoming(vm, incoming, error);
     }
-    return !autostart || vm_start(vm, error);
+    const char *tag = cmdline_last(options, OPT_LOADVM);
+    return (!tag || vm_snapshot_load(vm, tag, error)) && (!autostart || vm_start(vm, error));
 }
 
 static int run(const Options *options, GError **error)

@@ -329,6 +329,7 @@ const HmpCommand hmp_info_commands[] = {
     { "pci", "", "the PCI functions", info_pci },
     { "screen", "", "the text that the guest's screen shows", info_screen },
     { "trace-events", "[PATTERN]", "the trace points", info_trace_events },
+    { "snapshots", "", "what savevm has saved", hmp_info_snapshots },
     { "migrate", "", "the state of a migration", hmp_info_migrate },
     { "migrate_capabilities", "", "what can be switched", hmp_info_migrate_capabilities },
     { "migrate_parameters", "", "its limits", hmp_info_migrate_parameters },

@@ -126,3 +126,31 @@ bool hmp_info_migrate_parameters(HmpContext *ctx, const char *args, GError **err
     hmp_print(ctx, "max-bandwidth: %" PRIu64 " bytes/second\n", migration_bandwidth(vm_migration(ctx->vm)));
     return true;
 }
+
+/* ---- snapshots ---- */
+
+bool hmp_savevm(HmpContext *ctx, const char *args, GError **error)
+{
+    return vm_snapshot_save(ctx->vm, *args ? args : NULL, error);
+}
+
+bool hmp_loadvm(HmpContext *ctx, const char *args, GError **error)
+{
+    return *args ? vm_snapshot_load(ctx->vm, args, error) : error_set(error, "the tag is missing");
+}
+
+bool hmp_delvm(HmpContext *ctx, const char *args, GError **error)
+{
+    return *args ? vm_snapshot_delete(ctx->vm, args, error) : error_set(error, "the tag is missing");
+}
+
+bool hmp_info_snapshots(HmpContext *ctx, const char *args, GError **error)
+{
+    g_autofree char *text = vm_snapshot_list(ctx->vm, error);
+
+    if (!text) {
+        return false;
+    }
+    hmp_print(ctx, "%s", text);
+    return true;
+}

@@ -110,3 +110,23 @@ bool qmp_query_migrate_parameters(QmpContext *ctx, QapiMigrationParameters **ret
     (*ret)->max_bandwidth = migration_bandwidth(vm_migration(ctx->vm));
     return true;
 }
+
+/* ---- snapshots ---- */
+
+bool qmp_snapshot_save(QmpContext *ctx, const char *job_id, const char *tag, const char *vmstate,
+                       GPtrArray *devices, GError **error)
+{
+    return vm_snapshot_job(ctx->vm, VM_SNAPSHOT_SAVE, job_id, tag, vmstate, devices, error);
+}
+
+bool qmp_snapshot_load(QmpContext *ctx, const char *job_id, const char *tag, const char *vmstate,
+                       GPtrArray *devices, GError **error)
+{
+    return vm_snapshot_job(ctx->vm, VM_SNAPSHOT_LOAD, job_id, tag, vmstate, devices, error);
+}
+
+bool qmp_snapshot_delete(QmpContext *ctx, const char *job_id, const char *tag, GPtrArray *devices,
+                         GError **error)
+{
+    return vm_snapshot_job(ctx->vm, VM_SNAPSHOT_DELETE, job_id, tag, NULL, devices, error);
+}

@@ -53,7 +53,7 @@ static void add_cpu_facts(GPtrArray *facts, const X86Cpu *cpu)
     add_fact(facts, "cpu-features", feature_list(cpu));
 }
 
-static GPtrArray *machine_facts(Vm *vm)
+GPtrArray *vm_state_facts(Vm *vm)
 {
     GPtrArray *facts = g_ptr_array_new_with_free_func(g_free);
     const Machine *machine = vm->machine;
@@ -72,7 +72,7 @@ static GPtrArray *machine_facts(Vm *vm)
     return facts;
 }
 
-static StateMachine describe(Vm *vm, GPtrArray *facts)
+StateMachine vm_describe_state(Vm *vm, GPtrArray *facts)
 {
     return (StateMachine){ .root = vm->root, .clocks = vm->clocks, .vcpus = vm->vcpus, .facts = facts };
 }
@@ -101,22 +101,33 @@ static bool give_up_disks(Vm *vm, GError **error)
 
 /* ---- outgoing ---- */
 
-static void unfreeze(Vm *vm)
+void vm_unfreeze(Vm *vm)
 {
     vm->frozen = false;
     bh_schedule(vm->request_bh); /* what was asked for meanwhile */
 }
 
-static void go_on(Vm *vm)
+void vm_go_on(Vm *vm)
 {
     GError *error = NULL;
     bool was_running = vm->before_freeze == RUN_STATE_RUNNING;
 
     vm_set_run_state(vm, was_running ? RUN_STATE_PAUSED : vm->before_freeze);
     if (!(was_running ? vm_start(vm, &error) : vm_take_disks(vm, &error))) {
-        error_prefix(&error, "after a failed migration: ");
+        error_prefix(&error, "the machine cannot go on: ");
         error_report(error);
         g_clear_error(&error);
+    }
+}
+
+void vm_freeze(Vm *vm, RunState state)
+{
+    vm->before_freeze = vm_run_state(vm);
+    vm->frozen = true;
+    if (vm_running(vm)) {
+        vm_stop(vm, state);
+    } else {
+        vm_set_run_state(vm, state);
     }
 }
 
@@ -124,22 +135,16 @@ static SavedState *host_freeze(void *opaque, GError **error)
 {
     Vm *vm = opaque;
 
-    vm->before_freeze = vm_run_state(vm);
-    vm->frozen = true;
-    if (vm_running(vm)) {
-        vm_stop(vm, RUN_STATE_FINISH_MIGRATE);
-    } else {
-        vm_set_run_state(vm, RUN_STATE_FINISH_MIGRATE);
-    }
-    g_autoptr(GPtrArray) facts = machine_facts(vm);
-    StateMachine machine = describe(vm, facts);
+    vm_freeze(vm, RUN_STATE_FINISH_MIGRATE);
+    g_autoptr(GPtrArray) facts = vm_state_facts(vm);
+    StateMachine machine = vm_describe_state(vm, facts);
     SavedState *state = NULL;
     if (give_up_disks(vm, error)) {
         state = state_collect(&machine, enum_name(&run_state_lookup, (int)vm->before_freeze), error);
     }
     if (!state) {
-        unfreeze(vm);
-        go_on(vm);
+        vm_unfreeze(vm);
+        vm_go_on(vm);
     }
     return state;
 }
@@ -148,11 +153,11 @@ static void host_thaw(void *opaque, bool completed)
 {
     Vm *vm = opaque;
 
-    unfreeze(vm);
+    vm_unfreeze(vm);
     if (completed) {
         vm_set_run_state(vm, RUN_STATE_POSTMIGRATE);
     } else {
-        go_on(vm);
+        vm_go_on(vm);
     }
 }
 
@@ -203,8 +208,8 @@ bool vm_migrate_incoming(Vm *vm, const char *uri, GError **error)
 static SavedState *host_expect(void *opaque)
 {
     Vm *vm = opaque;
-    g_autoptr(GPtrArray) facts = machine_facts(vm);
-    StateMachine machine = describe(vm, facts);
+    g_autoptr(GPtrArray) facts = vm_state_facts(vm);
+    StateMachine machine = vm_describe_state(vm, facts);
 
     return state_expect(&machine);
 }
@@ -223,18 +228,24 @@ static RunState arrived_state(const char *name)
     return RUN_STATE_PAUSED;
 }
 
+bool vm_apply_state(Vm *vm, SavedState *state, GError **error)
+{
+    StateMachine machine = vm_describe_state(vm, NULL);
+
+    vm_tell_running(vm, false); /* devices do nothing by themselves until they are told otherwise */
+    return state_apply(&machine, state, error);
+}
+
 static bool host_arrive(void *opaque, SavedState *state, GError **error)
 {
     Vm *vm = opaque;
-    StateMachine machine = describe(vm, NULL);
     bool ran = g_strcmp0(state->run_state, "running") == 0;
 
-    vm_tell_running(vm, false); /* devices do nothing by themselves until they are told otherwise */
-    if (!state_apply(&machine, state, error)) {
+    if (!vm_apply_state(vm, state, error)) {
         return false;
     }
     vm->incoming = false;
-    unfreeze(vm);
+    vm_unfreeze(vm);
     vm_set_run_state(vm, arrived_state(state->run_state));
     return ran && vm->autostart ? vm_start(vm, error) : vm_take_disks(vm, error);
 }

@@ -151,7 +151,7 @@ static const OptionInfo option_table[] = {
       "instruction counting is not supported" },
     { "incoming", "uri|defer", RUNNING, "waits for a machine's state: file:PATH, exec:COMMAND, unix:PATH, tcp:HOST:PORT, fd:NAME",
       OPT_INCOMING },
-    { "loadvm", "tag", RUNNING, "starts from a snapshot", OPT_UNSUPPORTED, NULL, "snapshots are not supported yet" },
+    { "loadvm", "tag", RUNNING, "starts from a snapshot (savevm)", OPT_LOADVM },
     { "runas", "user", RUNNING, "changes the user", OPT_UNSUPPORTED, NULL,
       "changing the user is not supported; start the program as that user" },
     { "chroot", "dir", RUNNING, "changes the root", OPT_UNSUPPORTED, NULL, "changing the root is not supported" },

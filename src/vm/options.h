@@ -61,6 +61,7 @@ typedef enum OptionId {
     OPT_DTB,
     OPT_STOPPED,
     OPT_INCOMING,
+    OPT_LOADVM,
     OPT_DAEMONIZE,
     OPT_PIDFILE,
     OPT_NO_REBOOT,

@@ -123,6 +123,20 @@ struct Migration *vm_migration(Vm *vm);      /* migration/migration.h; borrowed 
 void vm_set_migrate_events(Vm *vm, bool on); /* the capability "events": MIGRATION is emitted */
 bool vm_migrate_events(Vm *vm);
 
+/* ---- snapshots of the whole machine in qcow2 images (snapshot.c) ---- */
+/* savevm, loadvm, delvm: at once. Disks: all that are writable; the state goes to the first of them. tag NULL
+ * of save: a name made of the time. */
+bool vm_snapshot_save(Vm *vm, const char *tag, GError **error);
+bool vm_snapshot_load(Vm *vm, const char *tag, GError **error);
+bool vm_snapshot_delete(Vm *vm, const char *tag, GError **error);
+/* "info snapshots"; caller frees. NULL on error. */
+char *vm_snapshot_list(Vm *vm, GError **error);
+/* The same as jobs (snapshot-save and so on): by node names. */
+typedef enum VmSnapshotAction { VM_SNAPSHOT_SAVE, VM_SNAPSHOT_LOAD, VM_SNAPSHOT_DELETE } VmSnapshotAction;
+bool vm_snapshot_job(Vm *vm, VmSnapshotAction action, const char *job_id, const char *tag,
+                     const char *vmstate /* NULL for delete */, GPtrArray *devices /* of char * */,
+                     GError **error);
+
 /* Runs the main loop until the machine has ended; the exit status of the process. */
 int vm_run(Vm *vm);
 

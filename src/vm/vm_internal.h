@@ -79,5 +79,12 @@ void vm_bring_to_rest(Vm *vm, RunState state);
 /* migrate.c */
 void vm_migration_init(Vm *vm);
 bool vm_take_disks(Vm *vm, GError **error);
+StateMachine vm_describe_state(Vm *vm, GPtrArray *facts); /* facts: of vm_state_facts(), or NULL */
+GPtrArray *vm_state_facts(Vm *vm);
+void vm_freeze(Vm *vm, RunState state); /* stops, and lets nothing move it; before_freeze has what it was */
+void vm_unfreeze(Vm *vm);
+void vm_go_on(Vm *vm); /* as before vm_freeze */
+/* Gives the machine a state that was read, memory excepted. */
+bool vm_apply_state(Vm *vm, SavedState *state, GError **error);
 
 #endif
