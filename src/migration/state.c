@@ -800,13 +800,12 @@ bool state_apply(const StateMachine *machine, SavedState *state, GError **error)
     if (!apply_cpus(machine, parts, error) || !apply_devices(machine, parts, error)) {
         return false;
     }
-    GHashTableIter iter;
-    void *left;
-    g_hash_table_iter_init(&iter, parts);
-    if (g_hash_table_iter_next(&iter, NULL, &left)) {
-        const StatePart *part = left;
-        return error_set(error, "%s (%s): the state has this device, this machine has not", part->name,
-                         part->type);
+    for (guint i = 0; i < state->parts->len; i++) {
+        const StatePart *part = state->parts->pdata[i];
+        if (g_hash_table_contains(parts, part->name)) {
+            return error_set(error, "%s (%s): the state has this device, this machine has not", part->name,
+                             part->type);
+        }
     }
     return true;
 }
