@@ -4,6 +4,7 @@
  */
 #include "base/error.h"
 #include "base/log.h"
+#include "gdbstub/gdbstub.h"
 #include "monitor/monitor.h"
 #include "vm/configure.h"
 
@@ -100,6 +101,21 @@ static bool start(Vm *vm, const Options *options, MonitorSet *monitors, GError *
     return vm_configure(vm, options, add_monitor, monitors, error) && vm_ready(vm, error);
 }
 
+static char *run_monitor(void *opaque, const char *line)
+{
+    return monitor_hmp_run(opaque, line);
+}
+
+static bool listen_for_gdb(GdbStub *gdb, const Options *options, GError **error)
+{
+    const char *device = cmdline_last(options, OPT_GDB);
+
+    if (!device && cmdline_has(options, OPT_GDB_SHORT)) {
+        device = "tcp::1234";
+    }
+    return !device || gdbstub_listen(gdb, device, error);
+}
+
 /* Runs the machine, or waits for the one that comes from elsewhere. */
 static bool set_off(Vm *vm, const Options *options, GError **error)
 {
@@ -136,7 +152,9 @@ static int run(const Options *options, GError **error)
         return status;
     }
     MonitorSet *monitors = monitor_set_new(vm);
-    bool ok = start(vm, options, monitors, error);
+    GdbStub *gdb = gdbstub_new(vm, run_monitor, monitors);
+    monitor_set_gdbstub(monitors, gdb);
+    bool ok = start(vm, options, monitors, error) && listen_for_gdb(gdb, options, error);
     if (ok && pidfile) {
         pid_fd = write_pidfile(pidfile_path, error);
         ok = pid_fd >= 0;
@@ -151,6 +169,7 @@ static int run(const Options *options, GError **error)
         status = vm_run(vm);
     }
     monitor_set_free(monitors);
+    gdbstub_free(gdb);
     vm_free(vm);
     if (pid_fd >= 0) {
         unlink(pidfile_path);

@@ -19,6 +19,7 @@ struct MonitorSet {
     Vm *vm;
     GPtrArray *monitors; /* of Monitor *, owned */
     json_object *command_line_options;
+    struct GdbStub *gdb; /* or NULL */
 };
 
 typedef struct HmpEditor {

@@ -62,6 +62,8 @@ typedef enum OptionId {
     OPT_STOPPED,
     OPT_INCOMING,
     OPT_LOADVM,
+    OPT_GDB,
+    OPT_GDB_SHORT,
     OPT_DAEMONIZE,
     OPT_PIDFILE,
     OPT_NO_REBOOT,
