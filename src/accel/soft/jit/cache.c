@@ -78,6 +78,29 @@ static void chunk_free(void *chunk)
     munmap(chunk, ARENA_CHUNK);
 }
 
+/* A file of JIT_FARS_REGION times the address. -1: error is set. */
+static int far_file(const uint8_t *address, GError **error)
+{
+    size_t size = JIT_FARS_REGION * sizeof(address);
+    int fd = memfd_create("rhea-far", MFD_CLOEXEC);
+
+    if (fd >= 0 && ftruncate(fd, (off_t)size) == 0) {
+        const uint8_t **p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        if (p != MAP_FAILED) {
+            for (unsigned i = 0; i < JIT_FARS_REGION; i++) {
+                p[i] = address;
+            }
+            munmap(p, size);
+            return fd;
+        }
+    }
+    error_set_errno(error, errno, "Cannot make memory for what belongs to translated code");
+    if (fd >= 0) {
+        close(fd);
+    }
+    return -1;
+}
+
 Jit *jit_new(size_t size, GError **error)
 {
     Jit *jit = g_new0(Jit, 1);
@@ -120,6 +143,16 @@ Jit *jit_new(size_t size, GError **error)
         r->cold_ready = r->cold_start;
         r->blocks = g_ptr_array_new();
         r->arena.chunks = g_ptr_array_new_with_free_func(chunk_free);
+    }
+    jit->fars = g_malloc0(JIT_FARS * sizeof(JitFar)); /* whose pages the host makes as they are used */
+    jit->far_fd = far_file(jit_rx(jit, jit->thunks.far), error);
+    if (jit->far_fd < 0) {
+        jit_range_remove(rx);
+        munmap(rw, size);
+        munmap(rx, size);
+        g_free(jit->fars);
+        g_free(jit);
+        return NULL;
     }
     pthread_mutex_init(&jit->lock, NULL);
     jit->hash = hash_new(HASH_BITS);
@@ -180,6 +213,8 @@ void jit_free(Jit *jit)
     }
     munmap(jit->rw, jit->size);
     munmap(jit->rw + jit->rx_delta, jit->size);
+    close(jit->far_fd);
+    g_free(jit->fars);
     hash_free_list(jit->hash);
     for (unsigned i = 0; i < JIT_REGIONS; i++) {
         hash_free_list(jit->regions[i].old_hashes);
@@ -373,7 +408,8 @@ static void unlink_outgoing(JitBlock *b)
     }
 }
 
-/* The first instruction of ibtc_entry is seven bytes long and lies in an aligned eight: it becomes a jump. */
+/* The first instruction of ibtc_entry is seven bytes long and lies in an aligned eight: it becomes a jump. So does that
+ * of mem_poll_entry, the last five bytes of the next eight: that is where far jumps lead. */
 static void patch_entry(Jit *jit, JitBlock *b)
 {
     uint64_t word;
@@ -385,6 +421,12 @@ static void patch_entry(Jit *jit, JitBlock *b)
     memcpy(bytes + 1, &d, 4);
     memcpy(&word, bytes, 8);
     __atomic_store_n((uint64_t *)(void *)b->code, word, __ATOMIC_RELEASE);
+    d = (int32_t)(b->gone - (b->code + 16));
+    memcpy(bytes, b->code + 8, 8);
+    bytes[3] = 0xe9;
+    memcpy(bytes + 4, &d, 4);
+    memcpy(&word, bytes, 8);
+    __atomic_store_n((uint64_t *)(void *)(b->code + 8), word, __ATOMIC_RELEASE);
 }
 
 /* ---- pages ---- */
@@ -418,7 +460,7 @@ static gboolean page_is_idle(gpointer key, gpointer value, gpointer user_data)
 {
     const JitPage *page = value;
     (void)key;
-    return !page->blocks && !page->has_split && !page->has_scattered && !page->has_varying &&
+    return !page->blocks && !page->aliased && !page->has_split && !page->has_scattered && !page->has_varying &&
            *(int64_t *)user_data - page->since_ns > OFTEN_KEEP_NS;
 }
 
@@ -530,6 +572,17 @@ static void page_invalidate(Jit *jit, const uint8_t *host_page)
     count_write(page);
 }
 
+void jit_page_aliased(Jit *jit, const uint8_t *host_page)
+{
+    pthread_mutex_lock(&jit->lock);
+    JitPage *page = page_get(jit, host_page);
+    page->aliased = true;
+    while (page->blocks) {
+        block_make_stale(jit, page->blocks);
+    }
+    pthread_mutex_unlock(&jit->lock);
+}
+
 void jit_block_changed(Jit *jit, JitBlock *block)
 {
     pthread_mutex_lock(&jit->lock);
@@ -638,6 +691,21 @@ static bool region_is_free(Jit *jit, const JitRegion *r, const JitVcpu *own)
     return true;
 }
 
+void jit_table_far_clear(JitVcpu *v, unsigned i)
+{
+    const uint8_t **far = v->tables[i].far, *unknown = jit_rx(v->jit, v->jit->thunks.far);
+    unsigned count = v->tables[i].far_count;
+
+    if (count > JIT_FILLS) {
+        madvise(far, JIT_FARS * sizeof(uint8_t *), MADV_DONTNEED);
+    } else {
+        for (unsigned n = 0; n < count; n++) {
+            far[v->tables[i].far_fills[n]] = unknown;
+        }
+    }
+    v->tables[i].far_count = 0;
+}
+
 void jit_table_clear(JitVcpu *v, unsigned i)
 {
     IbtcEntry *entries = v->tables[i].entries;
@@ -653,6 +721,44 @@ void jit_table_clear(JitVcpu *v, unsigned i)
     }
     jit_table_init(entries);
     v->tables[i].fill_count = 0;
+    jit_table_far_clear(v, i);
+    if (++v->tables[i].turn == 4096) {
+        memset(v->tables[i].seen, 0, sizeof(JitSeen) * JIT_SEEN_SETS * JIT_SEEN_WAYS);
+        v->tables[i].turn = 1;
+    }
+}
+
+/* All of them lead to thunks.far, whose address fills the file. */
+static const uint8_t **far_table(const Jit *jit)
+{
+    size_t part = JIT_FARS_REGION * sizeof(uint8_t *);
+    uint8_t *p = mmap(NULL, part * JIT_REGIONS, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    bool ok = p != MAP_FAILED;
+    for (unsigned i = 0; ok && i < JIT_REGIONS; i++) {
+        ok = mmap(p + i * part, part, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, jit->far_fd, 0) != MAP_FAILED;
+    }
+    if (!ok) {
+        g_error("out of memory for what belongs to translated code");
+    }
+    return (const uint8_t **)(void *)p;
+}
+
+void jit_table_new(JitVcpu *v, unsigned i)
+{
+    v->tables[i].entries = g_aligned_alloc0(JIT_IBTC_SIZE, sizeof(IbtcEntry), 64);
+    jit_table_init(v->tables[i].entries);
+    v->tables[i].fill_count = 0;
+    v->tables[i].far = far_table(v->jit);
+    v->tables[i].far_count = 0;
+    v->tables[i].seen = map_zeros(sizeof(JitSeen) * JIT_SEEN_SETS * JIT_SEEN_WAYS);
+    v->tables[i].turn = 1;
+}
+
+void jit_table_free(JitVcpu *v, unsigned i)
+{
+    g_aligned_free(v->tables[i].entries);
+    munmap(v->tables[i].far, JIT_FARS * sizeof(uint8_t *));
+    munmap(v->tables[i].seen, sizeof(JitSeen) * JIT_SEEN_SETS * JIT_SEEN_WAYS);
 }
 
 void jit_tables_drop(JitVcpu *v)
@@ -703,6 +809,7 @@ static void region_next(Jit *jit, JitVcpu *v)
         arena_empty(&r->arena);
         r->used = r->start;
         r->cold_used = r->cold_start;
+        r->fars = 0;
         hash_free_list(r->old_hashes);
         r->old_hashes = NULL;
     }
@@ -856,6 +963,32 @@ JitBlock *jit_find_now(X86Cpu *cpu, const Jit *jit, uint32_t key)
         second = NULL;
     }
     return hash_find(jit, page, offset, key, second);
+}
+
+const JitBlock *jit_far_now(X86Cpu *cpu, const Jit *jit, const JitFar *far, uint32_t key)
+{
+    uint64_t epoch = __atomic_load_n(&jit->epoch, __ATOMIC_SEQ_CST) + 1;
+    const uint8_t *page;
+
+    if (__atomic_load_n(&far->epoch, __ATOMIC_ACQUIRE) != epoch || !code_page_now(cpu, cpu->rip, &page)) {
+        return NULL;
+    }
+    const JitBlock *to = __atomic_load_n(&far->to, __ATOMIC_ACQUIRE);
+    /* Where another vCPU has noted something meanwhile, `to` may be of another epoch. */
+    if (__atomic_load_n(&far->epoch, __ATOMIC_SEQ_CST) != epoch || to->page != page || to->key != key || to->stale ||
+        to->second) {
+        return NULL;
+    }
+    return to;
+}
+
+void jit_far_note(const Jit *jit, JitFar *far, const JitBlock *to)
+{
+    uint64_t epoch = __atomic_load_n(&jit->epoch, __ATOMIC_SEQ_CST) + 1;
+
+    __atomic_store_n(&far->epoch, 0, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&far->to, to, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&far->epoch, epoch, __ATOMIC_SEQ_CST);
 }
 
 const uint8_t *jit_code_at(X86Cpu *cpu)

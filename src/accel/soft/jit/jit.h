@@ -53,14 +53,17 @@
 #define SD   H_R11
 #define BASE H_R14
 #define GSP  H_R15
-/* So that what is used most lies within a byte's displacement. */
-#define CPU_BIAS 0x100
+/* BASE is the X86Cpu plus this: what is used most lies within a byte's displacement, and the low six bits are
+ * WINDOW_SHIFT, so that BASE is the count of a SHRX, too. */
+#define CPU_BIAS (offsetof(X86Cpu, regs) + 8 * 8 + 64 + WINDOW_SHIFT)
+G_STATIC_ASSERT((offsetof(X86Cpu, regs) & 63) == 0 && WINDOW_SHIFT < 64);
 static inline HostMem mem_cpu(uint64_t offset)
 {
-    return mem_base(BASE, (int64_t)offset - CPU_BIAS);
+    return mem_base(BASE, (int64_t)offset - (int64_t)CPU_BIAS);
 }
 
 #define JIT_SLOTS      16
+#define JIT_REGIONS    8
 #define JIT_MAX_INSNS  64
 #define JIT_MAX_GROUPS 32
 #define JIT_IBTC_BITS  16
@@ -98,14 +101,25 @@ typedef struct JitLoop {
     uint32_t wait, planned, left;
 } JitLoop;
 
-/* Per vCPU, in X86Cpu.jit; what is used most comes first, see CPU_BIAS. */
+typedef struct JitBlock JitBlock;
+
+/* A direct jump to another page: it goes through JitHot.far, with flags and all registers as they are. What is there
+ * holds as long as the tables of JitVcpu do, and for one guest address of its own page: JitSeen. */
+typedef struct JitFar {
+    const JitBlock *from;
+    int32_t target; /* from where the page of `from` begins */
+    bool in_reg;    /* the flags are in RFLAGS only */
+    /* Where it led to the last time, in whichever address space: most often it does so again. Atomic; `to` may be
+     * looked at only as long as Jit.epoch is `epoch`, before and behind. */
+    const JitBlock *to;
+    uint64_t epoch; /* Jit.epoch + 1; 0: nothing is known */
+} JitFar;
+#define JIT_FARS_REGION 32768u /* of each region's blocks */
+#define JIT_FARS        (JIT_FARS_REGION * JIT_REGIONS)
+#define JIT_FAR_INFO(n) ((uint32_t)(n) << 1 | 1) /* in T1, on the way; no pointer to an IbtcEntry is odd */
+
+/* Per vCPU, in X86Cpu.jit. */
 typedef struct JitArea {
-    uint64_t page_va;     /* guest address of the page whose code runs */
-    uint64_t stack_lo;    /* a page that may be read and written with SD; JIT_NO_STACK: none */
-    uint64_t stack_delta; /* what SD is, while C runs */
-    IbtcEntry *ibtc;      /* of the current key */
-    /* By bits 40 to 47 of a user's address: host minus guest address of what is mapped for it there. */
-    uint64_t windows[WINDOW_SLOTS];
     uint64_t tmp[4];
     uint64_t site_save[3]; /* T0, rax and rcx, in a site thunk */
     uint64_t t1;           /* what T1 held, while a stack probe is refilled */
@@ -125,6 +139,7 @@ typedef struct JitArea {
     uint32_t exit_reason;
     uint32_t
         exit_info; /* page offset of the branch | JitIndirect << 12 | RET's operand or CALL's length << 14 */
+    uint16_t far_cc; /* what cpu->cc is to be, where a far jump's flags were in RFLAGS */
     uint32_t key;  /* of the running code, without KEY_CAREFUL */
     uint32_t context, table;
     bool windowed;                    /* SD is that of rsp's window */
@@ -141,12 +156,31 @@ G_STATIC_ASSERT(sizeof(JitArea) <= sizeof(((X86Cpu *)0)->jit));
 /* Not canonical, so that an address for which the check passes by chance faults on the host. */
 #define JIT_NO_STACK UINT64_C(0x8000000000000000)
 
+/* The same, in X86Cpu.jit_hot: what is used most. */
+typedef struct JitHot {
+    uint64_t page_va;     /* guest address of the page whose code runs */
+    uint64_t stack_lo;    /* a page that may be read and written with SD; JIT_NO_STACK: none */
+    uint64_t stack_delta; /* what SD is, while C runs */
+    IbtcEntry *ibtc;      /* of the current key */
+    const uint8_t **far; /* where far jumps lead for now, by JitFar's number; of the current key, too */
+    uint64_t unused[2];
+    /* By bits 40 to 47 of a user's address: host minus guest address of what is mapped for it there. Where
+     * bits 48 to 63 are taken for more of the number, an address that is not canonical is found behind the
+     * table, in X86Cpu's guard. */
+    uint64_t windows[WINDOW_SLOTS];
+} JitHot;
+G_STATIC_ASSERT(sizeof(JitHot) == sizeof(((X86Cpu *)0)->jit_hot));
+G_STATIC_ASSERT(X86_CPU_GUARD >= (sizeof(uint64_t) << (64 - WINDOW_SHIFT)));
+
+static inline JitHot *jit_hot(X86Cpu *cpu)
+{
+    return (JitHot *)(void *)cpu->jit_hot;
+}
+
 static inline JitArea *jit_area(X86Cpu *cpu)
 {
     return (JitArea *)(void *)cpu->jit;
 }
-
-typedef struct JitBlock JitBlock;
 
 /* A direct exit of a block within its page. */
 typedef struct JitLink {
@@ -217,6 +251,7 @@ typedef struct JitPage {
     bool has_scattered; /* something in it is in Jit.scattered */
     bool has_varying;   /* something in it is in Jit.varying */
     bool hot;           /* its code is run much: its accesses get places in X86Cpu.jit_sites */
+    bool aliased;       /* run at two guest addresses of one address space: no far jumps from here */
     uint8_t heat;
     uint32_t sampled; /* Jit.samples, when its code was found running last */
 } JitPage;
@@ -237,6 +272,7 @@ struct JitBlock {
     uint8_t *code; /* writable mapping */
     uint32_t code_size, cold_size;
     uint8_t *cold; /* the same of what is seldom run */
+    const uint8_t *gone; /* writable mapping: where mem_poll_entry leads once it is stale */
     /* The lists of its pages; where it checks itself it is in none. */
     struct {
         JitPage *page;
@@ -267,7 +303,6 @@ typedef struct JitHash {
     JitHashEntry *entries;
 } JitHash;
 
-#define JIT_REGIONS 8
 /* Memory that is given back as a whole, to be used again. */
 typedef struct JitArena {
     GPtrArray *chunks; /* of void *, ARENA_CHUNK bytes each */
@@ -282,6 +317,7 @@ typedef struct JitRegion {
     uint8_t *ready, *cold_ready;                /* up to here the host has made its pages */
     GPtrArray *blocks;                          /* in the order of their addresses */
     JitArena arena;                             /* of its blocks, their links and call-outs */
+    unsigned fars;                              /* of its JIT_FARS_REGION that are used */
     JitHash *old_hashes;                        /* to be freed once every vCPU has seen epoch */
     uint64_t epoch; /* of the eviction; every vCPU must have seen it before reuse */
 } JitRegion;
@@ -291,7 +327,7 @@ typedef struct JitThunks {
     void (*enter)(X86Cpu *cpu, const uint8_t *code);
     /* writable mapping, for the assembler */
     uint8_t *no_return, *leave, *ibtc_miss, *indirect, *link, *step, *poll, *changed, *refill, *callout,
-        *callout_end, *chain, *fpu_load, *stale, *careful;
+        *callout_end, *chain, *fpu_load, *stale, *careful, *far;
     uint8_t *site[2][2]; /* by user, by write */
 } JitThunks;
 
@@ -316,6 +352,8 @@ typedef struct Jit {
     GHashTable *split;
     GHashTable *scattered; /* host addresses of guest instructions whose accesses change pages all the time */
     GHashTable *varying;   /* host addresses of guest instructions whose immediates are patched */
+    JitFar *fars;          /* JIT_FARS */
+    int far_fd;            /* JIT_FARS_REGION times thunks.far: what tables of far jumps are before they are filled */
     uint64_t epoch;        /* atomic */
     uint64_t code_bytes, cold_bytes, translated, insns, stale_count, evictions;
     uint64_t cycles; /* of the host's TSC, that translation took */
@@ -348,6 +386,14 @@ typedef struct JitPast {
 
 #define JIT_TABLES 24
 #define JIT_FILLS  4096u
+/* At which guest address a page of code is run, as far as a table of far jumps depends on it. */
+#define JIT_SEEN_SETS 1024u
+#define JIT_SEEN_WAYS 4u
+typedef struct JitSeen {
+    const uint8_t *page;
+    uint64_t va; /* of the page | JitVcpu.tables[].turn */
+} JitSeen;
+
 typedef struct JitVcpu {
     X86Cpu *cpu;
     Jit *jit;
@@ -358,6 +404,11 @@ typedef struct JitVcpu {
         /* How many entries were filled, and where, as long as these are few. */
         unsigned fill_count;
         uint16_t fills[JIT_FILLS];
+        const uint8_t **far; /* see JitHot.far */
+        unsigned far_count;  /* the same for these */
+        uint32_t far_fills[JIT_FILLS];
+        JitSeen *seen; /* JIT_SEEN_SETS of JIT_SEEN_WAYS */
+        unsigned turn; /* 1 to 4095; others in `seen` are of former contents */
         uint64_t used; /* when, by `clock` */
     } tables[JIT_TABLES];
     unsigned table_count;
@@ -416,6 +467,9 @@ JitBlock *jit_find_made(X86Cpu *cpu, JitVcpu *v, uint32_t key, const uint8_t *ho
 /* The same where it is there and its pages are in the instruction TLB; else NULL. Raises nothing, uses no
  * vector registers. */
 JitBlock *jit_find_now(X86Cpu *cpu, const Jit *jit, uint32_t key);
+/* The same where the jump led there the last time, too; else NULL. */
+const JitBlock *jit_far_now(X86Cpu *cpu, const Jit *jit, const JitFar *far, uint32_t key);
+void jit_far_note(const Jit *jit, JitFar *far, const JitBlock *to);
 void jit_link_to(Jit *jit, JitLink *link, JitBlock *to);
 /* The link of a way to a careful variant (to), made where it is followed for the first time; NULL: none. */
 JitLink *jit_careful_link(Jit *jit, X86Cpu *cpu, const JitCareful *way, const JitBlock *to);
@@ -437,6 +491,12 @@ void jit_returns_drop(X86Cpu *cpu);
 /* Forgets what the look-up tables hold; the vCPU is at a boundary. */
 void jit_tables_drop(JitVcpu *v);
 void jit_table_clear(JitVcpu *v, unsigned i);
+void jit_table_far_clear(JitVcpu *v, unsigned i); /* its far jumps only */
+/* Makes the parts of a table that is new; frees them. */
+void jit_table_new(JitVcpu *v, unsigned i);
+void jit_table_free(JitVcpu *v, unsigned i);
+/* A page's code is run at two guest addresses of one address space: none of its blocks may jump far. */
+void jit_page_aliased(Jit *jit, const uint8_t *host_page);
 /* A check in the block at this (executable) address was in vain because its accesses lie in two pages: where
  * that is usual, the block is made anew. */
 void jit_checked_in_vain(Jit *jit, X86Cpu *cpu, const void *executable);
@@ -476,6 +536,7 @@ int jit_callout_end(X86Cpu *cpu, JitCallout *callout);
 const uint8_t *jit_lookup(X86Cpu *cpu);
 const uint8_t *jit_lookup_indirect(X86Cpu *cpu);
 const uint8_t *jit_follow(X86Cpu *cpu, JitLink *link);
+const uint8_t *jit_far(X86Cpu *cpu, uint64_t info);
 
 static inline JitVcpu *jit_vcpu(X86Cpu *cpu)
 {

@@ -178,7 +178,7 @@ static void hide(Windows *w)
     if (w->shown < MMU_CONTEXTS) {
         const Space *s = &w->spaces[w->shown];
         for (unsigned i = 0; i < s->window_count; i++) {
-            jit_area(w->cpu)->windows[s->windows[i].guest >> WINDOW_SHIFT] = WINDOW_NONE;
+            jit_hot(w->cpu)->windows[s->windows[i].guest >> WINDOW_SHIFT] = WINDOW_NONE;
         }
         w->shown = MMU_CONTEXTS;
     }
@@ -188,7 +188,7 @@ static void show(Windows *w, Space *s)
 {
     hide(w);
     for (unsigned i = 0; i < s->window_count; i++) {
-        jit_area(w->cpu)->windows[s->windows[i].guest >> WINDOW_SHIFT] =
+        jit_hot(w->cpu)->windows[s->windows[i].guest >> WINDOW_SHIFT] =
             (uint64_t)(uintptr_t)s->windows[i].host - s->windows[i].guest;
     }
     w->shown = (unsigned)(s - w->spaces);
@@ -631,7 +631,7 @@ Windows *windows_new(X86Cpu *cpu)
     w->cpu = cpu;
     w->shown = MMU_CONTEXTS;
     for (unsigned i = 0; i < WINDOW_SLOTS; i++) {
-        jit_area(cpu)->windows[i] = i < WINDOW_SLOTS / 2 ? WINDOW_NONE : WINDOW_NEVER;
+        jit_hot(cpu)->windows[i] = i < WINDOW_SLOTS / 2 ? WINDOW_NONE : WINDOW_NEVER;
     }
     w->none_to_be_had = kernel_half_is_readable();
     find_limit();
