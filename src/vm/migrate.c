@@ -89,13 +89,24 @@ bool vm_take_disks(Vm *vm, GError **error)
         return false;
     }
     vm->disks_given_up = false;
+    block_drain_end(vm->disk_drain);
+    vm->disk_drain = NULL;
     return true;
 }
 
-/* Requests under way end; then the images are as they would be after a clean exit. */
+void vm_forget_disk_requests(Vm *vm)
+{
+    block_drain_end(vm->disk_drain); /* on nodes that are not ours: writes are refused */
+    vm->disk_drain = NULL;
+}
+
+/* Requests under way end; then the images are as they would be after a clean exit. What devices ask for later
+ * (the next piece of a long transfer) waits: the other side asks for it again, or we do with our disks back.
+ */
 static bool give_up_disks(Vm *vm, GError **error)
 {
     vm->disks_given_up = true;
+    vm->disk_drain = block_drain_all_begin(block_registry_graph(vm->blocks));
     return block_nodes_inactivate(block_registry_graph(vm->blocks), error);
 }
 

@@ -757,6 +757,7 @@ void vm_free(Vm *vm)
     if (!vm) {
         return;
     }
+    vm_forget_disk_requests(vm);
     migration_free(vm->migration);
     vm->migration = NULL;
     if (vm_running(vm)) {

@@ -2,6 +2,7 @@
 #ifndef RHEA_VM_VM_INTERNAL_H
 #define RHEA_VM_VM_INTERNAL_H
 
+#include "block/graph/graph.h"
 #include "migration/migration.h"
 #include "vm/vm.h"
 
@@ -58,11 +59,12 @@ struct Vm {
     bool delivering;
 
     Migration *migration;
-    bool incoming;         /* -incoming: a state is waited for */
-    bool incoming_started; /* its channel is open */
-    bool autostart;        /* what has come in may run at once */
-    bool frozen;           /* its state is being taken or given: nothing else may move it */
-    bool disks_given_up;   /* by the source of a migration */
+    bool incoming;          /* -incoming: a state is waited for */
+    bool incoming_started;  /* its channel is open */
+    bool autostart;         /* what has come in may run at once */
+    bool frozen;            /* its state is being taken or given: nothing else may move it */
+    bool disks_given_up;    /* by the source of a migration */
+    BlockDrain *disk_drain; /* meanwhile: requests wait until they are taken back */
     bool migrate_events;
     RunState before_freeze;
 
@@ -79,6 +81,7 @@ void vm_bring_to_rest(Vm *vm, RunState state);
 /* migrate.c */
 void vm_migration_init(Vm *vm);
 bool vm_take_disks(Vm *vm, GError **error);
+void vm_forget_disk_requests(Vm *vm);                     /* at the end: what still waits fails */
 StateMachine vm_describe_state(Vm *vm, GPtrArray *facts); /* facts: of vm_state_facts(), or NULL */
 GPtrArray *vm_state_facts(Vm *vm);
 void vm_freeze(Vm *vm, RunState state); /* stops, and lets nothing move it; before_freeze has what it was */

@@ -19,7 +19,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from harness import ROOT, Failure, Machine, Tap, expect  # noqa: E402
 
-ERRORS = r"BUG:|Oops|Kernel panic|soft lockup|I/O error|dd failed|EXT4-fs error|general protection|segfault"
+ERRORS = r"BUG:|Oops|Kernel panic|soft lockup|I/O error|dd failed|of the disk is wrong|exception Emask|EXT4-fs error|general protection|segfault"
 
 
 class Chain:
@@ -44,10 +44,16 @@ class Chain:
     def arguments(self):
         bus = "device" if self.machine == "microvm" else "pci"
         guest = self.args.guest
+        initrd, append = guest / "initrd.gz", ""
+        disk = f"virtio-blk-{bus},drive=disk0"
+        if self.args.bus == "ide":
+            initrd, append, disk = self.directory / "initrd", " rhea.disk=sd", "ide-hd,drive=disk0"
+            if not initrd.exists():
+                initrd.write_bytes((guest / "initrd.gz").read_bytes() + (guest / "ide.gz").read_bytes())
         return ["-M", self.machine, "-accel", self.args.accel, "-smp", self.smp, "-m", "256", "-nodefaults", "-no-reboot",
-                "-display", "none", "-serial", "stdio", "-kernel", guest / "vmlinuz", "-initrd", guest / "initrd.gz",
-                "-append", f"console=ttyS0 quiet rhea.test=chain rhea.chain={self.args.rounds}",
-                "-drive", f"file={self.disk},format={self.format},if=none,id=disk0", "-device", f"virtio-blk-{bus},drive=disk0",
+                "-display", "none", "-serial", "stdio", "-kernel", guest / "vmlinuz", "-initrd", initrd,
+                "-append", f"console=ttyS0 quiet rhea.test=chain rhea.chain={self.args.rounds}{append}",
+                "-drive", f"file={self.disk},format={self.format},if=none,id=disk0", "-device", disk,
                 "-netdev", f"user,id=net0,tftp={self.directory / 'tftp'}", "-device", f"virtio-net-{bus},netdev=net0",
                 "-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", f"virtio-rng-{bus},rng=rng0",
                 "-qmp", f"unix:{self.qmp()},server=on,wait=off"]
@@ -159,6 +165,10 @@ def soak(args, machine, smp, expected, tap):
             raise Failure(f"{problem} (seed {seed}, after {done} times)\n{chain.vm.tail(8)}")
         finally:
             chain.end(chain.vm)
+        if found != expected:
+            rounds = re.findall(r"chain (\d+) round (\d+) (\w+)", chain.text)
+            wrong = [r for r in rounds if r not in args.rounds_seen[smp]]
+            raise Failure(f"seed {seed}, {done} times: first wrong rounds {wrong[:3]}")
         expect(found == expected, f"seed {seed}: other results after {done} times: {found}, not {expected}")
         expect(done >= min(args.times, args.least), f"only {done} times: give more --rounds")
         print(f"# {machine} -smp {smp}: {done} times, seed {seed}")
@@ -177,6 +187,7 @@ def main():
     parser.add_argument("--pause", type=float, default=1.0, help="seconds at most between two times")
     parser.add_argument("--begin", default=r"chain \d+ round", help="what the guest prints before the first time")
     parser.add_argument("--how", default="file,exec,unix,tcp")
+    parser.add_argument("--bus", choices=("virtio", "ide"), default="virtio", help="where the disk hangs; ide: SATA on q35")
     parser.add_argument("--disk", default="raw", help="format of the disk")
     parser.add_argument("--timeout", type=int, default=300)
     parser.add_argument("--seed", type=int)
@@ -184,6 +195,7 @@ def main():
     args.guest = pathlib.Path(args.guest or os.environ.get("RHEA_GUEST") or args.build / "guest").resolve()
     tap = Tap()
     expected = {}
+    args.rounds_seen = {}
 
     def undisturbed(smp):
         if not (args.guest / "vmlinuz").exists():
@@ -193,6 +205,7 @@ def main():
             chain.vm = chain.start()
             try:
                 expected[smp] = chain.wait_end(args.timeout)
+                args.rounds_seen[smp] = re.findall(r"chain (\d+) round (\d+) (\w+)", chain.vm.text())
             finally:
                 chain.end(chain.vm)
 
