@@ -284,6 +284,7 @@ static bool begin_load(Snapshot *s, GError **error)
 {
     BlockSnapshotInfo info;
 
+    g_assert(s->holder); /* every load names one */
     for (guint i = 0; i < s->nodes->len; i++) {
         BlockNode *node = s->nodes->pdata[i];
         if (!find(node, s->tag, &info)) {
@@ -306,6 +307,7 @@ static bool begin_load(Snapshot *s, GError **error)
     s->disturbed = true;
     for (guint i = 0; i < s->nodes->len; i++) {
         BlockNode *node = s->nodes->pdata[i];
+        g_assert(node);
         find(node, s->tag, &info);
         BlockDrain *drain = block_drain_begin(node);
         bool ok = node->driver->snapshot_goto(node, info.id, error);

@@ -3,7 +3,7 @@
 """Saves and loads a machine whose guest works: chains of checksums over computation, disk and network (guest-init's check
 "chain") must end with the same result as in a machine that nobody touched.
 
-    soak_state.py [--machine pc,q35,microvm] [--smp 1,2] [--times 20] [--rounds 60] [--how file,exec,unix,tcp,snapshot]
+    soak_state.py [--machine pc,q35,microvm] [--smp 1,2] [--times 20] [--rounds 60] [--how file,exec,unix,tcp,cancel,snapshot]
 
 Each time a new process takes the machine over, at a random moment; the ways of --how take turns."""
 import argparse
@@ -11,6 +11,7 @@ import os
 import pathlib
 import random
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -130,6 +131,22 @@ def hand_over(chain, how):
         migrated(old)
         chain.end(old)
         chain.vm = new
+    elif how == "cancel":
+        path = directory / "slow.sock"
+        path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+            server.listen(1)
+            old.qmp.command("migrate-set-parameters", max_bandwidth=20 << 20)
+            old.qmp.command("migrate", uri=f"unix:{path}")
+            peer, _ = server.accept()
+            time.sleep(0.2)
+            old.qmp.command("migrate_cancel")
+            while (status := old.qmp.command("query-migrate")["status"]) != "cancelled":
+                expect(status in ("active", "setup", "cancelling"), f"the migration is {status}")
+                time.sleep(0.01)
+            peer.close()
+        old.qmp.command("migrate-set-parameters", max_bandwidth=0)
     elif how == "snapshot":
         reply = old.qmp.command("human-monitor-command", command_line="savevm soak")
         expect(reply == "", f"savevm: {reply}")
@@ -186,7 +203,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--pause", type=float, default=1.0, help="seconds at most between two times")
     parser.add_argument("--begin", default=r"chain \d+ round", help="what the guest prints before the first time")
-    parser.add_argument("--how", default="file,exec,unix,tcp")
+    parser.add_argument("--how", default="file,exec,unix,cancel,tcp")
     parser.add_argument("--bus", choices=("virtio", "ide"), default="virtio", help="where the disk hangs; ide: SATA on q35")
     parser.add_argument("--disk", default="raw", help="format of the disk")
     parser.add_argument("--timeout", type=int, default=300)
