@@ -95,9 +95,9 @@ void x86_update_mode(X86Cpu *cpu)
             segment_is_flat(&cpu->segs[SEG_ES], true) && segment_is_flat(&cpu->segs[SEG_SS], true)) {
             mode |= MODE_FLAT;
         }
-    }
-    if (cpu->segs[SEG_SS].attr & DESC_B) {
-        mode |= MODE_SS32;
+        if (cpu->segs[SEG_SS].attr & DESC_B) {
+            mode |= MODE_SS32;
+        }
     }
     if (cpu->cr0 & CR0_PE) {
         mode |= MODE_PE | (vm86 ? MODE_VM86 : 0);

@@ -125,10 +125,10 @@ typedef struct T {
     /* At t0_at, and nowhere else, T0 holds the guest's register t0_guest. */
     const uint8_t *t0_at;
     int t0_guest;
-    int t1_group;   /* whose delta T1 holds; -1 */
-    int16_t rsp;    /* what is yet to be added to the guest's rsp, with windows */
-    bool touched;   /* the stack was accessed, with windows */
-    unsigned fars;  /* JitFar's that it has taken of its region's */
+    int t1_group;  /* whose delta T1 holds; -1 */
+    int16_t rsp;   /* what is yet to be added to the guest's rsp, with windows */
+    bool touched;  /* the stack was accessed, with windows */
+    unsigned fars; /* JitFar's that it has taken of its region's */
     bool no_far;
     bool fpu;       /* the block uses vector or x87 registers */
     bool too_many;  /* out-of-line parts: fewer instructions would do */

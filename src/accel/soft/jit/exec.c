@@ -89,7 +89,8 @@ static void code_mapping_changed(X86Cpu *cpu, unsigned context, uint64_t linear,
     x86_fpu_leave(cpu);
     for (unsigned i = 0; i < v->table_count; i++) {
         unsigned c = v->tables[i].context;
-        if (context != MMU_CONTEXT_ALL && c != MMU_CONTEXT_ALL && c != context) {
+        /* Tables of MMU_CONTEXT_ALL are of supervisors. */
+        if (context != MMU_CONTEXT_ALL && c != (context == MMU_CONTEXT_KERNEL ? MMU_CONTEXT_ALL : context)) {
             continue;
         }
         jit_table_clear(v, i);
@@ -98,50 +99,48 @@ static void code_mapping_changed(X86Cpu *cpu, unsigned context, uint64_t linear,
     jit_returns_drop(cpu);
 }
 
-/* The page's code is about to run at an address (of the page). Far jumps from it go to one place in an address space, so
- * that it may be run at no other one. false: it is, and its blocks are stale now. */
+/* The page's code is about to run at an address (of the page). Far jumps from it go to one place in an
+ * address space, so that it may be run at no other one. false: it is, and its blocks are stale now. */
 static bool page_seen(JitVcpu *v, X86Cpu *cpu, const uint8_t *page, uint64_t va)
 {
     unsigned table = jit_area(cpu)->table;
     uint64_t turn = v->tables[table].turn;
-    unsigned n = (unsigned)((uintptr_t)page >> 12) * 0x9e3779b1u / (UINT32_MAX / JIT_SEEN_SETS + 1);
-    JitSeen *set = v->tables[table].seen + n * JIT_SEEN_WAYS, *use = NULL;
+    JitSeen *seen = v->tables[table].seen;
+    unsigned n = (unsigned)((uintptr_t)page >> 12) % JIT_SEEN;
 
-    for (unsigned k = 0; k < JIT_SEEN_WAYS; k++) {
-        bool now = (set[k].va & 4095) == turn;
-        if (now && set[k].page == page) {
-            if (G_LIKELY((set[k].va ^ va) < 4096)) {
+    for (; (seen[n].va & 4095) == turn; n = (n + 1) % JIT_SEEN) {
+        if (seen[n].page == page) {
+            if (G_LIKELY((seen[n].va ^ va) < 4096)) {
                 return true;
             }
             x86_fpu_leave(cpu);
             jit_page_aliased(v->jit, page);
             return false;
         }
-        if (!now) {
-            use = &set[k];
-        }
     }
-    if (!use) {
-        /* No more is known of that page: nor may far jumps be from it. */
+    if (++v->tables[table].seen_count > JIT_SEEN_MAX) {
+        /* No more is known of those pages: nor may far jumps be from them. */
         x86_fpu_leave(cpu);
         jit_table_far_clear(v, table);
-        use = &set[(v->clock + v->fills) % JIT_SEEN_WAYS];
+        return page_seen(v, cpu, page, va);
     }
-    *use = (JitSeen){ .page = page, .va = va | turn };
+    seen[n] = (JitSeen){ .page = page, .va = va | turn };
     return true;
 }
 
 static void table_fill(JitVcpu *v, X86Cpu *cpu, uint64_t rip, const JitBlock *b)
 {
     const JitArea *area = jit_area(cpu);
-    JitHot *hot = jit_hot(cpu);
+    IbtcTable *table = v->tables[area->table].entries;
     unsigned slot = jit_ibtc_slot(rip), n = v->tables[area->table].fill_count;
 
     page_seen(v, cpu, b->page, rip & PAGE_MASK_4K);
-    if (hot->ibtc[slot].va != rip) {
-        hot->ibtc[slot ^ 1] = hot->ibtc[slot]; /* what was there is found there from now on */
+    if (table->va[slot] != rip) { /* what was there is found there from now on */
+        table->va[slot ^ 1] = table->va[slot];
+        table->code[slot ^ 1] = table->code[slot];
     }
-    hot->ibtc[slot] = (IbtcEntry){ .va = rip, .code = b->ibtc_entry };
+    table->va[slot] = rip;
+    table->code[slot] = b->ibtc_entry;
     if (n < JIT_FILLS) {
         v->tables[area->table].fills[n] = (uint16_t)slot;
     }
@@ -158,6 +157,7 @@ static void sites_check(X86Cpu *cpu)
     }
     area->drops = cpu->mmu->drops;
     if (area->sites_used) {
+        mmu_note_replaced(cpu->mmu); /* what they led to may be in use until the next boundary */
         for (unsigned k = 0; k < 2; k++) {
             for (unsigned n = 0; n < G_N_ELEMENTS(cpu->jit_sites[k]); n++) {
                 cpu->jit_sites[k][n].tag = JIT_NO_STACK;
@@ -166,6 +166,33 @@ static void sites_check(X86Cpu *cpu)
         }
         area->sites_used = 0;
     }
+}
+
+/* Whether a place or a window of this vCPU leads writes there. [any thread] */
+static bool may_write(const X86Cpu *cpu, const uint8_t *low, const uint8_t *high)
+{
+    const JitVcpu *v = jit_vcpu((X86Cpu *)cpu);
+
+    if (v->jit->lockstep || (v->windows && windows_may_write(v->windows, low, high))) {
+        return true;
+    }
+    if (!__atomic_load_n(&jit_area((X86Cpu *)cpu)->sites_used, __ATOMIC_SEQ_CST)) {
+        return false;
+    }
+    for (unsigned k = 0; k < 2; k++) {
+        for (unsigned n = 1; n < G_N_ELEMENTS(cpu->jit_sites[k]); n += 2) {
+            /* What is between two values is being filled from a TLB entry that was there when the TLB was
+             * looked at, or is checked against the dirty bits. */
+            uint64_t tag = __atomic_load_n(&cpu->jit_sites[k][n].tag, __ATOMIC_ACQUIRE);
+            const uint8_t *host =
+                (const uint8_t *)(uintptr_t)(tag +
+                                             __atomic_load_n(&cpu->jit_sites[k][n].delta, __ATOMIC_ACQUIRE));
+            if (tag != JIT_NO_STACK && host + 4096 > low && host < high) {
+                return true;
+            }
+        }
+    }
+    return false;
 }
 
 static void stack_slot_check(X86Cpu *cpu)
@@ -217,7 +244,7 @@ void jit_area_refresh(X86Cpu *cpu, JitVcpu *v)
         area->key = key;
         area->context = context;
         area->table = table_for(v, key, context);
-        hot->ibtc = v->tables[area->table].entries;
+        hot->ibtc = (uint64_t)(uintptr_t)v->tables[area->table].entries >> 3;
         hot->far = v->tables[area->table].far;
     }
     stack_slot_check(cpu);
@@ -240,7 +267,7 @@ int jit_refill(X86Cpu *cpu, uint64_t linear, const JitRefill *meta)
     v->refills++;
     if (linear - page > meta->limit) {
         v->refill_failures++;
-        if (!(meta->flags & JIT_REFILL_CAREFUL)) {
+        if (!(meta->flags & JIT_REFILL_CAREFUL) && v->refill_failures % JIT_VAIN_STEP == 0) {
             jit_checked_in_vain(v->jit, cpu, meta);
         }
         return 1;
@@ -317,7 +344,6 @@ static const uint8_t *run_cold_here(X86Cpu *cpu, JitVcpu *v, Block *b)
 {
     Interp *d = cpu->accel_data;
     JitArea *area = jit_area(cpu);
-    JitHot *hot = jit_hot(cpu);
 
     x86_fpu_leave(cpu);
     interp_run_counted(cpu, b);
@@ -333,10 +359,10 @@ static const uint8_t *run_cold_here(X86Cpu *cpu, JitVcpu *v, Block *b)
     jit_area_refresh(cpu, v);
     unsigned slot = jit_ibtc_slot(cpu->rip);
     for (unsigned n = 0; n < 2; n++) {
-        const IbtcEntry *e = &hot->ibtc[slot ^ n];
-        if (e->va == cpu->rip) {
+        const IbtcTable *table = v->tables[area->table].entries;
+        if (table->va[slot ^ n] == cpu->rip) {
             d->link_slot = NULL;
-            return e->code;
+            return table->code[slot ^ n];
         }
     }
     const JitBlock *found = d->link_slot ? NULL : jit_find_now(cpu, v->jit, area->key);
@@ -356,8 +382,8 @@ static Block *cold_block_here(X86Cpu *cpu, const JitVcpu *v)
     return b && b->runs < JIT_COLD_RUNS ? b : NULL;
 }
 
-/* The code to go on with at cpu->rip; NULL: back to the loop. It is put into the look-up table, unless it was a far
- * jump. *found: the block of that code, where nothing was run meanwhile. May raise. */
+/* The code to go on with at cpu->rip; NULL: back to the loop. It is put into the look-up table, unless it was
+ * a far jump. *found: the block of that code, where nothing was run meanwhile. May raise. */
 static const uint8_t *lookup(X86Cpu *cpu, JitFar *far, const JitBlock **found)
 {
     JitVcpu *v = jit_vcpu(cpu);
@@ -772,6 +798,7 @@ static void run_loop(X86Cpu *cpu)
         case JIT_EXIT_POLL:
             far_gone(v, cpu, (uint64_t)(uintptr_t)area->exit_arg);
             jit_sample(jit, cpu);
+            jit_review_pages(jit, cpu);
             if (v->windows && cpu->cpl == 3) {
                 x86_fpu_leave(cpu);
                 windows_sample(v->windows, false);
@@ -990,7 +1017,7 @@ void jit_vcpu_init(Jit *jit, X86Cpu *cpu)
     d->run_translated = run_translated;
     d->translated_left = translated_left;
     cpu->mmu->code_mapping_changed = code_mapping_changed;
-    __atomic_store_n(&cpu->mmu->copies, true, __ATOMIC_SEQ_CST);
+    mmu_copies_set(cpu, may_write);
 }
 
 void jit_vcpu_destroy(X86Cpu *cpu)
@@ -1000,6 +1027,7 @@ void jit_vcpu_destroy(X86Cpu *cpu)
     if (!v) {
         return;
     }
+    mmu_copies_set(cpu, NULL);
     pthread_mutex_lock(&v->jit->lock);
     g_ptr_array_remove(v->jit->vcpus, v);
     pthread_mutex_unlock(&v->jit->lock);

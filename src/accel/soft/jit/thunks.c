@@ -211,6 +211,12 @@ static void make_site(Asm *a, JitThunks *t, bool user, bool write)
         a_op_reg(a, true, 0x85, T0, T0);
         user_half = a_jcc_forward(a, CC_NS);
     }
+    if (write) {
+        /* What was there may still be in use in the block: mmu_note_replaced(). */
+        a_mov_load(a, H_RAX, CPU(mmu));
+        a_op_mem(a, false, 0xc6, 0, mem_base(H_RAX, offsetof(X86Mmu, replaced)));
+        a_byte(a, 1);
+    }
     a_op_reg(a, false, 0x03, H_RCX, H_RCX);
     at = mem_cpu(sites);
     at.index = H_RCX;
@@ -295,13 +301,13 @@ static void make_lookup(Asm *a, JitThunks *t)
     a_mov_load(a, H_RSI, AREA(exit_arg));
     call_c(a, (const void *)jit_far);
     uint8_t *far = a_jmp_forward(a);
-    /* T0: the guest address, T1: its entry, which is not the right one. The one beside it, perhaps. */
+    /* T0: the guest address, T1: where it is looked up, in vain. The entry beside it, perhaps. */
     a_align(a, 16);
     t->ibtc_miss = a->p;
-    a_alu_imm(a, true, 6, T1, sizeof(IbtcEntry));
-    a_op_mem(a, true, 0x39, T0, mem_base(T1, 0));
+    a_alu_imm(a, true, 6, T1, 1);
+    a_op_mem(a, true, 0x39, T0, jit_ibtc_va());
     uint8_t *nowhere = a_jcc_forward(a, CC_NE);
-    a_op_mem(a, false, 0xff, 4, mem_base(T1, offsetof(IbtcEntry, code)));
+    a_op_mem(a, false, 0xff, 4, jit_ibtc_code());
     a_align(a, 16);
     /* T0: the guest address. */
     t->stale = a->p;
@@ -397,14 +403,10 @@ bool jit_thunks_make(Jit *jit, Asm *a)
     load_registers(a);
     a_mov_load(a, T0, CPU(rip));
     t->chain = a->p;
-    a_op_reg(a, false, 0x69, T1, T0); /* imul T1d, T0d, HASH */
-    a_u32(a, JIT_IBTC_HASH);
-    a_shr_imm(a, false, T1, 32 - JIT_IBTC_BITS - 4);
-    a_alu_imm(a, false, 4, T1, (JIT_IBTC_SIZE - 1) << 4);
-    a_op_mem(a, true, 0x03, T1, HOT(ibtc));
-    a_op_mem(a, true, 0x39, T0, mem_base(T1, 0));
+    jit_emit_ibtc(a);
+    a_op_mem(a, true, 0x39, T0, jit_ibtc_va());
     uint8_t *miss = a_jcc_forward(a, CC_NE);
-    a_op_mem(a, false, 0xff, 4, mem_base(T1, offsetof(IbtcEntry, code)));
+    a_op_mem(a, false, 0xff, 4, jit_ibtc_code());
     a_bind_to(miss, t->ibtc_miss);
     a_bind(a, leave);
     make_return(a);

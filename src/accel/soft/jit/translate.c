@@ -43,18 +43,14 @@ static uint8_t *emit_ibtc_probe(T *t)
     if (!t->jit->chain) {
         return a_jmp_forward(a);
     }
-    a_op_reg(a, false, 0x69, T1, T0); /* imul T1d, T0d, HASH */
-    a_u32(a, JIT_IBTC_HASH);
-    a_shr_imm(a, false, T1, 32 - JIT_IBTC_BITS - 4);
-    a_alu_imm(a, false, 4, T1, (JIT_IBTC_SIZE - 1) << 4);
-    a_op_mem(a, true, 0x03, T1, HOT(ibtc));
-    a_op_mem(a, true, 0x39, T0, mem_base(T1, 0));
+    jit_emit_ibtc(a);
+    a_op_mem(a, true, 0x39, T0, jit_ibtc_va());
     return a_jcc_forward(a, CC_NE);
 }
 
 static void emit_ibtc_jump(T *t)
 {
-    a_op_mem(&t->a, false, 0xff, 4, mem_base(T1, offsetof(IbtcEntry, code)));
+    a_op_mem(&t->a, false, 0xff, 4, jit_ibtc_code());
 }
 
 /* An indirect branch whose target is in T0. Nothing of its effects is done on a miss: C does it then. */
@@ -85,8 +81,8 @@ static bool is_near(const T *t, int32_t target)
     return target >= 0 && target < 4096 && t->jit->chain && !(t->straddles && target == t->next);
 }
 
-/* A jump to a direct target in another page, which is looked up when it is followed first in an address space: see
- * JitFar. RFLAGS stay. false: by emit_lookup. */
+/* A jump to a direct target in another page, which is looked up when it is followed first in an address
+ * space: see JitFar. RFLAGS stay. false: by emit_lookup. */
 static bool emit_far_jump(T *t, int32_t target, bool in_reg)
 {
     Asm *a = &t->a;
@@ -227,7 +223,7 @@ static void emit_call(T *t, TInsn *i, int32_t next, int32_t target)
         }
         emit_returns_check(t);
         a_op_mem(a, false, 0xff, 6, mem_index(GSP, SD, 0, 0)); /* push */
-        a_op_mem(a, false, 0xff, 2, mem_base(T1, offsetof(IbtcEntry, code)));
+        a_op_mem(a, false, 0xff, 2, jit_ibtc_code());
     }
     emit_landing(t, next);
 }
@@ -723,7 +719,7 @@ void block_emit_insn(T *t, unsigned k)
         stack_check_keeping_t0(t, i);
         emit_indirect_probe(t, i, JIT_INDIRECT_CALL, insn->length);
         if (t->jit->chain) {
-            a_mov_load(a, T1, mem_base(T1, offsetof(IbtcEntry, code)));
+            a_mov_load(a, T1, jit_ibtc_code());
             a_mov_store(a, AREA(target), T1);
             emit_return_address(t, i, T1);
             if (predicts_returns(t)) {
@@ -1120,8 +1116,8 @@ static void emit_cold(T *t, bool warm)
         case COLD_INDIRECT:
             a_bind(a, c->site);
             if (jit->chain) { /* the entry beside it */
-                a_alu_imm(a, true, 6, T1, sizeof(IbtcEntry));
-                a_op_mem(a, true, 0x39, T0, mem_base(T1, 0));
+                a_alu_imm(a, true, 6, T1, 1);
+                a_op_mem(a, true, 0x39, T0, jit_ibtc_va());
                 uint8_t *there = a_jcc_forward(a, CC_E);
                 if (!a->overflow) {
                     a_bind_to(there, c->site + 4);
