@@ -3,9 +3,10 @@
 """Saves and loads a machine whose guest works: chains of checksums over computation, disk and network (guest-init's check
 "chain") must end with the same result as in a machine that nobody touched.
 
-    soak_state.py [--machine pc,q35,microvm] [--smp 1,2] [--times 20] [--rounds 60] [--how file,exec,unix,tcp,cancel,snapshot]
+    soak_state.py [--machine pc,q35,microvm] [--smp 1,2] [--times 20] [--rounds 60] [--how file,exec,unix,tcp,cancel,snapshot,rewind]
 
-Each time a new process takes the machine over, at a random moment; the ways of --how take turns."""
+Each time a new process takes the machine over, at a random moment (but for cancel, where it stays where it is, and rewind,
+where it goes back half a second); the ways of --how take turns."""
 import argparse
 import os
 import pathlib
@@ -147,6 +148,11 @@ def hand_over(chain, how):
                 time.sleep(0.01)
             peer.close()
         old.qmp.command("migrate-set-parameters", max_bandwidth=0)
+    elif how == "rewind":
+        for line, pause in (("savevm soak", 0.5), ("loadvm soak", 0)):
+            reply = old.qmp.command("human-monitor-command", command_line=line)
+            expect(reply == "", f"{line}: {reply}")
+            time.sleep(pause)
     elif how == "snapshot":
         reply = old.qmp.command("human-monitor-command", command_line="savevm soak")
         expect(reply == "", f"savevm: {reply}")
@@ -166,7 +172,7 @@ def soak(args, machine, smp, expected, tap):
     rand = random.Random(seed)
     ways = args.how.split(",")
     with tempfile.TemporaryDirectory(prefix="rhea-state-") as directory:
-        chain = Chain(args, machine, smp, directory, "qcow2" if "snapshot" in ways else args.disk)
+        chain = Chain(args, machine, smp, directory, "qcow2" if {"snapshot", "rewind"} & set(ways) else args.disk)
         chain.vm = chain.start()
         done = 0
         try:
