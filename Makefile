@@ -11,7 +11,7 @@ JOBS       ?= $(shell nproc)
 MESON      ?= meson
 SECONDS    ?= 600
 
-.PHONY: all run test check bench bench-cpu bench-io soak-cpu soak-io soak-hotplug fuzz tsan format install clean deps deps-test guest
+.PHONY: all run test check bench bench-cpu bench-io soak-cpu soak-io soak-hotplug soak-state fuzz tsan format install clean deps deps-test guest
 
 all: $(BUILD)/build.ninja
 	ninja -C $(BUILD) -j $(JOBS)
@@ -68,6 +68,10 @@ soak-io: all
 # Cards come and go 50 times on each PC.
 soak-hotplug: all guest
 	@tests/boot/hotplug_test.py --build $(BUILD) --guest $(GUEST) --rounds 50
+
+# A guest that works is taken over by a new process 20 times, on each machine, with one CPU and with two.
+soak-state: all guest
+	@tests/migration/soak_state.py --build $(BUILD) --guest $(GUEST) --rounds 100 --pause 0.6
 
 # Each fuzz target for SECONDS, under the sanitizers.
 fuzz: deps-test

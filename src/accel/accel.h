@@ -55,6 +55,9 @@ bool vcpu_set_running(const VcpuSet *set);
 unsigned vcpu_set_count(const VcpuSet *set);
 X86Cpu *vcpu_set_get(const VcpuSet *set, unsigned index);
 pid_t vcpu_thread_id(const X86Cpu *cpu);
+/* A vCPU that stands still although others may run, until it is let go. From its own thread: it stops at the
+ * next boundary; from the main loop's: while all are paused. */
+void vcpu_hold(X86Cpu *cpu, bool hold);
 /* Runs fn in the vCPU's thread between instructions and waits for it. Hold no HomeLock. */
 void vcpu_run_on(X86Cpu *cpu, void (*fn)(X86Cpu *cpu, void *opaque), void *opaque);
 

@@ -40,6 +40,7 @@ typedef struct Vcpu {
     pthread_t thread;
     pid_t tid;
     bool started, parked;
+    bool held;         /* under the set's mutex */
     VcpuWork *work;    /* under the set's mutex; read without it only to see whether there is any */
     uint32_t sleeping; /* futex; 1 while the thread sleeps or is about to */
     int64_t spin_ns;
@@ -229,15 +230,15 @@ static void *vcpu_main(void *opaque)
         if (set->quit) {
             break;
         }
-        if (set->paused) {
-            while (set->paused && !set->quit && !v->work) {
+        if (set->paused || v->held) {
+            while ((set->paused || v->held) && !set->quit && !v->work) {
                 if (!v->parked) { /* a resume and a new pause may both come before this thread wakes */
                     v->parked = true;
                     pthread_cond_broadcast(&set->changed);
                 }
                 pthread_cond_wait(&set->changed, &set->mutex);
             }
-            if (!set->paused) {
+            if (!set->paused && !v->held) {
                 vcpu_arm_timer(cpu); /* virtual time stood still */
             }
             continue;
@@ -389,6 +390,22 @@ X86Cpu *vcpu_set_get(const VcpuSet *set, unsigned index)
 pid_t vcpu_thread_id(const X86Cpu *cpu)
 {
     return cpu->vcpu ? ((Vcpu *)cpu->vcpu)->tid : 0;
+}
+
+void vcpu_hold(X86Cpu *cpu, bool hold)
+{
+    Vcpu *v = cpu->vcpu;
+
+    if (!v) {
+        return;
+    }
+    pthread_mutex_lock(&v->set->mutex);
+    v->held = hold;
+    pthread_cond_broadcast(&v->set->changed);
+    pthread_mutex_unlock(&v->set->mutex);
+    if (hold) {
+        cpu_interrupt(cpu, CPU_INTERRUPT_EXIT);
+    }
 }
 
 void vcpu_run_on(X86Cpu *cpu, void (*fn)(X86Cpu *cpu, void *opaque), void *opaque)

@@ -4,6 +4,7 @@
  */
 #include "base/error.h"
 #include "base/log.h"
+#include "gdbstub/gdbstub.h"
 #include "monitor/monitor.h"
 #include "vm/configure.h"
 
@@ -100,6 +101,35 @@ static bool start(Vm *vm, const Options *options, MonitorSet *monitors, GError *
     return vm_configure(vm, options, add_monitor, monitors, error) && vm_ready(vm, error);
 }
 
+static char *run_monitor(void *opaque, const char *line)
+{
+    return monitor_hmp_run(opaque, line);
+}
+
+static bool listen_for_gdb(GdbStub *gdb, const Options *options, GError **error)
+{
+    const char *device = cmdline_last(options, OPT_GDB);
+
+    if (!device && cmdline_has(options, OPT_GDB_SHORT)) {
+        device = "tcp::1234";
+    }
+    return !device || gdbstub_listen(gdb, device, error);
+}
+
+/* Runs the machine, or waits for the one that comes from elsewhere. */
+static bool set_off(Vm *vm, const Options *options, GError **error)
+{
+    const char *incoming = cmdline_last(options, OPT_INCOMING);
+    bool autostart = !cmdline_has(options, OPT_STOPPED);
+
+    vm_set_autostart(vm, autostart);
+    if (incoming) {
+        return strcmp(incoming, "defer") == 0 || vm_migrate_incoming(vm, incoming, error);
+    }
+    const char *tag = cmdline_last(options, OPT_LOADVM);
+    return (!tag || vm_snapshot_load(vm, tag, error)) && (!autostart || vm_start(vm, error));
+}
+
 static int run(const Options *options, GError **error)
 {
     const char *pidfile = cmdline_last(options, OPT_PIDFILE);
@@ -122,13 +152,15 @@ static int run(const Options *options, GError **error)
         return status;
     }
     MonitorSet *monitors = monitor_set_new(vm);
-    bool ok = start(vm, options, monitors, error);
+    GdbStub *gdb = gdbstub_new(vm, run_monitor, monitors);
+    monitor_set_gdbstub(monitors, gdb);
+    bool ok = start(vm, options, monitors, error) && listen_for_gdb(gdb, options, error);
     if (ok && pidfile) {
         pid_fd = write_pidfile(pidfile_path, error);
         ok = pid_fd >= 0;
     }
-    if (ok && !cmdline_has(options, OPT_STOPPED)) {
-        ok = vm_start(vm, error);
+    if (ok) {
+        ok = set_off(vm, options, error);
     }
     if (ok) {
         if (ready_fd >= 0) {
@@ -137,6 +169,7 @@ static int run(const Options *options, GError **error)
         status = vm_run(vm);
     }
     monitor_set_free(monitors);
+    gdbstub_free(gdb);
     vm_free(vm);
     if (pid_fd >= 0) {
         unlink(pidfile_path);

@@ -143,6 +143,11 @@ GPtrArray *block_registry_drive_list(BlockRegistry *reg)
     return reg->drives;
 }
 
+GPtrArray *block_backends(BlockRegistry *reg)
+{
+    return reg->backends;
+}
+
 GPtrArray *block_drives(BlockRegistry *reg)
 {
     return reg->drives;

@@ -108,6 +108,8 @@ BlockDrive *block_drive_add(BlockRegistry *reg, json_object *options, const char
                             GError **error);
 /* All drives in the order they were given: GPtrArray of BlockDrive *, borrowed. */
 GPtrArray *block_drives(BlockRegistry *reg);
+/* Every backend, of drives and of nodes that devices use by name. Of BlockBackend *; borrowed. */
+GPtrArray *block_backends(BlockRegistry *reg);
 /* A drive by id or a node by name (for which a backend without a name is made); NULL with an error. Borrowed.
  */
 BlockBackend *bb_find(BlockRegistry *reg, const char *name, GError **error);

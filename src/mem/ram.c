@@ -464,6 +464,7 @@ RamBlock *ram_block_new(const char *id, const RamBlockOptions *options, GError *
     block->fd = -1;
     block->ref = 1;
     block->shared = options->share || options->alias;
+    block->readonly = options->readonly;
     if (!block_setup(block, options, error)) {
         block_release(block);
         return NULL;

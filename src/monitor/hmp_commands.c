@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "gdbstub/gdbstub.h"
 #include "qapi/json_text.h"
 #include "trace/trace.h"
 
@@ -242,6 +243,24 @@ static bool hmp_watchdog_action(HmpContext *ctx, const char *args, GError **erro
     return need_arg(args, "the action", error) && vm_set_action(ctx->vm, "watchdog", args, error);
 }
 
+static bool hmp_gdbserver(HmpContext *ctx, const char *args, GError **error)
+{
+    const char *device = *args ? args : "tcp::1234";
+
+    if (!ctx->set->gdb) {
+        return error_set(error, "there is no gdb server");
+    }
+    if (!gdbstub_listen(ctx->set->gdb, device, error)) {
+        return false;
+    }
+    if (strcmp(device, "none") == 0) {
+        hmp_print(ctx, "Disabled gdbserver\n");
+    } else {
+        hmp_print(ctx, "Waiting for gdb connection on device '%s'\n", device);
+    }
+    return true;
+}
+
 static bool hmp_qom_list(HmpContext *ctx, const char *args, GError **error)
 {
     json_object *list = hmp_qmp(ctx, "qom-list", one_arg("path", *args ? args : "/"), error);
@@ -322,6 +341,16 @@ const HmpCommand hmp_commands[] = {
     { "hostfwd_add", "[ID] RULE", "forward a port of the host (tcp::2222-:22)", hmp_hostfwd_add },
     { "hostfwd_remove", "[ID] RULE", "end that", hmp_hostfwd_remove },
     { "watchdog_action", "ACTION", "what to do when the watchdog runs out", hmp_watchdog_action },
+    { "migrate", "[-d] URI",
+      "send the machine to file:, exec:, unix:, tcp: or fd:; info migrate tells how it goes", hmp_migrate },
+    { "migrate_cancel", "", "end that; the machine goes on", hmp_migrate_cancel },
+    { "migrate_incoming", "URI", "wait for a machine (after -incoming defer)", hmp_migrate_incoming },
+    { "migrate_set_capability", "NAME on|off", "switch a capability", hmp_migrate_set_capability },
+    { "migrate_set_parameter", "NAME VALUE", "set a limit", hmp_migrate_set_parameter },
+    { "gdbserver", "[DEVICE]|none", "let gdb connect (tcp::1234), or no more", hmp_gdbserver },
+    { "savevm", "[TAG]", "save the machine in its disk images", hmp_savevm },
+    { "loadvm", "TAG", "go back to what was saved", hmp_loadvm },
+    { "delvm", "TAG", "forget it", hmp_delvm },
     { "qom-list", "[PATH]", "the properties and children of an object", hmp_qom_list },
     { "qom-get", "PATH PROPERTY", "read a property", hmp_qom_get },
     { "qom-set", "PATH PROPERTY VALUE", "write a property", hmp_qom_set },

@@ -245,12 +245,6 @@ static bool info_memory_size(HmpContext *ctx, const char *args, GError **error)
     return true;
 }
 
-static bool info_migrate(HmpContext *ctx, const char *args, GError **error)
-{
-    hmp_print(ctx, "Migration is not supported by this version.\n");
-    return true;
-}
-
 static bool info_balloon(HmpContext *ctx, const char *args, GError **error)
 {
     const Machine *machine = vm_machine(ctx->vm);
@@ -335,7 +329,10 @@ const HmpCommand hmp_info_commands[] = {
     { "pci", "", "the PCI functions", info_pci },
     { "screen", "", "the text that the guest's screen shows", info_screen },
     { "trace-events", "[PATTERN]", "the trace points", info_trace_events },
-    { "migrate", "", "the state of a migration", info_migrate },
+    { "snapshots", "", "what savevm has saved", hmp_info_snapshots },
+    { "migrate", "", "the state of a migration", hmp_info_migrate },
+    { "migrate_capabilities", "", "what can be switched", hmp_info_migrate_capabilities },
+    { "migrate_parameters", "", "its limits", hmp_info_migrate_parameters },
     { "balloon", "", "the size of the balloon", info_balloon },
     { NULL, NULL, NULL, NULL },
 };

@@ -48,4 +48,18 @@ bool hmp_p(HmpContext *ctx, const char *args, GError **error);
 bool hmp_sum(HmpContext *ctx, const char *args, GError **error);
 bool hmp_gva2gpa(HmpContext *ctx, const char *args, GError **error);
 
+/* hmp_migration.c */
+bool hmp_migrate(HmpContext *ctx, const char *args, GError **error);
+bool hmp_migrate_cancel(HmpContext *ctx, const char *args, GError **error);
+bool hmp_migrate_incoming(HmpContext *ctx, const char *args, GError **error);
+bool hmp_migrate_set_capability(HmpContext *ctx, const char *args, GError **error);
+bool hmp_migrate_set_parameter(HmpContext *ctx, const char *args, GError **error);
+bool hmp_savevm(HmpContext *ctx, const char *args, GError **error);
+bool hmp_loadvm(HmpContext *ctx, const char *args, GError **error);
+bool hmp_delvm(HmpContext *ctx, const char *args, GError **error);
+bool hmp_info_snapshots(HmpContext *ctx, const char *args, GError **error);
+bool hmp_info_migrate(HmpContext *ctx, const char *args, GError **error);
+bool hmp_info_migrate_capabilities(HmpContext *ctx, const char *args, GError **error);
+bool hmp_info_migrate_parameters(HmpContext *ctx, const char *args, GError **error);
+
 #endif

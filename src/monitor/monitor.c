@@ -152,6 +152,11 @@ void monitor_set_free(MonitorSet *set)
     }
 }
 
+void monitor_set_gdbstub(MonitorSet *set, struct GdbStub *gdb)
+{
+    set->gdb = gdb;
+}
+
 void monitor_set_command_line_options(MonitorSet *set, json_object *options)
 {
     json_object_put(set->command_line_options);

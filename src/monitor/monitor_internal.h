@@ -19,7 +19,7 @@ struct MonitorSet {
     Vm *vm;
     GPtrArray *monitors; /* of Monitor *, owned */
     json_object *command_line_options;
-    bool migrate_events; /* migrate-set-capabilities: events */
+    struct GdbStub *gdb; /* or NULL */
 };
 
 typedef struct HmpEditor {

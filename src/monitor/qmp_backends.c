@@ -1,4 +1,4 @@
-/* QMP: character devices, network, migration's capabilities. SPDX-License-Identifier:
+/* QMP: character devices, network. SPDX-License-Identifier:
  * GPL-2.0-or-later */
 #include "base/error.h"
 #include "monitor/monitor_internal.h"
@@ -86,33 +86,4 @@ bool qmp_netdev_del(QmpContext *ctx, const char *id, GError **error)
 bool qmp_set_link(QmpContext *ctx, const char *name, bool up, GError **error)
 {
     return net_set_link(vm_nets(ctx->vm), name, up, error);
-}
-
-/* ---- migration ---- */
-
-bool qmp_query_migrate_capabilities(QmpContext *ctx, GPtrArray **ret, GError **error)
-{
-    *ret = qapi_list_MigrationCapabilityStatus_new();
-    QapiMigrationCapabilityStatus *status = g_new0(QapiMigrationCapabilityStatus, 1);
-    status->capability = QAPI_MIGRATION_CAPABILITY_EVENTS;
-    status->state = ctx->set->migrate_events;
-    g_ptr_array_add(*ret, status);
-    return true;
-}
-
-bool qmp_migrate_set_capabilities(QmpContext *ctx, GPtrArray *capabilities, GError **error)
-{
-    for (guint i = 0; i < capabilities->len; i++) {
-        const QapiMigrationCapabilityStatus *status = g_ptr_array_index(capabilities, i);
-        ctx->set->migrate_events = status->state; /* "events" is the only one */
-    }
-    return true;
-}
-
-bool qmp_query_migrate(QmpContext *ctx, QapiMigrationInfo **ret, GError **error)
-{
-    *ret = g_new0(QapiMigrationInfo, 1);
-    (*ret)->blocked_reasons = qapi_list_str_new();
-    g_ptr_array_add((*ret)->blocked_reasons, g_strdup("migration is not supported by this version"));
-    return true;
 }

@@ -24,6 +24,9 @@ bool qmp_query_status(QmpContext *ctx, QapiStatusInfo **ret, GError **error)
 
 bool qmp_stop(QmpContext *ctx, GError **error)
 {
+    if (vm_run_state(ctx->vm) == RUN_STATE_INMIGRATE) {
+        vm_set_autostart(ctx->vm, false);
+    }
     if (vm_running(ctx->vm)) {
         vm_stop(ctx->vm, RUN_STATE_PAUSED);
     }
@@ -32,6 +35,10 @@ bool qmp_stop(QmpContext *ctx, GError **error)
 
 bool qmp_cont(QmpContext *ctx, GError **error)
 {
+    if (vm_run_state(ctx->vm) == RUN_STATE_INMIGRATE) {
+        vm_set_autostart(ctx->vm, true);
+        return true;
+    }
     return vm_start(ctx->vm, error);
 }
 

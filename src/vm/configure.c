@@ -1008,6 +1008,9 @@ static bool configure_vm(Setup *s, GError **error)
         !for_each(s, OPT_GLOBAL, configure_global, error)) {
         return false;
     }
+    if (cmdline_has(s->options, OPT_INCOMING)) {
+        vm_expect_incoming(s->vm);
+    }
     /* Back ends. */
     if (!for_each(s, OPT_ECHR, step_echr, error) || !for_each(s, OPT_CHARDEV, step_chardev, error) ||
         !for_each(s, OPT_OBJECT, configure_object, error) ||

@@ -162,12 +162,12 @@ bool vm_running(Vm *vm)
     return vm_run_state(vm) == RUN_STATE_RUNNING;
 }
 
-static void vm_set_run_state(Vm *vm, RunState state)
+void vm_set_run_state(Vm *vm, RunState state)
 {
     __atomic_store_n(&vm->run_state, state, __ATOMIC_RELEASE);
 }
 
-static void vm_tell_running(Vm *vm, bool running)
+void vm_tell_running(Vm *vm, bool running)
 {
     for (guint i = 0; i < vm->run_handlers->len; i++) {
         /* Back ends start first and stop last: the order turns round. */
@@ -186,7 +186,7 @@ static void vm_set_in_motion(Vm *vm)
     }
 }
 
-static void vm_bring_to_rest(Vm *vm, RunState state)
+void vm_bring_to_rest(Vm *vm, RunState state)
 {
     if (vm->vcpus) {
         vcpu_set_pause(vm->vcpus);
@@ -208,8 +208,15 @@ bool vm_start(Vm *vm, GError **error)
     case RUN_STATE_INMIGRATE:
         return error_set_class(error, ERROR_CLASS_MIGRATION_EXPECTED,
                                "Guest is waiting for an incoming migration");
+    case RUN_STATE_FINISH_MIGRATE:
+    case RUN_STATE_SAVE_VM:
+    case RUN_STATE_RESTORE_VM:
+        return error_set(error, "Migration is not finalized yet");
     default:
         break;
+    }
+    if (!vm_take_disks(vm, error)) {
+        return false;
     }
     vm_emit_event(vm, "RESUME", NULL);
     vm_set_in_motion(vm);
@@ -457,6 +464,15 @@ static void vm_process_requests(void *opaque)
         }
         vm_end(vm, r.status);
         return;
+    }
+    if (vm->frozen) {
+        bool must_end = r.must_end;
+        if (!must_end) { /* the rest waits until the state is where it is to be */
+            g_mutex_lock(&vm->request_lock);
+            vm->requests = r;
+            g_mutex_unlock(&vm->request_lock);
+            return;
+        }
     }
     if (r.panic || r.crash_loaded) {
         vm_do_panic(vm, !r.panic);
@@ -732,6 +748,7 @@ Vm *vm_new(GError **error)
     block_graph_set_objects(block_registry_graph(vm->blocks), vm->root);
     vm->nets = net_registry_new(loop, vm->fds);
     net_property_set_registry(vm->nets);
+    vm_migration_init(vm);
     return vm;
 }
 
@@ -740,6 +757,9 @@ void vm_free(Vm *vm)
     if (!vm) {
         return;
     }
+    vm_forget_disk_requests(vm);
+    migration_free(vm->migration);
+    vm->migration = NULL;
     if (vm_running(vm)) {
         vm_bring_to_rest(vm, RUN_STATE_SHUTDOWN);
     }

@@ -107,6 +107,36 @@ void vm_watchdog_expired(Vm *vm);
 /* The guest told of a panic: emits GUEST_PANICKED (or GUEST_CRASHLOADED) and does the action. [any thread] */
 void vm_guest_panicked(Vm *vm, bool crash_loaded);
 
+/* ---- saving and loading (migrate.c) ---- */
+/* "migrate": stops the machine and sends its state to a channel (migration/channel.h), in the background; the
+ * rest is told by vm_migration_info() and events. */
+bool vm_migrate(Vm *vm, const char *uri, GError **error);
+/* Before the disks are opened: the machine's state will come from elsewhere. vm_start() is refused until
+ * then. */
+void vm_expect_incoming(Vm *vm);
+/* -incoming, "migrate-incoming". */
+bool vm_migrate_incoming(Vm *vm, const char *uri, GError **error);
+/* Whether what comes in runs at once, if it did where it was saved (-S: not). */
+void vm_set_autostart(Vm *vm, bool on);
+struct Migration;
+struct Migration *vm_migration(Vm *vm);      /* migration/migration.h; borrowed */
+void vm_set_migrate_events(Vm *vm, bool on); /* the capability "events": MIGRATION is emitted */
+bool vm_migrate_events(Vm *vm);
+
+/* ---- snapshots of the whole machine in qcow2 images (snapshot.c) ---- */
+/* savevm, loadvm, delvm: at once. Disks: all that are writable; the state goes to the first of them. tag NULL
+ * of save: a name made of the time. */
+bool vm_snapshot_save(Vm *vm, const char *tag, GError **error);
+bool vm_snapshot_load(Vm *vm, const char *tag, GError **error);
+bool vm_snapshot_delete(Vm *vm, const char *tag, GError **error);
+/* "info snapshots"; caller frees. NULL on error. */
+char *vm_snapshot_list(Vm *vm, GError **error);
+/* The same as jobs (snapshot-save and so on): by node names. */
+typedef enum VmSnapshotAction { VM_SNAPSHOT_SAVE, VM_SNAPSHOT_LOAD, VM_SNAPSHOT_DELETE } VmSnapshotAction;
+bool vm_snapshot_job(Vm *vm, VmSnapshotAction action, const char *job_id, const char *tag,
+                     const char *vmstate /* NULL for delete */, GPtrArray *devices /* of char * */,
+                     GError **error);
+
 /* Runs the main loop until the machine has ended; the exit status of the process. */
 int vm_run(Vm *vm);
 

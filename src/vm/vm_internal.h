@@ -2,6 +2,8 @@
 #ifndef RHEA_VM_VM_INTERNAL_H
 #define RHEA_VM_VM_INTERNAL_H
 
+#include "block/graph/graph.h"
+#include "migration/migration.h"
 #include "vm/vm.h"
 
 enum { VM_REBOOT_RESET, VM_REBOOT_SHUTDOWN };
@@ -56,10 +58,36 @@ struct Vm {
     GPtrArray *sinks;
     bool delivering;
 
+    Migration *migration;
+    bool incoming;          /* -incoming: a state is waited for */
+    bool incoming_started;  /* its channel is open */
+    bool autostart;         /* what has come in may run at once */
+    bool frozen;            /* its state is being taken or given: nothing else may move it */
+    bool disks_given_up;    /* by the source of a migration */
+    BlockDrain *disk_drain; /* meanwhile: requests wait until they are taken back */
+    bool migrate_events;
+    RunState before_freeze;
+
     bool ended;
     int exit_status;
     int signal_fd;
     LoopFd *signal_watch;
 };
+
+/* vm.c, for the files of this folder. */
+void vm_set_run_state(Vm *vm, RunState state);
+void vm_tell_running(Vm *vm, bool running);
+void vm_bring_to_rest(Vm *vm, RunState state);
+/* migrate.c */
+void vm_migration_init(Vm *vm);
+bool vm_take_disks(Vm *vm, GError **error);
+void vm_forget_disk_requests(Vm *vm);                     /* at the end: what still waits fails */
+StateMachine vm_describe_state(Vm *vm, GPtrArray *facts); /* facts: of vm_state_facts(), or NULL */
+GPtrArray *vm_state_facts(Vm *vm);
+void vm_freeze(Vm *vm, RunState state); /* stops, and lets nothing move it; before_freeze has what it was */
+void vm_unfreeze(Vm *vm);
+void vm_go_on(Vm *vm); /* as before vm_freeze */
+/* Gives the machine a state that was read, memory excepted. */
+bool vm_apply_state(Vm *vm, SavedState *state, GError **error);
 
 #endif

@@ -210,6 +210,16 @@ check "attach a disk" virsh attach-disk rhea-full "$work/vmlinuz" vdb --driver q
 check "detach it" virsh detach-disk rhea-full vdb --live
 check "link down" virsh domif-setlink rhea-full 52:54:00:12:34:56 down
 check "link up" virsh domif-setlink rhea-full 52:54:00:12:34:56 up
+check "a mark in the guest's memory" console rhea-full 30 'left-5' 'echo left-$((2+3)); mark=kept'
+check "save" virsh save rhea-full "$work/rhea-full.save"
+check "it is off while it is saved" state_is rhea-full "shut off" 10
+check "restore" virsh restore "$work/rhea-full.save"
+check "it goes on" state_is rhea-full running 10
+check "the mark is there" console rhea-full 30 'mark-kept' 'echo mark-$mark'
+check "the network is there" console rhea-full 30 '0% packet loss' 'ping -c 1 10.0.2.2'
+check "save in libvirt's own place" virsh managedsave rhea-full
+check "start takes it" virsh start rhea-full
+check "the mark is there again" console rhea-full 30 'still-kept' 'echo still-$mark'
 check "info qtree over libvirt" query rhea-full "info qtree" "virtio-blk"
 check "destroy it" virsh destroy --graceful rhea-full
 echo "1..$count"

@@ -119,7 +119,7 @@ void x86_update_mode(X86Cpu *cpu)
         mode |= MODE_IOPL_OK;
     }
     mode |= cpu->in_smm ? MODE_SMM : 0;
-    mode |= cpu->dr[7] & 0xff ? MODE_BP : 0;
+    mode |= (cpu->dr[7] & 0xff) || cpu->debugger ? MODE_BP : 0;
     bool ac = cpu->rflags & FLAG_AC;
     if (cpu->cpl == 3) {
         bool aligned = ac && (cpu->cr0 & CR0_AM);

@@ -278,8 +278,9 @@ struct X86Cpu {
     X86Mmu *mmu;   /* owned; arch/x86/mmu.c */
     X86Apic *apic; /* owned; arch/x86/apic.c */
     X86CpuEnv env;
-    void *accel_data; /* the accelerator's; it frees it */
-    void *vcpu;       /* accel/vcpu.c's thread state */
+    void *accel_data;             /* the accelerator's; it frees it */
+    void *vcpu;                   /* accel/vcpu.c's thread state */
+    struct X86Debugger *debugger; /* system.h; borrowed; NULL: none looks at this CPU */
 
     /* ---- identity ---- */
     uint32_t index; /* 0 .. n-1; unique in a machine */

@@ -87,8 +87,26 @@ static uint64_t breakpoints_hit(const X86Cpu *cpu, uint64_t address, unsigned si
     return bits;
 }
 
+static void debugger_data(X86Debugger *d, uint64_t linear, unsigned size, bool write)
+{
+    for (unsigned i = 0; i < d->watchpoint_count && d->stop != X86_STOP_WATCH; i++) {
+        const X86Watchpoint *w = &d->watchpoints[i];
+        if ((w->kinds & (write ? X86_WATCH_WRITE : X86_WATCH_READ)) && w->address < linear + size &&
+            linear < w->address + w->length) {
+            d->hit = *w;
+            d->stop = X86_STOP_WATCH; /* at the instruction's end */
+        }
+    }
+}
+
 void x86_debug_data(X86Cpu *cpu, uint64_t linear, unsigned size, bool write)
 {
+    if (cpu->debugger) {
+        debugger_data(cpu->debugger, linear, size, write);
+    }
+    if (!(cpu->dr[7] & 0xff)) {
+        return;
+    }
     cpu->debug_pending |=
         breakpoints_hit(cpu, linear, size, 1u << BREAK_ACCESS | (write ? 1u << BREAK_WRITE : 0));
 }
@@ -105,6 +123,44 @@ void debug_on_task_switch(X86Cpu *cpu, bool trap_flag)
     cpu->dr[7] &= ~UINT64_C(0x55); /* local enables end with the task */
     if (trap_flag) {
         cpu->debug_pending |= DR6_BT;
+    }
+}
+
+/* ---- a debugger outside the guest ---- */
+
+void x86_set_debugger(X86Cpu *cpu, X86Debugger *debugger)
+{
+    cpu->debugger = debugger;
+    x86_update_mode(cpu);
+    if (cpu->mmu != NULL) {
+        mmu_flush_later(cpu); /* watched pages stay out of the TLB */
+    }
+}
+
+bool x86_debugger_before(X86Cpu *cpu, uint64_t linear)
+{
+    X86Debugger *d = cpu->debugger;
+
+    d->stop = X86_STOP_NONE;
+    for (unsigned i = 0; i < d->breakpoint_count; i++) {
+        if (d->breakpoints[i] == linear) {
+            d->stop = X86_STOP_BREAKPOINT;
+            d->stopped(cpu, d);
+            return true;
+        }
+    }
+    return false;
+}
+
+void x86_debugger_after(X86Cpu *cpu)
+{
+    X86Debugger *d = cpu->debugger;
+
+    if (d->stop == X86_STOP_NONE && d->step) {
+        d->stop = X86_STOP_STEP;
+    }
+    if (d->stop != X86_STOP_NONE) {
+        d->stopped(cpu, d);
     }
 }
 

@@ -808,7 +808,7 @@ static inline void check_alignment(X86Cpu *cpu, uint64_t linear, unsigned size, 
 
 static inline void check_watch(X86Cpu *cpu, uint64_t linear, unsigned size, bool write)
 {
-    if (G_UNLIKELY(cpu->dr[7] & 0xff)) {
+    if (G_UNLIKELY((cpu->dr[7] & 0xff) || cpu->debugger)) {
         x86_debug_data(cpu, linear, size, write);
     }
 }

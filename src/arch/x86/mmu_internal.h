@@ -5,6 +5,7 @@
 #define RHEA_ARCH_X86_MMU_INTERNAL_H
 
 #include "arch/x86/mmu.h"
+#include "arch/x86/system.h"
 
 #define PHYS_CACHE_SIZE 512u
 #define PENDING_MAX     32
@@ -220,9 +221,17 @@ static inline const MmuRam *mmu_ram_at(const MmuPrivate *p, uint64_t gpa)
     return NULL;
 }
 
-/* Whether an enabled data breakpoint lies in the page (SDM vol. 3 17.2.4). */
+/* Whether an enabled data breakpoint (SDM vol. 3 17.2.4) or a debugger's watchpoint lies in the page. */
 static inline bool mmu_page_watched(const X86Cpu *cpu, uint64_t page)
 {
+    if (G_UNLIKELY(cpu->debugger != NULL)) {
+        for (unsigned i = 0; i < cpu->debugger->watchpoint_count; i++) {
+            const X86Watchpoint *w = &cpu->debugger->watchpoints[i];
+            if (w->address < page + 4096 && page < w->address + w->length) {
+                return true;
+            }
+        }
+    }
     if (G_LIKELY(!(cpu->dr[7] & 0xff))) {
         return false;
     }

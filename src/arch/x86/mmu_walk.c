@@ -480,7 +480,8 @@ bool mmu_look(X86Cpu *cpu, uint64_t linear, MmuAccess access, MmuLook *out)
     bool writable_now;
     uint32_t error_code;
 
-    if (cpu->mmu->index != MMU_USER || !x86_is_canonical(linear) || (cpu->dr[7] & 0xff) || mmu->write_watch ||
+    if (cpu->mmu->index != MMU_USER || !x86_is_canonical(linear) || (cpu->dr[7] & 0xff) || cpu->debugger ||
+        mmu->write_watch ||
         run(cpu, linear, access, MMU_USER, NULL, &tr, &writable_now, &error_code) != MMU_WALK_DONE ||
         tr.global) {
         return false;

@@ -99,4 +99,33 @@ bool x86_debug_code_breakpoint(X86Cpu *cpu, uint64_t linear);
 void x86_debug_data(X86Cpu *cpu, uint64_t linear, unsigned size,
                     bool write); /* from slow paths of watched pages */
 
+/* ---- a debugger outside the guest (gdbstub) ---- */
+enum { X86_WATCH_READ = 1, X86_WATCH_WRITE = 2 };
+typedef struct X86Watchpoint {
+    uint64_t address, length; /* linear */
+    unsigned kinds;
+} X86Watchpoint;
+typedef enum X86DebugStop { X86_STOP_NONE, X86_STOP_BREAKPOINT, X86_STOP_STEP, X86_STOP_WATCH } X86DebugStop;
+/* What it wants of a vCPU, which then runs in the interpreter, an instruction at a time. Changed only while
+ * the vCPU stands still. */
+typedef struct X86Debugger {
+    const uint64_t *breakpoints; /* linear addresses; borrowed */
+    unsigned breakpoint_count;
+    const X86Watchpoint *watchpoints;
+    unsigned watchpoint_count;
+    bool step; /* stop after one instruction, which no interrupt comes before */
+    /* set when it stops */
+    X86DebugStop stop;
+    X86Watchpoint hit; /* of X86_STOP_WATCH: the point, with the kind of access */
+    /* In the vCPU's thread: it is to stand still from now on, and the machine to stop. */
+    void (*stopped)(X86Cpu *cpu, struct X86Debugger *debugger);
+    void *opaque;
+} X86Debugger;
+/* Sets or takes away (NULL) what is wanted of it. The vCPU stands still. */
+void x86_set_debugger(X86Cpu *cpu, X86Debugger *debugger);
+/* Before an instruction at linear: true: it stops here. */
+bool x86_debugger_before(X86Cpu *cpu, uint64_t linear);
+/* After one, or when an exception was delivered instead. */
+void x86_debugger_after(X86Cpu *cpu);
+
 #endif

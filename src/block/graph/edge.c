@@ -695,16 +695,24 @@ bool block_nodes_inactivate(BlockGraph *graph, GError **error)
     return ok;
 }
 
+void block_graph_open_inactive(BlockGraph *graph)
+{
+    graph->open_inactive = true;
+}
+
 bool block_nodes_activate(BlockGraph *graph, GError **error)
 {
     BlockDrain *drain = block_drain_all_begin(graph);
     bool ok = true;
+
+    graph->open_inactive = false;
 
     for (guint i = 0; i < graph->nodes->len; i++) {
         BlockNode *n = g_ptr_array_index(graph->nodes, i);
 
         n->activating = n->inactive;
         n->inactive = false;
+        n->open_flags &= ~(unsigned)BLOCK_OPEN_INACTIVE;
     }
     ok =
         !graph->nodes->len || block_perms_update((BlockNode **)graph->nodes->pdata, graph->nodes->len, error);

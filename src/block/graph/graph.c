@@ -378,8 +378,8 @@ BlockNode *block_node_open(BlockGraph *graph, QapiBlockdevOptions *options, bool
     }
     node = node_new(graph, driver, name);
     node->implicit = implicit;
-    node->open_flags = flags;
-    node->inactive = flags & BLOCK_OPEN_INACTIVE;
+    node->open_flags = flags | (graph->open_inactive ? BLOCK_OPEN_INACTIVE : 0);
+    node->inactive = node->open_flags & BLOCK_OPEN_INACTIVE;
     out = visitor_new_output();
     if (qapi_visit_BlockdevOptions(out, NULL, &options, NULL)) {
         node->options = visitor_output_take(out);

@@ -139,6 +139,9 @@ bool block_backing_set(BlockNode *node, BlockNode *backing, GError **error);
 /* Stores the name in the image's header. */
 bool block_backing_change_file(BlockNode *node, const char *filename, const char *format, bool require_format,
                                GError **error);
+/* Images that are opened from now on belong to another program (the source of a migration) until they are
+ * activated. */
+void block_graph_open_inactive(BlockGraph *graph);
 bool block_nodes_activate(BlockGraph *graph, GError **error);
 bool block_nodes_inactivate(BlockGraph *graph, GError **error);
 

@@ -12,6 +12,7 @@ struct BlockGraph {
     GPtrArray *nodes; /* of BlockNode * */
     GPtrArray *roots; /* of BlockChild * */
     unsigned next_name;
+    bool open_inactive; /* images are another program's until block_nodes_activate() */
     uint32_t visit;
     unsigned generation; /* atomic */
     Object *objects;

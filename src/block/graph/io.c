@@ -1071,7 +1071,8 @@ static void request_coroutine(void *opaque)
 
     /* Not through the door of the block_co_* functions: the count is given back after done ran. */
     enter(root);
-    switch (req->op) {
+    bool gone = root->node->inactive && req->op != BLOCK_READ; /* another program writes it now */
+    switch (gone ? BLOCK_FLUSH : req->op) {
     case BLOCK_READ:
         ret = check_range(root, req->offset, req->bytes, false, BLOCK_MAX_REQUEST);
         ret = ret ? ret : node_read(root->node, req->offset, req->bytes, &vec, 0, req->flags);
@@ -1081,7 +1082,7 @@ static void request_coroutine(void *opaque)
         ret = ret ? ret : node_write(root->node, req->offset, req->bytes, &vec, 0, req->flags);
         break;
     case BLOCK_FLUSH:
-        ret = node_flush(root->node);
+        ret = gone ? -EPERM : node_flush(root->node);
         break;
     case BLOCK_DISCARD:
         ret = check_range(root, req->offset, req->bytes, false, BLOCK_MAX_SIZE);
@@ -1105,8 +1106,8 @@ static bool go_direct(BlockChild *root, BlockRequest *req)
     bool write = req->op != BLOCK_READ && req->op != BLOCK_FLUSH;
 
     if (!node || check_range(root, req->offset, req->bytes, false, BLOCK_MAX_REQUEST) ||
-        (write && root->node->read_only) || (req->op == BLOCK_DISCARD && !root->node->discard) ||
-        (req->op != BLOCK_FLUSH && !req->bytes)) {
+        (write && root->node->read_only) || root->node->inactive ||
+        (req->op == BLOCK_DISCARD && !root->node->discard) || (req->op != BLOCK_FLUSH && !req->bytes)) {
         return false;
     }
     req->offset += root->direct_offset;

@@ -118,8 +118,14 @@ static bool check_node(BlockNode *node, GError **error)
                 return conflict(a, b, error);
             }
         }
-        perm |= a->new_perm;
-        shared &= a->new_shared;
+        if (node->inactive && !a->parent) {
+            /* Nobody uses it before it is activated, which looks at everything again: another program may
+             * write it until then. */
+            perm |= a->new_perm & BLOCK_PERM_CONSISTENT_READ;
+        } else {
+            perm |= a->new_perm;
+            shared &= a->new_shared;
+        }
     }
     if ((perm & (BLOCK_PERM_WRITE | BLOCK_PERM_WRITE_UNCHANGED)) && node->read_only && !node->inactive) {
         return error_set(error, "Block node '%s' is read-only", node->name);

@@ -85,4 +85,15 @@ bool job_backup_start(JobManager *jobs, BlockNode *source, BlockNode *target, co
 /* Takes the options. */
 bool job_create_start(JobManager *jobs, const char *id, QapiBlockdevCreateOptions *options, GError **error);
 
+/* Work of another subsystem as a job. run: in a coroutine; 0 or a negative errno, for which *error may say
+ * more. prepare: afterwards, outside, where that went well; may be NULL. clean: at the end, either way. The
+ * struct stays; clients dismiss the job. */
+typedef struct JobCalls {
+    const char *type;
+    int (*run)(void *opaque, GError **error);
+    bool (*prepare)(void *opaque, GError **error);
+    void (*clean)(void *opaque, bool ok);
+} JobCalls;
+bool job_calls_start(JobManager *jobs, const JobCalls *calls, const char *id, void *opaque, GError **error);
+
 #endif

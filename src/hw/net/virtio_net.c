@@ -107,6 +107,7 @@ typedef struct VirtioNet {
     VirtQueue *rx_queue, *tx_queue, *ctrl_queue;
     bool vnet_header;             /* frames to and from the back end begin with a NetHeader */
     VirtQueueElement *tx_waiting; /* the back end was busy */
+    bool announce;                /* the card may be elsewhere on its network now */
 } VirtioNet;
 #define VIRTIO_NET(obj) OBJECT_CHECK(VirtioNet, obj, TYPE_VIRTIO_NET)
 
@@ -622,9 +623,22 @@ static void net_start(VirtioDevice *vdev)
     apply_offloads(s);
 }
 
+/* The machine runs again. After its state was loaded the guest is asked to make its address known
+ * (5.1.6.2.2): switches may think that it is where it was. */
+static void net_resume(VirtioDevice *vdev)
+{
+    VirtioNet *s = VIRTIO_NET(vdev);
+    if (s->announce && virtio_has_feature(vdev, F_GUEST_ANNOUNCE)) {
+        s->status |= STATUS_ANNOUNCE;
+        virtio_notify_config(vdev);
+    }
+    s->announce = false;
+}
+
 static void net_reset(VirtioDevice *vdev)
 {
     VirtioNet *s = VIRTIO_NET(vdev);
+    s->announce = false;
     if (s->tx_waiting) {
         virtqueue_discard(g_steal_pointer(&s->tx_waiting));
     }
@@ -756,6 +770,7 @@ static bool net_post_load(void *opaque, int version, GError **error)
         virtqueue_discard(g_steal_pointer(&s->tx_waiting));
     }
     apply_offloads(s);
+    s->announce = true;
     return true;
 }
 
@@ -776,6 +791,7 @@ static void net_class_init(ObjectClass *klass, const void *data)
     vc->get_config = net_get_config;
     vc->start = net_start;
     vc->reset = net_reset;
+    vc->resume = net_resume;
     object_class_add_properties(klass, net_properties);
 }
 

@@ -450,9 +450,18 @@ static const VmStateField queue_fields[] = {
     VMS_UINT16(used_idx, VirtQueue),
     VMS_UINT16(signalled_used, VirtQueue),
     VMS_BOOL(signalled_valid, VirtQueue),
+    VMS_VBUFFER(in_flight, VirtQueue, in_flight_bytes, VIRTQUEUE_MAX_SIZE * sizeof(uint16_t)),
     VMS_END,
 };
-static const VmState queue_vmstate = { .name = "virtqueue", .version = 1, .fields = queue_fields };
+static bool queue_pre_save(void *opaque, GError **error)
+{
+    virtqueue_note_in_flight(opaque);
+    return true;
+}
+
+static const VmState queue_vmstate = {
+    .name = "virtqueue", .version = 1, .fields = queue_fields, .pre_save = queue_pre_save
+};
 
 static const VmStateField device_fields[] = {
     VMS_UINT8(status, VirtioDevice),

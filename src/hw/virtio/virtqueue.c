@@ -89,6 +89,7 @@ void virtqueue_init(VirtQueue *vq, VirtioDevice *vdev, uint16_t index, uint16_t 
     vq->index = index;
     vq->max_size = max_size;
     vq->notifier.fd = -1;
+    vq->popped = g_new0(uint32_t, max_size);
     virtqueue_reset(vq);
 }
 
@@ -99,22 +100,81 @@ static void drop_caches(VirtQueue *vq)
     memory_cache_destroy(&vq->used_cache);
 }
 
+static void forget_in_flight(VirtQueue *vq)
+{
+    memset(vq->popped, 0, vq->max_size * sizeof(*vq->popped));
+    vq->pop_count = 0;
+    vq->in_use = 0;
+    g_free(vq->again);
+    vq->again = NULL;
+    vq->again_at = vq->again_count = 0;
+}
+
 void virtqueue_reset(VirtQueue *vq)
 {
     drop_caches(vq);
+    forget_in_flight(vq);
     vq->size = vq->max_size;
     vq->vector = VIRTIO_NO_VECTOR;
     vq->enabled = false;
     vq->desc = vq->driver = vq->device = 0;
     vq->last_avail = vq->used_idx = vq->signalled_used = 0;
     vq->signalled_valid = false;
-    vq->in_use = 0;
     vq->notify_on = true;
 }
 
 void virtqueue_destroy(VirtQueue *vq)
 {
     drop_caches(vq);
+    g_free(vq->popped);
+    g_free(vq->in_flight);
+    vq->popped = NULL;
+    vq->in_flight = NULL;
+}
+
+/* ---- what is in flight when the state is saved ---- */
+
+static int compare_age(const void *a, const void *b, void *opaque)
+{
+    const uint32_t *popped = opaque;
+    int32_t order = (int32_t)(popped[*(const uint16_t *)a] - popped[*(const uint16_t *)b]);
+    return order < 0 ? -1 : order > 0;
+}
+
+void virtqueue_note_in_flight(VirtQueue *vq)
+{
+    GArray *heads = g_array_new(FALSE, FALSE, sizeof(uint16_t));
+    for (uint32_t head = 0; vq->in_use && head < vq->max_size; head++) {
+        uint16_t narrow = (uint16_t)head;
+        if (vq->popped[head]) {
+            g_array_append_val(heads, narrow);
+        }
+    }
+    g_array_sort_with_data(heads, compare_age, vq->popped);
+    g_array_append_vals(heads, vq->again + vq->again_at, vq->again_count - vq->again_at);
+    vq->in_flight_bytes = heads->len * (uint32_t)sizeof(uint16_t);
+    g_free(vq->in_flight);
+    vq->in_flight = (uint8_t *)g_array_free(heads, vq->in_flight_bytes == 0);
+}
+
+/* What came in is taken again, before anything new. */
+static bool restore_in_flight(VirtQueue *vq, GError **error)
+{
+    uint32_t count = vq->in_flight_bytes / sizeof(uint16_t);
+    vq->again = g_new(uint16_t, count);
+    if (count) {
+        memcpy(vq->again, vq->in_flight, count * sizeof(uint16_t));
+    }
+    vq->again_count = count;
+    for (uint32_t i = 0; i < count; i++) {
+        if (vq->again[i] >= vq->size || vq->popped[vq->again[i]]) {
+            forget_in_flight(vq);
+            return error_set(error, "queue %u: impossible chain in flight", vq->index);
+        }
+        vq->popped[vq->again[i]] = 1;
+    }
+    memset(vq->popped, 0, vq->max_size * sizeof(*vq->popped));
+    return true;
 }
 
 static void make_caches(VirtQueue *vq)
@@ -149,7 +209,7 @@ void virtqueue_enable(VirtQueue *vq)
 bool virtqueue_restore(VirtQueue *vq, GError **error)
 {
     drop_caches(vq);
-    vq->in_use = 0;
+    forget_in_flight(vq);
     vq->notify_on = true;
     if (!vq->enabled) {
         return true;
@@ -161,9 +221,9 @@ bool virtqueue_restore(VirtQueue *vq, GError **error)
         return error_set(error, "queue %u: indices %u and %u do not fit its size %u", vq->index,
                          vq->last_avail, vq->used_idx, vq->size);
     }
-    /* What was in flight when the state was saved is taken again: it had no effect that the guest could see.
-     */
-    vq->last_avail = vq->used_idx;
+    if (!restore_in_flight(vq, error)) {
+        return false;
+    }
     make_caches(vq);
     return true;
 }
@@ -203,7 +263,7 @@ static bool available(VirtQueue *vq, uint16_t *count)
 bool virtqueue_empty(VirtQueue *vq)
 {
     uint16_t count;
-    return !available(vq, &count) || count == 0;
+    return !available(vq, &count) || (count == 0 && vq->again_at == vq->again_count);
 }
 
 /* Where a chain's descriptors are read from: the queue's table or an indirect one. */
@@ -371,7 +431,13 @@ static void store_avail_event(VirtQueue *vq, uint16_t value)
 void *virtqueue_pop(VirtQueue *vq, size_t struct_size)
 {
     uint16_t count, head;
-    if (!available(vq, &count) || count == 0 || !read_head(vq, 0, &head)) {
+    if (!available(vq, &count)) {
+        return NULL;
+    }
+    bool again = vq->again_at < vq->again_count;
+    if (again) {
+        head = vq->again[vq->again_at];
+    } else if (count == 0 || !read_head(vq, 0, &head)) {
         return NULL;
     }
     if (vq->in_use >= vq->size) {
@@ -391,8 +457,12 @@ void *virtqueue_pop(VirtQueue *vq, size_t struct_size)
     if (!e) {
         return NULL;
     }
-    vq->last_avail++;
+    e->retaken = again;
+    vq->again_at += again;
+    vq->last_avail += !again;
     vq->in_use++;
+    vq->pop_count += vq->pop_count == UINT32_MAX ? 2 : 1;
+    vq->popped[head] = vq->pop_count;
     if (vq->notify_on && virtio_has_feature(vq->vdev, VIRTIO_F_EVENT_IDX)) {
         store_avail_event(vq, vq->last_avail);
     }
@@ -459,8 +529,14 @@ void virtqueue_discard(void *element)
 
 void virtqueue_unpop(VirtQueue *vq, void *element)
 {
-    vq->last_avail--;
+    VirtQueueElement *e = element;
+    if (e->retaken && vq->again_at) {
+        vq->again_at--;
+    } else {
+        vq->last_avail--;
+    }
     vq->in_use--;
+    vq->popped[e->head] = 0;
     element_free(element, 0);
 }
 
@@ -468,6 +544,7 @@ void virtqueue_fill(VirtQueue *vq, void *element, size_t written, unsigned numbe
 {
     VirtQueueElement *e = element;
     TRACE(virtqueue_push, name_of(vq), vq->index, e->head, written);
+    vq->popped[e->head] = 0;
     if (virtqueue_ready(vq)) {
         uint64_t offset =
             RING_ENTRIES + (uint64_t)USED_SIZE * ((uint16_t)(vq->used_idx + number) & (vq->size - 1));

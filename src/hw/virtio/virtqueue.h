@@ -34,9 +34,17 @@ struct VirtQueue {
     uint16_t last_avail, used_idx;
     uint16_t signalled_used; /* used_idx at the last notification; event index compares against it */
     bool signalled_valid;
+    /* saved: the heads of chains that were taken and not given back, in the order of their taking; after a
+     * load they are taken again first. */
+    uint8_t *in_flight; /* uint16_t each */
+    uint32_t in_flight_bytes;
     /* derived */
-    uint16_t in_use; /* chains popped and not yet pushed */
-    bool notify_on;  /* the driver is asked to notify */
+    uint16_t in_use;  /* chains popped and not yet pushed */
+    uint32_t *popped; /* by head: when it was popped, counted by pop_count; 0: it is not out */
+    uint32_t pop_count;
+    uint16_t *again; /* heads that are to be taken again, from again_at on */
+    uint32_t again_at, again_count;
+    bool notify_on; /* the driver is asked to notify */
     MemoryCache desc_cache, avail_cache, used_cache;
     EventNotifier notifier; /* the driver's notifications */
     Loop *loop;
@@ -54,6 +62,7 @@ typedef struct VirtSg {
 typedef struct VirtQueueElement {
     VirtQueue *vq;
     uint16_t head;
+    bool retaken;                 /* was in flight when the state was saved */
     unsigned out_count, in_count; /* iovecs that the device reads and those that it writes */
     struct iovec *out, *in;
     size_t out_size, in_size; /* their bytes */
@@ -96,6 +105,8 @@ void virtqueue_reset(VirtQueue *vq);
 void virtqueue_destroy(VirtQueue *vq);
 /* The driver switches the queue on with the addresses and size that it set. */
 void virtqueue_enable(VirtQueue *vq);
+/* Fills in_flight for saving. */
+void virtqueue_note_in_flight(VirtQueue *vq);
 /* Sets the rings up again after the state was loaded; false refuses it. */
 bool virtqueue_restore(VirtQueue *vq, GError **error);
 

@@ -181,6 +181,9 @@ static void run_single(X86Cpu *cpu)
     bool resume = cpu->rflags & FLAG_RF, trace = cpu->mode & MODE_TF;
     uint64_t linear = cpu->mode & MODE_CS64 ? cpu->rip : (uint32_t)(cpu->segs[SEG_CS].base + cpu->rip);
     cpu->current_op = NULL;
+    if (G_UNLIKELY(cpu->debugger != NULL) && x86_debugger_before(cpu, linear)) {
+        return;
+    }
     if ((cpu->mode & MODE_BP) && !resume && x86_debug_code_breakpoint(cpu, linear)) {
         return;
     }
@@ -192,6 +195,9 @@ static void run_single(X86Cpu *cpu)
     }
     if (x86_debug_after(cpu, trace && !d->event_taken)) {
         cpu->halted = false; /* a trap behind HLT ends it at once */
+    }
+    if (G_UNLIKELY(cpu->debugger != NULL)) {
+        x86_debugger_after(cpu);
     }
 }
 
@@ -211,6 +217,9 @@ void interp_vcpu_exec(X86Cpu *cpu)
         x86_deliver(cpu, EVENT_EXCEPTION, cpu->exc.vector, cpu->exc.has_error, cpu->exc.error_code);
         cpu->fault_return = &fault;
         d = cpu->accel_data;
+        if (G_UNLIKELY(cpu->debugger != NULL)) {
+            x86_debugger_after(cpu);
+        }
     }
     for (;;) {
         /* First this, then that: a request that comes in between sets it again. */
@@ -234,7 +243,7 @@ void interp_vcpu_exec(X86Cpu *cpu)
                 break;
             }
             cpu->current_op = NULL;
-            if (!cpu->inhibit_interrupts) {
+            if (!cpu->inhibit_interrupts && !(cpu->debugger && cpu->debugger->step)) {
                 x86_handle_interrupts(cpu);
             }
         }
