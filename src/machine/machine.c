@@ -394,6 +394,7 @@ bool machine_init(Machine *machine, const MachineConfig *config, GError **error)
         .root = config->root,
         .firmware_dirs = config->firmware_dirs,
         .displays = config->displays,
+        .inputs = config->inputs,
     };
     /* libvirt and the monitor look for these even where they are empty. */
     container_get(config->root, "/machine/peripheral");

@@ -48,6 +48,7 @@ typedef struct MachineConfig {
     const char *rtc_base, *rtc_clock, *rtc_driftfix; /* of -rtc, as the RTC's properties take them; or NULL */
     bool graphics_off;                               /* -nographic: firmware talks to the serial port */
     struct DisplayRegistry *displays;                /* where video cards register; may be NULL */
+    struct InputRegistry *inputs;                    /* where keyboards and mice register; may be NULL */
     const char *const *firmware_dirs;                /* of -L, NULL-terminated; kept by the VM */
 } MachineConfig;
 

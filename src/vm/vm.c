@@ -169,6 +169,7 @@ static void vm_set_run_state(Vm *vm, RunState state)
 
 static void vm_tell_running(Vm *vm, bool running)
 {
+    input_registry_set_running(vm->inputs, running);
     for (guint i = 0; i < vm->run_handlers->len; i++) {
         /* Back ends start first and stop last: the order turns round. */
         VmRunHandler *h = vm->run_handlers->pdata[running ? i : vm->run_handlers->len - 1 - i];
@@ -704,6 +705,8 @@ Vm *vm_new(GError **error)
     g_ptr_array_add(vm->firmware_dirs, NULL);
     vm->root = object_root_new();
     vm->clocks = clock_set_new();
+    vm->inputs = input_registry_new(loop, vm->clocks);
+    input_registry_set_running(vm->inputs, false);
     vm->request_bh = bh_new(loop, vm_process_requests, vm, NULL);
     vm->services = (VmServices){
         .request_reset = service_reset,
@@ -754,6 +757,7 @@ void vm_free(Vm *vm)
     net_property_set_registry(NULL);
     net_registry_free(vm->nets);
     display_registry_free(vm->displays);
+    input_registry_free(vm->inputs);
     block_property_set_registry(NULL);
     block_registry_free(vm->blocks);
     chardev_property_set_registry(NULL);
@@ -824,6 +828,7 @@ bool vm_init_machine(Vm *vm, Accel *accel, MachineConfig *config, GError **error
     config->blocks = vm->blocks;
     config->nets = vm->nets;
     config->displays = vm->displays;
+    config->inputs = vm->inputs;
     config->uuid = vm->uuid[0] ? vm->uuid : NULL;
     return machine_init(vm->machine, config, error);
 }
@@ -885,6 +890,11 @@ BlockRegistry *vm_blocks(Vm *vm)
 NetRegistry *vm_nets(Vm *vm)
 {
     return vm->nets;
+}
+
+InputRegistry *vm_inputs(Vm *vm)
+{
+    return vm->inputs;
 }
 
 DisplayRegistry *vm_displays(Vm *vm)

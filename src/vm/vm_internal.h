@@ -34,6 +34,7 @@ struct Vm {
     BlockRegistry *blocks;
     NetRegistry *nets;
     DisplayRegistry *displays;
+    InputRegistry *inputs;
     GPtrArray *globals;
     GPtrArray *firmware_dirs;
     Machine *machine; /* the tree has the reference */

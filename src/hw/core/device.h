@@ -71,6 +71,7 @@ typedef struct DeviceEnv {
     /* Where firmware files are looked for first (hw/core/firmware_file.h); NULL-terminated, may be NULL. */
     const char *const *firmware_dirs;
     struct DisplayRegistry *displays; /* display/display.h; may be NULL */
+    struct InputRegistry *inputs;     /* input/input.h; may be NULL */
     bool firmware;                    /* the machine starts through firmware: option ROMs are wanted */
 } DeviceEnv;
 

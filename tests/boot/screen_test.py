@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Screen and input as a user has them: Linux at its text console, typed to through QMP and through VNC, looked at with
+`info screen`, the serial line, pictures and a VNC client."""
+import argparse
+import os
+import pathlib
+import re
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from boot_disk import make_disk, missing_tools  # noqa: E402
+from harness import ROOT, Machine, Tap, expect  # noqa: E402
+
+NAMES = {" ": "spc", "/": "slash", "-": "minus", "=": "equal", "\n": "ret", ";": "semicolon", ".": "dot", ",": "comma"}
+SHIFTED = {">": "dot", "<": "comma", "$": "4", "(": "9", ")": "0", "_": "minus", "|": "backslash", "!": "1", "?": "slash"}
+
+
+def keys_of(text):
+    """The keys of each character on a US keyboard."""
+    for c in text:
+        if c in SHIFTED:
+            yield ["shift", SHIFTED[c]]
+        elif c.isupper():
+            yield ["shift", c.lower()]
+        else:
+            yield [NAMES.get(c, c)]
+
+
+def send_text(qmp, text, hold_ms=5):
+    for names in keys_of(text):
+        qmp.command("send-key", keys=[{"type": "qcode", "data": name} for name in names], hold_time=hold_ms)
+
+
+def screen_text(vm):
+    return vm.qmp.command("human-monitor-command", command_line="info screen")
+
+
+def wait_screen(vm, pattern, timeout):
+    deadline = time.monotonic() + timeout
+    while True:
+        text = screen_text(vm)
+        found = re.search(pattern, text)
+        if found or time.monotonic() > deadline:
+            expect(found, f"the screen never showed {pattern!r}; it shows\n{text}")
+            return found
+        time.sleep(0.1)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build")
+    parser.add_argument("--guest", type=pathlib.Path)
+    parser.add_argument("--accel", default="tcg", help="as -accel takes it")
+    parser.add_argument("--timeout", type=int, default=240)
+    parser.add_argument("--only", help="a regular expression: which tests")
+    args = parser.parse_args()
+    guest = pathlib.Path(args.guest or os.environ.get("RHEA_GUEST") or args.build / "guest").resolve()
+    binary = args.build / "rhea-system-x86_64"
+    tap = Tap()
+    missing = missing_tools()
+    if not (guest / "ide.gz").exists():
+        missing = f"no guest in {guest}: run make guest"
+    if missing:
+        def skipped():
+            raise Tap.Skip(missing)
+        tap.test("screen", skipped)
+        tap.finish()
+
+    with tempfile.TemporaryDirectory(prefix="rhea-screen-") as name:
+        directory = pathlib.Path(name)
+        disk = make_disk(directory / "disk.img", guest, "console=ttyS0 console=tty0 quiet rhea.screen", 96)
+
+        def console(*extra):
+            """A machine whose guest has a shell on its text console; the serial line shows what is sent there."""
+            return Machine(binary, ["-M", "pc", "-nodefaults", "-display", "none", "-accel", args.accel, "-m", "512",
+                                    "-vga", "std", "-serial", "stdio", "-qmp", f"unix:{directory}/qmp,server=on,wait=off",
+                                    "-drive", f"file={disk},format=raw,if=virtio,snapshot=off", *extra], directory)
+
+        def up(vm):
+            vm.wait_text("grub: boots Linux", args.timeout)
+            wait_screen(vm, r"(?m)^.*[#$] *$", args.timeout)
+
+        def types_through_qmp():
+            with console() as vm:
+                up(vm)
+                send_text(vm.qmp, "echo Typed_$((6-2)) >/dev/ttyS0; echo Seen\n")
+                vm.wait_text("Typed_4", 30)
+                wait_screen(vm, r"(?m)^Seen", 30)
+                vm.qmp.command("human-monitor-command", command_line="sendkey e 5")
+                for key in ("c", "h", "o", "spc", "h", "m", "p", "ret"):
+                    vm.qmp.command("human-monitor-command", command_line=f"sendkey {key} 5")
+                wait_screen(vm, r"(?m)^hmp", 30)
+                # A key that is held repeats; its release ends that.
+                vm.qmp.command("input-send-event", events=[{"type": "key", "data": {
+                    "down": True, "key": {"type": "qcode", "data": "z"}}}])
+                wait_screen(vm, r"zzzz", 30)
+                vm.qmp.command("input-send-event", events=[{"type": "key", "data": {
+                    "down": False, "key": {"type": "number", "data": 0x2c}}}])
+                time.sleep(0.5)
+                first = screen_text(vm)
+                time.sleep(0.7)
+                expect(screen_text(vm) == first, "a key repeats after its release")
+                reply = vm.qmp.execute("send-key", keys=[{"type": "number", "data": 5000}])
+                expect("5000" in reply["error"]["desc"], str(reply))
+                reply = vm.qmp.execute("send-key", keys=[{"type": "qcode", "data": "unmapped"}])
+                expect("unmapped" in reply["error"]["desc"], str(reply))
+                mice = vm.qmp.command("query-mice")
+                expect(mice == [{"name": "PS/2 mouse", "index": 1, "current": True, "absolute": False}], str(mice))
+
+        tests = {"types through QMP": types_through_qmp}
+        for label, function in tests.items():
+            if not args.only or re.search(args.only, label):
+                tap.test(label, function)
+    tap.finish()
+
+
+if __name__ == "__main__":
+    main()
