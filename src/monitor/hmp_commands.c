@@ -301,6 +301,8 @@ const HmpCommand hmp_commands[] = {
     { "mouse_move", "DX DY [DZ]", "move the mouse", hmp_mouse_move },
     { "mouse_button", "MASK", "press buttons; 1: left, 2: right, 4: middle, 0: none", hmp_mouse_button },
     { "mouse_set", "INDEX", "choose the mouse that gets events (info mice)", hmp_mouse_set },
+    { "set_password", "vnc PASSWORD [keep|fail|disconnect]", "set the VNC password", hmp_set_password },
+    { "expire_password", "vnc now|never|+SECONDS|TIME", "when it ends", hmp_expire_password },
     { "system_reset", "", "press the reset button", hmp_system_reset },
     { "system_powerdown", "", "press the power button", hmp_system_powerdown },
     { "system_wakeup", "", "wake a suspended guest", hmp_system_wakeup },

@@ -1,4 +1,4 @@
-/* HMP: keys and mice. SPDX-License-Identifier: GPL-2.0-or-later */
+/* HMP: keys, mice and who looks. SPDX-License-Identifier: GPL-2.0-or-later */
 #include "base/error.h"
 #include "monitor/hmp_internal.h"
 
@@ -138,5 +138,62 @@ bool hmp_info_mice(HmpContext *ctx, const char *args, GError **error)
     if (!pointers->len) {
         hmp_print(ctx, "No mouse devices connected\n");
     }
+    return true;
+}
+
+/* ---- VNC ---- */
+
+static bool only_vnc(const char *protocol, GError **error)
+{
+    return g_strcmp0(protocol, "vnc") == 0 ||
+           error_set(error, "Passwords are vnc's, not '%s''s", protocol ? protocol : "");
+}
+
+bool hmp_set_password(HmpContext *ctx, const char *args, GError **error)
+{
+    g_autofree char *protocol = hmp_word(&args), *password = hmp_word(&args), *connected = hmp_word(&args);
+
+    return only_vnc(protocol, error) &&
+           vnc_set_password(vm_vnc(ctx->vm), NULL, password ? password : "", connected, error);
+}
+
+bool hmp_expire_password(HmpContext *ctx, const char *args, GError **error)
+{
+    g_autofree char *protocol = hmp_word(&args), *time = hmp_word(&args);
+
+    return only_vnc(protocol, error) && vnc_expire_password(vm_vnc(ctx->vm), NULL, time ? time : "", error);
+}
+
+static const char *field(json_object *info, const char *name)
+{
+    return json_object_get_string(json_object_object_get(info, name));
+}
+
+bool hmp_info_vnc(HmpContext *ctx, const char *args, GError **error)
+{
+    json_object *servers = vnc_query_servers(vm_vnc(ctx->vm));
+
+    for (size_t i = 0; i < json_object_array_length(servers); i++) {
+        json_object *server = json_object_array_get_idx(servers, i);
+        json_object *addresses = json_object_object_get(server, "server"),
+                    *clients = json_object_object_get(server, "clients");
+        hmp_print(ctx, "%s: (password: %s)\n", field(server, "id"),
+                  strcmp(field(server, "auth"), "vnc") == 0 ? "yes" : "no");
+        for (size_t n = 0; n < json_object_array_length(addresses); n++) {
+            json_object *a = json_object_array_get_idx(addresses, n);
+            hmp_print(ctx, "  Server: %s:%s (%s%s)\n", field(a, "host"), field(a, "service"),
+                      field(a, "family"),
+                      json_object_get_boolean(json_object_object_get(a, "websocket")) ? ", websocket" : "");
+        }
+        for (size_t n = 0; n < json_object_array_length(clients); n++) {
+            json_object *c = json_object_array_get_idx(clients, n);
+            hmp_print(ctx, "  Client: %s:%s (%s)\n", field(c, "host"), field(c, "service"),
+                      field(c, "family"));
+        }
+    }
+    if (!json_object_array_length(servers)) {
+        hmp_print(ctx, "None\n");
+    }
+    json_object_put(servers);
     return true;
 }

@@ -46,6 +46,9 @@ bool hmp_sendkey(HmpContext *ctx, const char *args, GError **error);
 bool hmp_mouse_move(HmpContext *ctx, const char *args, GError **error);
 bool hmp_mouse_button(HmpContext *ctx, const char *args, GError **error);
 bool hmp_mouse_set(HmpContext *ctx, const char *args, GError **error);
+bool hmp_set_password(HmpContext *ctx, const char *args, GError **error);
+bool hmp_expire_password(HmpContext *ctx, const char *args, GError **error);
+bool hmp_info_vnc(HmpContext *ctx, const char *args, GError **error);
 bool hmp_info_mice(HmpContext *ctx, const char *args, GError **error);
 
 /* hmp_memory.c */

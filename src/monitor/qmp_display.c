@@ -133,3 +133,36 @@ bool qmp_query_mice(QmpContext *ctx, GPtrArray **ret, GError **error)
     }
     return true;
 }
+
+/* ---- VNC ---- */
+
+bool qmp_query_vnc(QmpContext *ctx, json_object **ret, GError **error)
+{
+    *ret = vnc_query(vm_vnc(ctx->vm));
+    return true;
+}
+
+bool qmp_query_vnc_servers(QmpContext *ctx, json_object **ret, GError **error)
+{
+    *ret = vnc_query_servers(vm_vnc(ctx->vm));
+    return true;
+}
+
+bool qmp_change_vnc_password(QmpContext *ctx, const char *password, GError **error)
+{
+    return vnc_set_password(vm_vnc(ctx->vm), NULL, password, NULL, error);
+}
+
+bool qmp_set_password(QmpContext *ctx, QapiDisplayProtocol protocol, const char *password, bool has_connected,
+                      QapiSetPasswordAction connected, const char *display, GError **error)
+{
+    return vnc_set_password(vm_vnc(ctx->vm), display, password,
+                            has_connected ? enum_name(&qapi_SetPasswordAction_lookup, connected) : NULL,
+                            error);
+}
+
+bool qmp_expire_password(QmpContext *ctx, QapiDisplayProtocol protocol, const char *time, const char *display,
+                         GError **error)
+{
+    return vnc_expire_password(vm_vnc(ctx->vm), display, time, error);
+}

@@ -854,7 +854,18 @@ static bool step_uuid(Setup *s, const Option *o, GError **error)
 
 static bool step_display(Setup *s, const Option *o, GError **error)
 {
-    return configure_none_only(o, "type", "display", error);
+    return g_str_has_prefix(o->argument, "vnc=") || configure_none_only(o, "type", "display", error);
+}
+
+static bool step_vnc(Setup *s, const Option *o, GError **error)
+{
+    return vnc_add_text(vm_vnc(s->vm), o->argument, vm_name(s->vm), error);
+}
+
+static bool step_vnc_display(Setup *s, const Option *o, GError **error)
+{
+    return !g_str_has_prefix(o->argument, "vnc=") ||
+           vnc_add_text(vm_vnc(s->vm), o->argument + strlen("vnc="), vm_name(s->vm), error);
 }
 
 static bool step_vga(Setup *s, const Option *o, GError **error)
@@ -1071,7 +1082,8 @@ static bool configure_vm(Setup *s, GError **error)
     /* What hangs on it. */
     ok = for_each(s, OPT_FW_CFG, configure_fw_cfg, error) && configure_video(s, error) &&
          for_each(s, OPT_DEVICE, configure_device, error) && configure_drive_devices(s, error) &&
-         configure_networks(s, error);
+         configure_networks(s, error) && for_each(s, OPT_VNC, step_vnc, error) &&
+         for_each(s, OPT_DISPLAY, step_vnc_display, error);
     /* Last, because the first front end of a mux has its focus: that is to be the guest's line. */
     for (guint i = 0; ok && i < s->monitors->len; i++) {
         ok = s->add_monitor(s->monitor_opaque, s->monitors->pdata[i], error);
@@ -1318,6 +1330,10 @@ bool vm_answer_help(const Options *options, bool *failed, GError **error)
             }
             break;
         case OPT_DISPLAY:
+            if (is_help(o->argument)) {
+                text = g_strdup("none\nvnc\n");
+            }
+            break;
         case OPT_AUDIODEV:
             if (is_help(o->argument)) {
                 text = g_strdup("none\n");

@@ -52,6 +52,7 @@ typedef enum OptionId {
     OPT_NOGRAPHIC,
     OPT_DISPLAY,
     OPT_VGA,
+    OPT_VNC,
     OPT_AUDIODEV,
     OPT_KEYMAP,
     OPT_ECHR,

@@ -733,6 +733,13 @@ Vm *vm_new(GError **error)
     block_registry_set_error_hook(vm->blocks, vm_on_block_error, vm);
     block_graph_set_event_hook(block_registry_graph(vm->blocks), vm_on_block_event, vm);
     block_graph_set_objects(block_registry_graph(vm->blocks), vm->root);
+    vm->vnc = vnc_set_new(&(VncEnv){ .loop = loop,
+                                     .displays = vm->displays,
+                                     .inputs = vm->inputs,
+                                     .fds = vm->fds,
+                                     .root = vm->root,
+                                     .emit_event = service_emit_event,
+                                     .opaque = vm });
     vm->nets = net_registry_new(loop, vm->fds);
     net_property_set_registry(vm->nets);
     return vm;
@@ -747,6 +754,7 @@ void vm_free(Vm *vm)
         vm_bring_to_rest(vm, RUN_STATE_SHUTDOWN);
     }
     vm_deliver_events(vm);
+    vnc_set_free(vm->vnc);
     vcpu_set_free(vm->vcpus);
     vm->vcpus = NULL;
     if (vm->machine) {
@@ -890,6 +898,11 @@ BlockRegistry *vm_blocks(Vm *vm)
 NetRegistry *vm_nets(Vm *vm)
 {
     return vm->nets;
+}
+
+VncSet *vm_vnc(Vm *vm)
+{
+    return vm->vnc;
 }
 
 InputRegistry *vm_inputs(Vm *vm)

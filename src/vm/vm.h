@@ -13,6 +13,7 @@
 #include "block/block.h"
 #include "chardev/chardev.h"
 #include "display/display.h"
+#include "display/vnc.h"
 #include "hw/core/device.h"
 #include "input/input.h"
 #include "io/fd_table.h"
@@ -59,6 +60,7 @@ BlockRegistry *vm_blocks(Vm *vm);
 NetRegistry *vm_nets(Vm *vm);
 DisplayRegistry *vm_displays(Vm *vm);
 InputRegistry *vm_inputs(Vm *vm);
+VncSet *vm_vnc(Vm *vm);
 GPtrArray *vm_firmware_dirs(Vm *vm); /* of char *, ends with NULL: where firmware is looked for first */
 GPtrArray *vm_globals(Vm *vm);       /* of GlobalProperty *: compat properties first, then -global's */
 Machine *vm_machine(Vm *vm);         /* NULL before vm_create_machine */

@@ -35,6 +35,7 @@ struct Vm {
     NetRegistry *nets;
     DisplayRegistry *displays;
     InputRegistry *inputs;
+    VncSet *vnc;
     GPtrArray *globals;
     GPtrArray *firmware_dirs;
     Machine *machine; /* the tree has the reference */

@@ -14,6 +14,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from boot_disk import make_disk, missing_tools  # noqa: E402
 from harness import ROOT, Machine, Tap, expect  # noqa: E402
+from vnc_client import Vnc  # noqa: E402
 
 NAMES = {" ": "spc", "/": "slash", "-": "minus", "=": "equal", "\n": "ret", ";": "semicolon", ".": "dot", ",": "comma"}
 SHIFTED = {">": "dot", "<": "comma", "$": "4", "(": "9", ")": "0", "_": "minus", "|": "backslash", "!": "1", "?": "slash"}
@@ -111,7 +112,45 @@ def main():
                 mice = vm.qmp.command("query-mice")
                 expect(mice == [{"name": "PS/2 mouse", "index": 1, "current": True, "absolute": False}], str(mice))
 
-        tests = {"types through QMP": types_through_qmp}
+        def types_through_vnc():
+            with console("-vnc", f"unix:{directory}/vnc") as vm:
+                up(vm)
+                with Vnc(directory / "vnc") as vnc:
+                    vnc.type("echo Via_VNC_$((3*4)) >/dev/ttyS0\n")
+                    vm.wait_text("Via_VNC_12", 30)
+                    vnc.picture()
+                    expect(vnc.extended_keys, "no extended key messages are offered")
+                    for number in (0x12, 0x2e, 0x23, 0x18, 0x39, 0x2d, 0x1c):  # echo x, by scan codes
+                        vnc.key_number(number, 1)
+                        vnc.key_number(number, 0)
+                    wait_screen(vm, r"(?m)^x *$", 30)
+                    vnc.type("clear; cat\n")
+                    wait_screen(vm, r"\A\s*\Z", 30)
+                    # The picture by VNC and by screendump are the same, but for a cursor that blinks.
+                    vm.qmp.command("stop")
+                    picture = vnc.picture()
+                    vm.qmp.command("screendump", filename=f"{directory}/screen.ppm")
+                    head, rest = (directory / "screen.ppm").read_bytes().split(b"\n255\n", 1)
+                    expect(head == f"P6\n{vnc.width} {vnc.height}".encode(), str(head))
+                    differ = sum(rest[i:i + 3] != picture[i:i + 3] for i in range(0, len(rest), 3))
+                    expect(differ <= 9 * 16, f"{differ} pixels differ between VNC and screendump")
+                    vm.qmp.command("cont")
+                    # A small change is a small update.
+                    vnc.request()
+                    vnc.type("q")
+                    area, deadline = 0, time.monotonic() + 5
+                    while area == 0 and time.monotonic() < deadline:
+                        area = sum(w * h for _, _, w, h in vnc.update())
+                    expect(0 < area < vnc.width * vnc.height // 4, f"an update of {area} pixels for one letter")
+                    # Who goes with a key held leaves nothing behind.
+                    vnc.key(ord("k"), 1)
+                wait_screen(vm, "k", 30)
+                time.sleep(0.5)
+                first = screen_text(vm)
+                time.sleep(0.7)
+                expect(screen_text(vm) == first, "the key of a client that left repeats for ever")
+
+        tests = {"types through QMP": types_through_qmp, "types through VNC": types_through_vnc}
         for label, function in tests.items():
             if not args.only or re.search(args.only, label):
                 tap.test(label, function)
