@@ -23,6 +23,7 @@
 #include "hw/timer/hpet.h"
 #include "hw/timer/i8254.h"
 #include "hw/timer/mc146818rtc.h"
+#include "input/input.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -78,6 +79,8 @@ static void setup(void)
     add_pci(bus, "virtio-rng-pci", "3");
     add_pci(bus, "virtio-net-pci", "4");
     add_pci(bus, "virtio-serial-pci", "5");
+    board->env.inputs = input_registry_new(board->loop, board->clocks);
+    add_pci(bus, "virtio-tablet-pci", "6");
     Device *hpet = test_board_add(board, TYPE_HPET, NULL, NULL);
     Device *pit = device_new_unattached(board->root, TYPE_I8254, NULL);
     i8254_set_irq(pit, hpet_legacy_line(hpet, 0));
