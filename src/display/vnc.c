@@ -618,6 +618,9 @@ static bool listen_main(VncServer *s, json_object *options, const char *where, G
         address->path = g_strdup(where + strlen("unix:"));
         return add_listener(s, address, false, error);
     }
+    if (strcmp(where, "none") == 0) { /* browsers only */
+        return true;
+    }
     if (!parse_host(address, where, FIRST_PORT, error) || !family_of(options, address, error) ||
         !options_int(options, "vnc", "to", 0, 65535 - FIRST_PORT, &to, error)) {
         return false;
@@ -635,17 +638,16 @@ static bool listen_websocket(VncServer *s, json_object *options, const char *whe
     unsigned port;
 
     if (strcmp(websocket, "on") == 0) {
-        if (g_str_has_prefix(where, "unix:")) {
-            return error_set(error,
-                             "websocket=on has no port beside a unix socket; give websocket=ADDRESS:PORT");
+        if (g_str_has_prefix(where, "unix:") || strcmp(where, "none") == 0) {
+            return error_set(error, "websocket=on takes its port from the display's number, and there is "
+                                    "none; give websocket=ADDRESS:PORT");
         }
         if (!parse_host(address, where, FIRST_WEBSOCKET_PORT, error)) {
             return false;
         }
     } else if (parse_number(websocket, 65535, &port)) {
-        g_autofree char *host = g_str_has_prefix(where, "unix:")
-                                    ? g_strdup("")
-                                    : g_strndup(where, (gsize)(strrchr(where, ':') - where));
+        const char *colon = g_str_has_prefix(where, "unix:") ? NULL : strrchr(where, ':');
+        g_autofree char *host = g_strndup(where, colon ? (gsize)(colon - where) : 0);
         g_autofree char *text = g_strdup_printf("%s:%u", host, port);
         if (!parse_host(address, text, 0, error)) {
             return false;
@@ -883,7 +885,7 @@ bool vnc_add_text(VncSet *set, const char *text, const char *name, GError **erro
     bool ok = true;
     if (!where) {
         ok = error_set(error, "where to listen is missing: HOST:DISPLAY or unix:PATH");
-    } else if (strcmp(where, "none") != 0) {
+    } else if (strcmp(where, "none") != 0 || options_contains(options, "websocket")) {
 #ifdef CONFIG_VNC
         vnc_library_init();
         ok = add_server(set, options, where, name, error);
@@ -978,7 +980,7 @@ json_object *vnc_query(VncSet *set)
     json_object *info = json_object_new_object();
 
     json_object_object_add(info, "enabled", json_object_new_boolean(s != NULL));
-    if (s) {
+    if (s && s->listeners->len) {
         json_object *address = address_json(((VncListener *)s->listeners->pdata[0])->fd, false, false);
         static const char *const keys[] = { "host", "service", "family" };
         for (size_t i = 0; i < G_N_ELEMENTS(keys); i++) {

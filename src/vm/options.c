@@ -113,7 +113,7 @@ static const OptionInfo option_table[] = {
     { "echr", "code", CHARDEV, "the escape character's code instead of Ctrl-A", OPT_ECHR },
     { "vnc", "host:d|unix:path|none[,password=on|-secret=id][,websocket=on|[addr:]port][,web=on][,...]", DISPLAY,
       "starts a VNC server at port 5900+d: share=allow-exclusive|force-shared|ignore, connections=n, to=l, display=id; web=on "
-      "serves noVNC's page at the websocket's port", OPT_VNC,
+      "serves noVNC's page at the websocket's port; none with a websocket listens for browsers alone", OPT_VNC,
       "vnc,id,password,password-secret,share,connections,websocket,web,to,ipv4,ipv6,display" },
     { "spice", "options", DISPLAY, "SPICE server", OPT_UNSUPPORTED, NULL, "SPICE is not supported" },
     { "usb", NULL, STANDARD, "USB controller", OPT_UNSUPPORTED, NULL, "USB is not supported yet" },

@@ -56,6 +56,7 @@ def main():
             refused("not HOST:NUMBER", "-vnc", "127.0.0.1:99999")
             refused("'tls-creds' is not supported", "-vnc", ":0,tls-creds=x")
             refused("share='some'", "-vnc", ":0,share=some")
+            refused("takes its port from the display's number", "-vnc", "none,websocket=on")
             refused("web=on serves its page on the websocket port", "-vnc", ":0,web=on")
             refused("There is no noVNC in '/nonexistent'", "-vnc", ":0,websocket=on,web=/nonexistent")
             refused("password and password-secret", "-object", "secret,id=s,data=x", "-vnc", ":0,password=on,password-secret=s")
