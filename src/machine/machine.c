@@ -400,8 +400,9 @@ bool machine_init(Machine *machine, const MachineConfig *config, GError **error)
     container_get(config->root, "/machine/peripheral");
     container_get(config->root, "/machine/peripheral-anon");
     container_get(config->root, "/machine/unattached");
-    if (machine->usb) {
-        return error_set(error, "machine option 'usb=on': USB is not supported yet");
+    if (machine->usb && !MACHINE_GET_CLASS(machine)->has_usb) {
+        return error_set(error, "machine '%s' has no USB controller for usb=on",
+                         MACHINE_GET_CLASS(machine)->name);
     }
     if (machine->dtb) {
         return error_set(error, "machine option 'dtb': PCs have no device tree");

@@ -895,6 +895,20 @@ static bool configure_video(Setup *s, GError **error)
     return add_device(s, error, "VGA", NULL);
 }
 
+static bool step_usbdevice(Setup *s, const Option *o, GError **error)
+{
+    static const char *const names[][2] = { { "tablet", "usb-tablet" },
+                                            { "mouse", "usb-mouse" },
+                                            { "keyboard", "usb-kbd" } };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(names); i++) {
+        if (strcmp(o->argument, names[i][0]) == 0) {
+            return add_device(s, error, names[i][1], NULL);
+        }
+    }
+    return error_set(error, "there is no USB device '%s'; tablet, mouse and keyboard are", o->argument);
+}
+
 static bool step_audio(Setup *s, const Option *o, GError **error)
 {
     return configure_none_only(o, "driver", "audio driver", error);
@@ -1037,7 +1051,8 @@ static bool configure_vm(Setup *s, GError **error)
         const char *property, *value;
     } shorthands[] = {
         { OPT_KERNEL, "kernel", NULL }, { OPT_INITRD, "initrd", NULL }, { OPT_APPEND, "append", NULL },
-        { OPT_NO_ACPI, "acpi", "off" }, { OPT_NO_HPET, "hpet", "off" }, { OPT_BIOS, "firmware", NULL },
+        { OPT_USB, "usb", "on" },       { OPT_USBDEVICE, "usb", "on" }, { OPT_NO_ACPI, "acpi", "off" },
+        { OPT_NO_HPET, "hpet", "off" }, { OPT_BIOS, "firmware", NULL },
     };
     for (size_t i = 0; i < G_N_ELEMENTS(shorthands); i++) {
         if (cmdline_has(s->options, shorthands[i].id)) {
@@ -1081,6 +1096,7 @@ static bool configure_vm(Setup *s, GError **error)
     }
     /* What hangs on it. */
     ok = for_each(s, OPT_FW_CFG, configure_fw_cfg, error) && configure_video(s, error) &&
+         for_each(s, OPT_USBDEVICE, step_usbdevice, error) &&
          for_each(s, OPT_DEVICE, configure_device, error) && configure_drive_devices(s, error) &&
          configure_networks(s, error) && for_each(s, OPT_VNC, step_vnc, error) &&
          for_each(s, OPT_DISPLAY, step_vnc_display, error);

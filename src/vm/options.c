@@ -116,8 +116,9 @@ static const OptionInfo option_table[] = {
       "serves noVNC's page at the websocket's port; none with a websocket listens for browsers alone", OPT_VNC,
       "vnc,id,password,password-secret,share,connections,websocket,web,to,ipv4,ipv6,display" },
     { "spice", "options", DISPLAY, "SPICE server", OPT_UNSUPPORTED, NULL, "SPICE is not supported" },
-    { "usb", NULL, STANDARD, "USB controller", OPT_UNSUPPORTED, NULL, "USB is not supported yet" },
-    { "usbdevice", "name", STANDARD, "USB device", OPT_UNSUPPORTED, NULL, "USB is not supported yet" },
+    { "usb", NULL, STANDARD, "adds a USB controller: the same as -machine usb=on", OPT_USB },
+    { "usbdevice", "tablet|mouse|keyboard", STANDARD, "adds that device with a USB controller; -device usb-tablet and its kin "
+      "say it better", OPT_USBDEVICE },
 
     { "kernel", "file", BOOT, "starts this kernel: bzImage, PVH ELF or multiboot", OPT_KERNEL },
     { "append", "cmdline", BOOT, "the kernel's command line", OPT_APPEND },

@@ -53,6 +53,8 @@ typedef enum OptionId {
     OPT_DISPLAY,
     OPT_VGA,
     OPT_VNC,
+    OPT_USB,
+    OPT_USBDEVICE,
     OPT_AUDIODEV,
     OPT_KEYMAP,
     OPT_ECHR,

@@ -55,11 +55,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build")
     parser.add_argument("--guest", type=pathlib.Path)
+    parser.add_argument("--generic", type=pathlib.Path, help="a guest with USB's drivers")
     parser.add_argument("--accel", default="tcg", help="as -accel takes it")
     parser.add_argument("--timeout", type=int, default=240)
     parser.add_argument("--only", help="a regular expression: which tests")
     args = parser.parse_args()
     guest = pathlib.Path(args.guest or os.environ.get("RHEA_GUEST") or args.build / "guest").resolve()
+    generic = pathlib.Path(args.generic or args.build / "guest-generic").resolve()
     binary = args.build / "rhea-system-x86_64"
     tap = Tap()
     missing = missing_tools()
@@ -150,7 +152,90 @@ def main():
                 time.sleep(0.7)
                 expect(screen_text(vm) == first, "the key of a client that left repeats for ever")
 
-        tests = {"types through QMP": types_through_qmp, "types through VNC": types_through_vnc}
+        def shell(kernel, *extra):
+            """A guest with a shell on its serial line, its kernel entered at once."""
+            initrd = directory / "initrd"
+            initrd.write_bytes((kernel / "initrd.gz").read_bytes() + (kernel / "ide.gz").read_bytes())
+            return Machine(binary, ["-M", "pc", "-nodefaults", "-display", "none", "-accel", args.accel, "-m", "512",
+                                    "-serial", "stdio", "-qmp", f"unix:{directory}/qmp,server=on,wait=off",
+                                    "-kernel", kernel / "vmlinuz", "-initrd", initrd, "-append", "console=ttyS0 quiet",
+                                    *extra], directory)
+
+        def reads_events(vm, name, events, expected):
+            """What the guest's input layer gives for events, as 'type code value' behind the time: a struct is 12 words."""
+            device = f"$(grep -l '{name}' /sys/class/input/event*/device/name | head -n 1 | cut -d/ -f5)"
+            vm.type(f"echo device {device}; hexdump -v -e '12/2 \"%d \" \"\\n\"' /dev/input/{device} &\n")
+            found = vm.wait_text(r"device (event\d+)", 30)
+            vm.type("echo Ready_$((1+1))\n")
+            vm.wait_text("Ready_2", 30)
+            time.sleep(0.3)
+            for group in events:
+                vm.qmp.command("input-send-event", events=group)
+            for line in expected:
+                vm.wait_text(rf"(?:-?\d+ ){{8}}{line} ", 20)
+            vm.type("kill %1\n")
+            return found
+
+        def button(down, which="left"):
+            return {"type": "btn", "data": {"down": down, "button": which}}
+
+        def move(kind, axis, value):
+            return {"type": kind, "data": {"axis": axis, "value": value}}
+
+        def key(down, name):
+            return {"type": "key", "data": {"down": down, "key": {"type": "qcode", "data": name}}}
+
+        KEYS = ([[key(True, "a")], [key(False, "a")], [key(True, "kp_enter")], [key(False, "kp_enter")]],
+                ["1 30 1", "1 30 0", "1 96 1", "1 96 0"])
+        TABLET = ([[move("abs", "x", 1000), move("abs", "y", 2000)], [button(True)], [button(False)]],
+                  ["3 0 1000", "3 1 2000", "1 272 1", "1 272 0"])
+        MOUSE = ([[move("rel", "x", 5), move("rel", "y", -6)], [button(True, "right")], [button(False, "right")]],
+                 ["2 0 5", "2 1 -6", "1 273 1", "1 273 0"])
+
+        def virtio_input():
+            with shell(guest, "-device", "virtio-keyboard-pci", "-device", "virtio-mouse-pci") as vm:
+                vm.wait_text("built-in shell", args.timeout)
+                vm.type("modprobe virtio_input; modprobe evdev; echo Loaded_$((1+1))\n")
+                vm.wait_text("Loaded_2", 30)
+                reads_events(vm, "Virtio Keyboard", *KEYS)
+            with shell(guest, "-device", "virtio-mouse-pci", "-device", "virtio-tablet-pci") as vm:
+                vm.wait_text("built-in shell", args.timeout)
+                vm.type("modprobe virtio_input; modprobe evdev; echo Loaded_$((1+1))\n")
+                vm.wait_text("Loaded_2", 30)
+                current = [m["name"] for m in vm.qmp.command("query-mice") if m["current"]]
+                expect(current == ["virtio tablet"] or current == ["virtio mouse"], str(current))
+                indices = {m["name"]: m["index"] for m in vm.qmp.command("query-mice")}
+                for name, label, (events, expected) in [("virtio tablet", "Virtio Tablet", TABLET),
+                                                        ("virtio mouse", "Virtio Mouse", MOUSE)]:
+                    vm.qmp.command("human-monitor-command", command_line=f"mouse_set {indices[name]}")
+                    reads_events(vm, label, events, expected)
+
+        def usb(controller, module):
+            if not (generic / "ide.gz").exists():
+                raise Tap.Skip(f"no guest in {generic}: run tools/guest.sh -k generic")
+            for device, label, (events, expected) in [("usb-tablet", "USB Tablet", TABLET), ("usb-kbd", "USB Keyboard", KEYS),
+                                                      ("usb-mouse", "USB Mouse", MOUSE)]:
+                with shell(generic, *controller, "-device", device) as vm:
+                    vm.wait_text("built-in shell", args.timeout)
+                    vm.type(f"modprobe {module}; modprobe usbhid; modprobe hid-generic; modprobe evdev; "
+                            f"while ! grep -q '{label}' /sys/class/input/event*/device/name; do sleep 1; done; "
+                            "echo Loaded_$((1+1))\n")
+                    vm.wait_text("Loaded_2", 60)
+                    reads_events(vm, label, events, expected)
+                    if device == "usb-tablet":  # it comes and goes
+                        vm.qmp.command("device_add", driver="usb-kbd", id="kbd1")
+                        vm.type("while ! grep -q Keyboard /sys/class/input/event*/device/name; do sleep 1; done; "
+                                "echo Came_$((1+1))\n")
+                        vm.wait_text("Came_2", 60)
+                        vm.qmp.command("device_del", id="kbd1")
+                        vm.qmp.wait_event("DEVICE_DELETED")
+                        vm.type("while grep -q 'USB Keyboard' /sys/class/input/event*/device/name; do sleep 1; done; "
+                                "echo Went_$((1+1))\n")
+                        vm.wait_text("Went_2", 60)
+
+        tests = {"types through QMP": types_through_qmp, "types through VNC": types_through_vnc,
+                 "virtio-input": virtio_input,
+                 "USB: UHCI of the PIIX3": lambda: usb(["-usb"], "uhci-hcd")}
         for label, function in tests.items():
             if not args.only or re.search(args.only, label):
                 tap.test(label, function)

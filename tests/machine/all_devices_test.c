@@ -54,6 +54,7 @@ static const struct {
 } providers[] = {
     { "IDE", "piix3-ide" },
     { "PCIE", "q35-pcihost" },
+    { "usb-bus", "piix3-usb-uhci" },
     { "virtio-bus", "virtio-mmio" },
     { "virtio-serial-bus", "virtio-serial-pci" },
 };
