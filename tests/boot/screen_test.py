@@ -161,19 +161,28 @@ def main():
                                     "-kernel", kernel / "vmlinuz", "-initrd", initrd, "-append", "console=ttyS0 quiet",
                                     *extra], directory)
 
+        def enter(vm, line):
+            """Types when the shell asks: it first asks the terminal where its cursor is, and eats what comes then."""
+            deadline = time.monotonic() + 60
+            while vm.output.count(b"\x1b[6n") <= getattr(vm, "prompts", 0) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            vm.prompts = vm.output.count(b"\x1b[6n")
+            time.sleep(0.1)
+            vm.type(line)
+
         def reads_events(vm, name, events, expected):
             """What the guest's input layer gives for events, as 'type code value' behind the time: a struct is 12 words."""
             device = f"$(grep -l '{name}' /sys/class/input/event*/device/name | head -n 1 | cut -d/ -f5)"
-            vm.type(f"echo device {device}; hexdump -v -e '12/2 \"%d \" \"\\n\"' /dev/input/{device} &\n")
+            enter(vm, f"echo device {device}; hexdump -v -e '12/2 \"%d \" \"\\n\"' /dev/input/{device} &\n")
             found = vm.wait_text(r"device (event\d+)", 30)
-            vm.type("echo Ready_$((1+1))\n")
+            enter(vm, "echo Ready_$((1+1))\n")
             vm.wait_text("Ready_2", 30)
             time.sleep(0.3)
             for group in events:
                 vm.qmp.command("input-send-event", events=group)
             for line in expected:
                 vm.wait_text(rf"(?:-?\d+ ){{8}}{line} ", 20)
-            vm.type("kill %1\n")
+            enter(vm, "kill %1\n")
             return found
 
         def button(down, which="left"):
@@ -195,12 +204,12 @@ def main():
         def virtio_input():
             with shell(guest, "-device", "virtio-keyboard-pci", "-device", "virtio-mouse-pci") as vm:
                 vm.wait_text("built-in shell", args.timeout)
-                vm.type("modprobe virtio_input; modprobe evdev; echo Loaded_$((1+1))\n")
+                enter(vm, "modprobe virtio_input; modprobe evdev; echo Loaded_$((1+1))\n")
                 vm.wait_text("Loaded_2", 30)
                 reads_events(vm, "Virtio Keyboard", *KEYS)
             with shell(guest, "-device", "virtio-mouse-pci", "-device", "virtio-tablet-pci") as vm:
                 vm.wait_text("built-in shell", args.timeout)
-                vm.type("modprobe virtio_input; modprobe evdev; echo Loaded_$((1+1))\n")
+                enter(vm, "modprobe virtio_input; modprobe evdev; echo Loaded_$((1+1))\n")
                 vm.wait_text("Loaded_2", 30)
                 current = [m["name"] for m in vm.qmp.command("query-mice") if m["current"]]
                 expect(current == ["virtio tablet"] or current == ["virtio mouse"], str(current))
@@ -217,25 +226,26 @@ def main():
                                                       ("usb-mouse", "USB Mouse", MOUSE)]:
                 with shell(generic, *controller, "-device", device) as vm:
                     vm.wait_text("built-in shell", args.timeout)
-                    vm.type(f"modprobe {module}; modprobe usbhid; modprobe hid-generic; modprobe evdev; "
+                    enter(vm, f"modprobe {module}; modprobe usbhid; modprobe hid-generic; modprobe evdev; "
                             f"while ! grep -q '{label}' /sys/class/input/event*/device/name; do sleep 1; done; "
                             "echo Loaded_$((1+1))\n")
                     vm.wait_text("Loaded_2", 60)
                     reads_events(vm, label, events, expected)
                     if device == "usb-tablet":  # it comes and goes
                         vm.qmp.command("device_add", driver="usb-kbd", id="kbd1")
-                        vm.type("while ! grep -q Keyboard /sys/class/input/event*/device/name; do sleep 1; done; "
+                        enter(vm, "while ! grep -q Keyboard /sys/class/input/event*/device/name; do sleep 1; done; "
                                 "echo Came_$((1+1))\n")
                         vm.wait_text("Came_2", 60)
                         vm.qmp.command("device_del", id="kbd1")
                         vm.qmp.wait_event("DEVICE_DELETED")
-                        vm.type("while grep -q 'USB Keyboard' /sys/class/input/event*/device/name; do sleep 1; done; "
+                        enter(vm, "while grep -q 'USB Keyboard' /sys/class/input/event*/device/name; do sleep 1; done; "
                                 "echo Went_$((1+1))\n")
                         vm.wait_text("Went_2", 60)
 
         tests = {"types through QMP": types_through_qmp, "types through VNC": types_through_vnc,
                  "virtio-input": virtio_input,
-                 "USB: UHCI of the PIIX3": lambda: usb(["-usb"], "uhci-hcd")}
+                 "USB: UHCI of the PIIX3": lambda: usb(["-usb"], "uhci-hcd"),
+                 "USB: xHCI": lambda: usb(["-device", "qemu-xhci"], "xhci-pci")}
         for label, function in tests.items():
             if not args.only or re.search(args.only, label):
                 tap.test(label, function)

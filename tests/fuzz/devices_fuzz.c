@@ -81,6 +81,8 @@ static void setup(void)
     add_pci(bus, "virtio-serial-pci", "5");
     board->env.inputs = input_registry_new(board->loop, board->clocks);
     add_pci(bus, "virtio-tablet-pci", "6");
+    test_board_add(board, "usb-kbd", BUS(add_pci(bus, "piix3-usb-uhci", "1.2")->child_buses->pdata[0]), NULL);
+    test_board_add(board, "usb-tablet", BUS(add_pci(bus, "qemu-xhci", "7")->child_buses->pdata[0]), NULL);
     Device *hpet = test_board_add(board, TYPE_HPET, NULL, NULL);
     Device *pit = device_new_unattached(board->root, TYPE_I8254, NULL);
     i8254_set_irq(pit, hpet_legacy_line(hpet, 0));
@@ -104,7 +106,8 @@ static const uint16_t ports[] = { 0x20,   0x40,   0x60,   0x70,  0x92,  0xa0,   
                                   0x3f0,  0x3b0,  0x3c0,  0x3cc, 0x1ce, 0x00,   0x80,  0xc0 };
 static const uint32_t addresses[] = {
     HPET_ADDRESS, HPET_ADDRESS + 0x100, IOAPIC_ADDRESS, 0xff000000, 0xe0000000, 0xe0001000,
-    0xe0004000,   0xe0008000,           0xe000c000,     0xc0000,    0xa0000,    0xb8000
+    0xe0004000,   0xe0008000,           0xe000c000,     0xc0000,    0xa0000,    0xb8000,
+    0xe0010000,   0xe0014000,           0xe0018000,     0xe001c000, 0xe0016000, 0xe0017000
 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
