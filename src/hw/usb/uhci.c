@@ -563,7 +563,7 @@ static void uhci_class_init(ObjectClass *klass, const void *data)
     DeviceClass *dc = DEVICE_CLASS(klass);
     PciDeviceClass *pc = PCI_DEVICE_CLASS(klass);
     pc->vendor_id = 0x8086;
-    pc->class_id = 0x0c03;
+    pc->class_id = PCI_CLASS_SERIAL_USB;
     pc->realize = uhci_realize;
     pc->unrealize = uhci_unrealize;
     dc->reset = uhci_reset;

@@ -609,7 +609,7 @@ static void xhci_class_init(ObjectClass *klass, const void *data)
 {
     DeviceClass *dc = DEVICE_CLASS(klass);
     PciDeviceClass *pc = PCI_DEVICE_CLASS(klass);
-    pc->class_id = 0x0c03;
+    pc->class_id = PCI_CLASS_SERIAL_USB;
     pc->realize = xhci_realize;
     pc->unrealize = xhci_unrealize;
     dc->reset = xhci_reset;
