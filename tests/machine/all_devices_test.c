@@ -43,6 +43,7 @@ static const struct {
     { "isa-serial", "chardev", "null0" },
     { "scsi-cd", "drive", "cd0" },
     { "scsi-hd", "drive", "disk0" },
+    { "usb-storage", "drive", "disk0" },
     { "virtconsole", "chardev", "null0" },
     { "virtserialport", "chardev", "null0" },
     { "virtio-blk-device", "drive", "disk0" },

@@ -380,12 +380,22 @@ static void usb_plugged(Bus *parent, Device *device)
     home_unlock(bus->home);
 }
 
+/* Open Firmware's names; a disk's unit is behind it. */
+static char *usb_device_path(Device *device)
+{
+    const UsbDevice *dev = USB_DEVICE(device);
+    bool storage = g_strcmp0(DEVICE_GET_CLASS(device)->category, "Storage") == 0;
+
+    return g_strdup_printf(storage ? "storage@%x/channel@0/disk@0,0" : "usb@%x", dev->port + 1);
+}
+
 static void usb_bus_class_init(ObjectClass *klass, const void *data)
 {
     BusClass *bc = (BusClass *)klass;
     bc->hotplug = true;
     bc->check_address = usb_check_address;
     bc->plugged = usb_plugged;
+    bc->device_path = usb_device_path;
 }
 
 static const TypeInfo usb_bus_info = {
