@@ -535,6 +535,7 @@ static const Property machine_properties[] = {
     PROP_INT32("boot-reboot-timeout", Machine, boot_reboot_timeout, -1,
                "ms after which a machine that found nothing to boot starts again"),
     PROP_STR("option-roms", Machine, option_roms, NULL, "files of option ROMs, a line each"),
+    PROP_STR("smbios", Machine, smbios, NULL, "what -smbios said, as JSON"),
     PROP_BOOL("dump-guest-core", Machine, dump_guest_core, true, "include guest memory in a core dump"),
     PROP_BOOL("mem-merge", Machine, mem_merge, true, "let the host merge equal pages"),
     PROP_BOOL("usb", Machine, usb, false, "add a USB controller"),

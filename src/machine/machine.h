@@ -70,6 +70,7 @@ struct Machine {
     bool boot_menu, boot_strict;
     int32_t boot_splash_time, boot_reboot_timeout; /* ms; -1: not given */
     char *option_roms;                             /* of -option-rom: names with newlines between */
+    char *smbios;                                  /* of -smbios: a JSON array (smbios.h), or NULL */
     bool dump_guest_core, mem_merge, usb, graphics, suppress_vmdesc;
 
     /* ---- built ---- */

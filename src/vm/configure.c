@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/nearest.h"
+#include "machine/smbios.h"
 #include "rhea_config.h"
 #include "trace/trace.h"
 
@@ -935,6 +936,28 @@ static bool step_boot(Setup *s, const Option *o, GError **error)
     return ok;
 }
 
+/* All -smbios options, as the machine's property. */
+static bool configure_smbios(Setup *s, GError **error)
+{
+    json_object *list = json_object_new_array();
+    bool ok = true;
+
+    FOR_OPTION(s, o, OPT_SMBIOS)
+    {
+        json_object *dict = ok ? keyval_parse_repeated(o->argument, NULL, NULL, error) : NULL;
+        if (ok && !(dict && smbios_check_options(dict, error))) {
+            ok = option_error(o, error);
+        }
+        if (dict) {
+            json_object_array_add(list, dict);
+        }
+    }
+    ok = ok && (!json_object_array_length(list) ||
+                machine_set(s, "smbios", json_object_to_json_string(list), error));
+    json_object_put(list);
+    return ok;
+}
+
 /* What firmware is made of; the directories stay, since devices look for their ROMs there. */
 static bool configure_firmware(Setup *s, GError **error)
 {
@@ -1043,7 +1066,8 @@ static bool configure_vm(Setup *s, GError **error)
     }
     /* The machine. */
     if (!for_each(s, OPT_MACHINE, configure_machine_properties, error) ||
-        !for_each(s, OPT_BOOT, step_boot, error) || !configure_firmware(s, error)) {
+        !for_each(s, OPT_BOOT, step_boot, error) || !configure_firmware(s, error) ||
+        !configure_smbios(s, error)) {
         return false;
     }
     static const struct {

@@ -62,8 +62,9 @@ static const OptionInfo option_table[] = {
     { "enable-kvm", NULL, STANDARD, "the same as -accel kvm", OPT_ENABLE_KVM },
     { "add-fd", "fd=fd,set=set[,opaque=text]", STANDARD, "adds a file descriptor to a set", OPT_ADD_FD, "fd,set,opaque" },
     { "fw_cfg", "[name=]name,file=file|string=text", STANDARD, "adds a file to fw_cfg", OPT_FW_CFG, "name,file,string" },
-    { "smbios", "type=n,...", STANDARD, "SMBIOS tables", OPT_UNSUPPORTED, NULL,
-      "SMBIOS tables are not supported yet" },
+    { "smbios", "type=n[,field=value...]|file=file", STANDARD,
+      "sets fields of SMBIOS tables: 0 BIOS, 1 system, 2 board, 3 chassis, 4 processors, 11 strings (value=..., several times), "
+      "17 memory; or adds structures from a file", OPT_SMBIOS, "type,file" },
 
     { "drive", "[file=file][,if=type][,id=name][,format=f][,cache=mode][,aio=mode][,readonly=on|off]...", BLOCK,
       "defines a disk; if=none leaves it to a -device", OPT_DRIVE,

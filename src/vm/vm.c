@@ -527,6 +527,11 @@ static void service_wakeup(void *opaque)
     vm_request_wakeup(opaque);
 }
 
+static void service_watchdog_expired(void *opaque)
+{
+    vm_watchdog_expired(opaque);
+}
+
 static void service_add_powerdown_handler(void *opaque, void (*fn)(void *dev), void *dev)
 {
     Vm *vm = opaque;
@@ -714,6 +719,7 @@ Vm *vm_new(GError **error)
         .request_exit = service_exit,
         .request_suspend = service_suspend,
         .request_wakeup = service_wakeup,
+        .watchdog_expired = service_watchdog_expired,
         .add_powerdown_handler = service_add_powerdown_handler,
         .add_run_handler = service_add_run_handler,
         .remove_handlers = service_remove_handlers,
