@@ -438,12 +438,20 @@ static void scsi_set_config(VirtioDevice *vdev, uint32_t offset, const uint8_t *
     }
 }
 
+/* The device is being taken away: its bus went first, and each unit came to rest before. */
+static bool bus_gone(VirtioDevice *vdev)
+{
+    return DEVICE(vdev)->child_buses->len == 0;
+}
+
 static void scsi_cancel(VirtioDevice *vdev)
 {
     VirtioScsi *s = VIRTIO_SCSI(vdev);
     VirtioScsiTmf *tmf;
 
-    scsi_bus_abort_stopped(s->bus);
+    if (!bus_gone(vdev)) {
+        scsi_bus_abort_stopped(s->bus);
+    }
     while ((tmf = g_queue_pop_head(&s->pending))) {
         virtqueue_discard(tmf);
     }
@@ -456,7 +464,7 @@ static void scsi_reset(VirtioDevice *vdev)
     s->sense_size = DEFAULT_SENSE;
     s->cdb_size = DEFAULT_CDB;
     s->events_missed = false;
-    for (guint i = 0; i < s->bus->units->len; i++) {
+    for (guint i = 0; !bus_gone(vdev) && i < s->bus->units->len; i++) {
         scsi_device_reset_unit(s->bus->units->pdata[i]);
     }
 }
@@ -468,7 +476,9 @@ static void scsi_resume(VirtioDevice *vdev)
 
 static void scsi_drain(VirtioDevice *vdev)
 {
-    scsi_bus_drain(VIRTIO_SCSI(vdev)->bus, DEVICE(vdev)->env->loop);
+    if (!bus_gone(vdev)) {
+        scsi_bus_drain(VIRTIO_SCSI(vdev)->bus, DEVICE(vdev)->env->loop);
+    }
 }
 
 static bool scsi_realize(VirtioDevice *vdev, GError **error)
