@@ -108,7 +108,7 @@ struct MachineClass {
     const char *default_nic_model;      /* of -nic without model=; NULL: none is made by default */
     const char *default_disk_interface; /* if= of -drive without one */
     bool default_nic;                   /* one is made unless the user says otherwise */
-    bool has_usb;                 /* makes a controller for usb=on */
+    bool has_usb;                       /* makes a controller for usb=on */
     bool no_serial;                     /* "none": has no serial ports by default */
     bool no_cpus;                       /* "none" */
     /* Tables that each end with driver NULL, the newest version's first; NULL-terminated. */

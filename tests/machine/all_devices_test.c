@@ -55,12 +55,9 @@ static const struct {
 static const struct {
     const char *bus_type, *provider;
 } providers[] = {
-    { "IDE", "piix3-ide" },
-    { "PCIE", "q35-pcihost" },
-    { "SCSI", "virtio-scsi-pci" },
-    { "usb-bus", "piix3-usb-uhci" },
-    { "virtio-bus", "virtio-mmio" },
-    { "virtio-serial-bus", "virtio-serial-pci" },
+    { "IDE", "piix3-ide" },          { "PCIE", "q35-pcihost" },
+    { "SCSI", "virtio-scsi-pci" },   { "usb-bus", "piix3-usb-uhci" },
+    { "virtio-bus", "virtio-mmio" }, { "virtio-serial-bus", "virtio-serial-pci" },
 };
 
 static void bench_init(Bench *n)
