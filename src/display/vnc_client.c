@@ -17,6 +17,7 @@
 #include <rfb/rfb.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -461,6 +462,10 @@ gpointer vnc_client_main(gpointer opaque)
     if (session_open(&s)) {
         serve(&s);
         rfbCloseClient(s.cl);
+        for (rfbExtensionData *e; (e = s.cl->extensions);) { /* the library forgets them */
+            s.cl->extensions = e->next;
+            free(e);
+        }
         rfbClientConnectionGone(s.cl);
     }
     if (s.screen) {

@@ -166,7 +166,7 @@ static bool start_request(VirtioScsi *s, VirtioScsiRequest *r)
     uint8_t head[REQUEST_HEAD + SCSI_CDB_MAX] = { 0 };
     size_t head_size = REQUEST_HEAD + s->cdb_size, response_size = RESPONSE_HEAD + s->sense_size;
     unsigned target, lun;
-    bool target_there;
+    bool target_there = false;
 
     if (r->elem.out_size < head_size || r->elem.in_size < response_size) {
         return false;
