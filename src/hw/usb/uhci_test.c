@@ -51,6 +51,7 @@ static void teardown(void)
     device_unrealize_all(b->root);
     input_registry_free(inputs);
     test_board_free(b);
+    memory_region_destroy(&pci_memory);
 }
 
 static void run_ms(unsigned ms)
