@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Makes a guest from Debian's packages: kernel, its virtio modules, busybox, in a small initramfs.
 #   tools/guest.sh [-k cloud|generic|rt] [-o DIRECTORY]
-# Leaves DIRECTORY/vmlinuz, DIRECTORY/initrd.gz, DIRECTORY/kernel-release, and DIRECTORY/ide.gz: IDE's drivers as an
-# initial ramdisk to put behind the other. The packages are unpacked below
-# DIRECTORY and not installed. Nothing is done where the result is already there and newer than this script.
+# Leaves DIRECTORY/vmlinuz, DIRECTORY/initrd.gz, DIRECTORY/kernel-release, and DIRECTORY/ide.gz: drivers of IDE, SCSI, USB
+# and input as an initial ramdisk to put behind the other. The packages are unpacked below DIRECTORY and not installed. Nothing is done where the result is already there and newer than this script.
 set -eu
 
 flavour=cloud
@@ -81,8 +80,9 @@ cp "$modules/modules.builtin" "$modules/modules.order" "$ram/lib/modules/$releas
 "$out/root/bin/busybox" depmod -b "$ram" "$release"
 
 (cd "$ram" && find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0) | gzip -n -6 >"$out/initrd.gz.new"
-# The drivers of IDE and SATA, for a second ramdisk behind the first.
-copy_module ata_piix ahci sd_mod sr_mod
+# The drivers of IDE and SATA, and what a screen's user may want, for a second ramdisk behind the first. The cloud kernel
+# has no USB.
+copy_module ata_piix ahci sd_mod sr_mod virtio_scsi virtio_input uhci-hcd xhci-pci usbhid hid-generic usb-storage
 "$out/root/bin/busybox" depmod -b "$ram" "$release"
 (cd "$ram" && find lib/modules | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0) | gzip -n -6 >"$out/ide.gz"
 mv "$out/initrd.gz.new" "$out/initrd.gz"

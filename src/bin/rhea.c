@@ -24,7 +24,11 @@
 #ifdef CONFIG_IO_URING
 #include <liburing.h>
 #endif
+#include <arpa/inet.h>
 #include <linux/kvm.h>
+#include <netinet/in.h>
+#include <sys/random.h>
+#include <sys/socket.h>
 
 #define SYSTEM_PROGRAM "rhea-system-x86_64"
 
@@ -33,8 +37,9 @@
 typedef struct RunOptions {
     char *image, *kernel, *initrd, *append, *memory, *machine, *cpu, *accel, *cpus, *format;
     char **forwards;
-    gboolean print_command, no_network;
-    char **rest; /* what follows "--" goes to the system program as it is */
+    gboolean print_command, no_network, web;
+    char *web_address; /* of --web=ADDRESS, or NULL */
+    char **rest;       /* what follows "--" goes to the system program as it is */
 } RunOptions;
 
 /* Memory by default: a quarter of what is free now, from 256 MiB to 2 GiB. */
@@ -48,8 +53,7 @@ static char *default_memory(void)
     return g_strdup_printf("%u", (unsigned)CLAMP(mib, 256, 2048));
 }
 
-/* The image's format: by its first bytes. Only raw images can be opened now; others are named in the error.
- */
+/* The image's format: by its first bytes. The system program says which it cannot open. */
 static bool probe_format(const char *path, const char **format, GError **error)
 {
     static const struct {
@@ -129,6 +133,92 @@ static char *forward_rule(const char *text, GError **error)
     return g_strdup_printf("hostfwd=%s:%s:%u-:%u", protocol, address, (unsigned)host, (unsigned)guest);
 }
 
+/* ---- the screen in a browser ---- */
+
+#define WEB_FIRST_PORT 6080
+#define WEB_PORTS      20
+
+/* "PORT", "ADDRESS:PORT", or NULL: the first free port of this host's own address. Caller frees. */
+static char *web_listen(const char *wanted, GError **error)
+{
+    guint64 port;
+
+    if (wanted && g_ascii_string_to_unsigned(wanted, 10, 1, 65535, &port, NULL)) {
+        return g_strdup_printf("127.0.0.1:%u", (unsigned)port);
+    }
+    if (wanted) {
+        return g_strdup(wanted);
+    }
+    for (unsigned n = WEB_FIRST_PORT; n < WEB_FIRST_PORT + WEB_PORTS; n++) {
+        struct sockaddr_in address = { .sin_family = AF_INET,
+                                       .sin_port = htons((uint16_t)n),
+                                       .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+        bool is_free = fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof(address)) == 0;
+        close(fd);
+        if (is_free) {
+            return g_strdup_printf("127.0.0.1:%u", n);
+        }
+    }
+    error_set(error, "No port from %d to %d is free for the screen's page", WEB_FIRST_PORT,
+              WEB_FIRST_PORT + WEB_PORTS - 1);
+    error_append_hint(error, "Name one: --web=PORT.");
+    return NULL;
+}
+
+/* A password that only the address in the user's terminal has: eight letters and digits, in a file without a
+ * name that the system program inherits. Its descriptor, or -1. */
+static int web_password(char password[9], GError **error)
+{
+    static const char letters[] = "abcdefghijkmnpqrstuvwxyz23456789"; /* 32 that look different */
+    uint8_t bytes[8];
+    int fd = memfd_create("rhea-web-password", 0);
+
+    if (fd < 0 || getrandom(bytes, sizeof(bytes), 0) != sizeof(bytes)) {
+        error_set_errno(error, errno, "Could not make a password for the screen's page");
+        return -1;
+    }
+    for (size_t i = 0; i < sizeof(bytes); i++) {
+        password[i] = letters[bytes[i] % 32];
+    }
+    password[8] = 0;
+    if (write(fd, password, 8) != 8) {
+        error_set_errno(error, errno, "Could not keep the password for the screen's page");
+        return -1;
+    }
+    return fd;
+}
+
+static bool add_web(const RunOptions *o, GPtrArray *argv, GError **error)
+{
+    g_autofree char *listen = web_listen(o->web_address, error);
+    g_autofree char *file = g_strdup("FILE-WITH-PASSWORD"); /* where the command is but shown */
+    char password[9] = "";
+
+    if (!listen) {
+        return false;
+    }
+    if (!o->print_command) {
+        int fd = web_password(password, error);
+        if (fd < 0) {
+            return false;
+        }
+        g_free(file);
+        file = g_strdup_printf("/dev/fd/%d", fd);
+    }
+    if (!o->machine || !g_str_has_prefix(o->machine, "microvm")) {
+        add_pair(argv, "-vga", g_strdup("std"));
+        add_pair(argv, "-device", g_strdup("virtio-tablet-pci"));
+    }
+    add_pair(argv, "-object", g_strdup_printf("secret,id=web-password,file=%s", file));
+    add_pair(argv, "-vnc", g_strdup_printf("none,websocket=%s,web=on,password-secret=web-password", listen));
+    if (!o->print_command) {
+        fprintf(stderr, "Screen: http://%s/#password=%s\n", listen, password);
+    }
+    return true;
+}
+
 static bool build_command(const RunOptions *o, GPtrArray *argv, GError **error)
 {
     g_ptr_array_add(argv, system_program());
@@ -153,7 +243,7 @@ static bool build_command(const RunOptions *o, GPtrArray *argv, GError **error)
     add_pair(argv, "-mon", g_strdup("chardev=console,mode=readline"));
     if (o->kernel) {
         add_pair(argv, "-kernel", g_strdup(o->kernel));
-    } else if (!microvm) {
+    } else if (!microvm && !o->web) {
         add_pair(argv, "-machine", g_strdup("graphics=off")); /* firmware talks on the serial port */
     }
     if (o->initrd) {
@@ -165,13 +255,6 @@ static bool build_command(const RunOptions *o, GPtrArray *argv, GError **error)
     if (o->image) {
         const char *format = o->format;
         if (!format && !probe_format(o->image, &format, error)) {
-            return false;
-        }
-        if (strcmp(format, "raw") != 0) {
-            error_set(error,
-                      "Disk image '%s' is in format '%s', which is not supported yet: only raw images are",
-                      o->image, format);
-            error_append_hint(error, "Convert it: qemu-img convert -O raw '%s' disk.raw", o->image);
             return false;
         }
         g_autofree char *path = escape_commas(o->image);
@@ -193,6 +276,9 @@ static bool build_command(const RunOptions *o, GPtrArray *argv, GError **error)
     }
     add_pair(argv, "-object", g_strdup("rng-random,id=rng0,filename=/dev/urandom"));
     add_pair(argv, "-device", g_strdup_printf("virtio-rng-%s,rng=rng0", bus));
+    if (o->web && !add_web(o, argv, error)) {
+        return false;
+    }
     for (char **word = o->rest; word && *word; word++) {
         add(argv, *word);
     }
@@ -206,10 +292,21 @@ static int report(GError *error)
     return 1;
 }
 
+/* --web takes an address or none, which GOption wants a function for. */
+static RunOptions *run_options;
+
+static gboolean on_web(const char *option, const char *value, void *data, GError **error)
+{
+    run_options->web = TRUE;
+    run_options->web_address = g_strdup(value);
+    return TRUE;
+}
+
 static int command_run(int argc, char **argv)
 {
     RunOptions o = { 0 };
     char **words = NULL;
+    run_options = &o;
     const GOptionEntry entries[] = {
         { "kernel", 'k', 0, G_OPTION_ARG_FILENAME, &o.kernel,
           "Linux kernel (bzImage or PVH ELF) to start instead of the disk's boot loader", "FILE" },
@@ -225,6 +322,9 @@ static int command_run(int argc, char **argv)
           "HOST:GUEST" },
         { "format", 'f', 0, G_OPTION_ARG_STRING, &o.format, "the image's format (default: looked at)",
           "NAME" },
+        { "web", 'w', G_OPTION_FLAG_OPTIONAL_ARG, G_OPTION_ARG_CALLBACK, (void *)on_web,
+          "show the screen in a browser, whose address is printed (default: a free port of this host)",
+          "[ADDRESS:]PORT" },
         { "no-network", 0, 0, G_OPTION_ARG_NONE, &o.no_network, "no network card", NULL },
         { "print-command", 0, 0, G_OPTION_ARG_NONE, &o.print_command, "print the long command line and stop",
           NULL },

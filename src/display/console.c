@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-#include "display/display.h"
+#include "display/display_internal.h"
 
 #include "base/error.h"
 
@@ -14,6 +14,7 @@ struct DisplayConsole {
 
 struct DisplayRegistry {
     GPtrArray *consoles; /* of DisplayConsole *, in the order of their making */
+    GPtrArray *mirrors;  /* of DisplayMirror * */
 };
 
 void display_surface_init(DisplaySurface *surface)
@@ -44,14 +45,16 @@ DisplayRegistry *display_registry_new(void)
 {
     DisplayRegistry *reg = g_new0(DisplayRegistry, 1);
     reg->consoles = g_ptr_array_new();
+    reg->mirrors = g_ptr_array_new();
     return reg;
 }
 
 void display_registry_free(DisplayRegistry *reg)
 {
     if (reg) {
-        g_assert(!reg->consoles->len);
+        g_assert(!reg->consoles->len && !reg->mirrors->len);
         g_ptr_array_unref(reg->consoles);
+        g_ptr_array_unref(reg->mirrors);
         g_free(reg);
     }
 }
@@ -68,9 +71,23 @@ DisplayConsole *display_console_new(DisplayRegistry *reg, Object *device, const 
 void display_console_free(DisplayConsole *console)
 {
     if (console) {
+        GPtrArray *mirrors = console->registry->mirrors;
+        for (guint i = 0; i < mirrors->len; i++) {
+            display_mirror_console_gone(mirrors->pdata[i], console);
+        }
         g_ptr_array_remove(console->registry->consoles, console);
         g_free(console);
     }
+}
+
+void display_registry_add_mirror(DisplayRegistry *reg, DisplayMirror *mirror)
+{
+    g_ptr_array_add(reg->mirrors, mirror);
+}
+
+void display_registry_remove_mirror(DisplayRegistry *reg, DisplayMirror *mirror)
+{
+    g_ptr_array_remove(reg->mirrors, mirror);
 }
 
 DisplayConsole *display_console_find(DisplayRegistry *reg, const char *device, GError **error)

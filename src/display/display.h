@@ -6,6 +6,7 @@
 #ifndef RHEA_DISPLAY_DISPLAY_H
 #define RHEA_DISPLAY_DISPLAY_H
 
+#include "loop/loop.h"
 #include "object/object.h"
 
 #include <glib.h>
@@ -48,6 +49,28 @@ void display_console_free(DisplayConsole *console);
 DisplayConsole *display_console_find(DisplayRegistry *reg, const char *device, GError **error);
 void display_console_render(DisplayConsole *console, DisplaySurface *surface);
 char *display_console_text(DisplayConsole *console);
+
+/* ---- mirrors: a picture that is kept up to date while somebody looks (a VNC server) ---- */
+
+typedef struct DisplayRect {
+    uint32_t x, y, width, height;
+} DisplayRect;
+typedef struct DisplayMirror DisplayMirror;
+/* Called in the main loop's thread with what is shown now and which parts of it differ from before (all of it
+ * where its size changed). */
+typedef void DisplayMirrorChanged(void *opaque, const DisplaySurface *surface, bool resized,
+                                  const DisplayRect *rects, size_t count);
+/* console: borrowed, may be NULL (a black picture) and may go before the mirror does. */
+DisplayMirror *display_mirror_new(DisplayRegistry *reg, Loop *loop, DisplayConsole *console,
+                                  DisplayMirrorChanged *changed, void *opaque);
+void display_mirror_free(DisplayMirror *mirror);
+/* Whether it is rendered by a timer: quickly after changes and after this call, slower where nothing changes.
+ */
+void display_mirror_set_watched(DisplayMirror *mirror, bool watched);
+/* Renders and tells at once. */
+void display_mirror_refresh(DisplayMirror *mirror);
+/* What it shows; 0 by 0 before the first refresh. */
+const DisplaySurface *display_mirror_surface(const DisplayMirror *mirror);
 
 /* A surface as an image file's bytes; the caller owns them. */
 typedef enum DisplayImageFormat { DISPLAY_IMAGE_PPM, DISPLAY_IMAGE_PNG } DisplayImageFormat;

@@ -98,6 +98,94 @@ static void test_consoles(void)
     object_unref(root);
 }
 
+typedef struct Told {
+    unsigned calls;
+    bool resized;
+    DisplayRect rects[8];
+    size_t count;
+} Told;
+
+static void on_changed(void *opaque, const DisplaySurface *surface, bool resized, const DisplayRect *rects,
+                       size_t count)
+{
+    Told *told = opaque;
+    told->calls++;
+    told->resized = resized;
+    told->count = count;
+    memcpy(told->rects, rects, MIN(count, 8) * sizeof(*rects));
+}
+
+static DisplaySurface picture;
+
+static void render_picture(void *opaque, DisplaySurface *surface)
+{
+    display_surface_resize(surface, picture.width, picture.height);
+    memcpy(surface->pixels, picture.pixels, (size_t)picture.width * picture.height * 4);
+}
+
+static void expect_rect(const Told *told, size_t i, uint32_t x, uint32_t y, uint32_t width, uint32_t height)
+{
+    g_assert_cmpuint(i, <, told->count);
+    g_assert_cmpuint(told->rects[i].x, ==, x);
+    g_assert_cmpuint(told->rects[i].y, ==, y);
+    g_assert_cmpuint(told->rects[i].width, ==, width);
+    g_assert_cmpuint(told->rects[i].height, ==, height);
+}
+
+static void test_mirror(void)
+{
+    static const DisplayConsoleOps ops = { .render = render_picture };
+    Told told = { 0 };
+    Object *root = object_root_new();
+    DisplayRegistry *reg = display_registry_new();
+    Loop *loop = loop_new(NULL, NULL);
+    DisplayConsole *console =
+        display_console_new(reg, container_get(root, "/machine/peripheral/screen"), &ops, NULL);
+    display_surface_init(&picture);
+    display_surface_resize(&picture, 200, 50);
+    DisplayMirror *m = display_mirror_new(reg, loop, console, on_changed, &told);
+    display_mirror_refresh(m);
+    g_assert_true(told.resized);
+    expect_rect(&told, 0, 0, 0, 200, 50);
+    display_mirror_refresh(m); /* nothing changed: nothing is told */
+    g_assert_cmpuint(told.calls, ==, 1);
+    picture.pixels[0] = 1;              /* the first tile */
+    picture.pixels[47 * 200 + 70] = 2;  /* the second of the third row */
+    picture.pixels[49 * 200 + 199] = 3; /* the last one, cut off at both edges */
+    display_mirror_refresh(m);
+    g_assert_false(told.resized);
+    g_assert_cmpuint(told.count, ==, 3);
+    expect_rect(&told, 0, 0, 0, 64, 16);
+    expect_rect(&told, 1, 64, 32, 64, 16);
+    expect_rect(&told, 2, 192, 48, 8, 2);
+    picture.pixels[20 * 200] = picture.pixels[40 * 200] = 4; /* one below the other: one rectangle */
+    display_mirror_refresh(m);
+    g_assert_cmpuint(told.count, ==, 1);
+    expect_rect(&told, 0, 0, 16, 64, 32);
+    g_assert_cmphex(display_mirror_surface(m)->pixels[40 * 200], ==, 4);
+    /* While it is watched the loop does it. */
+    unsigned calls = told.calls;
+    picture.pixels[5] = 5;
+    display_mirror_set_watched(m, true);
+    int64_t end = g_get_monotonic_time() + 5 * G_TIME_SPAN_SECOND;
+    while (told.calls == calls && g_get_monotonic_time() < end) {
+        loop_iterate(loop, true);
+    }
+    g_assert_cmpuint(told.calls, ==, calls + 1);
+    display_mirror_set_watched(m, false);
+    display_console_free(console);
+    display_mirror_refresh(m); /* its console is gone: black */
+    g_assert_true(told.resized);
+    calls = told.calls;
+    display_mirror_refresh(m);
+    g_assert_cmpuint(told.calls, ==, calls);
+    display_mirror_free(m);
+    display_surface_clear(&picture);
+    display_registry_free(reg);
+    loop_free(loop);
+    object_unref(root);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -105,5 +193,6 @@ int main(int argc, char **argv)
     g_test_add_func("/display/png", test_png);
     g_test_add_func("/display/sizes", test_sizes);
     g_test_add_func("/display/consoles", test_consoles);
+    g_test_add_func("/display/mirror", test_mirror);
     return g_test_run();
 }

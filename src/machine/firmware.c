@@ -289,18 +289,25 @@ typedef struct BootList {
     GError *error;
 } BootList;
 
-/* "/pci@i0cf8/scsi@4/disk@0,0": NULL where a bus on the way has no such names. */
-static char *boot_path(Device *dev)
+/* "/pci@i0cf8/scsi@4/disk@0,0": NULL where a bus on the way has no such names. A virtio back end between a
+ * function and what hangs on it has none of its own, and a function that is an adapter is no disk. */
+static char *boot_path(Device *dev, bool whole)
 {
     if (!dev->bus) {
         return g_strdup("/pci@i0cf8");
     }
     const BusClass *bc = BUS_GET_CLASS(dev->bus);
-    if (!bc->device_path || !dev->bus->owner) {
+    if (!dev->bus->owner || (!bc->device_path && whole)) {
         return NULL;
     }
-    g_autofree char *parent = boot_path(dev->bus->owner);
+    g_autofree char *parent = boot_path(dev->bus->owner, false);
+    if (!bc->device_path) {
+        return g_steal_pointer(&parent);
+    }
     g_autofree char *own = parent ? bc->device_path(dev) : NULL;
+    if (own && !whole && g_str_has_suffix(own, "/disk@0,0")) {
+        own[strlen(own) - strlen("/disk@0,0")] = 0;
+    }
     return own ? g_strdup_printf("%s/%s", parent, own) : NULL;
 }
 
@@ -313,7 +320,7 @@ static void boot_list_add(Device *dev, void *opaque)
         !object_property_get_int(OBJECT(dev), "bootindex", &index, NULL) || index < 0) {
         return;
     }
-    char *path = boot_path(dev);
+    char *path = boot_path(dev, true);
     if (!path) {
         return; /* a part of a device that is in the list itself */
     }

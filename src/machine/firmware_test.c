@@ -152,7 +152,7 @@ static void test_smbios(void)
     machine.above_4g = machine.ram_size - machine.below_4g;
     memcpy(machine.uuid, "\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f\x10", 16);
     unsigned count, largest, seen = 0, biggest = 0, kinds[128] = { 0 };
-    g_autoptr(GByteArray) t = smbios_build(&machine, &count, &largest);
+    g_autoptr(GByteArray) t = smbios_build(&machine, &count, &largest, NULL);
     for (guint at = 0; at < t->len; seen++) {
         const uint8_t *s = t->data + at;
         g_assert_cmpuint(s[0], <, 128);
@@ -177,10 +177,80 @@ static void test_smbios(void)
     g_assert_cmpuint(kinds[127], ==, 1);
 }
 
+static void expect_refused(const char *json, const char *part)
+{
+    GError *error = NULL;
+    json_object *options = json_tokener_parse(json);
+    g_assert_false(smbios_check_options(options, &error));
+    g_assert_nonnull(strstr(error->message, part));
+    g_clear_error(&error);
+    json_object_put(options);
+}
+
+/* The string of a number behind a structure. */
+static const char *string_of(const uint8_t *s, unsigned number)
+{
+    const char *text = (const char *)s + s[1];
+    while (--number) {
+        text += strlen(text) + 1;
+    }
+    return text;
+}
+
+static void test_smbios_options(void)
+{
+    static char said[] =
+        "[{\"type\":\"1\",\"serial\":\"ds=nocloud\",\"uuid\":\"00112233-4455-6677-8899-aabbccddeeff\"},"
+        "{\"type\":\"0\",\"vendor\":\"V\",\"release\":\"3.4\"},{\"type\":\"2\"},"
+        "{\"type\":\"11\",\"value\":[\"one\",\"two\"]},{\"type\":\"11\",\"value\":\"three\"}]";
+    Machine machine = { 0 };
+    machine.parent_obj.klass = (ObjectClass *)machine_class_find("pc", NULL);
+    machine.smp = (MachineSmp){ .cpus = 1, .max_cpus = 1, .sockets = 1, .dies = 1, .cores = 1, .threads = 1 };
+    machine.ram_size = machine.below_4g = 64 << 20;
+    machine.smbios = said;
+    unsigned count, largest, kinds[128] = { 0 };
+    g_autoptr(GByteArray) t = smbios_build(&machine, &count, &largest, NULL);
+    for (guint at = 0; at < t->len;) {
+        const uint8_t *s = t->data + at;
+        kinds[s[0]]++;
+        if (s[0] == 1) {
+            g_assert_cmpstr(string_of(s, s[7]), ==, "ds=nocloud");
+            g_assert_cmpmem(s + 8, 8, "\x33\x22\x11\x00\x55\x44\x77\x66", 8);
+        } else if (s[0] == 0) {
+            g_assert_cmpstr(string_of(s, s[4]), ==, "V");
+            g_assert_cmpuint(s[20] << 8 | s[21], ==, 0x304);
+        } else if (s[0] == 11) {
+            g_assert_cmpuint(s[4], ==, 3);
+            g_assert_cmpstr(string_of(s, 3), ==, "three");
+        }
+        at += s[1];
+        while (t->data[at] || t->data[at + 1]) {
+            at++;
+        }
+        at += 2;
+    }
+    g_assert_cmpuint(kinds[0], ==, 1);
+    g_assert_cmpuint(kinds[2], ==, 1);
+    g_assert_cmpuint(kinds[11], ==, 1);
+    GError *error = NULL;
+    static char missing[] = "[{\"file\":\"/nonexistent/smbios\"}]";
+    machine.smbios = missing;
+    g_assert_null(smbios_build(&machine, &count, &largest, &error));
+    g_assert_nonnull(strstr(error->message, "/nonexistent/smbios"));
+    g_clear_error(&error);
+    expect_refused("{\"type\":\"1\",\"uuid\":\"x\"}", "is no UUID");
+    expect_refused("{\"type\":\"0\",\"release\":\"1\"}", "MAJOR.MINOR");
+    expect_refused("{\"type\":\"9\"}", "type 9");
+    expect_refused("{\"type\":\"1\",\"sreial\":\"x\"}", "sreial");
+    expect_refused("{\"serial\":\"x\"}", "type=N or file=FILE");
+    expect_refused("{\"type\":\"17\",\"speed\":\"fast\"}", "speed=fast");
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/firmware/loader", test_loader);
     g_test_add_func("/firmware/smbios", test_smbios);
+    g_test_add_func("/firmware/smbios-options", test_smbios_options);
     return g_test_run();
 }

@@ -394,13 +394,15 @@ bool machine_init(Machine *machine, const MachineConfig *config, GError **error)
         .root = config->root,
         .firmware_dirs = config->firmware_dirs,
         .displays = config->displays,
+        .inputs = config->inputs,
     };
     /* libvirt and the monitor look for these even where they are empty. */
     container_get(config->root, "/machine/peripheral");
     container_get(config->root, "/machine/peripheral-anon");
     container_get(config->root, "/machine/unattached");
-    if (machine->usb) {
-        return error_set(error, "machine option 'usb=on': USB is not supported yet");
+    if (machine->usb && !MACHINE_GET_CLASS(machine)->has_usb) {
+        return error_set(error, "machine '%s' has no USB controller for usb=on",
+                         MACHINE_GET_CLASS(machine)->name);
     }
     if (machine->dtb) {
         return error_set(error, "machine option 'dtb': PCs have no device tree");
@@ -533,6 +535,7 @@ static const Property machine_properties[] = {
     PROP_INT32("boot-reboot-timeout", Machine, boot_reboot_timeout, -1,
                "ms after which a machine that found nothing to boot starts again"),
     PROP_STR("option-roms", Machine, option_roms, NULL, "files of option ROMs, a line each"),
+    PROP_STR("smbios", Machine, smbios, NULL, "what -smbios said, as JSON"),
     PROP_BOOL("dump-guest-core", Machine, dump_guest_core, true, "include guest memory in a core dump"),
     PROP_BOOL("mem-merge", Machine, mem_merge, true, "let the host merge equal pages"),
     PROP_BOOL("usb", Machine, usb, false, "add a USB controller"),

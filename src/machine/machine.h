@@ -48,6 +48,7 @@ typedef struct MachineConfig {
     const char *rtc_base, *rtc_clock, *rtc_driftfix; /* of -rtc, as the RTC's properties take them; or NULL */
     bool graphics_off;                               /* -nographic: firmware talks to the serial port */
     struct DisplayRegistry *displays;                /* where video cards register; may be NULL */
+    struct InputRegistry *inputs;                    /* where keyboards and mice register; may be NULL */
     const char *const *firmware_dirs;                /* of -L, NULL-terminated; kept by the VM */
 } MachineConfig;
 
@@ -69,6 +70,7 @@ struct Machine {
     bool boot_menu, boot_strict;
     int32_t boot_splash_time, boot_reboot_timeout; /* ms; -1: not given */
     char *option_roms;                             /* of -option-rom: names with newlines between */
+    char *smbios;                                  /* of -smbios: a JSON array (smbios.h), or NULL */
     bool dump_guest_core, mem_merge, usb, graphics, suppress_vmdesc;
 
     /* ---- built ---- */
@@ -106,6 +108,7 @@ struct MachineClass {
     const char *default_nic_model;      /* of -nic without model=; NULL: none is made by default */
     const char *default_disk_interface; /* if= of -drive without one */
     bool default_nic;                   /* one is made unless the user says otherwise */
+    bool has_usb;                       /* makes a controller for usb=on */
     bool no_serial;                     /* "none": has no serial ports by default */
     bool no_cpus;                       /* "none" */
     /* Tables that each end with driver NULL, the newest version's first; NULL-terminated. */

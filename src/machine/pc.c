@@ -55,6 +55,12 @@ static bool pc_init(Machine *machine, GError **error)
     if (!ide || !device_realize(ide, pci, NULL, error)) {
         return false;
     }
+    if (machine->usb) {
+        Device *usb = pc_new_pci(x86, "piix3-usb-uhci", "01.2", error);
+        if (!usb || !device_realize(usb, pci, NULL, error)) {
+            return false;
+        }
+    }
     if (on_off_auto(x86->acpi, true)) {
         Device *pm = pc_new_pci(x86, TYPE_PIIX4_PM, "01.3", error);
         if (!pm ||

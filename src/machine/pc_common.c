@@ -105,6 +105,7 @@ static void pc_class_init(ObjectClass *klass, const void *data)
     mc->fini = pc_fini;
     mc->default_ram_id = "pc.ram";
     mc->default_nic = true;
+    mc->has_usb = true;
     mc->default_nic_model = "virtio-net-pci";
     mc->default_disk_interface = "ide";
 }

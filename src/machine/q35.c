@@ -36,6 +36,15 @@ static bool q35_init_devices(PcMachine *pc, GError **error)
             return false;
         }
     }
+    static const char *const uhcis[][2] = { { "ich9-usb-uhci1", "1d.0" },
+                                            { "ich9-usb-uhci2", "1d.1" },
+                                            { "ich9-usb-uhci3", "1d.2" } };
+    for (size_t i = 0; MACHINE(pc)->usb && i < G_N_ELEMENTS(uhcis); i++) {
+        Device *usb = pc_new_pci(x86, uhcis[i][0], uhcis[i][1], error);
+        if (!usb || !device_realize(usb, pcie, NULL, error)) {
+            return false;
+        }
+    }
     return !x86->pit_dev ||
            object_property_parse(OBJECT(x86->pit_dev), "firmware-preset", pc_preset(x86), error);
 }

@@ -5,8 +5,11 @@
 
 #include "machine/machine.h"
 
-/* Builds the structures for a machine: *count of them, the largest one's size in *largest. Caller owns. */
-GByteArray *smbios_build(const Machine *machine, unsigned *count, unsigned *largest);
+/* Checks one -smbios option: {"type": "1", "serial": "...", ...}; a repeated key is a list. */
+bool smbios_check_options(json_object *options, GError **error);
+/* Builds the structures for a machine, with what machine->smbios says: *count of them, the largest one's size
+ * in *largest. Caller owns; NULL on error. */
+GByteArray *smbios_build(const Machine *machine, unsigned *count, unsigned *largest, GError **error);
 /* The same as fw_cfg's files etc/smbios/. */
 bool smbios_publish(Machine *machine, GError **error);
 

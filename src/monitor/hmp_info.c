@@ -311,6 +311,8 @@ const HmpCommand hmp_info_commands[] = {
     { "version", "", "of this program", info_version },
     { "status", "", "whether the machine runs", info_status },
     { "name", "", "what -name gave", info_name },
+    { "vnc", "", "the VNC servers and who looks", hmp_info_vnc },
+    { "mice", "", "the pointing devices", hmp_info_mice },
     { "uuid", "", "of the machine", info_uuid },
     { "kvm", "", "whether KVM is used", info_kvm },
     { "registers", "[-a]", "of the chosen CPU, or of all", info_registers },

@@ -41,6 +41,16 @@ bool hmp_on_off(const char *word, bool *on, GError **error);
 /* An expression with numbers, $registers, + - * / % & | ^ ~ and parentheses. */
 bool hmp_expression(HmpContext *ctx, const char *text, uint64_t *value, GError **error);
 
+/* hmp_input.c */
+bool hmp_sendkey(HmpContext *ctx, const char *args, GError **error);
+bool hmp_mouse_move(HmpContext *ctx, const char *args, GError **error);
+bool hmp_mouse_button(HmpContext *ctx, const char *args, GError **error);
+bool hmp_mouse_set(HmpContext *ctx, const char *args, GError **error);
+bool hmp_set_password(HmpContext *ctx, const char *args, GError **error);
+bool hmp_expire_password(HmpContext *ctx, const char *args, GError **error);
+bool hmp_info_vnc(HmpContext *ctx, const char *args, GError **error);
+bool hmp_info_mice(HmpContext *ctx, const char *args, GError **error);
+
 /* hmp_memory.c */
 bool hmp_x(HmpContext *ctx, const char *args, GError **error);
 bool hmp_xp(HmpContext *ctx, const char *args, GError **error);

@@ -187,30 +187,3 @@ bool qmp_trace_event_set_state(QmpContext *ctx, const char *name, bool enable, b
     }
     return true;
 }
-
-/* ---- screens ---- */
-
-bool qmp_screendump(QmpContext *ctx, const char *filename, const char *device, bool has_head, int64_t head,
-                    bool has_format, QapiImageFormat format, GError **error)
-{
-    DisplayConsole *console = display_console_find(vm_displays(ctx->vm), device, error);
-    DisplaySurface surface;
-    g_autoptr(GError) local = NULL;
-
-    if (!console) {
-        return false;
-    }
-    if (has_head && head != 0) {
-        return error_set(error, "There is no head %" PRId64 ": screens have one", head);
-    }
-    display_surface_init(&surface);
-    display_console_render(console, &surface);
-    g_autoptr(GByteArray) image = display_surface_encode(
-        &surface, has_format && format == QAPI_IMAGE_FORMAT_PNG ? DISPLAY_IMAGE_PNG : DISPLAY_IMAGE_PPM);
-    display_surface_clear(&surface);
-    if (!g_file_set_contents_full(filename, (const char *)image->data, image->len, G_FILE_SET_CONTENTS_NONE,
-                                  0644, &local)) {
-        return error_set(error, "failed to write '%s': %s", filename, local->message);
-    }
-    return true;
-}

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/nearest.h"
+#include "machine/smbios.h"
 #include "rhea_config.h"
 #include "trace/trace.h"
 
@@ -854,7 +855,18 @@ static bool step_uuid(Setup *s, const Option *o, GError **error)
 
 static bool step_display(Setup *s, const Option *o, GError **error)
 {
-    return configure_none_only(o, "type", "display", error);
+    return g_str_has_prefix(o->argument, "vnc=") || configure_none_only(o, "type", "display", error);
+}
+
+static bool step_vnc(Setup *s, const Option *o, GError **error)
+{
+    return vnc_add_text(vm_vnc(s->vm), o->argument, vm_name(s->vm), error);
+}
+
+static bool step_vnc_display(Setup *s, const Option *o, GError **error)
+{
+    return !g_str_has_prefix(o->argument, "vnc=") ||
+           vnc_add_text(vm_vnc(s->vm), o->argument + strlen("vnc="), vm_name(s->vm), error);
 }
 
 static bool step_vga(Setup *s, const Option *o, GError **error)
@@ -884,6 +896,20 @@ static bool configure_video(Setup *s, GError **error)
     return add_device(s, error, "VGA", NULL);
 }
 
+static bool step_usbdevice(Setup *s, const Option *o, GError **error)
+{
+    static const char *const names[][2] = { { "tablet", "usb-tablet" },
+                                            { "mouse", "usb-mouse" },
+                                            { "keyboard", "usb-kbd" } };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(names); i++) {
+        if (strcmp(o->argument, names[i][0]) == 0) {
+            return add_device(s, error, names[i][1], NULL);
+        }
+    }
+    return error_set(error, "there is no USB device '%s'; tablet, mouse and keyboard are", o->argument);
+}
+
 static bool step_audio(Setup *s, const Option *o, GError **error)
 {
     return configure_none_only(o, "driver", "audio driver", error);
@@ -907,6 +933,28 @@ static bool step_boot(Setup *s, const Option *o, GError **error)
         ok = !value || machine_set(s, property, value, error);
     }
     json_object_put(dict);
+    return ok;
+}
+
+/* All -smbios options, as the machine's property. */
+static bool configure_smbios(Setup *s, GError **error)
+{
+    json_object *list = json_object_new_array();
+    bool ok = true;
+
+    FOR_OPTION(s, o, OPT_SMBIOS)
+    {
+        json_object *dict = ok ? keyval_parse_repeated(o->argument, NULL, NULL, error) : NULL;
+        if (ok && !(dict && smbios_check_options(dict, error))) {
+            ok = option_error(o, error);
+        }
+        if (dict) {
+            json_object_array_add(list, dict);
+        }
+    }
+    ok = ok && (!json_object_array_length(list) ||
+                machine_set(s, "smbios", json_object_to_json_string(list), error));
+    json_object_put(list);
     return ok;
 }
 
@@ -1021,7 +1069,8 @@ static bool configure_vm(Setup *s, GError **error)
     }
     /* The machine. */
     if (!for_each(s, OPT_MACHINE, configure_machine_properties, error) ||
-        !for_each(s, OPT_BOOT, step_boot, error) || !configure_firmware(s, error)) {
+        !for_each(s, OPT_BOOT, step_boot, error) || !configure_firmware(s, error) ||
+        !configure_smbios(s, error)) {
         return false;
     }
     static const struct {
@@ -1029,7 +1078,8 @@ static bool configure_vm(Setup *s, GError **error)
         const char *property, *value;
     } shorthands[] = {
         { OPT_KERNEL, "kernel", NULL }, { OPT_INITRD, "initrd", NULL }, { OPT_APPEND, "append", NULL },
-        { OPT_NO_ACPI, "acpi", "off" }, { OPT_NO_HPET, "hpet", "off" }, { OPT_BIOS, "firmware", NULL },
+        { OPT_USB, "usb", "on" },       { OPT_USBDEVICE, "usb", "on" }, { OPT_NO_ACPI, "acpi", "off" },
+        { OPT_NO_HPET, "hpet", "off" }, { OPT_BIOS, "firmware", NULL },
     };
     for (size_t i = 0; i < G_N_ELEMENTS(shorthands); i++) {
         if (cmdline_has(s->options, shorthands[i].id)) {
@@ -1073,8 +1123,10 @@ static bool configure_vm(Setup *s, GError **error)
     }
     /* What hangs on it. */
     ok = for_each(s, OPT_FW_CFG, configure_fw_cfg, error) && configure_video(s, error) &&
+         for_each(s, OPT_USBDEVICE, step_usbdevice, error) &&
          for_each(s, OPT_DEVICE, configure_device, error) && configure_drive_devices(s, error) &&
-         configure_networks(s, error);
+         configure_networks(s, error) && for_each(s, OPT_VNC, step_vnc, error) &&
+         for_each(s, OPT_DISPLAY, step_vnc_display, error);
     /* Last, because the first front end of a mux has its focus: that is to be the guest's line. */
     for (guint i = 0; ok && i < s->monitors->len; i++) {
         ok = s->add_monitor(s->monitor_opaque, s->monitors->pdata[i], error);
@@ -1321,6 +1373,10 @@ bool vm_answer_help(const Options *options, bool *failed, GError **error)
             }
             break;
         case OPT_DISPLAY:
+            if (is_help(o->argument)) {
+                text = g_strdup("none\nvnc\n");
+            }
+            break;
         case OPT_AUDIODEV:
             if (is_help(o->argument)) {
                 text = g_strdup("none\n");

@@ -62,8 +62,9 @@ static const OptionInfo option_table[] = {
     { "enable-kvm", NULL, STANDARD, "the same as -accel kvm", OPT_ENABLE_KVM },
     { "add-fd", "fd=fd,set=set[,opaque=text]", STANDARD, "adds a file descriptor to a set", OPT_ADD_FD, "fd,set,opaque" },
     { "fw_cfg", "[name=]name,file=file|string=text", STANDARD, "adds a file to fw_cfg", OPT_FW_CFG, "name,file,string" },
-    { "smbios", "type=n,...", STANDARD, "SMBIOS tables", OPT_UNSUPPORTED, NULL,
-      "SMBIOS tables are not supported yet" },
+    { "smbios", "type=n[,field=value...]|file=file", STANDARD,
+      "sets fields of SMBIOS tables: 0 BIOS, 1 system, 2 board, 3 chassis, 4 processors, 11 strings (value=..., several times), "
+      "17 memory; or adds structures from a file", OPT_SMBIOS, "type,file" },
 
     { "drive", "[file=file][,if=type][,id=name][,format=f][,cache=mode][,aio=mode][,readonly=on|off]...", BLOCK,
       "defines a disk; if=none leaves it to a -device", OPT_DRIVE,
@@ -103,17 +104,22 @@ static const OptionInfo option_table[] = {
 
     { "nographic", NULL, DISPLAY, "no graphics; the serial port and the monitor share the terminal (Ctrl-A C)",
       OPT_NOGRAPHIC },
-    { "display", "none", DISPLAY, "selects the display ('none' is the only one yet)", OPT_DISPLAY, "type" },
+    { "display", "none|vnc=display[,...]", DISPLAY, "selects the display: none, or a VNC server as -vnc makes it", OPT_DISPLAY,
+      "type" },
     { "vga", "std|none", DISPLAY,
       "selects the video card; 'std' is a PC's own where it starts through firmware, else there is none", OPT_VGA },
     { "audiodev", "[driver=]none,id=id", DISPLAY, "defines an audio back end ('none' is the only one yet)", OPT_AUDIODEV,
       "driver,id" },
-    { "k", "language", DISPLAY, "keyboard layout (accepted; there is no keyboard yet)", OPT_KEYMAP },
+    { "k", "language", DISPLAY, "keyboard layout (accepted: keys are those of a US keyboard)", OPT_KEYMAP },
     { "echr", "code", CHARDEV, "the escape character's code instead of Ctrl-A", OPT_ECHR },
-    { "vnc", "display", DISPLAY, "VNC server", OPT_UNSUPPORTED, NULL, "VNC is not supported yet; use -display none" },
+    { "vnc", "host:d|unix:path|none[,password=on|-secret=id][,websocket=on|[addr:]port][,web=on][,...]", DISPLAY,
+      "starts a VNC server at port 5900+d: share=allow-exclusive|force-shared|ignore, connections=n, to=l, display=id; web=on "
+      "serves noVNC's page at the websocket's port; none with a websocket listens for browsers alone", OPT_VNC,
+      "vnc,id,password,password-secret,share,connections,websocket,web,to,ipv4,ipv6,display" },
     { "spice", "options", DISPLAY, "SPICE server", OPT_UNSUPPORTED, NULL, "SPICE is not supported" },
-    { "usb", NULL, STANDARD, "USB controller", OPT_UNSUPPORTED, NULL, "USB is not supported yet" },
-    { "usbdevice", "name", STANDARD, "USB device", OPT_UNSUPPORTED, NULL, "USB is not supported yet" },
+    { "usb", NULL, STANDARD, "adds a USB controller: the same as -machine usb=on", OPT_USB },
+    { "usbdevice", "tablet|mouse|keyboard", STANDARD, "adds that device with a USB controller; -device usb-tablet and its kin "
+      "say it better", OPT_USBDEVICE },
 
     { "kernel", "file", BOOT, "starts this kernel: bzImage, PVH ELF or multiboot", OPT_KERNEL },
     { "append", "cmdline", BOOT, "the kernel's command line", OPT_APPEND },

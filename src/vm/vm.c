@@ -169,6 +169,7 @@ void vm_set_run_state(Vm *vm, RunState state)
 
 void vm_tell_running(Vm *vm, bool running)
 {
+    input_registry_set_running(vm->inputs, running);
     for (guint i = 0; i < vm->run_handlers->len; i++) {
         /* Back ends start first and stop last: the order turns round. */
         VmRunHandler *h = vm->run_handlers->pdata[running ? i : vm->run_handlers->len - 1 - i];
@@ -542,6 +543,11 @@ static void service_wakeup(void *opaque)
     vm_request_wakeup(opaque);
 }
 
+static void service_watchdog_expired(void *opaque)
+{
+    vm_watchdog_expired(opaque);
+}
+
 static void service_add_powerdown_handler(void *opaque, void (*fn)(void *dev), void *dev)
 {
     Vm *vm = opaque;
@@ -720,6 +726,8 @@ Vm *vm_new(GError **error)
     g_ptr_array_add(vm->firmware_dirs, NULL);
     vm->root = object_root_new();
     vm->clocks = clock_set_new();
+    vm->inputs = input_registry_new(loop, vm->clocks);
+    input_registry_set_running(vm->inputs, false);
     vm->request_bh = bh_new(loop, vm_process_requests, vm, NULL);
     vm->services = (VmServices){
         .request_reset = service_reset,
@@ -727,6 +735,7 @@ Vm *vm_new(GError **error)
         .request_exit = service_exit,
         .request_suspend = service_suspend,
         .request_wakeup = service_wakeup,
+        .watchdog_expired = service_watchdog_expired,
         .add_powerdown_handler = service_add_powerdown_handler,
         .add_run_handler = service_add_run_handler,
         .remove_handlers = service_remove_handlers,
@@ -746,6 +755,13 @@ Vm *vm_new(GError **error)
     block_registry_set_error_hook(vm->blocks, vm_on_block_error, vm);
     block_graph_set_event_hook(block_registry_graph(vm->blocks), vm_on_block_event, vm);
     block_graph_set_objects(block_registry_graph(vm->blocks), vm->root);
+    vm->vnc = vnc_set_new(&(VncEnv){ .loop = loop,
+                                     .displays = vm->displays,
+                                     .inputs = vm->inputs,
+                                     .fds = vm->fds,
+                                     .root = vm->root,
+                                     .emit_event = service_emit_event,
+                                     .opaque = vm });
     vm->nets = net_registry_new(loop, vm->fds);
     net_property_set_registry(vm->nets);
     vm_migration_init(vm);
@@ -764,6 +780,7 @@ void vm_free(Vm *vm)
         vm_bring_to_rest(vm, RUN_STATE_SHUTDOWN);
     }
     vm_deliver_events(vm);
+    vnc_set_free(vm->vnc);
     vcpu_set_free(vm->vcpus);
     vm->vcpus = NULL;
     if (vm->machine) {
@@ -774,6 +791,7 @@ void vm_free(Vm *vm)
     net_property_set_registry(NULL);
     net_registry_free(vm->nets);
     display_registry_free(vm->displays);
+    input_registry_free(vm->inputs);
     block_property_set_registry(NULL);
     block_registry_free(vm->blocks);
     chardev_property_set_registry(NULL);
@@ -844,6 +862,7 @@ bool vm_init_machine(Vm *vm, Accel *accel, MachineConfig *config, GError **error
     config->blocks = vm->blocks;
     config->nets = vm->nets;
     config->displays = vm->displays;
+    config->inputs = vm->inputs;
     config->uuid = vm->uuid[0] ? vm->uuid : NULL;
     return machine_init(vm->machine, config, error);
 }
@@ -905,6 +924,16 @@ BlockRegistry *vm_blocks(Vm *vm)
 NetRegistry *vm_nets(Vm *vm)
 {
     return vm->nets;
+}
+
+VncSet *vm_vnc(Vm *vm)
+{
+    return vm->vnc;
+}
+
+InputRegistry *vm_inputs(Vm *vm)
+{
+    return vm->inputs;
 }
 
 DisplayRegistry *vm_displays(Vm *vm)

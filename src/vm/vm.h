@@ -13,7 +13,9 @@
 #include "block/block.h"
 #include "chardev/chardev.h"
 #include "display/display.h"
+#include "display/vnc.h"
 #include "hw/core/device.h"
+#include "input/input.h"
 #include "io/fd_table.h"
 #include "loop/loop.h"
 #include "machine/machine.h"
@@ -57,6 +59,8 @@ ChardevRegistry *vm_chardevs(Vm *vm);
 BlockRegistry *vm_blocks(Vm *vm);
 NetRegistry *vm_nets(Vm *vm);
 DisplayRegistry *vm_displays(Vm *vm);
+InputRegistry *vm_inputs(Vm *vm);
+VncSet *vm_vnc(Vm *vm);
 GPtrArray *vm_firmware_dirs(Vm *vm); /* of char *, ends with NULL: where firmware is looked for first */
 GPtrArray *vm_globals(Vm *vm);       /* of GlobalProperty *: compat properties first, then -global's */
 Machine *vm_machine(Vm *vm);         /* NULL before vm_create_machine */

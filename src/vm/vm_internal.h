@@ -36,6 +36,8 @@ struct Vm {
     BlockRegistry *blocks;
     NetRegistry *nets;
     DisplayRegistry *displays;
+    InputRegistry *inputs;
+    VncSet *vnc;
     GPtrArray *globals;
     GPtrArray *firmware_dirs;
     Machine *machine; /* the tree has the reference */

@@ -90,6 +90,28 @@ def main():
             expect(re.search(r"table\(50434146\)=0x\w+ \(via xsdt\)", log), "no ACPI tables:\n" + log)
             expect("Found 2 cpu(s) max supported 2 cpu(s)" in log, log)
 
+        def boots_from_scsi():
+            content = random.Random(9).randbytes(3 << 20)
+            cd = directory / "cd.img"
+            cd.write_bytes(content)
+            log = boot("virtio-scsi", f"rhea.test=cpus,clock,disk,fs,cd rhea.disk=sd rhea.cd={hashlib.sha256(content).hexdigest()}",
+                       ["-drive", "file={disk},format=raw,if=none,id=d"],
+                       ["-device", "virtio-scsi-pci,id=scsi0", "-device", "scsi-hd,drive=d,bootindex=1",
+                        "-drive", f"file={cd},format=raw,if=none,id=c,readonly=on", "-device", "scsi-cd,drive=c"],
+                       expected=5)
+            expect("/pci@i0cf8/scsi@2/channel@0/disk@0,0" in log, log)
+            expect("QEMU HARDDISK" in log and "QEMU CD-ROM" in log, "SeaBIOS did not see the units:\n" + log)
+
+        def boots_from_usb(controller):
+            if not (generic / "ide.gz").exists():
+                raise Tap.Skip(f"no guest in {generic}: run tools/guest.sh -k generic")
+            log = boot(f"usb-storage, {controller[-1]}", "rhea.test=cpus,clock,disk,fs rhea.disk=sd",
+                       ["-drive", "file={disk},format=raw,if=none,id=d"],
+                       [*controller, "-device", "usb-storage,drive=d,bootindex=1,serial=stick"], expected=4, kernel=generic,
+                       size_mb=128)
+            expect(re.search(r"/pci@i0cf8/usb@\S+/storage@1/channel@0/disk@0,0", log), log)
+            expect("USB MSC vendor='QEMU' product='QEMU HARDDISK'" in log, "SeaBIOS did not see the disk:\n" + log)
+
         def boots_q35_from_virtio():
             log = boot("q35, virtio-blk behind a root port", "rhea.test=cpus,clock,disk,fs",
                        ["-drive", "file={disk},format=raw,if=none,id=d"],
@@ -245,6 +267,9 @@ def main():
             expect(status == 1 and "only allowed with -kernel" in err, err)
 
         test("boots from an IDE disk, reads a CD-ROM", boots_from_ide)
+        test("boots from a SCSI disk, reads a SCSI CD-ROM", boots_from_scsi)
+        test("boots from a USB disk at an xHCI", boots_from_usb, ["-device", "qemu-xhci"])
+        test("boots from a USB disk at a UHCI", boots_from_usb, ["-usb"])
         test("boots from a virtio disk", boots_from_virtio)
         test("q35 boots from a virtio disk behind a root port", boots_q35_from_virtio)
         test("q35 boots from a SATA disk, reads a CD-ROM", boots_q35_from_sata)

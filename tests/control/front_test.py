@@ -64,8 +64,19 @@ def main():
         one_line_error(status, err, "/nonexistent.img", "No such file")
 
     def other_format():
-        status, _, err = run([rhea, "run", "--kernel", "/k", "--print-command", qcow2])
-        one_line_error(status, err, "qcow2", "qemu-img convert")
+        status, out, err = run([rhea, "run", "--kernel", "/k", "--print-command", qcow2])
+        expect(status == 0 and f"file={qcow2},format=qcow2" in out, out + err)
+
+    def web():
+        status, out, err = run([rhea, "run", "--web", "--print-command", raw])
+        words = shlex.split(out)
+        pairs = dict(zip(words, words[1:]))
+        expect(status == 0 and "web=on,password-secret=web-password" in pairs["-vnc"] and pairs["-vga"] == "std", out + err)
+        expect("graphics=off" not in out, "firmware would not use the screen")
+        status, out, err = run([rhea, "run", "--web=0.0.0.0:7000", "--print-command", raw])
+        expect("websocket=0.0.0.0:7000," in out, out + err)
+        status, out, err = run([rhea, "run", "--web=7001", "--print-command", raw])
+        expect("websocket=127.0.0.1:7001," in out, out + err)
 
     for name, function in list(locals().items()):
         if callable(function) and function.__name__ == name and name not in ("one_line_error",):

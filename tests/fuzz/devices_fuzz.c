@@ -23,6 +23,7 @@
 #include "hw/timer/hpet.h"
 #include "hw/timer/i8254.h"
 #include "hw/timer/mc146818rtc.h"
+#include "input/input.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -36,7 +37,7 @@ static Device *add_pci(PciBus *bus, const char *type, const char *addr)
 }
 
 /* A disk and a CD-ROM that read as zeros and take what is written. */
-static void add_ide(PciBus *bus)
+static BlockRegistry *add_ide(PciBus *bus)
 {
     GError *error = NULL;
     BlockRegistry *blocks = block_registry_new(board->loop, NULL);
@@ -49,6 +50,7 @@ static void add_ide(PciBus *bus)
     test_board_add(board, "ide-cd", bus_find(board->root, "IDE", "ide.0", &error), "drive", "cd", NULL);
     g_assert_no_error(error);
     device_reset(ide);
+    return blocks;
 }
 
 static void setup(void)
@@ -73,11 +75,19 @@ static void setup(void)
     PciBus *bus = i440fx_bus(host);
     Bus *isa = piix3_isa_bus(add_pci(bus, TYPE_PIIX3, "1.0"));
     add_pci(bus, TYPE_PIIX4_PM, "1.3");
-    add_ide(bus);
+    BlockRegistry *blocks = add_ide(bus);
     test_board_add(board, "VGA", BUS(bus), "addr", "2", "vgamem_mb", "1", NULL);
     add_pci(bus, "virtio-rng-pci", "3");
     add_pci(bus, "virtio-net-pci", "4");
     add_pci(bus, "virtio-serial-pci", "5");
+    board->env.inputs = input_registry_new(board->loop, board->clocks);
+    add_pci(bus, "virtio-tablet-pci", "6");
+    Device *scsi = add_pci(bus, "virtio-scsi-pci", "8");
+    blockdev_add_text(blocks, "driver=null-co,node-name=scsi,size=1M,read-zeroes=on", &error);
+    test_board_add(board, "scsi-hd", bus_find(board->root, "SCSI", NULL, &error), "drive", "scsi", NULL);
+    device_reset(scsi);
+    test_board_add(board, "usb-kbd", BUS(add_pci(bus, "piix3-usb-uhci", "1.2")->child_buses->pdata[0]), NULL);
+    test_board_add(board, "usb-tablet", BUS(add_pci(bus, "qemu-xhci", "7")->child_buses->pdata[0]), NULL);
     Device *hpet = test_board_add(board, TYPE_HPET, NULL, NULL);
     Device *pit = device_new_unattached(board->root, TYPE_I8254, NULL);
     i8254_set_irq(pit, hpet_legacy_line(hpet, 0));
@@ -101,7 +111,8 @@ static const uint16_t ports[] = { 0x20,   0x40,   0x60,   0x70,  0x92,  0xa0,   
                                   0x3f0,  0x3b0,  0x3c0,  0x3cc, 0x1ce, 0x00,   0x80,  0xc0 };
 static const uint32_t addresses[] = {
     HPET_ADDRESS, HPET_ADDRESS + 0x100, IOAPIC_ADDRESS, 0xff000000, 0xe0000000, 0xe0001000,
-    0xe0004000,   0xe0008000,           0xe000c000,     0xc0000,    0xa0000,    0xb8000
+    0xe0004000,   0xe0008000,           0xe000c000,     0xc0000,    0xa0000,    0xb8000,
+    0xe0010000,   0xe0014000,           0xe0018000,     0xe001c000, 0xe0016000, 0xe0017000
 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

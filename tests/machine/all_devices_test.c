@@ -41,6 +41,9 @@ static const struct {
     { "isa-debugcon", "chardev", "null0" },
     { "pci-bridge", "chassis_nr", "3" },
     { "isa-serial", "chardev", "null0" },
+    { "scsi-cd", "drive", "cd0" },
+    { "scsi-hd", "drive", "disk0" },
+    { "usb-storage", "drive", "disk0" },
     { "virtconsole", "chardev", "null0" },
     { "virtserialport", "chardev", "null0" },
     { "virtio-blk-device", "drive", "disk0" },
@@ -52,10 +55,9 @@ static const struct {
 static const struct {
     const char *bus_type, *provider;
 } providers[] = {
-    { "IDE", "piix3-ide" },
-    { "PCIE", "q35-pcihost" },
-    { "virtio-bus", "virtio-mmio" },
-    { "virtio-serial-bus", "virtio-serial-pci" },
+    { "IDE", "piix3-ide" },          { "PCIE", "q35-pcihost" },
+    { "SCSI", "virtio-scsi-pci" },   { "usb-bus", "piix3-usb-uhci" },
+    { "virtio-bus", "virtio-mmio" }, { "virtio-serial-bus", "virtio-serial-pci" },
 };
 
 static void bench_init(Bench *n)

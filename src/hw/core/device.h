@@ -45,6 +45,7 @@ typedef struct VmServices {
     void (*request_exit)(void *opaque, int status); /* isa-debug-exit: ends the process with that status */
     void (*request_suspend)(void *opaque);          /* ACPI S3 */
     void (*request_wakeup)(void *opaque);
+    void (*watchdog_expired)(void *opaque); /* a watchdog ran out: -watchdog-action says what follows */
     /* ACPI power button and friends: the board's PM device registers; called in the main loop's thread. */
     void (*add_powerdown_handler)(void *opaque, void (*fn)(void *dev), void *dev);
     /* Called in the main loop's thread whenever the VM starts or stops running. */
@@ -71,6 +72,7 @@ typedef struct DeviceEnv {
     /* Where firmware files are looked for first (hw/core/firmware_file.h); NULL-terminated, may be NULL. */
     const char *const *firmware_dirs;
     struct DisplayRegistry *displays; /* display/display.h; may be NULL */
+    struct InputRegistry *inputs;     /* input/input.h; may be NULL */
     bool firmware;                    /* the machine starts through firmware: option ROMs are wanted */
 } DeviceEnv;
 

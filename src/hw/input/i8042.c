@@ -3,21 +3,18 @@
  * PC/AT Technical Reference; IBM PS/2 Hardware Interface Technical Reference, "Keyboard and Auxiliary Device
  * Controller" and the chapters on keyboard and mouse.
  *
- * Keyboard and mouse answer their commands; they never send input of their own, since nothing feeds them yet.
- * Left out on purpose: the controller's internal RAM beyond the command byte, password security, the serial
- * lines' test mode.
+ * The devices are in ps2.c; they take input from src/input. Left out on purpose: the controller's internal
+ * RAM beyond the command byte, password security, the serial lines' test mode.
  *
- * Threads: ports in vCPUs' threads, under the HomeLock.
+ * Threads: ports in vCPUs' threads, input and the repeat timer in the main loop's, under the HomeLock.
  *
  * Invariant: obf says that `data` holds an unread byte, and from_aux whose it is; irq1 and irq12 are up
  * exactly while it does and the command byte enables them. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "hw/input/i8042.h"
 
-#include "base/error.h"
+#include "hw/input/ps2.h"
 #include "trace/trace.h"
-
-#include <string.h>
 
 TRACE_EVENT(i8042_command, "command 0x%02x");
 TRACE_EVENT(i8042_data_write, "value 0x%02x for command 0x%02x");
@@ -60,27 +57,18 @@ enum {
     CMD_A20_ON = 0xdf,
     CMD_PULSE = 0xf0, /* to 0xff: the low bits name output lines to pulse low */
 };
-/* What PS/2 devices say. */
-enum { PS2_ACK = 0xfa, PS2_RESEND = 0xfe, PS2_SELF_TEST_OK = 0xaa, PS2_ECHO = 0xee };
-#define QUEUE_SIZE 32
-
-typedef struct Ps2Port {
-    uint8_t queue[QUEUE_SIZE];
-    uint8_t head, count;
-    uint8_t argument_of; /* the command that waits for its argument; 0: none */
-    bool scanning;
-    uint8_t scan_set, rate, resolution, scaling, leds;
-} Ps2Port;
-
 typedef struct I8042State {
     Device parent_obj;
     /* saved */
     uint8_t mode, output, write_command;
     uint8_t data;
     bool obf, from_aux;
-    Ps2Port keyboard, mouse;
+    bool translating_break; /* the last byte of the keyboard was 0xf0, which the translation keeps back */
+    Ps2Keyboard keyboard;
+    Ps2Mouse mouse;
     /* derived */
     MemoryRegion data_io, command_io;
+    InputHandler *keyboard_input, *mouse_input;
     IrqLine *keyboard_irq, *mouse_irq, *a20;
 } I8042State;
 #define I8042(obj) OBJECT_CHECK(I8042State, obj, TYPE_I8042)
@@ -94,38 +82,37 @@ static void update_irqs(I8042State *s)
     irq_set(s->mouse_irq, s->obf && s->from_aux && (s->mode & MODE_AUX_INT));
 }
 
-static void ps2_send(Ps2Port *p, uint8_t byte)
+/* The next byte of the keyboard as the guest reads it. */
+static bool take_from_keyboard(I8042State *s, uint8_t *byte)
 {
-    if (p->count < QUEUE_SIZE) { /* a guest that sends commands and never reads loses answers */
-        p->queue[(p->head + p->count++) % QUEUE_SIZE] = byte;
+    if (s->mode & MODE_KBD_OFF || !ps2_queue_take(&s->keyboard.queue, byte)) {
+        return false;
     }
-}
-
-static uint8_t ps2_take(Ps2Port *p)
-{
-    uint8_t byte = p->queue[p->head];
-    p->head = (p->head + 1) % QUEUE_SIZE;
-    p->count--;
-    return byte;
-}
-
-/* Scan code set 2 to set 1 for what can occur here: answers pass unchanged but for the keyboard's id. */
-static uint8_t translate(uint8_t byte)
-{
-    return byte == 0x83 ? 0x41 : byte;
+    if (!(s->mode & MODE_TRANSLATE)) {
+        return true;
+    }
+    if (*byte == 0xf0) {
+        s->translating_break = true;
+        if (!ps2_queue_take(&s->keyboard.queue, byte)) {
+            return false;
+        }
+    }
+    *byte = input_set1_of_set2(*byte) | (s->translating_break ? 0x80 : 0);
+    s->translating_break = false;
+    return true;
 }
 
 /* Moves the next byte of a device into the empty buffer. */
 static void fill_buffer(I8042State *s)
 {
-    if (!s->obf && s->keyboard.count && !(s->mode & MODE_KBD_OFF)) {
-        uint8_t byte = ps2_take(&s->keyboard);
-        s->data = s->mode & MODE_TRANSLATE ? translate(byte) : byte;
+    if (!s->obf && take_from_keyboard(s, &s->data)) {
         s->obf = true;
         s->from_aux = false;
-    } else if (!s->obf && s->mouse.count && !(s->mode & MODE_AUX_OFF)) {
-        s->data = ps2_take(&s->mouse);
-        s->obf = s->from_aux = true;
+    } else if (!s->obf && !(s->mode & MODE_AUX_OFF)) {
+        ps2_mouse_flush(&s->mouse);
+        if (ps2_queue_take(&s->mouse.queue, &s->data)) {
+            s->obf = s->from_aux = true;
+        }
     }
     update_irqs(s);
 }
@@ -139,148 +126,33 @@ static void answer(I8042State *s, uint8_t byte, bool as_aux)
     update_irqs(s);
 }
 
-/* ---- the keyboard ---- */
-static void keyboard_defaults(Ps2Port *p)
+/* ---- input ---- */
+static void keyboard_event(void *opaque, const InputEvent *event)
 {
-    p->scan_set = 2;
-    p->rate = 0x2b;
-    p->leds = 0;
-    p->argument_of = 0;
-    p->scanning = true;
+    I8042State *s = opaque;
+    ps2_keyboard_key(&s->keyboard, event->code, event->value);
 }
 
-static void keyboard_argument(Ps2Port *p, uint8_t value)
+static void mouse_event(void *opaque, const InputEvent *event)
 {
-    uint8_t command = p->argument_of;
-    p->argument_of = 0;
-    ps2_send(p, PS2_ACK);
-    if (command == 0xed) {
-        p->leds = value & 7;
-    } else if (command == 0xf3) {
-        p->rate = value & 0x7f;
-    } else if (command == 0xf0) {
-        if (value == 0) {
-            ps2_send(p, p->scan_set);
-        } else if (value <= 3) {
-            p->scan_set = value;
-        }
-    }
+    I8042State *s = opaque;
+    ps2_mouse_event(&s->mouse, event);
 }
 
-static void keyboard_write(Ps2Port *p, uint8_t value)
+static void input_changed(void *opaque)
 {
-    if (p->argument_of && value < 0xed) {
-        keyboard_argument(p, value);
-        return;
-    }
-    p->argument_of = 0;
-    switch (value) {
-    case 0xed: /* LEDs */
-    case 0xf0: /* scan code set */
-    case 0xf3: /* typematic rate */
-        p->argument_of = value;
-        ps2_send(p, PS2_ACK);
-        break;
-    case 0xee:
-        ps2_send(p, PS2_ECHO);
-        break;
-    case 0xf2: /* identify: MF2 */
-        ps2_send(p, PS2_ACK);
-        ps2_send(p, 0xab);
-        ps2_send(p, 0x83);
-        break;
-    case 0xf4:
-    case 0xf5:
-    case 0xf6:
-        if (value != 0xf4) {
-            keyboard_defaults(p);
-        }
-        p->scanning = value != 0xf5;
-        ps2_send(p, PS2_ACK);
-        break;
-    case 0xff:
-        p->head = p->count = 0;
-        keyboard_defaults(p);
-        ps2_send(p, PS2_ACK);
-        ps2_send(p, PS2_SELF_TEST_OK);
-        break;
-    default:
-        ps2_send(p, value >= 0xf7 && value <= 0xfa ? PS2_ACK : PS2_RESEND); /* key types of set 3 */
-        break;
-    }
+    fill_buffer(opaque);
 }
 
-/* ---- the mouse ---- */
-static void mouse_defaults(Ps2Port *p)
-{
-    p->rate = 100;
-    p->resolution = 2;
-    p->scaling = 0;
-    p->argument_of = 0;
-    p->scanning = false;
-}
+static const InputHandlerOps keyboard_ops = { "PS/2 keyboard", 1u << INPUT_KEY, keyboard_event,
+                                              input_changed };
+static const InputHandlerOps mouse_ops = { "PS/2 mouse", 1u << INPUT_REL | 1u << INPUT_BUTTON, mouse_event,
+                                           input_changed };
 
-static void mouse_write(Ps2Port *p, uint8_t value)
+/* Its lamps: scroll, num, caps from bit 0, as INPUT_LED_... */
+static void leds_changed(I8042State *s)
 {
-    if (p->argument_of) {
-        *(p->argument_of == 0xf3 ? &p->rate : &p->resolution) = value;
-        p->argument_of = 0;
-        ps2_send(p, PS2_ACK);
-        return;
-    }
-    switch (value) {
-    case 0xe6:
-    case 0xe7:
-        p->scaling = value - 0xe6;
-        ps2_send(p, PS2_ACK);
-        break;
-    case 0xe8: /* resolution */
-    case 0xf3: /* sample rate */
-        p->argument_of = value;
-        ps2_send(p, PS2_ACK);
-        break;
-    case 0xe9: /* status */
-        ps2_send(p, PS2_ACK);
-        ps2_send(p, (p->scanning ? 0x20 : 0) | (p->scaling ? 0x10 : 0));
-        ps2_send(p, p->resolution);
-        ps2_send(p, p->rate);
-        break;
-    case 0xeb: /* read: nothing moved */
-        ps2_send(p, PS2_ACK);
-        ps2_send(p, 0x08);
-        ps2_send(p, 0);
-        ps2_send(p, 0);
-        break;
-    case 0xf2:
-        ps2_send(p, PS2_ACK);
-        ps2_send(p, 0);
-        break;
-    case 0xea: /* stream mode */
-    case 0xf0: /* remote mode */
-    case 0xec: /* end of wrap mode */
-        ps2_send(p, PS2_ACK);
-        break;
-    case 0xf4:
-    case 0xf5:
-        p->scanning = value == 0xf4;
-        ps2_send(p, PS2_ACK);
-        break;
-    case 0xf6:
-    case 0xff:
-        if (value == 0xff) {
-            p->head = p->count = 0;
-        }
-        mouse_defaults(p);
-        ps2_send(p, PS2_ACK);
-        if (value == 0xff) {
-            ps2_send(p, PS2_SELF_TEST_OK);
-            ps2_send(p, 0);
-        }
-        break;
-    default:
-        ps2_send(p, PS2_RESEND);
-        break;
-    }
+    input_handler_set_leds(s->keyboard_input, s->keyboard.leds);
 }
 
 /* ---- the controller ---- */
@@ -374,11 +246,12 @@ static void data_written(I8042State *s, uint8_t value)
         answer(s, value, for_command == CMD_WRITE_AUX_BUFFER);
         break;
     case CMD_WRITE_AUX:
-        mouse_write(&s->mouse, value);
+        ps2_mouse_write(&s->mouse, value);
         s->mode &= ~MODE_AUX_OFF;
         break;
     default:
-        keyboard_write(&s->keyboard, value);
+        ps2_keyboard_write(&s->keyboard, value);
+        leds_changed(s);
         s->mode &= ~MODE_KBD_OFF; /* a byte for the keyboard opens its line */
         break;
     }
@@ -439,11 +312,10 @@ static void i8042_reset(Device *dev)
     s->mode = MODE_KBD_INT | MODE_AUX_INT | MODE_SYSTEM | MODE_TRANSLATE;
     s->output = OUT_RESET | OUT_A20 | 0xcc;
     s->write_command = s->data = 0;
-    s->obf = s->from_aux = false;
-    memset(&s->keyboard, 0, sizeof(s->keyboard));
-    memset(&s->mouse, 0, sizeof(s->mouse));
-    keyboard_defaults(&s->keyboard);
-    mouse_defaults(&s->mouse);
+    s->obf = s->from_aux = s->translating_break = false;
+    ps2_keyboard_reset(&s->keyboard);
+    ps2_mouse_reset(&s->mouse);
+    leds_changed(s);
     update_irqs(s);
     irq_raise(s->a20);
 }
@@ -463,12 +335,19 @@ static bool i8042_realize(Device *dev, GError **error)
         return false;
     }
     memory_region_add(dev->env->system_io, COMMAND_PORT, &s->command_io);
+    ps2_keyboard_init(&s->keyboard, dev->env, &dev->lock, input_changed, s);
+    s->mouse_input = input_handler_new(dev->env->inputs, &mouse_ops, s, &dev->lock, true);
+    s->keyboard_input = input_handler_new(dev->env->inputs, &keyboard_ops, s, &dev->lock, true);
     return true;
 }
 
 static void i8042_unrealize(Device *dev)
 {
     I8042State *s = I8042(dev);
+    input_handler_free(s->keyboard_input);
+    input_handler_free(s->mouse_input);
+    s->keyboard_input = s->mouse_input = NULL;
+    ps2_keyboard_fini(&s->keyboard);
     memory_region_del(dev->env->system_io, &s->data_io);
     memory_region_del(dev->env->system_io, &s->command_io);
     memory_region_destroy(&s->data_io);
@@ -482,35 +361,9 @@ void i8042_set_a20(Device *dev, IrqLine *a20)
 
 static bool i8042_post_load(void *opaque, int version, GError **error)
 {
-    I8042State *s = opaque;
-    const Ps2Port *ports[] = { &s->keyboard, &s->mouse };
-    for (size_t i = 0; i < G_N_ELEMENTS(ports); i++) {
-        if (ports[i]->head >= QUEUE_SIZE || ports[i]->count > QUEUE_SIZE) {
-            return error_set(error, "%s: impossible queue", TYPE_I8042);
-        }
-    }
+    leds_changed(opaque);
     return true;
 }
-
-static const VmStateField ps2_fields[] = {
-    VMS_BUFFER(queue, Ps2Port),
-    VMS_UINT8(head, Ps2Port),
-    VMS_UINT8(count, Ps2Port),
-    VMS_UINT8(argument_of, Ps2Port),
-    VMS_BOOL(scanning, Ps2Port),
-    VMS_UINT8(scan_set, Ps2Port),
-    VMS_UINT8(rate, Ps2Port),
-    VMS_UINT8(resolution, Ps2Port),
-    VMS_UINT8(scaling, Ps2Port),
-    VMS_UINT8(leds, Ps2Port),
-    VMS_END,
-};
-static const VmState ps2_vmstate = {
-    .name = "ps2-port",
-    .version = 1,
-    .minimum_version = 1,
-    .fields = ps2_fields,
-};
 
 static const VmStateField i8042_fields[] = {
     VMS_UINT8(mode, I8042State),
@@ -519,8 +372,9 @@ static const VmStateField i8042_fields[] = {
     VMS_UINT8(data, I8042State),
     VMS_BOOL(obf, I8042State),
     VMS_BOOL(from_aux, I8042State),
-    VMS_STRUCT(keyboard, I8042State, ps2_vmstate),
-    VMS_STRUCT(mouse, I8042State, ps2_vmstate),
+    VMS_BOOL(translating_break, I8042State),
+    VMS_STRUCT(keyboard, I8042State, ps2_keyboard_vmstate),
+    VMS_STRUCT(mouse, I8042State, ps2_mouse_vmstate),
     VMS_END,
 };
 static const VmState i8042_vmstate = {

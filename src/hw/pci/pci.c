@@ -744,6 +744,7 @@ static char *pci_device_path(Device *device)
         { PCI_CLASS_NETWORK_ETHERNET, "ethernet", "/ethernet-phy@0" },
         { PCI_CLASS_BRIDGE_PCI, "pci-bridge", "" },
         { PCI_CLASS_DISPLAY_VGA, "display", "" },
+        { PCI_CLASS_SERIAL_USB, "usb", "" },
     };
     PciDevice *dev = PCI_DEVICE(device);
     uint16_t class_id = pci_get_word(dev->config + PCI_CLASS_DEVICE);

@@ -707,4 +707,8 @@ VIRTIO_PCI_TYPE(blk, "blk", VIRTIO_ID_BLOCK, 0x0100, "Storage");
 VIRTIO_PCI_TYPE(net, "net", VIRTIO_ID_NET, 0x0200, "Network");
 VIRTIO_PCI_TYPE(rng, "rng", VIRTIO_ID_ENTROPY, 0x00ff, "Misc");
 VIRTIO_PCI_TYPE(serial, "serial", VIRTIO_ID_CONSOLE, 0x0780, "Input");
+VIRTIO_PCI_TYPE(scsi, "scsi", VIRTIO_ID_SCSI, 0x0100, "Storage");
+VIRTIO_PCI_TYPE(keyboard, "keyboard", VIRTIO_ID_INPUT, 0x0900, "Input");
+VIRTIO_PCI_TYPE(mouse, "mouse", VIRTIO_ID_INPUT, 0x0902, "Input");
+VIRTIO_PCI_TYPE(tablet, "tablet", VIRTIO_ID_INPUT, 0x0902, "Input");
 VIRTIO_PCI_TYPE(balloon, "balloon", VIRTIO_ID_BALLOON, 0x00ff, "Misc");
