@@ -39,6 +39,12 @@ bool qmp_blockdev_del(QmpContext *ctx, const char *node_name, GError **error)
     return blockdev_del(vm_blocks(ctx->vm), node_name, error);
 }
 
+bool qmp_x_blockdev_change(QmpContext *ctx, const char *parent, const char *child, const char *node,
+                           GError **error)
+{
+    return block_op_change(vm_blocks(ctx->vm), parent, child, node, error);
+}
+
 bool qmp_block_resize(QmpContext *ctx, const char *device, const char *node_name, int64_t size,
                       GError **error)
 {

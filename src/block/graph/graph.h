@@ -164,6 +164,8 @@ BlockNode *block_chain_find_file(BlockNode *top, const char *filename);
 /* The backing image's name made absolute against the overlay's; caller frees; NULL with an error. */
 char *block_backing_full_name(BlockNode *node, GError **error);
 char *block_combine_path(const char *base, const char *relative);
+/* What opens this node again, as far as names tell (for json:{...}); the caller's. */
+json_object *block_node_json(BlockNode *node);
 /* What has the image's data in the end: skips filters and formats by their primary child. */
 BlockNode *block_protocol_node(BlockNode *node);
 int64_t block_node_allocated(BlockNode *node); /* bytes on the host, or a negative errno */

@@ -248,6 +248,9 @@ struct BlockDriver {
     json_object *(*get_specific_info)(BlockNode *node);  /* ImageInfoSpecific of query-*: { type, data } */
     json_object *(*get_specific_stats)(BlockNode *node); /* BlockStatsSpecific */
     int64_t (*get_allocated)(BlockNode *node);           /* bytes on the host; NULL: the children's sum */
+    /* x-blockdev-change: another child, or one less. */
+    bool (*add_child)(BlockNode *node, BlockNode *below, GError **error);
+    bool (*del_child)(BlockNode *node, BlockChild *child, GError **error);
     /* May it be changed that the child points elsewhere; NULL: yes. */
     bool (*can_replace_child)(BlockNode *node, const BlockChild *child, GError **error);
     /* The node's file name (filename) and full options changed below: recompute. May be NULL. */
