@@ -77,6 +77,20 @@ static bool name_taken(void *opaque, const char *name)
     return false;
 }
 
+static BlockNode *device_node(void *opaque, const char *id)
+{
+    BlockRegistry *reg = opaque;
+
+    for (guint i = 0; i < reg->backends->len; i++) {
+        BlockBackend *bb = g_ptr_array_index(reg->backends, i);
+
+        if (*bb->name && strcmp(bb->name, id) == 0) {
+            return bb->root ? bb->root->node : NULL;
+        }
+    }
+    return NULL;
+}
+
 BlockRegistry *block_registry_new(Loop *loop, FdTable *fds)
 {
     BlockRegistry *reg = g_new0(BlockRegistry, 1);
@@ -85,6 +99,7 @@ BlockRegistry *block_registry_new(Loop *loop, FdTable *fds)
     reg->fds = fds;
     reg->graph = block_graph_new(loop, fds);
     block_graph_set_name_check(reg->graph, name_taken, reg);
+    block_graph_set_device_lookup(reg->graph, device_node, reg);
     reg->jobs = job_manager_new(reg->graph);
     reg->backends = g_ptr_array_new();
     reg->drives = g_ptr_array_new_with_free_func(drive_free);

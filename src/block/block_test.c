@@ -290,7 +290,7 @@ static void test_errors(void)
                                          "[]",
                                          "driver=null-co,node-name=#a",
                                          "driver=null-co,node-name=a,sise=1",
-                                         "driver=null-co,node-name=a,latency-ns=9999999999",
+                                         "driver=null-co,node-name=a,latency-ns=99999999999",
                                          "driver=file,node-name=a,filename=",
                                          "driver=raw,node-name=a",
                                          "driver=raw,node-name=a,file.driver=null-co,file.size=big",

@@ -742,7 +742,8 @@ static void test_quorum(void)
     b = make_file("b", 65536, 'x');
     c = make_file("c", 65536, 'y');
     add("driver=file,node-name=fc,discard=unmap,filename=%s", c);
-    q = add("driver=quorum,node-name=q,discard=unmap,vote-threshold=2,children.0.driver=file,children.0.filename=%s,"
+    q = add("driver=quorum,node-name=q,discard=unmap,vote-threshold=2,children.0.driver=file,children.0."
+            "filename=%s,"
             "children.0.node-name=fa,children.1.driver=blkdebug,children.1.node-name=fb,"
             "children.1.inject-error.0.event=none,children.1.inject-error.0.iotype=write,"
             "children.1.inject-error.0.sector=8,children.1.discard=unmap,children.1.image.driver=file,"
@@ -751,7 +752,8 @@ static void test_quorum(void)
     g_assert_cmpint(q->size, ==, 65536);
     root = root_of(q, RW, BLOCK_PERM_ALL & ~(unsigned)BLOCK_PERM_WRITE);
     /* The files are the quorum's: another writer would make them differ. */
-    g_assert_null(block_root_new(block_node_find(graph, "fa"), "other", RW, BLOCK_PERM_ALL, NULL, NULL, &error));
+    g_assert_null(
+        block_root_new(block_node_find(graph, "fa"), "other", RW, BLOCK_PERM_ALL, NULL, NULL, &error));
     g_clear_error(&error);
     /* Two of three decide, and the third is told of. */
     g_assert_cmpint(blk_pread(root, 1000, sizeof(buf), buf, 0), ==, 0);

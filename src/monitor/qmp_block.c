@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "block/operate.h"
+#include "block/replication.h"
 #include "qapi/qapi_commands.h"
 
 #define JOBS block_registry_jobs(vm_blocks(ctx->vm))
@@ -141,6 +142,38 @@ bool qmp_transaction(QmpContext *ctx, GPtrArray *actions, QapiTransactionPropert
                      GError **error)
 {
     return block_op_transaction(vm_blocks(ctx->vm), actions, error);
+}
+
+/* ---- replication ---- */
+
+bool qmp_xen_set_replication(QmpContext *ctx, bool enable, bool primary, bool has_failover, bool failover,
+                             GError **error)
+{
+    BlockGraph *graph = block_registry_graph(vm_blocks(ctx->vm));
+
+    if (enable) {
+        if (has_failover) {
+            return error_set(error, "Parameter 'failover' cannot be set when 'enable' is true");
+        }
+        return replication_start_all(
+            graph, primary ? QAPI_REPLICATION_MODE_PRIMARY : QAPI_REPLICATION_MODE_SECONDARY, error);
+    }
+    return replication_stop_all(graph, has_failover && failover, error);
+}
+
+bool qmp_query_xen_replication_status(QmpContext *ctx, QapiReplicationStatus **ret, GError **error)
+{
+    g_autoptr(GError) why = NULL;
+
+    *ret = g_new0(QapiReplicationStatus, 1);
+    (*ret)->error = !replication_check_all(block_registry_graph(vm_blocks(ctx->vm)), &why);
+    (*ret)->desc = why ? g_strdup(why->message) : NULL;
+    return true;
+}
+
+bool qmp_xen_colo_do_checkpoint(QmpContext *ctx, GError **error)
+{
+    return replication_checkpoint_all(block_registry_graph(vm_blocks(ctx->vm)), error);
 }
 
 /* ---- jobs ---- */

@@ -244,9 +244,9 @@ static void write_one(void *opaque, size_t i)
 {
     QuorumOp *op = opaque;
 
-    op->ret[i] = op->vec ? block_co_pwritev(child_at(op->node, i), op->offset, op->bytes, op->vec, op->from,
-                                            op->flags)
-                         : block_co_pwrite_zeroes(child_at(op->node, i), op->offset, op->bytes, op->flags);
+    op->ret[i] =
+        op->vec ? block_co_pwritev(child_at(op->node, i), op->offset, op->bytes, op->vec, op->from, op->flags)
+                : block_co_pwrite_zeroes(child_at(op->node, i), op->offset, op->bytes, op->flags);
 }
 
 static void flush_one(void *opaque, size_t i)

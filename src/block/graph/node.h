@@ -327,6 +327,12 @@ struct BlockDriver {
     bool (*snapshot_list)(BlockNode *node, GArray *list /* of BlockSnapshotInfo */, GError **error);
     bool (*snapshot_load)(BlockNode *node, const char *id, GError **error); /* read-only view, till close */
 
+    /* ---- copy-before-write: the disk as it was, for snapshot-access ---- */
+    int (*co_snapshot_preadv)(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                              uint64_t vec_from);
+    int (*co_snapshot_status)(BlockNode *node, uint64_t offset, uint64_t bytes, BlockStatus *st);
+    int (*co_snapshot_discard)(BlockNode *node, uint64_t offset, uint64_t bytes);
+
     /* ---- backing images: control plane, drained ---- */
     /* Stores another name and format in the image (NULL: none); does not touch node->backing. */
     bool (*change_backing)(BlockNode *node, const char *filename, const char *format, bool require_format,

@@ -399,8 +399,8 @@ static bool open_part(BlockGraph *graph, json_object *o, const char *name, bool 
 }
 
 /* The same for a list of parts. */
-static bool open_list(BlockGraph *graph, json_object *o, const char *name, bool probe, unsigned flags,
-                      int depth, GPtrArray *held, GError **error)
+static bool open_list(BlockGraph *graph, json_object *o, const char *name, unsigned flags, int depth,
+                      GPtrArray *held, GError **error)
 {
     json_object *list = get(o, name);
     size_t n = list && json_object_is_type(list, json_type_array) ? json_object_array_length(list) : 0;
@@ -415,7 +415,7 @@ static bool open_list(BlockGraph *graph, json_object *o, const char *name, bool 
         around = json_object_new_object(); /* as if it were the whole's only part */
         inherit_text(part, o);
         json_object_object_add(around, name, json_object_get(part));
-        ok = open_part(graph, around, name, probe || get(part, "file"), flags, depth, held, error);
+        ok = open_part(graph, around, name, true, flags, depth, held, error);
         if (ok) {
             json_object_array_put_idx(list, i, json_object_get(get(around, name)));
         }
@@ -542,7 +542,8 @@ static BlockNode *open_dict(BlockGraph *graph, json_object *o, bool probe, unsig
         const BlockDriver *part_driver = of ? block_driver_find(of, NULL) : NULL;
         bool image = strcmp(parts[i], "backing") == 0 || (part && get(part, "file")) ||
                      (part_driver && !part_driver->is_protocol && !part_driver->parse_filename) ||
-                     (probe && (strcmp(parts[i], "test") == 0 || strcmp(parts[i], "target") == 0));
+                     strcmp(parts[i], "test") == 0 || strcmp(parts[i], "target") == 0 ||
+                     strcmp(parts[i], "log") == 0;
 
         if (strcmp(parts[i], "backing") == 0 && part && json_object_is_type(part, json_type_object) &&
             !get(part, "filename") && !get(part, "file") &&
@@ -556,14 +557,13 @@ static BlockNode *open_dict(BlockGraph *graph, json_object *o, bool probe, unsig
             goto out;
         }
     }
-    if (!open_list(graph, o, "children", probe, flags, depth, held, error)) {
+    if (!open_list(graph, o, "children", flags, depth, held, error)) {
         goto out;
     }
     if (!drv) {
-        BlockNode *file = block_node_find(graph, get_text(o, "file") ? get_text(o, "file") : "");
+        BlockNode *file = block_reference_find(graph, get_text(o, "file") ? get_text(o, "file") : "", error);
 
         if (!file) {
-            error_set(error, "Cannot find device='' nor node-name='%s'", get_text(o, "file"));
             goto out;
         }
         drv = probe_node(file, error);
@@ -686,9 +686,8 @@ BlockChild *block_child_open(BlockNode *node, const char *name, unsigned role, B
             return NULL;
         }
     } else {
-        below = block_node_find(node->graph, ref->u_reference);
+        below = block_reference_find(node->graph, ref->u_reference, error);
         if (!below) {
-            error_set(error, "Cannot find device='' nor node-name='%s'", ref->u_reference);
             return NULL;
         }
     }
@@ -760,9 +759,9 @@ bool block_backing_open(BlockNode *node, const QapiBlockdevOptions *options, Qap
         return true;
     }
     if (ref && ref->kind == QAPI_BLOCKDEV_REF_OR_NULL_REFERENCE) {
-        below = block_node_find(node->graph, ref->u_reference);
+        below = block_reference_find(node->graph, ref->u_reference, error);
         if (!below) {
-            return error_set(error, "Cannot find device='' nor node-name='%s'", ref->u_reference);
+            return false;
         }
     } else if (ref) {
         block_options_inherit(ref->u_definition, options, BLOCK_ROLE_COW);
