@@ -2,6 +2,7 @@
  * The registry of back ends, and their requests. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/block_internal.h"
+#include "block/exports.h"
 #include "block/graph/dirty_bitmap.h"
 #include "block/operate.h"
 
@@ -38,6 +39,7 @@ struct BlockBackend {
 struct BlockRegistry {
     BlockGraph *graph;
     JobManager *jobs;
+    BlockExports *exports;
     Loop *loop;
     FdTable *fds;
     GPtrArray *backends; /* of BlockBackend * */
@@ -101,6 +103,7 @@ BlockRegistry *block_registry_new(Loop *loop, FdTable *fds)
     block_graph_set_name_check(reg->graph, name_taken, reg);
     block_graph_set_device_lookup(reg->graph, device_node, reg);
     reg->jobs = job_manager_new(reg->graph);
+    reg->exports = block_exports_new(reg);
     reg->backends = g_ptr_array_new();
     reg->drives = g_ptr_array_new_with_free_func(drive_free);
     return reg;
@@ -125,6 +128,7 @@ void block_registry_free(BlockRegistry *reg)
         property_registry = NULL;
     }
     job_manager_free(reg->jobs);
+    block_exports_free(reg->exports);
     for (guint i = 0; i < reg->backends->len; i++) {
         BlockBackend *bb = g_ptr_array_index(reg->backends, i);
 
@@ -166,6 +170,11 @@ GPtrArray *block_drives(BlockRegistry *reg)
 BlockGraph *block_registry_graph(BlockRegistry *reg)
 {
     return reg->graph;
+}
+
+BlockExports *block_registry_exports(BlockRegistry *reg)
+{
+    return reg->exports;
 }
 
 JobManager *block_registry_jobs(BlockRegistry *reg)

@@ -15,8 +15,6 @@
 
 #include <getopt.h>
 
-/* What callers parse in "qemu-img version 7.2.0": the tools' behaviour is that version's. */
-#define RHEA_QEMU_VERSION "7.2.0"
 
 typedef struct ImgTool {
     const char *program; /* the name it was called by */

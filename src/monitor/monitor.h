@@ -29,6 +29,9 @@ bool monitor_set_add(MonitorSet *set, Chardev *chr, MonitorMode mode, bool prett
  * "help"}...]}...]. Takes over the reference. */
 void monitor_set_command_line_options(MonitorSet *set, json_object *options);
 
+/* Only these commands (NULL-terminated, borrowed) are there: of a program that is no virtual machine. */
+void monitor_set_limit_commands(MonitorSet *set, const char *const *names);
+
 /* Runs one HMP command line and gives what it printed; for human-monitor-command and tests. Caller frees. */
 char *monitor_hmp_run(MonitorSet *set, const char *line);
 /* Runs one QMP request ({"execute": ...}) and gives the reply object, without negotiation; for tests and bin.

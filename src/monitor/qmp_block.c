@@ -2,6 +2,7 @@
 #include "monitor/monitor_internal.h"
 
 #include "base/error.h"
+#include "block/exports.h"
 #include "block/operate.h"
 #include "block/replication.h"
 #include "qapi/qapi_commands.h"
@@ -142,6 +143,51 @@ bool qmp_transaction(QmpContext *ctx, GPtrArray *actions, QapiTransactionPropert
                      GError **error)
 {
     return block_op_transaction(vm_blocks(ctx->vm), actions, error);
+}
+
+/* ---- exports ---- */
+
+#define EXPORTS block_registry_exports(vm_blocks(ctx->vm))
+
+bool qmp_nbd_server_start(QmpContext *ctx, QapiSocketAddressLegacy *addr, const char *tls_creds,
+                          const char *tls_authz, bool has_max_connections, uint32_t max_connections,
+                          GError **error)
+{
+    return block_exports_server_start_legacy(EXPORTS, addr, tls_creds, tls_authz, has_max_connections,
+                                             max_connections, error);
+}
+
+bool qmp_nbd_server_stop(QmpContext *ctx, GError **error)
+{
+    return block_exports_server_stop(EXPORTS, error);
+}
+
+bool qmp_nbd_server_add(QmpContext *ctx, QapiNbdServerAddOptions *args, GError **error)
+{
+    return block_exports_nbd_add(EXPORTS, args, error);
+}
+
+bool qmp_nbd_server_remove(QmpContext *ctx, const char *name, bool has_mode, QapiBlockExportRemoveMode mode,
+                           GError **error)
+{
+    return block_exports_nbd_remove(EXPORTS, name, has_mode && mode == QAPI_BLOCK_EXPORT_REMOVE_MODE_HARD, error);
+}
+
+bool qmp_block_export_add(QmpContext *ctx, QapiBlockExportOptions *args, GError **error)
+{
+    return block_export_add(EXPORTS, args, error);
+}
+
+bool qmp_block_export_del(QmpContext *ctx, const char *id, bool has_mode, QapiBlockExportRemoveMode mode,
+                          GError **error)
+{
+    return block_export_del(EXPORTS, id, has_mode && mode == QAPI_BLOCK_EXPORT_REMOVE_MODE_HARD, error);
+}
+
+bool qmp_query_block_exports(QmpContext *ctx, json_object **ret, GError **error)
+{
+    *ret = block_exports_query(EXPORTS);
+    return true;
 }
 
 /* ---- replication ---- */

@@ -1124,6 +1124,8 @@ NbdServer *nbd_server_new(BlockGraph *graph)
     return server;
 }
 
+static void conn_end(NbdConn *c);
+
 void nbd_server_free(NbdServer *server)
 {
     for (guint i = 0; i < server->listeners->len; i++) {
@@ -1138,10 +1140,12 @@ void nbd_server_free(NbdServer *server)
         nbd_export_free(server->exports->pdata[server->exports->len - 1]);
     }
     for (guint i = 0; i < server->conns->len; i++) {
-        conn_close(server->conns->pdata[i]);
+        conn_end(server->conns->pdata[i]);
     }
     while (server->conns->len > 0) {
-        loop_iterate(server->loop, true);
+        if (!loop_iterate_io(server->loop, true)) {
+            g_usleep(20);
+        }
     }
     g_ptr_array_unref(server->exports);
     g_ptr_array_unref(server->conns);
@@ -1323,6 +1327,28 @@ NbdExport *nbd_export_new(NbdServer *server, BlockNode *node, const NbdExportOpt
     return exp;
 }
 
+unsigned nbd_export_clients(const NbdExport *exp)
+{
+    return exp->conns;
+}
+
+BlockNode *nbd_export_node(const NbdExport *exp)
+{
+    return exp->root->node;
+}
+
+/* Ends it without the loop's turn: who waits for that lets only I/O go on. */
+static void conn_end(NbdConn *c)
+{
+    Coroutine *reader = c->reader;
+
+    conn_close(c);
+    if (reader) {
+        c->reader = NULL;
+        coroutine_wake(c->server->loop, reader);
+    }
+}
+
 void nbd_export_free(NbdExport *exp)
 {
     NbdServer *server = exp->server;
@@ -1330,14 +1356,16 @@ void nbd_export_free(NbdExport *exp)
     for (guint i = 0; i < server->conns->len; i++) {
         NbdConn *c = server->conns->pdata[i];
         if (c->exp == exp || c->context_exp == exp) {
-            conn_close(c);
+            conn_end(c);
             if (c->context_exp == exp && c->exp != exp) {
                 contexts_clear(c);
             }
         }
     }
     while (exp->conns > 0) {
-        loop_iterate(server->loop, true);
+        if (!loop_iterate_io(server->loop, true)) {
+            g_usleep(20);
+        }
     }
     for (guint i = 0; i < exp->bitmaps->len; i++) {
         ((DirtyBitmap *)exp->bitmaps->pdata[i])->busy = false;

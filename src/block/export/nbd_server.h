@@ -46,6 +46,8 @@ NbdExport *nbd_export_new(NbdServer *server, BlockNode *node, const NbdExportOpt
 /* Its connections end first. */
 void nbd_export_free(NbdExport *exp);
 NbdExport *nbd_export_find(NbdServer *server, const char *name);
+unsigned nbd_export_clients(const NbdExport *exp);
+BlockNode *nbd_export_node(const NbdExport *exp); /* borrowed */
 uint64_t nbd_export_size(const NbdExport *exp);
 
 #endif
