@@ -92,10 +92,11 @@ static void help(void)
 
 static void print_man(void)
 {
-    printf(".TH RHEA-STORAGE 1 \"\" \"Rhea " RHEA_VERSION "\"\n.SH NAME\nrhea-storage \\- block nodes, jobs and "
-           "exports without a virtual machine\n.SH SYNOPSIS\n.B rhea-storage\n[options]\n.SH DESCRIPTION\n%s\n"
-           ".SH OPTIONS\n",
-           about);
+    printf(
+        ".TH RHEA-STORAGE 1 \"\" \"Rhea " RHEA_VERSION "\"\n.SH NAME\nrhea-storage \\- block nodes, jobs and "
+        "exports without a virtual machine\n.SH SYNOPSIS\n.B rhea-storage\n[options]\n.SH DESCRIPTION\n%s\n"
+        ".SH OPTIONS\n",
+        about);
     for (size_t i = 0; i < G_N_ELEMENTS(options); i++) {
         if (options[i].words) {
             g_auto(GStrv) parts = g_strsplit(options[i].words, "-", -1);
@@ -103,12 +104,13 @@ static void print_man(void)
             printf(".TP\n.B %s\n%s\n", words, options[i].meaning);
         }
     }
-    printf(".SH EXAMPLE\n.nf\nrhea-storage \\-\\-blockdev driver=file,node-name=file,filename=disk.qcow2 \\e\n"
-           "  \\-\\-blockdev driver=qcow2,node-name=disk,file=file \\e\n"
-           "  \\-\\-nbd-server addr.type=unix,addr.path=nbd.sock \\e\n"
-           "  \\-\\-export nbd,id=exp0,node-name=disk,writable=on \\e\n"
-           "  \\-\\-chardev socket,id=qmp,path=qmp.sock,server=on,wait=off \\-\\-monitor chardev=qmp\n.fi\n"
-           ".SH SEE ALSO\nrhea-nbd(1), rhea-img(1), rhea-io(1)\n");
+    printf(
+        ".SH EXAMPLE\n.nf\nrhea-storage \\-\\-blockdev driver=file,node-name=file,filename=disk.qcow2 \\e\n"
+        "  \\-\\-blockdev driver=qcow2,node-name=disk,file=file \\e\n"
+        "  \\-\\-nbd-server addr.type=unix,addr.path=nbd.sock \\e\n"
+        "  \\-\\-export nbd,id=exp0,node-name=disk,writable=on \\e\n"
+        "  \\-\\-chardev socket,id=qmp,path=qmp.sock,server=on,wait=off \\-\\-monitor chardev=qmp\n.fi\n"
+        ".SH SEE ALSO\nrhea-nbd(1), rhea-img(1), rhea-io(1)\n");
 }
 
 typedef struct Storage {
@@ -205,7 +207,8 @@ static bool parse(Storage *s, int argc, char **argv, GError **error)
     return true;
 }
 
-/* The parent waits until the child is ready or has failed. Gives the child's end; the parent never returns. */
+/* The parent waits until the child is ready or has failed. Gives the child's end; the parent never returns.
+ */
 static int go_to_background(void)
 {
     int ends[2];

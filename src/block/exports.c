@@ -71,20 +71,28 @@ static bool start(BlockExports *exports, const SocketAddress *addr, const char *
                   const char *tls_authz, unsigned max_connections, GError **error)
 {
     BlockGraph *graph = block_registry_graph(exports->reg);
+    TlsCreds *creds = NULL;
     int fd;
 
     if (exports->server) {
         return error_set(error, "NBD server already running");
     }
-    if (tls_creds || tls_authz) {
-        return error_set(error, "TLS is not there yet");
+    if (tls_authz && !tls_creds) {
+        return error_set(error, "NBD server: tls-authz needs tls-creds");
+    }
+    if (tls_creds) {
+        creds = tls_creds_find(block_graph_objects(graph), tls_creds, true, error);
+        if (!creds) {
+            return false;
+        }
     }
     fd = socket_listen(addr, block_graph_fds(graph), error);
     if (fd < 0) {
         return false;
     }
     exports->server = nbd_server_new(graph);
-    if (!nbd_server_listen(exports->server, fd, error)) {
+    if ((creds && !nbd_server_set_tls(exports->server, creds, tls_authz, error)) ||
+        !nbd_server_listen(exports->server, fd, error)) {
         close(fd);
         server_end(exports);
         return false;
@@ -188,7 +196,8 @@ bool block_export_add(BlockExports *exports, const QapiBlockExportOptions *o, GE
                 return false;
             }
             if (!block_chain_contains(node, of)) {
-                return error_set(error, "Node '%s' of bitmap '%s' is not in the chain of the exported node '%s'",
+                return error_set(error,
+                                 "Node '%s' of bitmap '%s' is not in the chain of the exported node '%s'",
                                  of->name, b->u_external->name, node->name);
             }
         }

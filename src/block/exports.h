@@ -1,6 +1,6 @@
 /*
- * Exports of block nodes by id, and the NBD server that shows them: what block-export-add and nbd-server-start
- * do. Control plane. SPDX-License-Identifier: GPL-2.0-or-later
+ * Exports of block nodes by id, and the NBD server that shows them: what block-export-add and
+ * nbd-server-start do. Control plane. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #ifndef RHEA_BLOCK_EXPORTS_H
 #define RHEA_BLOCK_EXPORTS_H

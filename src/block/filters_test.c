@@ -418,6 +418,11 @@ static void test_replication(void)
     g_assert_cmpstr(primary->node->driver->name, ==, "replication-saver");
     g_assert_false(replication_start_all(graph, QAPI_REPLICATION_MODE_SECONDARY, &error));
     g_clear_error(&error);
+    /* Who would write past the filter is refused. */
+    g_assert_null(
+        block_root_new(block_node_find(graph, "disk"), "late", RW, BLOCK_PERM_ALL, NULL, NULL, &error));
+    g_assert_nonnull(strstr(error->message, "'write'"));
+    g_clear_error(&error);
     /* The primary's writes come to the disk; the secondary does not see them, and sees its own. */
     put(primary, 0, '1', 100000);
     put(guest, 50000, '2', 1000);

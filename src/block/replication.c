@@ -96,12 +96,14 @@ static int saver_co_flush(BlockNode *node)
 static void saver_child_perm(BlockNode *node, const BlockChild *child, unsigned role, unsigned perm,
                              unsigned shared, unsigned *child_perm, unsigned *child_shared)
 {
-    if (node->steps_aside) {
+    if (node->steps_aside || (node->opening && role & BLOCK_ROLE_FILTERED)) {
         *child_perm = 0;
         *child_shared = BLOCK_PERM_ALL;
     } else if (role & BLOCK_ROLE_FILTERED) {
         *child_perm = perm;
-        *child_shared = shared | BLOCK_PERM_CONSISTENT_READ;
+        /* Whoever writes the disk comes this way: later users must not go past it. */
+        *child_shared =
+            (shared | BLOCK_PERM_CONSISTENT_READ) & ~(unsigned)(BLOCK_PERM_WRITE | BLOCK_PERM_RESIZE);
     } else {
         *child_perm = BLOCK_PERM_WRITE;
         *child_shared = BLOCK_PERM_ALL & ~(unsigned)BLOCK_PERM_RESIZE;
@@ -222,17 +224,22 @@ static void replication_child_perm(BlockNode *node, const BlockChild *child, uns
 
 /* ---- start, checkpoint, stop ---- */
 
-static void secondary_let_go(ReplicationNode *r)
+static void drop_filter(ReplicationNode *r)
 {
     if (r->filter) {
         BlockDrain *drain = block_drain_begin(r->filter);
 
         ((SaverNode *)r->filter)->r = NULL;
         block_drain_end(drain);
-        block_node_remove_filter(r->filter); /* its bitmap goes with it */
+        r->todo = NULL; /* goes with it */
+        block_node_remove_filter(r->filter);
         r->filter = NULL;
-        r->todo = NULL;
     }
+}
+
+static void secondary_let_go(ReplicationNode *r)
+{
+    drop_filter(r);
     if (r->hidden_was_read_only) {
         block_node_set_read_only(r->hidden, true, NULL);
     }
@@ -282,7 +289,7 @@ static bool secondary_checkpoint(ReplicationNode *r, GError **error)
     BlockDrain *drain = block_drain_begin(r->disk);
     bool ok = make_empty(r, r->active, error) && make_empty(r, r->hidden, error);
 
-    if (ok) {
+    if (ok && r->todo) {
         dirty_bitmap_set(r->todo, 0, r->todo->size);
     }
     block_drain_end(drain);
@@ -429,12 +436,7 @@ static bool stop_one(ReplicationNode *r, bool failover, GError **error)
         return error_set(error, "Block replication is not running");
     }
     if (r->mode == QAPI_REPLICATION_MODE_SECONDARY) {
-        if (r->filter) { /* the primary writes no more */
-            BlockDrain *drain = block_drain_begin(r->filter);
-
-            ((SaverNode *)r->filter)->r = NULL;
-            block_drain_end(drain);
-        }
+        drop_filter(r); /* the primary writes no more */
         ok = failover ? secondary_failover(r, error) : secondary_checkpoint(r, error);
         __atomic_store_n(&r->stage, ok ? DONE : FAILOVER_FAILED, __ATOMIC_SEQ_CST);
         if (ok) {

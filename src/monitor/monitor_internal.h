@@ -20,7 +20,7 @@ struct MonitorSet {
     GPtrArray *monitors; /* of Monitor *, owned */
     json_object *command_line_options;
     const char *const *only; /* the commands that are there; NULL: all */
-    bool migrate_events; /* migrate-set-capabilities: events */
+    bool migrate_events;     /* migrate-set-capabilities: events */
 };
 
 typedef struct HmpEditor {

@@ -57,8 +57,8 @@ bool qmp_command_is_there(const MonitorSet *set, const char *name)
 }
 
 /* Checks the envelope and finds the command. */
-static const QmpCommand *check_request(const MonitorSet *set, json_object *request, bool oob_enabled, json_object **args,
-                                       bool *is_oob, GError **error)
+static const QmpCommand *check_request(const MonitorSet *set, json_object *request, bool oob_enabled,
+                                       json_object **args, bool *is_oob, GError **error)
 {
     const char *name = NULL;
     *is_oob = false;

@@ -170,7 +170,8 @@ bool qmp_nbd_server_add(QmpContext *ctx, QapiNbdServerAddOptions *args, GError *
 bool qmp_nbd_server_remove(QmpContext *ctx, const char *name, bool has_mode, QapiBlockExportRemoveMode mode,
                            GError **error)
 {
-    return block_exports_nbd_remove(EXPORTS, name, has_mode && mode == QAPI_BLOCK_EXPORT_REMOVE_MODE_HARD, error);
+    return block_exports_nbd_remove(EXPORTS, name, has_mode && mode == QAPI_BLOCK_EXPORT_REMOVE_MODE_HARD,
+                                    error);
 }
 
 bool qmp_block_export_add(QmpContext *ctx, QapiBlockExportOptions *args, GError **error)

@@ -11,6 +11,7 @@
 
 #include "block/graph/dirty_bitmap.h"
 #include "block/graph/graph.h"
+#include "io/tls.h"
 
 typedef struct NbdServer NbdServer;
 typedef struct NbdExport NbdExport;
@@ -34,6 +35,9 @@ void nbd_server_free(NbdServer *server);
 bool nbd_server_listen(NbdServer *server, int fd, GError **error);
 /* At most this many clients at a time: others wait in the listening queue. 0: no limit. */
 void nbd_server_set_max_clients(NbdServer *server, unsigned max);
+/* Every client must use TLS; authz: the id of the object that says whose certificates are let in, or NULL.
+ * For clients that come from now on. */
+bool nbd_server_set_tls(NbdServer *server, TlsCreds *creds, const char *authz, GError **error);
 /* An accepted connection's descriptor; owned from now on. */
 void nbd_server_add_client(NbdServer *server, int fd);
 unsigned nbd_server_clients(const NbdServer *server);

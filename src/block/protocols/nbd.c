@@ -8,6 +8,8 @@
 
 #include "base/error.h"
 #include "io/fd_table.h"
+#include "io/tls.h"
+#include "rhea_config.h"
 
 #include <errno.h>
 #include <libnbd.h>
@@ -42,7 +44,9 @@ struct NbdRequest {
 typedef struct NbdNode {
     BlockNode node;
     char *host, *port, *path, *export, *context;
-    int fd; /* of an open socket; -1 */
+    int fd;        /* of an open socket; -1 */
+    TlsCreds *tls; /* counted; NULL: in the clear */
+    char *tls_hostname;
     uint32_t reconnect_delay_s, open_timeout_s;
     GThread *thread;
     EventNotifier wake;
@@ -165,6 +169,30 @@ static NbdRequest *next_request(NbdNode *n)
     return found;
 }
 
+/* libnbd does TLS itself; it reads the files that the credentials name. */
+static bool set_tls(NbdNode *n, GError **error)
+{
+    int ret;
+
+    if (!n->tls) {
+        return nbd_set_tls(n->h, LIBNBD_TLS_DISABLE) == 0 || error_set(error, "libnbd: %s", nbd_get_error());
+    }
+    ret = nbd_set_tls(n->h, LIBNBD_TLS_REQUIRE);
+    ret = ret ? ret : nbd_set_tls_verify_peer(n->h, tls_creds_verify_peer(n->tls));
+    if (!ret && tls_creds_kind(n->tls) == TLS_X509) {
+        ret = nbd_set_tls_certificates(n->h, tls_creds_dir(n->tls));
+#ifdef CONFIG_LIBNBD_TLS_HOSTNAME
+        ret = ret || !n->tls_hostname ? ret : nbd_set_tls_hostname(n->h, n->tls_hostname);
+#endif
+    } else if (!ret) {
+        g_autofree char *keys = g_build_filename(tls_creds_dir(n->tls), "keys.psk", NULL);
+
+        ret = nbd_set_tls_username(n->h, tls_creds_username(n->tls));
+        ret = ret ? ret : nbd_set_tls_psk_file(n->h, keys);
+    }
+    return ret == 0 || error_set(error, "TLS: %s", nbd_get_error());
+}
+
 static bool connect_server(NbdNode *n, GError **error)
 {
     int ret;
@@ -175,6 +203,11 @@ static bool connect_server(NbdNode *n, GError **error)
     }
     nbd_set_export_name(n->h, n->export ? n->export : "");
     nbd_add_meta_context(n->h, n->context);
+    if (!set_tls(n, error)) {
+        nbd_close(n->h);
+        n->h = NULL;
+        return false;
+    }
     if (n->path) {
         ret = nbd_connect_unix(n->h, n->path);
     } else if (n->fd >= 0) {
@@ -392,8 +425,27 @@ static bool nbd_open(BlockNode *node, QapiBlockdevOptions *options, GError **err
     n->wake.fd = -1;
     pthread_mutex_init(&n->lock, NULL);
     pthread_cond_init(&n->opened, NULL);
+    if (o->tls_hostname && !o->tls_creds) {
+        return error_set(error, "%s: tls-hostname needs tls-creds", node->what);
+    }
+#ifndef CONFIG_LIBNBD_TLS_HOSTNAME
+    if (o->tls_hostname && (o->server->type != QAPI_SOCKET_ADDRESS_TYPE_INET ||
+                            strcmp(o->tls_hostname, o->server->u_inet->host) != 0)) {
+        return error_set(error, "%s: tls-hostname needs a libnbd that knows it (nbd_set_tls_hostname)",
+                         node->what);
+    }
+#endif
     if (o->tls_creds) {
-        return error_set(error, "%s: TLS (tls-creds) is not in this version", node->what);
+        n->tls = tls_creds_find(block_graph_objects(node->graph), o->tls_creds, false, error);
+        if (!n->tls) {
+            return false;
+        }
+        object_ref(OBJECT(n->tls));
+        n->tls_hostname = g_strdup(o->tls_hostname);
+        if (tls_creds_kind(n->tls) == TLS_ANON) {
+            return error_set(error, "%s: libnbd knows no anonymous TLS: use tls-creds-x509 or tls-creds-psk",
+                             node->what);
+        }
     }
     if (!take_address(n, o->server, error) || !event_notifier_init(&n->wake, error)) {
         return false;
@@ -472,6 +524,8 @@ static void nbd_close_node(BlockNode *node)
     g_free(n->path);
     g_free(n->export);
     g_free(n->context);
+    g_free(n->tls_hostname);
+    object_unref(OBJECT(n->tls));
     g_free(n->open_error);
 }
 
