@@ -466,6 +466,9 @@ static bool check_certificate(TlsSession *s, GError **error)
     if (!s->creds->verify_peer) {
         return true;
     }
+    if (!is_server(s->creds) && !s->hostname) {
+        return error_set(error, "No hostname for certificate validation");
+    }
     ret = gnutls_certificate_verify_peers3(s->session, s->hostname, &status);
     if (ret < 0) {
         return error_set(error,

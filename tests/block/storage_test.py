@@ -288,6 +288,8 @@ def main():
             out = ok(img, "info", "--object", creds + "client", "--image-opts", plain + ",tls-creds=tls0", cwd=cwd)
             expect("virtual size: 1 MiB" in out, out)
             fails("", img, "info", "--image-opts", plain, cwd=cwd)
+            ok(img, "info", "--object", creds + "client", "--image-opts",  # as QEMU's tools have it too
+               f"driver=nbd,path={cwd / 'nbd.sock'},export=disk,tls-creds=tls0", cwd=cwd)
             ok(io, "--object", creds + "client", "--image-opts", "-c", "write -P 9 0 1M", "-c", "read -P 9 0 1M",
                plain + ",tls-creds=tls0", cwd=cwd)
             fails("client endpoint", img, "info", "--object", creds + "server",

@@ -215,6 +215,9 @@ struct BlockDriver {
     /* "nbd://host/x" to what BlockdevOptions says of it (a dict without "driver"); only with prefixes. */
     bool (*parse_filename)(const char *filename, json_object *options, GError **error);
 
+    /* What -drive and image options once were called, made into what BlockdevOptions has. May be NULL. */
+    void (*old_options)(json_object *options);
+
     /* ---- control plane ---- */
     /* options are this driver's branch; the common members are in node already. Opens its children with
      * block_child_open() and block_backing_open(), sets node->size and what it has of capabilities. On

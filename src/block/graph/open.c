@@ -531,6 +531,9 @@ static BlockNode *open_dict(BlockGraph *graph, json_object *o, bool probe, unsig
         }
         json_object_object_del(o, "filename");
     }
+    if (drv && drv->old_options) {
+        drv->old_options(o);
+    }
     if (!drv && !get(o, "file")) {
         error_set(error, "Can't open an image without a file name or a driver");
         return NULL;

@@ -771,6 +771,33 @@ static int64_t nbd_allocated(BlockNode *node)
 
 static const char *const nbd_prefixes[] = { "nbd", "nbd+tcp", "nbd+unix", "nbds", "nbds+unix", NULL };
 
+/* host=, port= and path= stood where server.* does now. */
+static void nbd_old_options(json_object *options)
+{
+    json_object *host, *port, *path, *server;
+    bool inet = json_object_object_get_ex(options, "host", &host);
+
+    if ((!inet && !json_object_object_get_ex(options, "path", &path)) ||
+        json_object_object_get_ex(options, "server", NULL)) {
+        return;
+    }
+    server = json_object_new_object();
+    json_object_object_add(server, "type", json_object_new_string(inet ? "inet" : "unix"));
+    if (inet) {
+        bool has_port = json_object_object_get_ex(options, "port", &port);
+
+        json_object_object_add(server, "host", json_object_get(host));
+        json_object_object_add(server, "port",
+                               has_port ? json_object_get(port) : json_object_new_string(DEFAULT_PORT));
+        json_object_object_del(options, "host");
+        json_object_object_del(options, "port");
+    } else {
+        json_object_object_add(server, "path", json_object_get(path));
+        json_object_object_del(options, "path");
+    }
+    json_object_object_add(options, "server", server);
+}
+
 static const BlockDriver nbd_driver = {
     .name = "nbd",
     .create_options = block_create_existing_options,
@@ -779,6 +806,7 @@ static const BlockDriver nbd_driver = {
     .is_protocol = true,
     .prefixes = nbd_prefixes,
     .parse_filename = nbd_parse_filename,
+    .old_options = nbd_old_options,
     .open = nbd_open,
     .close = nbd_close_node,
     .refresh_limits = nbd_refresh_limits,
