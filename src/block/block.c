@@ -304,6 +304,35 @@ static BlockBackend *find_named(BlockRegistry *reg, const char *name)
     return NULL;
 }
 
+static BlockBackend *find_device(BlockRegistry *reg, const char *id, GError **error)
+{
+    BlockBackend *bb = find_named(reg, id);
+
+    for (guint i = 0; i < reg->backends->len && !bb; i++) {
+        BlockBackend *other = g_ptr_array_index(reg->backends, i);
+
+        if (other->qdev && (strcmp(other->qdev, id) == 0 ||
+                            (g_str_has_prefix(other->qdev, "/machine/peripheral/") &&
+                             strcmp(other->qdev + strlen("/machine/peripheral/"), id) == 0))) {
+            bb = other;
+        }
+    }
+    if (!bb) {
+        error_set_class(error, ERROR_CLASS_DEVICE_NOT_FOUND, "Device '%s' not found", id);
+    }
+    return bb;
+}
+
+BlockChild *block_backend_root(BlockRegistry *reg, const char *id, GError **error)
+{
+    BlockBackend *bb = find_device(reg, id, error);
+
+    if (bb && !bb->root) {
+        error_set(error, "Device '%s' has no medium", id);
+    }
+    return bb ? bb->root : NULL;
+}
+
 BlockBackend *bb_find(BlockRegistry *reg, const char *name, GError **error)
 {
     BlockBackend *bb = find_named(reg, name);

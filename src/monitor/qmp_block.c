@@ -5,6 +5,7 @@
 #include "block/exports.h"
 #include "block/operate.h"
 #include "block/replication.h"
+#include "block/throttling.h"
 #include "qapi/qapi_commands.h"
 
 #define JOBS block_registry_jobs(vm_blocks(ctx->vm))
@@ -189,6 +190,11 @@ bool qmp_query_block_exports(QmpContext *ctx, json_object **ret, GError **error)
 {
     *ret = block_exports_query(EXPORTS);
     return true;
+}
+
+bool qmp_block_set_io_throttle(QmpContext *ctx, QapiBlockIOThrottle *args, GError **error)
+{
+    return block_set_throttle(vm_blocks(ctx->vm), args, error);
 }
 
 /* ---- replication ---- */
