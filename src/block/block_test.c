@@ -532,8 +532,6 @@ static void test_property_text(void)
     end();
 }
 
-/* ---- limits of -drive ---- */
-
 static double seconds_for(BlockBackend *bb, int reads)
 {
     int64_t start = g_get_monotonic_time();
@@ -544,6 +542,64 @@ static double seconds_for(BlockBackend *bb, int reads)
     }
     return (double)(g_get_monotonic_time() - start) / 1e6;
 }
+
+/* ---- latency histograms ---- */
+
+/* The sum of the bins of a histogram of the first disk; -1: there is none. */
+static int64_t in_bins(const char *name, int *bins)
+{
+    json_object *all = block_query_stats(reg, false), *stats, *h, *list;
+    int64_t sum = -1;
+
+    g_assert_true(json_object_object_get_ex(json_object_array_get_idx(all, 0), "stats", &stats));
+    if (json_object_object_get_ex(stats, name, &h) && json_object_object_get_ex(h, "bins", &list)) {
+        *bins = (int)json_object_array_length(list);
+        sum = 0;
+        for (int i = 0; i < *bins; i++) {
+            sum += json_object_get_int64(json_object_array_get_idx(list, (size_t)i));
+        }
+    }
+    json_object_put(all);
+    return sum;
+}
+
+static void test_histograms(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autofree char *path = NULL, *text = NULL;
+    g_autoptr(GArray) bounds = g_array_new(FALSE, FALSE, sizeof(uint64_t));
+    const uint64_t values[] = { 1000, 1000000, 100000000 }, wrong = 5;
+    BlockDrive *drive;
+    int bins = 0;
+
+    begin();
+    path = make_file("disk", 65536);
+    text = g_strdup_printf("file=%s,format=raw,id=d1,read-only=on", path);
+    drive = block_drive_add_text(reg, text, NULL, &error);
+    g_assert_no_error(error);
+    g_array_append_vals(bounds, values, G_N_ELEMENTS(values));
+    g_assert_cmpint(in_bins("rd_latency_histogram", &bins), ==, -1);
+    g_assert_true(block_set_histograms(reg, "d1", bounds, NULL, NULL, NULL, &error));
+    seconds_for(drive->bb, 25);
+    g_assert_cmpint(in_bins("rd_latency_histogram", &bins), ==, 25);
+    g_assert_cmpint(bins, ==, 4);
+    g_assert_cmpint(in_bins("wr_latency_histogram", &bins), ==, 0);
+    g_array_append_val(bounds, wrong);
+    g_assert_false(block_set_histograms(reg, "d1", NULL, bounds, NULL, NULL, &error));
+    g_assert_nonnull(strstr(error->message, "read boundaries"));
+    g_clear_error(&error);
+    g_array_set_size(bounds, 1); /* of reads only: from nothing on; the others stay */
+    g_assert_true(block_set_histograms(reg, "d1", NULL, bounds, NULL, NULL, &error));
+    g_assert_cmpint(in_bins("rd_latency_histogram", &bins), ==, 0);
+    g_assert_cmpint(bins, ==, 2);
+    g_assert_cmpint(in_bins("flush_latency_histogram", &bins), ==, 0);
+    g_assert_true(block_set_histograms(reg, "d1", NULL, NULL, NULL, NULL, &error));
+    g_assert_cmpint(in_bins("flush_latency_histogram", &bins), ==, -1);
+    g_assert_false(block_set_histograms(reg, "nosuch", NULL, NULL, NULL, NULL, &error));
+    end();
+}
+
+/* ---- limits of -drive ---- */
 
 static void test_throttling(void)
 {
@@ -607,5 +663,6 @@ int main(int argc, char **argv)
     g_test_add_func("/block/loops", test_loops);
     g_test_add_func("/block/info", test_property_text);
     g_test_add_func("/block/throttling", test_throttling);
+    g_test_add_func("/block/histograms", test_histograms);
     return g_test_run();
 }

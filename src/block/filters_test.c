@@ -242,7 +242,7 @@ static void test_blklogwrites(void)
     g_assert_cmpint(blk_flush(root), ==, 0);
     put(root, 100, 'c', 10); /* part of a sector: all of it is written down */
     g_assert_cmpint(blk_pwrite_zeroes(root, 12288, 4096, 0), ==, 0);
-    g_assert_cmpint(blk_pwrite(root, 65536, 4096, "fua.....", BLOCK_REQ_FUA), ==, 0);
+    g_assert_cmpint(blk_pwrite(root, 65536, 4096, made, BLOCK_REQ_FUA), ==, 0);
     block_root_free(root);
     del("l");
     g_assert_true(g_file_get_contents(log, (char **)&now, &size, NULL));

@@ -192,6 +192,14 @@ bool qmp_query_block_exports(QmpContext *ctx, json_object **ret, GError **error)
     return true;
 }
 
+bool qmp_block_latency_histogram_set(QmpContext *ctx, const char *id, GArray *boundaries,
+                                     GArray *boundaries_read, GArray *boundaries_write,
+                                     GArray *boundaries_flush, GError **error)
+{
+    return block_set_histograms(vm_blocks(ctx->vm), id, boundaries, boundaries_read, boundaries_write,
+                                boundaries_flush, error);
+}
+
 bool qmp_block_set_io_throttle(QmpContext *ctx, QapiBlockIOThrottle *args, GError **error)
 {
     return block_set_throttle(vm_blocks(ctx->vm), args, error);
