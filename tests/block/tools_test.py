@@ -574,6 +574,59 @@ def main():
         for options in ("", "static=on"):
             small_format("vdi", options)
 
+    def vhdx():
+        for options in ("", "subformat=fixed", "block_size=1M,log_size=2M"):
+            small_format("vhdx", options)
+        # The table's sector cannot be written after its log entry is: the log is replayed by either program.
+        bench.ok("qemu-img", "create", "-q", "-f", "vhdx", "log.vhdx", "100M")
+        bench.ok("qemu-io", "-f", "vhdx", "-c", "write -q -P 1 0 1M", "log.vhdx")
+        status, out, err = bench.ours("qemu-io", "-c", "write -P 9 20M 1M", "json:" + json.dumps(
+            {"driver": "vhdx", "file": {"driver": "blkdebug", "image": {"driver": "file", "filename": "log.vhdx"},
+                                        "inject-error": [{"event": "none", "iotype": "write", "sector": 3 * 2048}]}}))
+        expect("write failed" in out + err, out + err)
+        shutil.copy(bench.dir / "log.vhdx", bench.dir / "log2.vhdx")
+        status, out, err = bench.ours("qemu-img", "info", "-f", "vhdx", "log.vhdx")
+        expect(status == 1 and "needs to be replayed" in err, out + err)
+        for runner, image in ((bench.ours, "log.vhdx"), (bench.theirs, "log2.vhdx")):
+            status, out, err = runner("qemu-img", "check", "-r", "all", "-f", "vhdx", image)
+            expect(status == 0 and "1 corruptions" in out, out + err)
+            bench.ok("qemu-io", "-r", "-f", "vhdx", "-c", "read -P 9 20M 1M", "-c", "read -P 1 0 1M", image)
+
+    def checks_of_small_formats():
+        """Two blocks in one place, and one behind the end: found by ours where QEMU's has a check too."""
+        for name, table, width in (("vdi", 512, 4), ("parallels", 64, 4), ("qed", None, 8), ("vhdx", 3 << 20, 8)):
+            bench.need(name)
+            path = bench.dir / f"c.{name}"
+            path.unlink(missing_ok=True)
+            bench.ok("qemu-img", "create", "-q", "-f", name, path.name, "64M")
+            bench.ok("qemu-io", "-f", name, "-c", "write -q 0 64k", "-c", "write -q 40M 64k", path.name)
+            out = bench.ok("qemu-img", "check", "-f", name, path.name)
+            expect("No errors" in out, f"{name}: {out}")
+            data = bytearray(path.read_bytes())
+            if table is None:  # QED: the directory's first entry leads to the table
+                directory = struct.unpack_from("<Q", data, 40)[0]
+                table = struct.unpack_from("<Q", data, directory)[0]
+            free = (b"\xff" * width,) if name == "vdi" else (bytes(width), b"\2" + bytes(width - 1))
+            entries = [i for i in range(table, table + 64 * width, width) if data[i:i + width] not in free]
+            expect(len(entries) >= 2, f"{name}: {entries}")
+            data[entries[1]:entries[1] + width] = data[entries[0]:entries[0] + width]
+            path.write_bytes(bytes(data))
+            status, out, err = bench.ours("qemu-img", "check", "-f", name, path.name)
+            expect(status == 2 and "errors were found" in out, f"{name}, twice: status {status} {out}{err}")
+            data[entries[1] + width - 1] = 0x10
+            path.write_bytes(bytes(data))
+            status, out, err = bench.ours("qemu-img", "check", "-f", name, path.name)
+            expect(status == 2, f"{name}, outside: status {status} {out}{err}")
+        path = bench.dir / "leak.parallels"
+        bench.ok("qemu-img", "create", "-q", "-f", "parallels", path.name, "8M")
+        bench.ok("qemu-io", "-f", "parallels", "-c", "write -q 0 64k", path.name)
+        with open(path, "ab") as file:
+            file.write(bytes(3 << 20))
+        status, out, err = bench.ours("qemu-img", "check", "-f", "parallels", path.name)
+        expect(status == 3, f"leaks: status {status} {out}{err}")
+        bench.ok("qemu-img", "check", "-r", "leaks", "-f", "parallels", path.name)
+        bench.ok("qemu-img", "check", "-f", "parallels", path.name)
+
     def vpc():
         for options in ("", "subformat=fixed", "force_size=on", "subformat=fixed,force_size=on"):
             small_format("vpc", options)

@@ -27,7 +27,8 @@ static struct Seed {
     { "vdi", NULL, NULL, NULL, 0, 1024 },          { "vpc", NULL, NULL, NULL, 0, 2048 },
     { "vpc", "subformat", "fixed", NULL, 0, 512 }, { "parallels", "cluster_size", "65536", NULL, 0, 512 },
     { "qcow", NULL, NULL, NULL, 0, 8192 },         { "qed", "cluster_size", "4096", NULL, 0, 20480 },
-    { "bochs", NULL, NULL, NULL, 0, 2048 },        { "cloop", NULL, NULL, NULL, 0, 400 }
+    { "bochs", NULL, NULL, NULL, 0, 2048 },        { "vhdx", "log_size", "1048576", NULL, 0, 4u << 20 },
+    { "cloop", NULL, NULL, NULL, 0, 400 }
 };
 
 static BlockChild *open_image(const char *format, bool write)

@@ -619,50 +619,23 @@ static void vhdx_close(BlockNode *node)
 static bool vhdx_co_check(BlockNode *node, BlockCheckResult *result, unsigned fix, GError **error)
 {
     VhdxNode *v = (VhdxNode *)node;
-    BlocksNode *b = &v->b;
-    g_autoptr(GArray) used = g_array_new(FALSE, FALSE, sizeof(Found));
-    uint64_t size = block_size(node->file);
-    g_autofree uint64_t *entries = g_new0(uint64_t, b->per_chunk);
     const Region *own[] = { &v->log, &v->bat, &v->metadata };
+    uint64_t size = block_size(node->file);
 
     result->corruptions_fixed += v->replayed;
-    result->total_clusters = b->count;
-    result->image_end_offset = size;
-    for (uint64_t chunk = 0; chunk < b->chunk_count; chunk++) {
-        int ret = b->ops->load(b, chunk, entries);
-
-        if (ret < 0) {
-            if (ret == -EIO) {
-                result->corruptions++;
-            } else {
-                result->check_errors++;
-            }
-            continue;
-        }
-        for (uint64_t i = 0; i < b->per_chunk && chunk * b->per_chunk + i < b->count; i++) {
-            uint64_t at = blocks_value(entries[i]);
-
-            if (blocks_kind(entries[i]) != BLOCKS_DATA) {
-                continue;
-            }
-            result->allocated_clusters++;
-            if (at + b->block_bytes > size) {
-                result->corruptions++;
-                continue;
-            }
-            for (size_t r = 0; r < G_N_ELEMENTS(own); r++) {
-                if (at < own[r]->offset + own[r]->bytes && own[r]->offset < at + b->block_bytes) {
-                    result->corruptions++;
-                }
-            }
-            Found f = { .sequence = at };
-            g_array_append_val(used, f);
-        }
+    if (!blocks_co_check(node, result, fix, error)) {
+        return false;
     }
-    g_array_sort(used, by_sequence);
-    for (guint i = 1; i < used->len; i++) {
-        if (g_array_index(used, Found, i - 1).sequence + b->block_bytes > g_array_index(used, Found, i).sequence) {
-            result->corruptions++;
+    result->image_end_offset = size;
+    for (uint64_t i = 0; i < v->b.chunk_count; i++) {
+        const uint64_t *entries = v->b.chunks[i];
+
+        for (uint64_t k = 0; entries && k < v->b.per_chunk && i * v->b.per_chunk + k < v->b.count; k++) {
+            Region block = { blocks_value(entries[k]), v->b.block_bytes };
+
+            for (size_t r = 0; blocks_kind(entries[k]) == BLOCKS_DATA && r < G_N_ELEMENTS(own); r++) {
+                result->corruptions += overlap(&block, own[r]);
+            }
         }
     }
     return true;

@@ -487,6 +487,7 @@ static const BlockDriver vmdk_driver = {
     .co_preadv = blocks_co_preadv,
     .co_pwritev = vmdk_co_pwritev,
     .co_block_status = blocks_co_block_status,
+    .co_check = blocks_co_check,
     .co_create_named = vmdk_co_create_named,
     .create_options = vmdk_create_options,
 };
