@@ -607,7 +607,7 @@ def main():
                 directory = struct.unpack_from("<Q", data, 40)[0]
                 table = struct.unpack_from("<Q", data, directory)[0]
             free = {"vdi": b"\xff" * width, "vhdx": b"\2" + bytes(width - 1)}.get(name, bytes(width))
-            entries = [i for i in range(table, table + 64 * width, width) if data[i:i + width] != free]
+            entries = [i for i in range(table, table + (1024 if name == "qed" else 64) * width, width) if data[i:i + width] != free]
             expect(len(entries) >= 2, f"{name}: {entries}")
             data[entries[1]:entries[1] + width] = data[entries[0]:entries[0] + width]
             path.write_bytes(bytes(data))
