@@ -48,8 +48,7 @@ static char *default_memory(void)
     return g_strdup_printf("%u", (unsigned)CLAMP(mib, 256, 2048));
 }
 
-/* The image's format: by its first bytes. Only raw images can be opened now; others are named in the error.
- */
+/* The image's format: by its first bytes; raw where they are nothing known. */
 static bool probe_format(const char *path, const char **format, GError **error)
 {
     static const struct {
@@ -62,7 +61,7 @@ static bool probe_format(const char *path, const char **format, GError **error)
     if (fd < 0) {
         error_set_errno(error, errno, "Could not open disk image '%s'", path);
         if (errno == ENOENT) {
-            error_append_hint(error, "To make an empty one: truncate -s 10G '%s'", path);
+            error_append_hint(error, "To make an empty one: rhea-img create -f qcow2 '%s' 10G", path);
         }
         return false;
     }
@@ -165,13 +164,6 @@ static bool build_command(const RunOptions *o, GPtrArray *argv, GError **error)
     if (o->image) {
         const char *format = o->format;
         if (!format && !probe_format(o->image, &format, error)) {
-            return false;
-        }
-        if (strcmp(format, "raw") != 0) {
-            error_set(error,
-                      "Disk image '%s' is in format '%s', which is not supported yet: only raw images are",
-                      o->image, format);
-            error_append_hint(error, "Convert it: qemu-img convert -O raw '%s' disk.raw", o->image);
             return false;
         }
         g_autofree char *path = escape_commas(o->image);
