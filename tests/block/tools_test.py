@@ -650,6 +650,47 @@ def main():
         status, out, err = bench.ours("qemu-io", "-r", "-c", "read 0 4k", "over.vmdk")
         expect("since this VMDK overlay was made" in out + err, out + err)
 
+    def vmdk_of_several_files():
+        bench.need("vmdk")
+        (bench.dir / "s.raw").write_bytes(image_bytes(9 << 20))
+        for subformat in ("monolithicFlat", "twoGbMaxExtentFlat", "twoGbMaxExtentSparse"):
+            for path in bench.dir.glob("several*"):
+                path.unlink()
+            status, out, err = bench.theirs("qemu-img", "convert", "-f", "raw", "-O", "vmdk", "-o", f"subformat={subformat}",
+                                            "s.raw", "several.vmdk")
+            expect(status == 0, out + err)
+            bench.ok("qemu-img", "compare", "-f", "raw", "-F", "vmdk", "s.raw", "several.vmdk")
+            bench.ok("qemu-io", "-f", "vmdk", "-c", "write -q -P 7 5M 100k", "several.vmdk")
+            bench.ok("qemu-img", "check", "several.vmdk")
+            status, out, err = bench.theirs("qemu-io", "-f", "vmdk", "-c", "read -P 7 5M 100k", "several.vmdk")
+            expect(status == 0 and "failed" not in out, out + err)
+        bench.ok("qemu-img", "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=monolithicFlat", "s.raw", "ours.vmdk")
+        status, out, err = bench.theirs("qemu-img", "compare", "-f", "raw", "-F", "vmdk", "s.raw", "ours.vmdk")
+        expect(status == 0, out + err)
+        # A descriptor reaches files beside it only, and only as large as they are.
+        text = (bench.dir / "ours.vmdk").read_text()
+        for wrong, reason in (("/etc/passwd", "beside"), ("../x", "beside"), ("nbd:x", "beside"), ("nosuch", "No such file")):
+            (bench.dir / "bad.vmdk").write_text(text.replace("ours-flat.vmdk", wrong))
+            status, out, err = bench.ours("qemu-img", "info", "-f", "vmdk", "bad.vmdk")
+            expect(status == 1 and reason in err, f"{wrong}: {out}{err}")
+        (bench.dir / "bad.vmdk").write_text(re.sub(r"RW \d+", "RW 18433", text))
+        status, out, err = bench.ours("qemu-img", "info", "-f", "vmdk", "bad.vmdk")
+        expect(status == 1 and "bytes, not" in err, out + err)
+        (bench.dir / "bad.vmdk").write_text(text.replace("ours-flat.vmdk", "bad.vmdk").replace("FLAT", "SPARSE").replace(" 0\n", "\n"))
+        status, out, err = bench.ours("qemu-img", "info", "-f", "vmdk", "bad.vmdk")  # its own extent
+        expect(status == 1, out + err)
+
+    def vmdk_overlay():
+        bench.need("vmdk")
+        bench.ok("qemu-img", "create", "-q", "-f", "vmdk", "base.vmdk", "8M")
+        bench.ok("qemu-io", "-f", "vmdk", "-c", "write -q -P 3 0 64k", "base.vmdk")
+        bench.ok("qemu-img", "create", "-q", "-f", "vmdk", "-b", "base.vmdk", "-F", "vmdk", "top.vmdk")
+        status, out, err = bench.theirs("qemu-io", "-f", "vmdk", "-c", "read -P 3 0 64k", "-c", "write -P 4 1M 64k", "top.vmdk")
+        expect(status == 0 and "failed" not in out, out + err)
+        bench.ok("qemu-io", "-f", "vmdk", "-c", "read -P 3 0 64k", "-c", "read -P 4 1M 64k", "top.vmdk")
+        status, out, err = bench.ours("qemu-img", "create", "-f", "vmdk", "-b", "s.raw", "-F", "raw", "no.vmdk")
+        expect(status == 1 and "must be a vmdk image" in err, out + err)
+
     def parallels():
         for options in ("", "cluster_size=64k"):
             small_format("parallels", options)

@@ -186,6 +186,7 @@ enum {
     BLOCK_OPEN_RESIZE = 1u << 3,
     BLOCK_OPEN_PROBED = 1u << 4,   /* the driver was guessed, not named */
     BLOCK_OPEN_INACTIVE = 1u << 5, /* another program (migration's source) owns the image until activate */
+    BLOCK_OPEN_EXTENT = 1u << 6,   /* a part of another image: may have no parts itself */
     BLOCK_OPEN_INHERITED = BLOCK_OPEN_NO_IO | BLOCK_OPEN_CHECK | BLOCK_OPEN_INACTIVE | BLOCK_OPEN_NO_BACKING,
 };
 
