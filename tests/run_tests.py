@@ -14,31 +14,38 @@ import xml.etree.ElementTree as ElementTree
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
+def said_of(output, case):
+    """What a test of the Test Anything Protocol says, in comments behind "not ok", of the case that failed."""
+    match = re.search(r"^not ok " + re.escape(case) + r"\b.*\n((?:#.*\n)*)", output, re.MULTILINE)
+    return "\n" + match.group(1)[:4000].rstrip() if match and match.group(1) else ""
+
+
 class Totals:
     def __init__(self):
         self.passed = self.failed = self.skipped = 0
         self.problems = []
 
-    def add(self, name, ok):
+    def add(self, name, ok, why=""):
         if ok:
             self.passed += 1
         else:
             self.failed += 1
-            self.problems.append(name)
+            self.problems.append(name + why)
 
     def add_junit(self, path, label):
         # A crashed test's output may hold bytes that XML has no place for.
         text = re.sub(r"[^\t\n\r -\ud7ff\ue000-\ufffd]", "?", path.read_text(errors="replace"))
         for suite in ElementTree.fromstring(text).iter("testsuite"):
-            cases = list(suite.iter("testcase"))
-            for case in cases:
+            output = "".join(element.text or "" for element in suite.iter("system-out"))
+            for case in suite.iter("testcase"):
                 name = f"{label} {suite.get('name')}: {case.get('name')}"
                 if case.find("skipped") is not None:
                     self.skipped += 1
                     reason = case.find("skipped").get("message") or ""
                     print(f"skipped: {name} {reason}".rstrip())
                 else:
-                    self.add(name, case.find("failure") is None and case.find("error") is None)
+                    self.add(name, case.find("failure") is None and case.find("error") is None,
+                             said_of(output, case.get("name")))
 
 
 def meson_test(build, label, totals, options, environment=None):

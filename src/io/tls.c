@@ -8,14 +8,76 @@
 #include "object/property.h"
 #include "object/secret.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <gnutls/gnutls.h>
 #include <gnutls/x509.h>
+#include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #define RECORD_BYTES   16384u
 #define CERT_BYTES_MAX (1u << 20)
+
+/* ---- the library ---- */
+
+/* Loaded when the first credentials are made: linking it would cost every start milliseconds. */
+#define GNUTLS_FILE "libgnutls.so.30"
+#define GNUTLS_FUNCTIONS(X)                                                                                  \
+    X(anon_allocate_client_credentials)                                                                      \
+    X(anon_allocate_server_credentials) X(anon_free_client_credentials) X(anon_free_server_credentials)      \
+        X(anon_set_server_known_dh_params) X(bye) X(certificate_allocate_credentials)                        \
+            X(certificate_free_credentials) X(certificate_get_peers) X(certificate_server_set_request)       \
+                X(certificate_set_known_dh_params) X(certificate_set_x509_crl_file) X(                       \
+                    certificate_set_x509_key_file2) X(certificate_set_x509_trust_file)                       \
+                    X(certificate_verification_status_print) X(certificate_verify_peers3) X(credentials_set) \
+                        X(deinit) X(error_is_fatal) X(handshake) X(handshake_set_timeout) X(init)            \
+                            X(priority_set_direct) X(psk_allocate_client_credentials)                        \
+                                X(psk_allocate_server_credentials) X(psk_free_client_credentials)            \
+                                    X(psk_free_server_credentials) X(psk_server_get_username)                \
+                                        X(psk_set_client_credentials) X(psk_set_server_credentials_file)     \
+                                            X(psk_set_server_known_dh_params) X(record_get_direction)        \
+                                                X(record_recv) X(record_send) X(server_name_set) X(strerror) \
+                                                    X(transport_set_int2) X(x509_crt_deinit)                  \
+                                                        X(x509_crt_get_activation_time) X(x509_crt_get_dn2)  \
+                                                            X(x509_crt_get_expiration_time)                  \
+                                                                X(x509_crt_import) X(x509_crt_init)          \
+                                                                    X(x509_crt_list_import)
+
+static struct {
+#define X(name) __typeof__(gnutls_##name) *name;
+    GNUTLS_FUNCTIONS(X)
+#undef X
+} gnutls;
+
+static bool gnutls_load(GError **error)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static bool loaded;
+    const char *missing = NULL;
+
+    pthread_mutex_lock(&lock);
+    if (!loaded) {
+        void *file = dlopen(GNUTLS_FILE, RTLD_NOW | RTLD_LOCAL);
+
+        missing = file ? NULL : dlerror();
+#define X(name)                                                             \
+    if (!missing) {                                                         \
+        *(void **)(void *)&gnutls.name = dlsym(file, "gnutls_" #name);      \
+        missing = gnutls.name ? NULL : GNUTLS_FILE " has no gnutls_" #name; \
+    }
+        GNUTLS_FUNCTIONS(X)
+#undef X
+        loaded = !missing;
+        if (missing) {
+            error_set(error, "TLS needs GnuTLS, which cannot be loaded: %s", missing);
+            error_append_hint(error, "Install the package libgnutls30.");
+        }
+    }
+    pthread_mutex_unlock(&lock);
+    return !missing;
+}
 
 /* ---- credentials ---- */
 
@@ -92,18 +154,18 @@ static bool check_dates(const char *path, GError **error)
         return error_set(error, "Unable to read certificate %s: %s", path,
                          why ? why->message : "it is too large");
     }
-    ret = gnutls_x509_crt_list_import(
+    ret = gnutls.x509_crt_list_import(
         certs, &count, &(gnutls_datum_t){ (unsigned char *)text, (unsigned)size }, GNUTLS_X509_FMT_PEM, 0);
     if (ret < 0) {
-        return error_set(error, "Unable to import certificate %s: %s", path, gnutls_strerror(ret));
+        return error_set(error, "Unable to import certificate %s: %s", path, gnutls.strerror(ret));
     }
     for (int i = 0; i < ret; i++) {
-        if (ok && gnutls_x509_crt_get_expiration_time(certs[i]) < now) {
+        if (ok && gnutls.x509_crt_get_expiration_time(certs[i]) < now) {
             ok = error_set(error, "The certificate %s has expired", path);
-        } else if (ok && gnutls_x509_crt_get_activation_time(certs[i]) > now) {
+        } else if (ok && gnutls.x509_crt_get_activation_time(certs[i]) > now) {
             ok = error_set(error, "The certificate %s is not yet active", path);
         }
-        gnutls_x509_crt_deinit(certs[i]);
+        gnutls.x509_crt_deinit(certs[i]);
     }
     return ok;
 }
@@ -129,6 +191,9 @@ static bool x509_complete(Object *obj, GError **error)
     if (!c->dir) {
         return error_set(error, "Missing 'dir' property value");
     }
+    if (!gnutls_load(error)) {
+        return false;
+    }
     ca = file_of(c, "ca-cert.pem", true, error);
     if (!ca) {
         return false;
@@ -151,29 +216,29 @@ static bool x509_complete(Object *obj, GError **error)
         }
         password = g_strndup((const char *)value, size);
     }
-    ret = gnutls_certificate_allocate_credentials(&c->x509);
+    ret = gnutls.certificate_allocate_credentials(&c->x509);
     if (ret < 0) {
-        return error_set(error, "Cannot allocate credentials: %s", gnutls_strerror(ret));
+        return error_set(error, "Cannot allocate credentials: %s", gnutls.strerror(ret));
     }
-    ret = gnutls_certificate_set_x509_trust_file(c->x509, ca, GNUTLS_X509_FMT_PEM);
+    ret = gnutls.certificate_set_x509_trust_file(c->x509, ca, GNUTLS_X509_FMT_PEM);
     if (ret < 0) {
-        return error_set(error, "Cannot load CA certificate '%s': %s", ca, gnutls_strerror(ret));
+        return error_set(error, "Cannot load CA certificate '%s': %s", ca, gnutls.strerror(ret));
     }
-    ret = crl ? gnutls_certificate_set_x509_crl_file(c->x509, crl, GNUTLS_X509_FMT_PEM) : 0;
+    ret = crl ? gnutls.certificate_set_x509_crl_file(c->x509, crl, GNUTLS_X509_FMT_PEM) : 0;
     if (ret < 0) {
-        return error_set(error, "Cannot load CRL '%s': %s", crl, gnutls_strerror(ret));
+        return error_set(error, "Cannot load CRL '%s': %s", crl, gnutls.strerror(ret));
     }
-    ret = cert ? gnutls_certificate_set_x509_key_file2(c->x509, cert, key, GNUTLS_X509_FMT_PEM, password, 0)
+    ret = cert ? gnutls.certificate_set_x509_key_file2(c->x509, cert, key, GNUTLS_X509_FMT_PEM, password, 0)
                : 0;
     if (password) {
         explicit_bzero(password, strlen(password));
     }
     if (ret < 0) {
         return error_set(error, "Cannot load certificate '%s' & key '%s': %s", cert, key,
-                         gnutls_strerror(ret));
+                         gnutls.strerror(ret));
     }
     if (is_server(c)) {
-        gnutls_certificate_set_known_dh_params(c->x509, GNUTLS_SEC_PARAM_MEDIUM);
+        gnutls.certificate_set_known_dh_params(c->x509, GNUTLS_SEC_PARAM_MEDIUM);
     }
     return true;
 }
@@ -215,13 +280,13 @@ static bool psk_complete(Object *obj, GError **error)
         return error_set(error, "username should not be set when endpoint=server");
     }
     path = file_of(c, "keys.psk", true, error);
-    if (!path) {
+    if (!path || !gnutls_load(error)) {
         return false;
     }
     if (is_server(c)) {
-        ret = gnutls_psk_allocate_server_credentials(&c->psk_server);
-        ret = ret < 0 ? ret : gnutls_psk_set_server_credentials_file(c->psk_server, path);
-        ret = ret < 0 ? ret : gnutls_psk_set_server_known_dh_params(c->psk_server, GNUTLS_SEC_PARAM_MEDIUM);
+        ret = gnutls.psk_allocate_server_credentials(&c->psk_server);
+        ret = ret < 0 ? ret : gnutls.psk_set_server_credentials_file(c->psk_server, path);
+        ret = ret < 0 ? ret : gnutls.psk_set_server_known_dh_params(c->psk_server, GNUTLS_SEC_PARAM_MEDIUM);
     } else {
         const char *user = tls_creds_username(c);
 
@@ -229,15 +294,15 @@ static bool psk_complete(Object *obj, GError **error)
         if (!key) {
             return false;
         }
-        ret = gnutls_psk_allocate_client_credentials(&c->psk_client);
+        ret = gnutls.psk_allocate_client_credentials(&c->psk_client);
         ret = ret < 0
                   ? ret
-                  : gnutls_psk_set_client_credentials(
+                  : gnutls.psk_set_client_credentials(
                         c->psk_client, user, &(gnutls_datum_t){ (unsigned char *)key, (unsigned)strlen(key) },
                         GNUTLS_PSK_KEY_HEX);
         explicit_bzero(key, strlen(key));
     }
-    return ret >= 0 || error_set(error, "Cannot use PSK file '%s': %s", path, gnutls_strerror(ret));
+    return ret >= 0 || error_set(error, "Cannot use PSK file '%s': %s", path, gnutls.strerror(ret));
 }
 
 static bool anon_complete(Object *obj, GError **error)
@@ -246,24 +311,27 @@ static bool anon_complete(Object *obj, GError **error)
     int ret;
 
     c->kind = TLS_ANON;
-    if (is_server(c)) {
-        ret = gnutls_anon_allocate_server_credentials(&c->anon_server);
-        ret = ret < 0 ? ret : gnutls_anon_set_server_known_dh_params(c->anon_server, GNUTLS_SEC_PARAM_MEDIUM);
-    } else {
-        ret = gnutls_anon_allocate_client_credentials(&c->anon_client);
+    if (!gnutls_load(error)) {
+        return false;
     }
-    return ret >= 0 || error_set(error, "Cannot allocate credentials: %s", gnutls_strerror(ret));
+    if (is_server(c)) {
+        ret = gnutls.anon_allocate_server_credentials(&c->anon_server);
+        ret = ret < 0 ? ret : gnutls.anon_set_server_known_dh_params(c->anon_server, GNUTLS_SEC_PARAM_MEDIUM);
+    } else {
+        ret = gnutls.anon_allocate_client_credentials(&c->anon_client);
+    }
+    return ret >= 0 || error_set(error, "Cannot allocate credentials: %s", gnutls.strerror(ret));
 }
 
 static void creds_finalize(Object *obj)
 {
     TlsCreds *c = (TlsCreds *)obj;
 
-    g_clear_pointer(&c->x509, gnutls_certificate_free_credentials);
-    g_clear_pointer(&c->psk_server, gnutls_psk_free_server_credentials);
-    g_clear_pointer(&c->psk_client, gnutls_psk_free_client_credentials);
-    g_clear_pointer(&c->anon_server, gnutls_anon_free_server_credentials);
-    g_clear_pointer(&c->anon_client, gnutls_anon_free_client_credentials);
+    g_clear_pointer(&c->x509, gnutls.certificate_free_credentials);
+    g_clear_pointer(&c->psk_server, gnutls.psk_free_server_credentials);
+    g_clear_pointer(&c->psk_client, gnutls.psk_free_client_credentials);
+    g_clear_pointer(&c->anon_server, gnutls.anon_free_server_credentials);
+    g_clear_pointer(&c->anon_client, gnutls.anon_free_client_credentials);
 }
 
 static const UserCreatableOps x509_ops = { .complete = x509_complete },
@@ -375,7 +443,7 @@ struct TlsSession {
     gnutls_session_t session;
     char *hostname, *peer;
     bool established;
-    uint8_t *record; /* what gnutls_record_send() wants to be called with again */
+    uint8_t *record; /* what gnutls.record_send() wants to be called with again */
     size_t record_bytes;
 };
 
@@ -388,7 +456,7 @@ TlsSession *tls_session_new(TlsCreds *creds, int fd, const char *hostname, GErro
         g_strconcat(creds->priority ? creds->priority : "NORMAL", more[creds->kind], NULL);
     TlsSession *s = g_new0(TlsSession, 1);
     const char *bad = NULL;
-    int ret = gnutls_init(&s->session, (is_server(creds) ? GNUTLS_SERVER : GNUTLS_CLIENT) | GNUTLS_NONBLOCK |
+    int ret = gnutls.init(&s->session, (is_server(creds) ? GNUTLS_SERVER : GNUTLS_CLIENT) | GNUTLS_NONBLOCK |
                                            GNUTLS_NO_SIGNAL);
 
     s->creds = creds;
@@ -398,41 +466,41 @@ TlsSession *tls_session_new(TlsCreds *creds, int fd, const char *hostname, GErro
     if (ret < 0) {
         s->session = NULL;
     } else {
-        ret = gnutls_priority_set_direct(s->session, priority, &bad);
+        ret = gnutls.priority_set_direct(s->session, priority, &bad);
     }
     if (ret < 0) {
-        error_set(error, "Unable to set TLS session priority '%s': %s", priority, gnutls_strerror(ret));
+        error_set(error, "Unable to set TLS session priority '%s': %s", priority, gnutls.strerror(ret));
         tls_session_free(s);
         return NULL;
     }
     switch (creds->kind) {
     case TLS_X509:
-        ret = gnutls_credentials_set(s->session, GNUTLS_CRD_CERTIFICATE, creds->x509);
+        ret = gnutls.credentials_set(s->session, GNUTLS_CRD_CERTIFICATE, creds->x509);
         if (is_server(creds)) {
-            gnutls_certificate_server_set_request(s->session, creds->verify_peer ? GNUTLS_CERT_REQUEST
+            gnutls.certificate_server_set_request(s->session, creds->verify_peer ? GNUTLS_CERT_REQUEST
                                                                                  : GNUTLS_CERT_IGNORE);
         } else if (hostname) {
-            gnutls_server_name_set(s->session, GNUTLS_NAME_DNS, hostname, strlen(hostname));
+            gnutls.server_name_set(s->session, GNUTLS_NAME_DNS, hostname, strlen(hostname));
         }
         break;
     case TLS_PSK:
         ret =
-            gnutls_credentials_set(s->session, GNUTLS_CRD_PSK,
+            gnutls.credentials_set(s->session, GNUTLS_CRD_PSK,
                                    is_server(creds) ? (void *)creds->psk_server : (void *)creds->psk_client);
         break;
     case TLS_ANON:
-        ret = gnutls_credentials_set(s->session, GNUTLS_CRD_ANON,
+        ret = gnutls.credentials_set(s->session, GNUTLS_CRD_ANON,
                                      is_server(creds) ? (void *)creds->anon_server
                                                       : (void *)creds->anon_client);
         break;
     }
     if (ret < 0) {
-        error_set(error, "Cannot set session credentials: %s", gnutls_strerror(ret));
+        error_set(error, "Cannot set session credentials: %s", gnutls.strerror(ret));
         tls_session_free(s);
         return NULL;
     }
-    gnutls_transport_set_int(s->session, fd);
-    gnutls_handshake_set_timeout(s->session, 0);
+    gnutls.transport_set_int2(s->session, fd, fd);
+    gnutls.handshake_set_timeout(s->session, 0);
     return s;
 }
 
@@ -443,9 +511,9 @@ void tls_session_free(TlsSession *s)
     }
     if (s->session) {
         if (s->established) {
-            gnutls_bye(s->session, GNUTLS_SHUT_WR);
+            gnutls.bye(s->session, GNUTLS_SHUT_WR);
         }
-        gnutls_deinit(s->session);
+        gnutls.deinit(s->session);
     }
     object_unref(OBJECT(s->creds));
     explicit_bzero(s->record, RECORD_BYTES);
@@ -469,37 +537,37 @@ static bool check_certificate(TlsSession *s, GError **error)
     if (!is_server(s->creds) && !s->hostname) {
         return error_set(error, "No hostname for certificate validation");
     }
-    ret = gnutls_certificate_verify_peers3(s->session, s->hostname, &status);
+    ret = gnutls.certificate_verify_peers3(s->session, s->hostname, &status);
     if (ret < 0) {
         return error_set(error,
                          is_server(s->creds) && ret == GNUTLS_E_NO_CERTIFICATE_FOUND
                              ? "No certificate was found: the client must show one"
                              : "Verify failed: %s",
-                         gnutls_strerror(ret));
+                         gnutls.strerror(ret));
     }
     if (status) {
         gnutls_datum_t text = { 0 };
 
-        gnutls_certificate_verification_status_print(status, GNUTLS_CRT_X509, &text, 0);
+        gnutls.certificate_verification_status_print(status, GNUTLS_CRT_X509, &text, 0);
         error_set(error, "%s", text.data ? g_strchomp((char *)text.data) : "The certificate is not trusted");
-        gnutls_free(text.data);
+        free(text.data);
         return false;
     }
-    chain = gnutls_certificate_get_peers(s->session, &count);
+    chain = gnutls.certificate_get_peers(s->session, &count);
     if (!chain || !count) {
         return error_set(error, "No certificate peers");
     }
-    if (gnutls_x509_crt_init(&cert) < 0) {
+    if (gnutls.x509_crt_init(&cert) < 0) {
         return error_set(error, "Failed to initialize certificate");
     }
-    ret = gnutls_x509_crt_import(cert, chain, GNUTLS_X509_FMT_DER);
-    ret = ret < 0 ? ret : gnutls_x509_crt_get_dn2(cert, &name);
+    ret = gnutls.x509_crt_import(cert, chain, GNUTLS_X509_FMT_DER);
+    ret = ret < 0 ? ret : gnutls.x509_crt_get_dn2(cert, &name);
     if (ret >= 0) {
         s->peer = g_strndup((char *)name.data, name.size);
     }
-    gnutls_free(name.data);
-    gnutls_x509_crt_deinit(cert);
-    return ret >= 0 || error_set(error, "Cannot get client distinguished name: %s", gnutls_strerror(ret));
+    free(name.data);
+    gnutls.x509_crt_deinit(cert);
+    return ret >= 0 || error_set(error, "Cannot get client distinguished name: %s", gnutls.strerror(ret));
 }
 
 int tls_handshake(TlsSession *s, bool *wants_write, GError **error)
@@ -507,19 +575,19 @@ int tls_handshake(TlsSession *s, bool *wants_write, GError **error)
     int ret;
 
     do {
-        ret = gnutls_handshake(s->session);
-    } while (ret < 0 && ret != GNUTLS_E_AGAIN && !gnutls_error_is_fatal(ret));
-    *wants_write = gnutls_record_get_direction(s->session) == 1;
+        ret = gnutls.handshake(s->session);
+    } while (ret < 0 && ret != GNUTLS_E_AGAIN && !gnutls.error_is_fatal(ret));
+    *wants_write = gnutls.record_get_direction(s->session) == 1;
     if (ret == GNUTLS_E_AGAIN) {
         return 0;
     }
     if (ret < 0) {
-        error_set(error, "TLS handshake failed: %s", gnutls_strerror(ret));
+        error_set(error, "TLS handshake failed: %s", gnutls.strerror(ret));
         return -1;
     }
     s->established = true;
     if (s->creds->kind == TLS_PSK && is_server(s->creds)) {
-        s->peer = g_strdup(gnutls_psk_server_get_username(s->session));
+        s->peer = g_strdup(gnutls.psk_server_get_username(s->session));
     }
     return s->creds->kind == TLS_X509 && !check_certificate(s, error) ? -1 : 1;
 }
@@ -543,9 +611,9 @@ ssize_t tls_recv(TlsSession *s, void *buf, size_t size)
     ssize_t n;
 
     do {
-        n = gnutls_record_recv(s->session, buf, size);
+        n = gnutls.record_recv(s->session, buf, size);
     } while (n < 0 && n != GNUTLS_E_AGAIN && n != GNUTLS_E_INTERRUPTED && n != GNUTLS_E_REHANDSHAKE &&
-             !gnutls_error_is_fatal((int)n));
+             !gnutls.error_is_fatal((int)n));
     return n < 0 ? error_number(n) : n;
 }
 
@@ -569,7 +637,7 @@ ssize_t tls_sendv(TlsSession *s, const struct iovec *iov, int count)
     if (!s->record_bytes) {
         return 0;
     }
-    n = gnutls_record_send(s->session, s->record, s->record_bytes);
+    n = gnutls.record_send(s->session, s->record, s->record_bytes);
     if (n < 0) {
         return error_number(n);
     }

@@ -232,9 +232,9 @@ struct RamBlock {
     uint64_t size; /* bytes, whole pages */
     int fd;        /* memfd or file; -1 anonymous */
     uint64_t fd_offset;
-    bool shared;
-    uint64_t page_size; /* of the backing: 4 KiB, or a huge page */
-    uint8_t *dirty;     /* a byte a page: mask of 1 << DirtyClient; atomic */
+    bool shared, no_dump; /* as RamBlockOptions says */
+    uint64_t page_size;   /* of the backing: 4 KiB, or a huge page */
+    uint8_t *dirty;       /* a byte a page: mask of 1 << DirtyClient; atomic */
     int ref;
     struct RamListeners *listeners; /* RCU; NULL: none */
     uint64_t mapped_size;           /* what munmap is to get */

@@ -293,6 +293,7 @@ static bool map_block(RamBlock *block, const RamBlockOptions *options, GError **
     if (options->merge) {
         madvise(host, block->size, MADV_MERGEABLE);
     }
+    block->no_dump = options->no_dump;
     if (options->no_dump) {
         madvise(host, block->size, MADV_DONTDUMP);
     }

@@ -26,6 +26,8 @@ typedef struct Type {
     const TypeInfo *info;
     struct Type *parent;
     size_t instance_size, instance_align, class_size;
+    void *(*alloc)(size_t size);
+    void (*free)(void *memory, size_t size);
     bool initialising;
     ObjectClass *klass; /* NULL: not needed so far */
 } Type;
@@ -96,6 +98,8 @@ static void type_initialise(Type *t)
     size_t parent_class_size = sizeof(ObjectClass);
     t->instance_size = sizeof(Object);
     t->instance_align = _Alignof(max_align_t);
+    t->alloc = info->instance_alloc;
+    t->free = info->instance_free;
     if (info->parent) {
         t->parent = g_hash_table_lookup(types, info->parent);
         if (!t->parent) {
@@ -105,6 +109,10 @@ static void type_initialise(Type *t)
         parent_class_size = t->parent->class_size;
         t->instance_size = t->parent->instance_size;
         t->instance_align = t->parent->instance_align;
+        if (!t->alloc) {
+            t->alloc = t->parent->alloc;
+            t->free = t->parent->free;
+        }
     }
     t->class_size = info->class_size ? info->class_size : parent_class_size;
     t->instance_size = info->instance_size ? info->instance_size : t->instance_size;
@@ -291,6 +299,11 @@ static void instance_post_init(Object *obj, const ObjectClass *klass)
     }
 }
 
+static size_t instance_bytes(const Type *t)
+{
+    return (t->instance_size + t->instance_align - 1) & ~(t->instance_align - 1);
+}
+
 Object *object_new(const char *type_name, GError **error)
 {
     Type *t = type_get(type_name);
@@ -303,14 +316,15 @@ Object *object_new(const char *type_name, GError **error)
         error_set(error, "object type '%s' is abstract", type_name);
         return NULL;
     }
-    size_t size = (t->instance_size + t->instance_align - 1) & ~(t->instance_align - 1);
-    Object *obj = aligned_alloc(t->instance_align, size);
+    size_t size = instance_bytes(t);
+    Object *obj = t->alloc ? t->alloc(size) : aligned_alloc(t->instance_align, size);
     if (!obj) {
         error_set(error, "cannot allocate %zu bytes for an object of type '%s'", size, type_name);
         return NULL;
     }
-    memset(obj, 0, size);
-    obj->mem = obj;
+    if (!t->alloc) {
+        memset(obj, 0, size);
+    }
     obj->klass = t->klass;
     obj->ref = 1;
     instance_init(obj, t->klass);
@@ -353,7 +367,12 @@ static void object_finalize(Object *obj)
     }
     g_clear_pointer(&obj->properties, g_hash_table_unref);
     g_clear_pointer(&obj->property_order, g_ptr_array_unref);
-    free(obj->mem);
+    const Type *t = type_get(obj->klass->type->name);
+    if (t->free) {
+        t->free(obj, instance_bytes(t));
+    } else {
+        free(obj);
+    }
 }
 
 void object_unref(Object *obj)

@@ -32,7 +32,11 @@ struct TypeInfo {
     const char *description;
     size_t instance_size;  /* 0: the parent's */
     size_t instance_align; /* 0: the parent's; a power of two */
-    size_t class_size;     /* 0: the parent's */
+    /* Memory for an instance of `size` bytes (a multiple of instance_align), aligned to that and zero; NULL:
+     * there is none. Not set: the parent's, or the C library's. */
+    void *(*instance_alloc)(size_t size);
+    void (*instance_free)(void *memory, size_t size); /* goes with instance_alloc */
+    size_t class_size;                                /* 0: the parent's */
     bool abstract;
     /* Runs once, when the class is first needed, with a copy of the parent's class in *klass. */
     void (*class_init)(ObjectClass *klass, const void *class_data);
@@ -69,7 +73,6 @@ struct Object {
     const char *name_in_parent; /* borrowed from the parent's child<> property */
     GHashTable *properties;     /* instance properties by name (with children and links); may be NULL */
     GPtrArray *property_order;
-    void *mem; /* what to free: the instance may be aligned inside it */
 };
 
 #define TYPE_OBJECT         "object"

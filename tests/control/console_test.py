@@ -167,10 +167,9 @@ def main():
     def forwarded_port():
         need_vm()
         data = os.urandom(2 << 20)
-        vm.type(b"nc -l -p 2222 >/tmp/got &\r")
-        vm.wait(rb"/ # ")
-        vm.type(b"netstat -ltn\r")
-        vm.wait(rb":2222 ")
+        # The shell's prompt says nothing of the background job: wait for the port itself.
+        vm.type(b"nc -l -p 2222 >/tmp/got & until netstat -ltn | grep :2222; do :; done; echo port'open'\r")
+        vm.wait(rb"portopen", 60)
         with socket.create_connection(("127.0.0.1", port), 10) as s:
             s.settimeout(60)
             s.sendall(data)

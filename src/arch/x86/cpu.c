@@ -15,6 +15,9 @@
 #include "object/property.h"
 #include "vmstate/vmstate.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 void (*cpu_wake_hook)(X86Cpu *cpu);
 void (*cpu_timer_hook)(X86Cpu *cpu);
 
@@ -92,9 +95,9 @@ void x86_update_mode(X86Cpu *cpu)
             segment_is_flat(&cpu->segs[SEG_ES], true) && segment_is_flat(&cpu->segs[SEG_SS], true)) {
             mode |= MODE_FLAT;
         }
-    }
-    if (cpu->segs[SEG_SS].attr & DESC_B) {
-        mode |= MODE_SS32;
+        if (cpu->segs[SEG_SS].attr & DESC_B) {
+            mode |= MODE_SS32;
+        }
     }
     if (cpu->cr0 & CR0_PE) {
         mode |= MODE_PE | (vm86 ? MODE_VM86 : 0);
@@ -684,12 +687,38 @@ static void cpu_instance_finalize(Object *obj)
     g_free(cpu->cpuid);
 }
 
+/* Up to the end of a page, with X86_CPU_GUARD behind it. */
+static void *cpu_instance_alloc(size_t size)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), pages = (size + page - 1) & ~(page - 1);
+    uint8_t *memory =
+        mmap(NULL, pages + X86_CPU_GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (memory == MAP_FAILED) {
+        return NULL;
+    }
+    if (mprotect(memory, pages, PROT_READ | PROT_WRITE)) {
+        munmap(memory, pages + X86_CPU_GUARD);
+        return NULL;
+    }
+    return memory + pages - size;
+}
+
+static void cpu_instance_free(void *memory, size_t size)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), pages = (size + page - 1) & ~(page - 1);
+
+    munmap((uint8_t *)memory + size - pages, pages + X86_CPU_GUARD);
+}
+
 static const TypeInfo cpu_type = {
     .name = TYPE_X86_CPU,
     .parent = TYPE_OBJECT,
     .description = "x86-64 CPU",
     .instance_size = sizeof(X86Cpu),
     .instance_align = 64,
+    .instance_alloc = cpu_instance_alloc,
+    .instance_free = cpu_instance_free,
     .class_size = sizeof(X86CpuClass),
     .abstract = true,
     .class_init = cpu_base_class_init,

@@ -186,9 +186,10 @@ typedef struct X86Table {
 
 /* Why CPL, mode and so on matter to decoded code: blocks are looked up by (physical address, mode). Kept up
  * to date by x86_update_mode() after every change of CS, SS, CR0, CR4, EFER, RFLAGS.VM/TF/AC or CPL. */
-#define MODE_CS32      (1u << 0) /* CS.D */
-#define MODE_CS64      (1u << 1) /* long mode and CS.L */
-#define MODE_SS32      (1u << 2) /* SS.B */
+#define MODE_CS32 (1u << 0) /* CS.D */
+#define MODE_CS64 (1u << 1) /* long mode and CS.L */
+#define MODE_SS32 (1u << 2) /* SS.B; never with MODE_CS64: kernels have a null SS in interrupts from users \
+                             */
 #define MODE_PE        (1u << 3)
 #define MODE_VM86      (1u << 4)
 #define MODE_LMA       (1u << 5) /* EFER.LMA */
@@ -222,37 +223,8 @@ typedef struct X86CpuEnv {
 struct X86Cpu {
     Object parent_obj;
 
-    /* ---- registers ---- */
-    uint64_t regs[16] __attribute__((aligned(64)));
-    /* Of the next instruction between instructions, and of the running one inside system.h's functions.
-     * Elsewhere, while a block runs, the address of its first instruction (interp/interp.h). Right behind
-     * regs: pseudo-register 16. */
-    uint64_t rip;
-    uint64_t zero; /* always 0: pseudo-register 17, of addresses without base or index */
-    void *tlb;     /* mmu->table[mmu->index]: kept by mmu_select() and context switches */
-    /* The arithmetic flags are in cc (arch/x86/flags.h); rflags holds all the other bits, FLAG_ONE included,
-     * never FLAGS_ARITH. Read and write the whole through x86_get_rflags()/x86_set_rflags(). */
-    uint64_t rflags;
-    uint16_t cc;
-    uint32_t mode; /* MODE_* */
-    uint8_t cpl;
-    bool inhibit_interrupts; /* for one instruction boundary: after STI, MOV SS, POP SS */
-    bool inhibit_debug;      /* MOV SS / POP SS also hold back #DB traps */
-    bool nmi_blocked, in_smm, halted, a20_masked;
-    bool mwait;
-    bool wait_sipi; /* after INIT: only SIPI (and INIT) gets it going; halted is set too */
-    bool smm_saved_nmi_blocked;
-    bool pv_kicked;             /* a kick came while it ran: the next HLT does not wait */
-    bool shutdown;              /* after a triple fault: nothing but reset or INIT helps; halted is set too */
-    bool executing;             /* atomic: guest code may use cached translations right now; see mmu.c */
-    uint32_t interrupt_request; /* atomic */
-    /* Atomic: set with every new request; what runs looks at it often. Clear where the requests that there
-     * are have been looked at, and can only be served once something (IF, say) changes. */
-    uint32_t interrupt_poll __attribute__((aligned(8)));
-    /* Next to interrupt_poll, so that one compare looks at both. 0: the guest's vector and x87 registers are
-     * in the host's, and xsave is not up to date: only while generated code runs. */
-    uint32_t fpu_stale;
-    uint64_t jit[512];  /* what generated code keeps (accel/soft/jit/jit.h); near the registers, too */
+    /* ---- the rest of the registers: those that are used most are at the end ---- */
+    uint64_t jit[512];  /* what generated code keeps (accel/soft/jit/jit.h) */
     uint32_t nmi_count; /* atomic: NMIs that wait; one is latched while another is served, so at most two */
     bool event_by_instruction; /* INT n and its like: no single-step trap follows */
     X86Segment segs[SEG_ALL];
@@ -320,7 +292,45 @@ struct X86Cpu {
     uint64_t tsc_khz;
     bool realized;
     struct X86CpuidState *cpuid; /* cpuid.c's */
+
+    /* ---- registers ---- */
+    uint64_t regs[16] __attribute__((aligned(64)));
+    /* Of the next instruction between instructions, and of the running one inside system.h's functions.
+     * Elsewhere, while a block runs, the address of its first instruction (interp/interp.h). Right behind
+     * regs: pseudo-register 16. */
+    uint64_t rip;
+    uint64_t zero; /* always 0: pseudo-register 17, of addresses without base or index */
+    void *tlb;     /* mmu->table[mmu->index]: kept by mmu_select() and context switches */
+    /* The arithmetic flags are in cc (arch/x86/flags.h); rflags holds all the other bits, FLAG_ONE included,
+     * never FLAGS_ARITH. Read and write the whole through x86_get_rflags()/x86_set_rflags(). */
+    uint64_t rflags;
+    uint16_t cc;
+    uint32_t mode; /* MODE_* */
+    uint8_t cpl;
+    bool inhibit_interrupts; /* for one instruction boundary: after STI, MOV SS, POP SS */
+    bool inhibit_debug;      /* MOV SS / POP SS also hold back #DB traps */
+    bool nmi_blocked, in_smm, halted, a20_masked;
+    bool mwait;
+    bool wait_sipi; /* after INIT: only SIPI (and INIT) gets it going; halted is set too */
+    bool smm_saved_nmi_blocked;
+    bool pv_kicked;             /* a kick came while it ran: the next HLT does not wait */
+    bool shutdown;              /* after a triple fault: nothing but reset or INIT helps; halted is set too */
+    bool executing;             /* atomic: guest code may use cached translations right now; see mmu.c */
+    uint32_t interrupt_request; /* atomic */
+    /* Atomic: set with every new request; what runs looks at it often. Clear where the requests that there
+     * are have been looked at, and can only be served once something (IF, say) changes. */
+    uint32_t interrupt_poll __attribute__((aligned(8)));
+    /* Next to interrupt_poll, so that one compare looks at both. 0: the guest's vector and x87 registers are
+     * in the host's, and xsave is not up to date: only while generated code runs. */
+    uint32_t fpu_stale;
+    /* What generated code uses most (accel/soft/jit/jit.h): last in the structure, with X86_CPU_GUARD bytes
+     * of nothing behind it. */
+    uint64_t jit_hot[7 + 256];
 };
+G_STATIC_ASSERT(sizeof(X86Cpu) == offsetof(X86Cpu, jit_hot) + sizeof(((X86Cpu *)0)->jit_hot));
+/* Bytes of address space behind every X86Cpu that cannot be accessed: what a table of words at its end
+ * reaches with an index of 24 bits. */
+#define X86_CPU_GUARD ((size_t)8 << 24)
 
 typedef struct X86CpuClass {
     ObjectClass parent_class;

@@ -307,6 +307,13 @@ static void table_init(MmuTable *t)
     slot_clear(&t->entries[0], 0);
 }
 
+/* Before something is dropped. */
+static inline void count_drop(X86Mmu *mmu)
+{
+    mmu->drops++;
+    mmu_note_replaced(mmu);
+}
+
 static inline uint64_t slot_page(const TlbEntry *e, unsigned slot)
 {
     return e->tag[MMU_READ] != tag_none(slot) ? e->tag[MMU_READ] : e->tag[MMU_EXEC];
@@ -611,7 +618,7 @@ static void contexts_init(X86Mmu *mmu)
 void mmu_flush(X86Cpu *cpu, bool keep_global)
 {
     x86_fpu_leave(cpu);
-    cpu->mmu->drops++;
+    count_drop(cpu->mmu);
     X86Mmu *mmu = cpu->mmu;
     MmuPrivate *p = mmu->priv;
     bool code = false;
@@ -644,7 +651,7 @@ void mmu_flush(X86Cpu *cpu, bool keep_global)
 void mmu_flush_physical(X86Cpu *cpu)
 {
     x86_fpu_leave(cpu);
-    cpu->mmu->drops++;
+    count_drop(cpu->mmu);
     phys_flush(cpu->mmu->priv);
     own_page_update(cpu->mmu->priv);
     mmu_flush(cpu, false);
@@ -700,7 +707,7 @@ static void context_drop_page(X86Cpu *cpu, unsigned i, uint64_t linear)
 void mmu_flush_page(X86Cpu *cpu, uint64_t linear)
 {
     x86_fpu_leave(cpu);
-    cpu->mmu->drops++;
+    count_drop(cpu->mmu);
     X86Mmu *mmu = cpu->mmu;
     MmuPrivate *p = mmu->priv;
 
@@ -732,7 +739,7 @@ void mmu_flush_page(X86Cpu *cpu, uint64_t linear)
 void mmu_switch(X86Cpu *cpu, uint64_t new_cr3, bool no_flush)
 {
     x86_fpu_leave(cpu);
-    cpu->mmu->drops++;
+    count_drop(cpu->mmu);
     MmuPrivate *p = cpu->mmu->priv;
     uint32_t pcid = pcid_of(cpu, new_cr3);
     unsigned to = context_find(p, pcid);
@@ -755,7 +762,7 @@ void mmu_switch(X86Cpu *cpu, uint64_t new_cr3, bool no_flush)
 void mmu_invpcid(X86Cpu *cpu, unsigned type, uint64_t pcid, uint64_t linear)
 {
     x86_fpu_leave(cpu);
-    cpu->mmu->drops++;
+    count_drop(cpu->mmu);
     unsigned i = context_find(cpu->mmu->priv, (uint32_t)pcid);
 
     switch (type) {
@@ -1145,7 +1152,7 @@ static void table_drop_write_tags(MmuTable *t, const uint8_t *low, const uint8_t
 /* Takes the write tags of a range of host memory away, in every context. */
 static void drop_write_tags(X86Mmu *mmu, const uint8_t *low, const uint8_t *high)
 {
-    mmu->drops++;
+    count_drop(mmu);
     MmuPrivate *p = mmu->priv;
 
     tell_dropped(p->cpu, &(MmuDropped){ .kind = MMU_DROPPED_WRITES, .low = low, .high = high });
@@ -1172,7 +1179,7 @@ static void ram_maps_take(MmuPrivate *p)
 void mmu_process_pending(X86Cpu *cpu)
 {
     x86_fpu_leave(cpu);
-    cpu->mmu->drops++;
+    count_drop(cpu->mmu);
     X86Mmu *mmu = cpu->mmu;
     MmuPrivate *p = mmu->priv;
     struct MmuPending pending[PENDING_MAX];
@@ -1279,9 +1286,6 @@ static bool may_have_write_tag(const X86Mmu *mmu, const uint8_t *low, const uint
     const MmuPrivate *p = mmu->priv;
 
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    if (__atomic_load_n(&mmu->copies, __ATOMIC_SEQ_CST)) {
-        return true;
-    }
     if (table_may_write(p->tables, low, high)) {
         return true;
     }
@@ -1293,10 +1297,23 @@ static bool may_have_write_tag(const X86Mmu *mmu, const uint8_t *low, const uint
             }
         }
     }
-    /* Behind the tables: who replaces an entry or copies it tells before the entry goes. */
+    /* Behind the tables: who replaces an entry has copied it before, and tells before it goes. */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    return __atomic_load_n(&mmu->replaced, __ATOMIC_SEQ_CST) ||
-           __atomic_load_n(&mmu->copies, __ATOMIC_SEQ_CST);
+    if (mmu->may_write != NULL && mmu->may_write(p->cpu, low, high)) {
+        return true;
+    }
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    return __atomic_load_n(&mmu->replaced, __ATOMIC_SEQ_CST);
+}
+
+void mmu_copies_set(X86Cpu *cpu,
+                    bool (*may_write)(const X86Cpu *cpu, const uint8_t *low, const uint8_t *high))
+{
+    MmuPrivate *p = cpu->mmu->priv;
+
+    pthread_mutex_lock(&p->lock);
+    cpu->mmu->may_write = may_write;
+    pthread_mutex_unlock(&p->lock);
 }
 
 static void dirty_cleared(RamListener *l, RamBlock *block, uint64_t offset, uint64_t length)

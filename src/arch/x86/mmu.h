@@ -54,7 +54,7 @@ typedef struct CodePage {
     uint64_t ram_offset; /* of the page */
 } CodePage;
 
-#define ITLB_SIZE 512u
+#define ITLB_SIZE 2048u
 typedef struct ItlbEntry {
     uint64_t page;       /* linear address of the page */
     uint64_t generation; /* valid where it equals the mmu's generation or global_generation, by `global`;
@@ -84,9 +84,8 @@ struct X86Mmu {
     /* Counts what has been dropped from the TLBs other than by replacement: whoever holds copies of entries
      * drops them when it changes. */
     uint64_t drops;
-    bool copies; /* atomic: such copies may hold write translations that no TLB has any more */
-    /* Atomic: an entry with a write tag was replaced by another page's. Translated code may go on with what
-     * it read there, until its next boundary, where it clears this. */
+    /* Atomic: an entry with a write tag was replaced by another page's, or dropped, or a copy of one was.
+     * Translated code may go on with what it read there, until its next boundary, where it clears this. */
     bool replaced;
     unsigned context; /* the current address space: 0 to MMU_CONTEXTS - 1 */
     /* Where to look: contexts that have the same user pages do not evict each other. 0 for supervisors. */
@@ -104,6 +103,8 @@ struct X86Mmu {
     /* Set by who maps guest pages into host memory by mmu_look(): what of it is void. In the vCPU's thread,
      * at a boundary. */
     void (*dropped)(X86Cpu *cpu, const MmuDropped *what);
+    /* See mmu_copies_set. */
+    bool (*may_write)(const X86Cpu *cpu, const uint8_t *low, const uint8_t *high);
     /* The rest is mmu.c's. */
     struct MmuPrivate *priv;
 };
@@ -155,6 +156,20 @@ typedef struct MmuLook {
     bool writable;
 } MmuLook;
 bool mmu_look(X86Cpu *cpu, uint64_t linear, MmuAccess access, MmuLook *out);
+
+/* For who keeps copies of write translations that outlive the TLB's and boundaries: whether one may be of
+ * [low, high) in host memory. Asked by other threads, with a leaf lock held, when dirty bits were cleared: a
+ * copy that is made later was made of what the TLB holds, or was checked against the dirty bits once more
+ * after it could be seen. NULL: there are no such copies. */
+void mmu_copies_set(X86Cpu *cpu,
+                    bool (*may_write)(const X86Cpu *cpu, const uint8_t *low, const uint8_t *high));
+/* Before a write tag or a copy of one goes in the own thread: translated code may still use it. */
+static inline void mmu_note_replaced(X86Mmu *mmu)
+{
+    if (!mmu->replaced) {
+        __atomic_store_n(&mmu->replaced, true, __ATOMIC_SEQ_CST);
+    }
+}
 
 /* Slow paths: fill the TLB or reach devices. size 1, 2, 4, 8. */
 uint64_t mmu_load_slow(X86Cpu *cpu, uint64_t linear, unsigned size, MmuIndex index);

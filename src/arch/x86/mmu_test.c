@@ -521,6 +521,58 @@ static gpointer clear_elsewhere(gpointer data)
     return GINT_TO_POINTER(ram_test_and_clear_dirty(f->ram.ram, PAGE, 4096, DIRTY_MIGRATION));
 }
 
+static bool is_asked(CpuFixture *f)
+{
+    g_thread_join(g_thread_new("clear", clear_elsewhere, f));
+    bool asked = f->cpu->interrupt_request & CPU_INTERRUPT_TLB;
+    mmu_process_pending(f->cpu);
+    /* What the executor does at a boundary. */
+    __atomic_store_n(&f->cpu->mmu->replaced, false, __ATOMIC_SEQ_CST);
+    ram_written(f->ram.ram, PAGE, 1);
+    return asked;
+}
+
+static const uint8_t *copied;
+static bool copies_may_write(const X86Cpu *cpu, const uint8_t *low, const uint8_t *high)
+{
+    return copied >= low && copied < high;
+}
+
+/* Who clears a dirty bit asks a vCPU where it may still write, and only there: through the TLB, through what
+ * was there until the last boundary, or through copies. */
+static void test_dirty_asked(CpuFixture *f, gconstpointer data)
+{
+    X86Cpu *cpu = f->cpu;
+
+    pcids(f);
+    map_old(f, 0);
+    poke(f, PT + 16, 8, (PAGE + 0x2000) | P | W | U);
+    go(f, 1, true);
+    mmu_process_pending(cpu);
+    cpu->mmu->replaced = false;
+    ram_written(f->ram.ram, PAGE, 1);
+    g_assert_false(is_asked(f));
+    x86_st8_idx(cpu, LINEAR + 0x1000, 1, MMU_USER);
+    x86_st8_idx(cpu, LINEAR + 0x1000, 2, MMU_USER);
+    g_assert_false(is_asked(f));
+    x86_st8_idx(cpu, LINEAR, 1, MMU_USER);
+    x86_st8_idx(cpu, LINEAR, 2, MMU_USER);
+    g_assert_true(is_asked(f));
+    g_assert_false(is_asked(f));
+    x86_st8_idx(cpu, LINEAR, 1, MMU_USER);
+    x86_st8_idx(cpu, LINEAR, 2, MMU_USER);
+    mmu_flush_page(cpu, LINEAR);
+    g_assert_true(is_asked(f)); /* the instruction that is being executed may still write there */
+    g_assert_false(is_asked(f));
+    mmu_copies_set(cpu, copies_may_write);
+    copied = f->ram.ram->host + PAGE + 0x2000;
+    g_assert_false(is_asked(f));
+    copied = f->ram.ram->host + PAGE + 17;
+    g_assert_true(is_asked(f));
+    mmu_copies_set(cpu, NULL);
+    g_assert_false(is_asked(f));
+}
+
 /* Whoever clears a dirty bit hears of writes through every context's TLB, from this thread and from others.
  */
 static void test_dirty_contexts(CpuFixture *f, gconstpointer data)
@@ -562,7 +614,8 @@ static void test_dirty_contexts(CpuFixture *f, gconstpointer data)
             go(f, 1, false);
             x86_st8_idx(cpu, LINEAR, 3, (MmuIndex)index);
             g_assert_true(ram_page_fully_dirty(ram, PAGE));
-            /* No tag (yet, or any more): nobody need be asked. */
+            /* No tag (yet, or any more), and a boundary since: nobody need be asked. */
+            cpu->mmu->replaced = false;
             g_assert_true(g_thread_join(g_thread_new("clear", clear_elsewhere, f)));
             g_assert_false(cpu->interrupt_request & CPU_INTERRUPT_TLB);
         }
@@ -1017,6 +1070,7 @@ int main(int argc, char **argv)
     TEST(large_pages);
     TEST(empty);
     TEST(dirty_contexts);
+    TEST(dirty_asked);
     TEST(code_mapping);
     TEST(refill);
     TEST(refill_memory);

@@ -386,9 +386,9 @@ unsigned mmu_claim_slot(X86Cpu *cpu, uint64_t page, MmuIndex index, const MmuTra
     uint8_t before = t->flags[slot], flags = SLOT_LISTED | (before & SLOT_LOCAL_LISTED);
 
     if (!entry_holds(e, page) || e->addend != addend) {
-        if (e->tag[MMU_WRITE] != tag_none(slot) && !cpu->mmu->replaced) {
+        if (e->tag[MMU_WRITE] != tag_none(slot)) {
             /* First this, then that: who looks for the tag looks here afterwards. */
-            __atomic_store_n(&cpu->mmu->replaced, true, __ATOMIC_SEQ_CST);
+            mmu_note_replaced(cpu->mmu);
         }
         slot_clear(e, slot);
         __atomic_store_n(&e->addend, addend, __ATOMIC_RELEASE);

@@ -11,6 +11,7 @@
 #include "io/tls.h"
 #include "rhea_config.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <libnbd.h>
 #include <poll.h>
@@ -21,6 +22,61 @@
 #define MAX_PAYLOAD  (32u << 20)
 #define RETRY_MS     1000
 #define DEFAULT_PORT "10809"
+
+/* ---- the library ---- */
+
+/* It is loaded when the first disk wants it: what it stands on (TLS, XML, Unicode) takes as long to load as
+ * all the rest of a small machine takes to start. */
+#define LIBNBD_FILE "libnbd.so.0"
+#ifdef CONFIG_LIBNBD_TLS_HOSTNAME
+#define LIBNBD_NEWER(X) X(set_tls_hostname)
+#else
+#define LIBNBD_NEWER(X)
+#endif
+#define LIBNBD_FUNCTIONS(X)                                                                                  \
+    X(add_meta_context)                                                                                      \
+    X(aio_block_status)                                                                                      \
+    X(aio_flush) X(aio_get_direction) X(aio_get_fd) X(aio_is_closed) X(aio_is_dead) X(aio_notify_read)       \
+        X(aio_notify_write) X(aio_pread) X(aio_pwrite) X(aio_trim) X(aio_zero) X(can_fast_zero) X(can_flush) \
+            X(can_fua) X(can_meta_context) X(can_trim) X(can_zero) X(close) X(connect_socket) X(connect_tcp) \
+                X(connect_unix) X(create) X(get_block_size) X(get_errno) X(get_error) X(get_size)            \
+                    X(is_read_only) X(set_export_name) X(shutdown) X(set_tls) X(set_tls_certificates)        \
+                        X(set_tls_psk_file) X(set_tls_username) X(set_tls_verify_peer) LIBNBD_NEWER(X)
+
+static struct {
+#define X(name) __typeof__(nbd_##name) *name;
+    LIBNBD_FUNCTIONS(X)
+#undef X
+} libnbd;
+
+static bool libnbd_load(GError **error)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static bool loaded;
+    const char *missing = NULL;
+
+    pthread_mutex_lock(&lock);
+    if (!loaded) {
+        void *file = dlopen(LIBNBD_FILE, RTLD_NOW | RTLD_LOCAL);
+        if (!file) {
+            missing = dlerror();
+        }
+#define X(name)                                                          \
+    if (!missing) {                                                      \
+        *(void **)(void *)&libnbd.name = dlsym(file, "nbd_" #name);      \
+        missing = libnbd.name ? NULL : LIBNBD_FILE " has no nbd_" #name; \
+    }
+        LIBNBD_FUNCTIONS(X)
+#undef X
+        loaded = !missing;
+        if (missing) {
+            error_set(error, "NBD needs libnbd, which cannot be loaded: %s", missing);
+            error_append_hint(error, "Install the package libnbd0.");
+        }
+    }
+    pthread_mutex_unlock(&lock);
+    return !missing;
+}
 
 typedef enum NbdOp { NBD_READ, NBD_WRITE, NBD_ZERO, NBD_TRIM, NBD_FLUSH, NBD_STATUS } NbdOp;
 
@@ -109,7 +165,8 @@ static int on_done(void *opaque, int *error)
 {
     NbdRequest *r = opaque;
 
-    if (*error == ENOTCONN || *error == ESHUTDOWN || nbd_aio_is_dead(r->n->h) || nbd_aio_is_closed(r->n->h)) {
+    if (*error == ENOTCONN || *error == ESHUTDOWN || libnbd.aio_is_dead(r->n->h) ||
+        libnbd.aio_is_closed(r->n->h)) {
         r->issued = false; /* lost with the connection: it is for connection_lost() to say */
         return 1;
     }
@@ -126,29 +183,29 @@ static void issue(NbdNode *n, NbdRequest *r)
     r->issued = true;
     switch (r->op) {
     case NBD_READ:
-        cookie = nbd_aio_pread(n->h, r->buf, r->bytes, r->offset, done, 0);
+        cookie = libnbd.aio_pread(n->h, r->buf, r->bytes, r->offset, done, 0);
         break;
     case NBD_WRITE:
-        cookie = nbd_aio_pwrite(n->h, r->buf, r->bytes, r->offset, done, r->flags);
+        cookie = libnbd.aio_pwrite(n->h, r->buf, r->bytes, r->offset, done, r->flags);
         break;
     case NBD_ZERO:
-        cookie = nbd_aio_zero(n->h, r->bytes, r->offset, done, r->flags);
+        cookie = libnbd.aio_zero(n->h, r->bytes, r->offset, done, r->flags);
         break;
     case NBD_TRIM:
-        cookie = nbd_aio_trim(n->h, r->bytes, r->offset, done, 0);
+        cookie = libnbd.aio_trim(n->h, r->bytes, r->offset, done, 0);
         break;
     case NBD_FLUSH:
-        cookie = nbd_aio_flush(n->h, done, 0);
+        cookie = libnbd.aio_flush(n->h, done, 0);
         break;
     case NBD_STATUS:
         r->extent_bytes = 0;
-        cookie = nbd_aio_block_status(n->h, r->bytes, r->offset, extent, done, LIBNBD_CMD_FLAG_REQ_ONE);
+        cookie = libnbd.aio_block_status(n->h, r->bytes, r->offset, extent, done, LIBNBD_CMD_FLAG_REQ_ONE);
         break;
     }
     if (cookie < 0 && r->issued) {
-        int error = nbd_get_errno();
+        int error = libnbd.get_errno();
 
-        if (nbd_aio_is_dead(n->h) || nbd_aio_is_closed(n->h)) {
+        if (libnbd.aio_is_dead(n->h) || libnbd.aio_is_closed(n->h)) {
             r->issued = false;
         } else {
             finish(r, error ? -error : -EIO);
@@ -175,57 +232,58 @@ static bool set_tls(NbdNode *n, GError **error)
     int ret;
 
     if (!n->tls) {
-        return nbd_set_tls(n->h, LIBNBD_TLS_DISABLE) == 0 || error_set(error, "libnbd: %s", nbd_get_error());
+        return libnbd.set_tls(n->h, LIBNBD_TLS_DISABLE) == 0 ||
+               error_set(error, "libnbd: %s", libnbd.get_error());
     }
-    ret = nbd_set_tls(n->h, LIBNBD_TLS_REQUIRE);
-    ret = ret ? ret : nbd_set_tls_verify_peer(n->h, tls_creds_verify_peer(n->tls));
+    ret = libnbd.set_tls(n->h, LIBNBD_TLS_REQUIRE);
+    ret = ret ? ret : libnbd.set_tls_verify_peer(n->h, tls_creds_verify_peer(n->tls));
     if (!ret && tls_creds_kind(n->tls) == TLS_X509) {
-        ret = nbd_set_tls_certificates(n->h, tls_creds_dir(n->tls));
+        ret = libnbd.set_tls_certificates(n->h, tls_creds_dir(n->tls));
 #ifdef CONFIG_LIBNBD_TLS_HOSTNAME
-        ret = ret || !n->tls_hostname ? ret : nbd_set_tls_hostname(n->h, n->tls_hostname);
+        ret = ret || !n->tls_hostname ? ret : libnbd.set_tls_hostname(n->h, n->tls_hostname);
 #endif
     } else if (!ret) {
         g_autofree char *keys = g_build_filename(tls_creds_dir(n->tls), "keys.psk", NULL);
 
-        ret = nbd_set_tls_username(n->h, tls_creds_username(n->tls));
-        ret = ret ? ret : nbd_set_tls_psk_file(n->h, keys);
+        ret = libnbd.set_tls_username(n->h, tls_creds_username(n->tls));
+        ret = ret ? ret : libnbd.set_tls_psk_file(n->h, keys);
     }
-    return ret == 0 || error_set(error, "TLS: %s", nbd_get_error());
+    return ret == 0 || error_set(error, "TLS: %s", libnbd.get_error());
 }
 
 static bool connect_server(NbdNode *n, GError **error)
 {
     int ret;
 
-    n->h = nbd_create();
+    n->h = libnbd.create();
     if (!n->h) {
-        return error_set(error, "libnbd: %s", nbd_get_error());
+        return error_set(error, "libnbd: %s", libnbd.get_error());
     }
-    nbd_set_export_name(n->h, n->export ? n->export : "");
-    nbd_add_meta_context(n->h, n->context);
+    libnbd.set_export_name(n->h, n->export ? n->export : "");
+    libnbd.add_meta_context(n->h, n->context);
     if (!set_tls(n, error)) {
-        nbd_close(n->h);
+        libnbd.close(n->h);
         n->h = NULL;
         return false;
     }
     if (n->path) {
-        ret = nbd_connect_unix(n->h, n->path);
+        ret = libnbd.connect_unix(n->h, n->path);
     } else if (n->fd >= 0) {
-        ret = n->fixed_socket_used ? -1 : nbd_connect_socket(n->h, n->fd);
+        ret = n->fixed_socket_used ? -1 : libnbd.connect_socket(n->h, n->fd);
         if (n->fixed_socket_used) {
-            nbd_close(n->h);
+            libnbd.close(n->h);
             n->h = NULL;
             return error_set(error, "the socket that was handed over is used up");
         }
         n->fixed_socket_used = true; /* the handle's now */
     } else {
-        ret = nbd_connect_tcp(n->h, n->host, n->port);
+        ret = libnbd.connect_tcp(n->h, n->host, n->port);
     }
     if (ret < 0) {
-        const char *text = nbd_get_error();
+        const char *text = libnbd.get_error();
 
         error_set(error, "%s", text ? text : "cannot connect");
-        nbd_close(n->h);
+        libnbd.close(n->h);
         n->h = NULL;
         return false;
     }
@@ -234,18 +292,18 @@ static bool connect_server(NbdNode *n, GError **error)
 
 static void read_capabilities(NbdNode *n)
 {
-    int64_t size = nbd_get_size(n->h), min, max;
+    int64_t size = libnbd.get_size(n->h), min, max;
 
     n->size = size > 0 ? (uint64_t)size : 0;
-    n->server_read_only = nbd_is_read_only(n->h) == 1;
-    n->can_flush = nbd_can_flush(n->h) == 1;
-    n->can_fua = nbd_can_fua(n->h) == 1;
-    n->can_trim = nbd_can_trim(n->h) == 1;
-    n->can_zero = nbd_can_zero(n->h) == 1;
-    n->can_fast_zero = nbd_can_fast_zero(n->h) == 1;
-    n->can_status = nbd_can_meta_context(n->h, n->context) == 1;
-    min = nbd_get_block_size(n->h, LIBNBD_SIZE_MINIMUM);
-    max = nbd_get_block_size(n->h, LIBNBD_SIZE_MAXIMUM);
+    n->server_read_only = libnbd.is_read_only(n->h) == 1;
+    n->can_flush = libnbd.can_flush(n->h) == 1;
+    n->can_fua = libnbd.can_fua(n->h) == 1;
+    n->can_trim = libnbd.can_trim(n->h) == 1;
+    n->can_zero = libnbd.can_zero(n->h) == 1;
+    n->can_fast_zero = libnbd.can_fast_zero(n->h) == 1;
+    n->can_status = libnbd.can_meta_context(n->h, n->context) == 1;
+    min = libnbd.get_block_size(n->h, LIBNBD_SIZE_MINIMUM);
+    max = libnbd.get_block_size(n->h, LIBNBD_SIZE_MAXIMUM);
     /* What a server says is checked: a power of two, not larger than what any disk has. */
     n->min_block = min > 0 && min <= 65536 && !(min & (min - 1)) ? (uint32_t)min : 1;
     n->max_block = max >= (int64_t)n->min_block ? MIN((uint64_t)max, MAX_PAYLOAD) : MAX_PAYLOAD;
@@ -271,7 +329,7 @@ static void fail_all(NbdNode *n)
 /* What the handle still had is not answered any more. */
 static void connection_lost(NbdNode *n)
 {
-    nbd_close(n->h); /* calls on_done for all */
+    libnbd.close(n->h); /* calls on_done for all */
     n->h = NULL;
     pthread_mutex_lock(&n->lock);
     for (NbdRequest *r = n->list; r; r = r->next) {
@@ -308,7 +366,7 @@ static void reconnect(NbdNode *n)
     if (connect_server(n, &error)) {
         read_capabilities(n);
         if (n->size < size) { /* another disk */
-            nbd_close(n->h);
+            libnbd.close(n->h);
             n->h = NULL;
             n->size = size;
         } else {
@@ -324,18 +382,18 @@ static void reconnect(NbdNode *n)
 
 static void talk(NbdNode *n)
 {
-    struct pollfd p[2] = { { .fd = n->wake.fd, .events = POLLIN }, { .fd = nbd_aio_get_fd(n->h) } };
+    struct pollfd p[2] = { { .fd = n->wake.fd, .events = POLLIN }, { .fd = libnbd.aio_get_fd(n->h) } };
     unsigned direction;
     NbdRequest *r;
 
     while ((r = next_request(n))) {
         issue(n, r);
-        if (nbd_aio_is_dead(n->h) || nbd_aio_is_closed(n->h)) {
+        if (libnbd.aio_is_dead(n->h) || libnbd.aio_is_closed(n->h)) {
             connection_lost(n);
             return;
         }
     }
-    direction = nbd_aio_get_direction(n->h);
+    direction = libnbd.aio_get_direction(n->h);
     p[1].events = (direction & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) |
                   (direction & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0);
     if (poll(p, 2, -1) < 0 && errno != EINTR) {
@@ -346,11 +404,11 @@ static void talk(NbdNode *n)
         event_notifier_test_and_clear(&n->wake);
     }
     if ((direction & LIBNBD_AIO_DIRECTION_READ) && (p[1].revents & (POLLIN | POLLHUP | POLLERR))) {
-        nbd_aio_notify_read(n->h);
+        libnbd.aio_notify_read(n->h);
     } else if ((direction & LIBNBD_AIO_DIRECTION_WRITE) && (p[1].revents & (POLLOUT | POLLHUP | POLLERR))) {
-        nbd_aio_notify_write(n->h);
+        libnbd.aio_notify_write(n->h);
     }
-    if (nbd_aio_is_dead(n->h) || nbd_aio_is_closed(n->h)) {
+    if (libnbd.aio_is_dead(n->h) || libnbd.aio_is_closed(n->h)) {
         connection_lost(n);
     }
 }
@@ -372,7 +430,7 @@ static void *nbd_thread(void *opaque)
     pthread_mutex_lock(&n->lock);
     n->connected = ok;
     n->open_error = error ? g_strdup(error->message) : NULL;
-    n->open_errno = error && strstr(error->message, ": connect: ") ? nbd_get_errno() : 0;
+    n->open_errno = error && strstr(error->message, ": connect: ") ? libnbd.get_errno() : 0;
     n->open_done = true;
     pthread_cond_signal(&n->opened);
     pthread_mutex_unlock(&n->lock);
@@ -387,8 +445,8 @@ static void *nbd_thread(void *opaque)
         }
     }
     if (n->h) {
-        nbd_shutdown(n->h, LIBNBD_SHUTDOWN_ABANDON_PENDING);
-        nbd_close(n->h);
+        libnbd.shutdown(n->h, LIBNBD_SHUTDOWN_ABANDON_PENDING);
+        libnbd.close(n->h);
         n->h = NULL;
     }
     return NULL;
@@ -447,7 +505,7 @@ static bool nbd_open(BlockNode *node, QapiBlockdevOptions *options, GError **err
                              node->what);
         }
     }
-    if (!take_address(n, o->server, error) || !event_notifier_init(&n->wake, error)) {
+    if (!libnbd_load(error) || !take_address(n, o->server, error) || !event_notifier_init(&n->wake, error)) {
         return false;
     }
     if (o->export && strlen(o->export) > 4096) {

@@ -147,6 +147,7 @@ static void page_invalidate(Interp *d, const uint8_t *host_page)
         d->last_key = NULL;
     }
     g_hash_table_remove(d->pages, host_page);
+    code_pages_count(&d->code_pages, host_page, -1);
 }
 
 static void chunks_free(Chunk *first)
@@ -175,6 +176,7 @@ static void flush(Interp *d, bool keep)
     d->chunks = NULL;
     d->chunk_bytes = 0;
     g_hash_table_remove_all(d->pages);
+    memset(&d->code_pages, 0, sizeof(d->code_pages)); /* there is no block of which anybody need hear */
     d->last_key = NULL;
     g_free(d->hash);
     d->hash_bits = HASH_BITS;
@@ -234,33 +236,34 @@ static void code_written(RamListener *l, RamBlock *ram, uint64_t offset, uint64_
 {
     Interp *d = (Interp *)((char *)l - offsetof(Interp, ram_listener));
     uint64_t end = offset + length;
-    bool own = current == d;
-    if (!own) {
-        pthread_mutex_lock(&d->lock);
-    }
+    bool own = current == d, noted = false;
     if (length > 1024 * RAM_PAGE_SIZE) {
-        d->drop_all = true;
+        pthread_mutex_lock(&d->lock);
+        d->drop_all = noted = true;
         if (d->page_written) {
             d->page_written(d, NULL);
         }
-        own = false;
+        pthread_mutex_unlock(&d->lock);
     } else {
         for (offset &= PAGE_MASK_4K; offset < end; offset += RAM_PAGE_SIZE) {
             const uint8_t *page = ram->host + offset;
             if (d->page_written) {
                 d->page_written(d, page);
             }
+            if (!code_pages_has(&d->code_pages, page)) {
+                continue; /* so that a vCPU is not disturbed by what others do with their code */
+            }
             if (own) {
                 page_invalidate(d, page);
             } else {
+                pthread_mutex_lock(&d->lock);
                 g_array_append_val(d->written, page);
+                pthread_mutex_unlock(&d->lock);
+                noted = true;
             }
         }
     }
-    if (current != d) {
-        pthread_mutex_unlock(&d->lock);
-    }
-    if (!own) {
+    if (noted) {
         cpu_interrupt(d->cpu, CPU_INTERRUPT_CODE);
     }
 }
@@ -381,12 +384,24 @@ void interp_cache_free(Interp *d)
 }
 
 /* ---- building ---- */
-/* Pages whose bit is cleared, but whose write translations other vCPUs may still have. */
-static int protecting; /* atomic */
+/* Pages whose bit is cleared, but whose write translations other vCPUs may still have: how many there are, by
+ * a hash of their addresses. */
+#define PROTECTING_BITS 6
+static struct {
+    int count; /* atomic */
+} __attribute__((aligned(64))) protecting[1u << PROTECTING_BITS];
 
-bool interp_protect_pending(const X86Cpu *cpu)
+static int *protecting_of(const CodePage *page)
 {
-    return __atomic_load_n(&protecting, __ATOMIC_SEQ_CST) != 0 ||
+    const uint8_t *host = page->ram->host + page->ram_offset;
+    return &protecting[(((uintptr_t)host >> RAM_PAGE_BITS) * UINT64_C(0x9e3779b97f4a7c15)) >>
+                       (64 - PROTECTING_BITS)]
+                .count;
+}
+
+bool interp_protect_pending(const X86Cpu *cpu, const CodePage *page)
+{
+    return __atomic_load_n(protecting_of(page), __ATOMIC_SEQ_CST) != 0 ||
            (__atomic_load_n(&cpu->interrupt_request, __ATOMIC_SEQ_CST) & CPU_INTERRUPT_TLB);
 }
 
@@ -396,18 +411,21 @@ void interp_page_protect(X86Cpu *cpu, const CodePage *page)
     if (!page->ram) {
         return;
     }
+    int *pending = protecting_of(page);
+    bool done = false;
     /* While this thread waits for the others, others need not wait for it. */
     if (__atomic_load_n(&page->ram->dirty[page->ram_offset >> RAM_PAGE_BITS], __ATOMIC_SEQ_CST) &
         1u << DIRTY_CODE) {
         bool was = __atomic_exchange_n(&cpu->executing, false, __ATOMIC_SEQ_CST);
-        __atomic_fetch_add(&protecting, 1, __ATOMIC_SEQ_CST);
-        ram_test_and_clear_dirty(page->ram, page->ram_offset, RAM_PAGE_SIZE, DIRTY_CODE);
-        __atomic_fetch_sub(&protecting, 1, __ATOMIC_SEQ_CST);
+        __atomic_fetch_add(pending, 1, __ATOMIC_SEQ_CST);
+        done = ram_test_and_clear_dirty(page->ram, page->ram_offset, RAM_PAGE_SIZE, DIRTY_CODE);
+        __atomic_fetch_sub(pending, 1, __ATOMIC_SEQ_CST);
         __atomic_store_n(&cpu->executing, was, __ATOMIC_SEQ_CST);
-    } else if (G_UNLIKELY(__atomic_load_n(&protecting, __ATOMIC_SEQ_CST))) {
+    }
+    if (G_UNLIKELY(!done && __atomic_load_n(pending, __ATOMIC_SEQ_CST))) {
         /* Somebody else cleared it, perhaps just now, and still waits for the last writers. */
         bool was = __atomic_exchange_n(&cpu->executing, false, __ATOMIC_SEQ_CST);
-        while (__atomic_load_n(&protecting, __ATOMIC_SEQ_CST)) {
+        while (__atomic_load_n(pending, __ATOMIC_SEQ_CST)) {
             sched_yield();
         }
         __atomic_store_n(&cpu->executing, was, __ATOMIC_SEQ_CST);
@@ -417,7 +435,8 @@ void interp_page_protect(X86Cpu *cpu, const CodePage *page)
     }
 }
 
-static void page_list_add(Interp *d, const uint8_t *host, Block *block, unsigned which)
+/* From here on others tell of writes to the page. */
+static PageBlocks *page_of(Interp *d, const uint8_t *host)
 {
     const uint8_t *key = (const uint8_t *)((uintptr_t)host & PAGE_MASK_4K);
     PageBlocks *page = d->last_page;
@@ -426,10 +445,17 @@ static void page_list_add(Interp *d, const uint8_t *host, Block *block, unsigned
         if (!page) {
             page = g_new0(PageBlocks, 1);
             g_hash_table_insert(d->pages, (gpointer)key, page);
+            code_pages_count(&d->code_pages, key, 1);
         }
         d->last_page = page;
         d->last_key = key;
     }
+    return page;
+}
+
+static void page_list_add(Interp *d, const uint8_t *host, Block *block, unsigned which)
+{
+    PageBlocks *page = page_of(d, host);
     block->page_next[which] = page->first;
     page->first = block;
 }
@@ -526,6 +552,7 @@ static Block *build(X86Cpu *cpu, Interp *d, const CodePage *page, uint64_t linea
         offset = insn.length;
         cacheable = false;
     } else {
+        page_of(d, page->host);
         interp_page_protect(cpu, page);
         if (counts) {
             ops[count++] = (InterpOp){ .handler = interp_h_count };
@@ -558,6 +585,7 @@ static Block *build(X86Cpu *cpu, Interp *d, const CodePage *page, uint64_t linea
             unsigned n = (unsigned)MIN((uint64_t)X86_INSN_MAX, room);
             memcpy(buffer, code, available);
             if (next.host) {
+                page_of(d, next.host);
                 interp_page_protect(cpu, &next);
                 memcpy(buffer + available, next.host, n - available);
                 second = next.host;

@@ -54,6 +54,28 @@ typedef struct BindPlan {
     InterpHandler *handler;
 } BindPlan;
 
+/* How many pages there is code of, by a hash of their host addresses: 0 says that there is none. One thread
+ * at a time changes it; any may look. Who adds a page does so before the look at its DIRTY_CODE bit that
+ * tells whether the code is still what it was read as, and who writes to a page looks here after setting that
+ * bit.
+ */
+#define CODE_PAGES_BITS 12
+typedef struct CodePages {
+    uint32_t count[1u << CODE_PAGES_BITS]; /* atomic */
+} CodePages;
+static inline uint32_t *code_pages_of(CodePages *c, const uint8_t *host)
+{
+    return &c->count[((uintptr_t)host >> 12) * UINT64_C(0x9e3779b97f4a7c15) >> (64 - CODE_PAGES_BITS)];
+}
+static inline void code_pages_count(CodePages *c, const uint8_t *host, int n)
+{
+    __atomic_fetch_add(code_pages_of(c, host), (uint32_t)n, __ATOMIC_SEQ_CST);
+}
+static inline bool code_pages_has(CodePages *c, const uint8_t *host)
+{
+    return __atomic_load_n(code_pages_of(c, host), __ATOMIC_SEQ_CST) != 0;
+}
+
 typedef struct Interp Interp;
 struct Interp {
     X86Cpu *cpu;
@@ -74,6 +96,7 @@ struct Interp {
     int64_t flush_ns;              /* of the last flush, in the thread's CPU time */
     int64_t trim_ns, trim_busy_ns; /* when interp_cache_trim last looked, and the CPU time then */
     GHashTable *pages;             /* host page -> PageBlocks */
+    CodePages code_pages;          /* the same pages */
     const uint8_t *last_key;       /* which of them was wanted last; NULL: none */
     struct PageBlocks *last_page;
     Block *scratch; /* of code that cannot be cached */
@@ -109,7 +132,7 @@ Block *interp_new_block(X86Cpu *cpu, const uint8_t *host);
 void interp_page_protect(X86Cpu *cpu, const CodePage *page);
 /* Whether a page whose DIRTY_CODE bit is clear may still be written unnoticed, or this vCPU may still hold a
  * write translation of it, so that interp_page_protect is not to be left out. */
-bool interp_protect_pending(const X86Cpu *cpu);
+bool interp_protect_pending(const X86Cpu *cpu, const CodePage *page);
 void interp_cache_init(X86Cpu *cpu, Interp *d);
 void interp_cache_free(Interp *d);
 void interp_cache_process(Interp *d); /* CPU_INTERRUPT_CODE */

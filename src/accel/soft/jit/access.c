@@ -74,7 +74,7 @@ HostMem block_guest_address(T *t, const TInsn *i, bool segments)
     HostMem m = { .base = -1, .index = -1, .scale = insn->scale, .disp = insn->disp };
 
     if (insn->base == X86_REG_RIP) {
-        a_mov_load(a, T0, AREA(page_va));
+        a_mov_load(a, T0, HOT(page_va));
         m.base = T0;
         m.disp += i->offset + insn->length;
     } else if (insn->base != X86_REG_NONE) {
@@ -235,7 +235,7 @@ static void emit_probe(T *t, const TInsn *i, HostMem *m, int32_t adjust, unsigne
     c->site = a_jcc_forward(a, CC_A);
     if (uses_t0 && is_just_loaded(t, i, m)) {
         a_mov_load(a, T0,
-                   i->insn.base == X86_REG_RIP ? AREA(page_va)
+                   i->insn.base == X86_REG_RIP ? HOT(page_va)
                    : m->base == T0             ? REG(i->insn.base)
                                                : REG(i->insn.index));
     } else if (uses_t0) {
@@ -264,7 +264,7 @@ static HostMem with_delta(T *t, HostMem m)
 void block_window_delta(T *t, unsigned address, unsigned scratch, unsigned to)
 {
     Asm *a = &t->a;
-    HostMem m = AREA(windows);
+    HostMem m = HOT(windows);
 
     a_rorx(a, scratch, address, WINDOW_SHIFT);
     a_op_reg(a, false, 0x0fb6, to,
@@ -296,14 +296,20 @@ static HostMem window_operand(T *t, TInsn *i, Group *g)
     block_t1_release(t);
     if (m.base < 0 && (m.index < 0 || i->narrow)) {
         a_mov_load(a, T1,
-                   mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, windows) +
+                   mem_cpu(offsetof(X86Cpu, jit_hot) + offsetof(JitHot, windows) +
                            8u * ((uint64_t)(int64_t)m.disp >> WINDOW_SHIFT & (WINDOW_SLOTS - 1))));
     } else {
         if (m.index >= 0 && !i->narrow) {
             a_lea(a, T0, m);
             m = mem_base(T0, 0);
         }
-        block_window_delta(t, (unsigned)m.base, mem_uses(&m, T0) ? T1 : T0, T1);
+        /* By all of the bits above 40: where the address is not canonical, this faults behind the table,
+         * before the instruction has done anything. */
+        HostMem delta = HOT(windows);
+        a_shrx(a, T1, (unsigned)m.base, BASE);
+        delta.index = T1;
+        delta.scale = 3;
+        a_mov_load(a, T1, delta);
     }
     if (g && !t->careful && g->count > 1) {
         g->checked = true;
@@ -343,7 +349,7 @@ void block_stack_check(T *t, const TInsn *i, Access *access, HostMem m)
     uint8_t *retry = a->p;
     m.disp += adjust;
     a_lea(a, T0, m);
-    a_op_mem(a, true, 0x2b, T0, AREA(stack_lo));
+    a_op_mem(a, true, 0x2b, T0, HOT(stack_lo));
     a_alu_imm(a, true, 7, T0, (int32_t)(4096 - span));
     Cold *c = block_probe_cold(t, i, retry, span, true, true);
     c->m = m;

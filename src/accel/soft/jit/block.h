@@ -22,6 +22,7 @@
 
 #define CPU(field)  mem_cpu(offsetof(X86Cpu, field))
 #define AREA(field) mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, field))
+#define HOT(field)  mem_cpu(offsetof(X86Cpu, jit_hot) + offsetof(JitHot, field))
 #define REG(n)      mem_cpu(offsetof(X86Cpu, regs) + 8u * (unsigned)(n))
 
 G_STATIC_ASSERT(offsetof(TlbEntry, tag) == 0 && offsetof(TlbEntry, addend) == 24 && sizeof(TlbEntry) == 32);
@@ -124,9 +125,11 @@ typedef struct T {
     /* At t0_at, and nowhere else, T0 holds the guest's register t0_guest. */
     const uint8_t *t0_at;
     int t0_guest;
-    int t1_group;   /* whose delta T1 holds; -1 */
-    int16_t rsp;    /* what is yet to be added to the guest's rsp, with windows */
-    bool touched;   /* the stack was accessed, with windows */
+    int t1_group;  /* whose delta T1 holds; -1 */
+    int16_t rsp;   /* what is yet to be added to the guest's rsp, with windows */
+    bool touched;  /* the stack was accessed, with windows */
+    unsigned fars; /* JitFar's that it has taken of its region's */
+    bool no_far;
     bool fpu;       /* the block uses vector or x87 registers */
     bool too_many;  /* out-of-line parts: fewer instructions would do */
     bool check;     /* the block checks itself */

@@ -27,14 +27,13 @@
 /* How much code memory the host makes at a time. */
 #define READY_STEP ((size_t)256 << 10)
 /* See jit_checked_in_vain. */
-#define VAIN_MAX    1024 /* within VAIN_CYCLES: a few per cent of the time */
+#define VAIN_MAX    (1024 / JIT_VAIN_STEP) /* within VAIN_CYCLES: a few per cent of the time */
 #define VAIN_CYCLES (UINT64_C(1) << 24)
 #define SPLIT_MAX   4096
 
-/* Memory of zeros, in large pages where the host has them; never fails. */
-static void *map_zeros(size_t size)
+/* Memory of zeros, in large pages where it is that large and the host has them; never fails. */
+static void *map_zeros(size_t size, size_t align)
 {
-    size_t align = size >= HUGE_PAGE ? HUGE_PAGE : 4096;
     uint8_t *p = mmap(NULL, size + align, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) {
         g_error("out of memory for what belongs to translated code");
@@ -54,7 +53,8 @@ static JitHash *hash_new(unsigned bits)
 {
     JitHash *hash = g_new0(JitHash, 1);
     hash->bits = bits;
-    hash->entries = map_zeros(sizeof(JitHashEntry) << bits);
+    hash->entries =
+        map_zeros(sizeof(JitHashEntry) << bits, sizeof(JitHashEntry) << bits >= HUGE_PAGE ? HUGE_PAGE : 4096);
     return hash;
 }
 
@@ -76,6 +76,29 @@ static void hash_free_list(JitHash *first)
 static void chunk_free(void *chunk)
 {
     munmap(chunk, ARENA_CHUNK);
+}
+
+/* A file of JIT_FARS_REGION times the address. -1: error is set. */
+static int far_file(const uint8_t *address, GError **error)
+{
+    size_t size = JIT_FARS_REGION * sizeof(address);
+    int fd = memfd_create("rhea-far", MFD_CLOEXEC);
+
+    if (fd >= 0 && ftruncate(fd, (off_t)size) == 0) {
+        const uint8_t **p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        if (p != MAP_FAILED) {
+            for (unsigned i = 0; i < JIT_FARS_REGION; i++) {
+                p[i] = address;
+            }
+            munmap(p, size);
+            return fd;
+        }
+    }
+    error_set_errno(error, errno, "Cannot make memory for what belongs to translated code");
+    if (fd >= 0) {
+        close(fd);
+    }
+    return -1;
 }
 
 Jit *jit_new(size_t size, GError **error)
@@ -121,10 +144,21 @@ Jit *jit_new(size_t size, GError **error)
         r->blocks = g_ptr_array_new();
         r->arena.chunks = g_ptr_array_new_with_free_func(chunk_free);
     }
+    jit->fars = g_malloc0(JIT_FARS * sizeof(JitFar)); /* whose pages the host makes as they are used */
+    jit->far_fd = far_file(jit_rx(jit, jit->thunks.far), error);
+    if (jit->far_fd < 0) {
+        jit_range_remove(rx);
+        munmap(rw, size);
+        munmap(rx, size);
+        g_free(jit->fars);
+        g_free(jit);
+        return NULL;
+    }
     pthread_mutex_init(&jit->lock, NULL);
     jit->hash = hash_new(HASH_BITS);
     jit->pages = g_hash_table_new_full(NULL, NULL, NULL, g_free);
     jit->pages_limit = PAGES_LIMIT;
+    jit->often = g_ptr_array_new();
     jit->vcpus = g_ptr_array_new();
     jit->split = g_hash_table_new(NULL, NULL);
     jit->scattered = g_hash_table_new(NULL, NULL);
@@ -148,7 +182,7 @@ void *jit_alloc(Jit *jit, size_t size, bool align64)
 
     if (!arena->p || p + size > (uintptr_t)arena->end) {
         if (arena->next == arena->chunks->len) {
-            g_ptr_array_add(arena->chunks, map_zeros(ARENA_CHUNK));
+            g_ptr_array_add(arena->chunks, map_zeros(ARENA_CHUNK, HUGE_PAGE));
         }
         uint8_t *chunk = arena->chunks->pdata[arena->next++];
         p = (uintptr_t)chunk;
@@ -180,11 +214,14 @@ void jit_free(Jit *jit)
     }
     munmap(jit->rw, jit->size);
     munmap(jit->rw + jit->rx_delta, jit->size);
+    close(jit->far_fd);
+    g_free(jit->fars);
     hash_free_list(jit->hash);
     for (unsigned i = 0; i < JIT_REGIONS; i++) {
         hash_free_list(jit->regions[i].old_hashes);
     }
     g_hash_table_unref(jit->pages);
+    g_ptr_array_unref(jit->often);
     g_ptr_array_unref(jit->vcpus);
     g_hash_table_unref(jit->split);
     g_hash_table_unref(jit->scattered);
@@ -373,7 +410,8 @@ static void unlink_outgoing(JitBlock *b)
     }
 }
 
-/* The first instruction of ibtc_entry is seven bytes long and lies in an aligned eight: it becomes a jump. */
+/* The first instruction of ibtc_entry is seven bytes long and lies in an aligned eight: it becomes a jump. So
+ * does that of mem_poll_entry, the last five bytes of the next eight: that is where far jumps lead. */
 static void patch_entry(Jit *jit, JitBlock *b)
 {
     uint64_t word;
@@ -385,6 +423,12 @@ static void patch_entry(Jit *jit, JitBlock *b)
     memcpy(bytes + 1, &d, 4);
     memcpy(&word, bytes, 8);
     __atomic_store_n((uint64_t *)(void *)b->code, word, __ATOMIC_RELEASE);
+    d = (int32_t)(b->gone - (b->code + 16));
+    memcpy(bytes, b->code + 8, 8);
+    bytes[3] = 0xe9;
+    memcpy(bytes + 4, &d, 4);
+    memcpy(&word, bytes, 8);
+    __atomic_store_n((uint64_t *)(void *)(b->code + 8), word, __ATOMIC_RELEASE);
 }
 
 /* ---- pages ---- */
@@ -406,6 +450,8 @@ static bool code_page_now(const X86Cpu *cpu, uint64_t linear, const uint8_t **ho
 #define OFTEN_COUNT     6
 #define OFTEN_WINDOW_NS (100 * INT64_C(1000000))
 #define OFTEN_KEEP_NS   (2000 * INT64_C(1000000))
+#define OFTEN_RELAPSES  5 /* twice as long each time */
+#define REVIEW_NS       (250 * INT64_C(1000000))
 
 static int64_t now_ns(void)
 {
@@ -418,7 +464,8 @@ static gboolean page_is_idle(gpointer key, gpointer value, gpointer user_data)
 {
     const JitPage *page = value;
     (void)key;
-    return !page->blocks && !page->has_split && !page->has_scattered && !page->has_varying &&
+    return !page->blocks && !page->checking && !page->often && !page->aliased && !page->has_split &&
+           !page->has_scattered && !page->has_varying &&
            *(int64_t *)user_data - page->since_ns > OFTEN_KEEP_NS;
 }
 
@@ -444,19 +491,27 @@ static JitPage *page_get(Jit *jit, const uint8_t *host)
     return page;
 }
 
-static void page_add(JitPage *page, JitBlock *b, unsigned which)
+static JitBlock **page_list(JitPage *page, const JitBlock *b)
 {
-    JitBlock *first = page->blocks;
+    return b->checks_itself ? &page->checking : &page->blocks;
+}
+
+static void page_add(Jit *jit, JitPage *page, JitBlock *b, unsigned which)
+{
+    JitBlock **list = page_list(page, b), *first = *list;
+    if (!first && !b->checks_itself) {
+        code_pages_count(&jit->code_pages, page->host, 1);
+    }
     b->of_page[which].page = page;
     b->of_page[which].next = first;
     b->of_page[which].previous = NULL;
     if (first) {
         first->of_page[first->page != page->host].previous = b;
     }
-    page->blocks = b;
+    *list = b;
 }
 
-static void page_remove(JitBlock *b)
+static void page_remove(Jit *jit, JitBlock *b)
 {
     for (unsigned which = 0; which < 2; which++) {
         JitPage *page = b->of_page[which].page;
@@ -470,37 +525,13 @@ static void page_remove(JitBlock *b)
         if (previous) {
             previous->of_page[previous->page != page->host].next = next;
         } else {
-            page->blocks = next;
+            *page_list(page, b) = next;
+            if (!next && !b->checks_itself) {
+                code_pages_count(&jit->code_pages, page->host, -1);
+            }
         }
         b->of_page[which].page = NULL;
     }
-}
-
-static void count_write(JitPage *page)
-{
-    int64_t now = now_ns();
-    if (now - page->since_ns > OFTEN_WINDOW_NS) {
-        page->since_ns = now;
-        page->writes = 0;
-    }
-    if (++page->writes >= OFTEN_COUNT) {
-        page->often = true;
-        page->since_ns = now;
-    }
-}
-
-/* Whether blocks of the page are to check themselves. The lock is held. */
-static bool written_often(JitPage *page)
-{
-    if (!page->often) {
-        return false;
-    }
-    if (now_ns() - page->since_ns > OFTEN_KEEP_NS) {
-        page->often = false;
-        page->writes = 0;
-        return false;
-    }
-    return true;
 }
 
 /* Invariant 6. */
@@ -511,11 +542,75 @@ static void block_make_stale(Jit *jit, JitBlock *b)
     }
     b->stale = true;
     hash_remove(jit, b);
-    page_remove(b);
+    page_remove(jit, b);
     unlink_incoming(b);
     unlink_outgoing(b);
     patch_entry(jit, b);
     jit->stale_count++;
+}
+
+/* Writes to a page are frequent from now on, or no more. */
+static void set_often(Jit *jit, JitPage *page, bool often)
+{
+    page->often = often;
+    if (often) {
+        g_ptr_array_add(jit->often, page);
+    } else {
+        g_ptr_array_remove_fast(jit->often, page);
+    }
+    __atomic_store_n(&jit->often_count, jit->often->len, __ATOMIC_RELAXED);
+}
+
+static void count_write(Jit *jit, JitPage *page)
+{
+    int64_t now = now_ns();
+    if (now - page->since_ns > OFTEN_WINDOW_NS) {
+        page->since_ns = now;
+        page->writes = 0;
+    }
+    if (++page->writes >= OFTEN_COUNT) {
+        if (!page->often) {
+            set_often(jit, page, true);
+        }
+        page->since_ns = now;
+    }
+}
+
+/* Whether blocks of the page are to check themselves. When that is over, those that do are made anew. The
+ * lock is held. */
+static bool written_often(Jit *jit, JitPage *page)
+{
+    if (!page->often) {
+        return false;
+    }
+    if (now_ns() - page->since_ns <= OFTEN_KEEP_NS << page->relapses) {
+        return true;
+    }
+    page->writes = 0;
+    page->relapses += page->relapses < OFTEN_RELAPSES;
+    set_often(jit, page, false);
+    while (page->checking) {
+        block_make_stale(jit, page->checking);
+    }
+    return false;
+}
+
+void jit_review_pages(Jit *jit, X86Cpu *cpu)
+{
+    if (!__atomic_load_n(&jit->often_count, __ATOMIC_RELAXED)) {
+        return;
+    }
+    int64_t now = now_ns();
+    if (now - __atomic_load_n(&jit->reviewed_ns, __ATOMIC_RELAXED) < REVIEW_NS) {
+        return;
+    }
+    x86_fpu_leave(cpu);
+    pthread_mutex_lock(&jit->lock);
+    __atomic_store_n(&jit->reviewed_ns, now, __ATOMIC_RELAXED);
+    for (guint i = jit->often->len; i-- > 0;) {
+        written_often(jit, jit->often->pdata[i]);
+    }
+    pthread_mutex_unlock(&jit->lock);
 }
 
 static void page_invalidate(Jit *jit, const uint8_t *host_page)
@@ -527,7 +622,18 @@ static void page_invalidate(Jit *jit, const uint8_t *host_page)
     while (page->blocks) {
         block_make_stale(jit, page->blocks);
     }
-    count_write(page);
+    count_write(jit, page);
+}
+
+void jit_page_aliased(Jit *jit, const uint8_t *host_page)
+{
+    pthread_mutex_lock(&jit->lock);
+    JitPage *page = page_get(jit, host_page);
+    page->aliased = true;
+    while (page->blocks) {
+        block_make_stale(jit, page->blocks);
+    }
+    pthread_mutex_unlock(&jit->lock);
 }
 
 void jit_block_changed(Jit *jit, JitBlock *block)
@@ -588,6 +694,9 @@ void jit_sample(Jit *jit, X86Cpu *cpu)
 
 void jit_page_written(Jit *jit, const uint8_t *host_page)
 {
+    if (!code_pages_has(&jit->code_pages, host_page)) {
+        return; /* what is being made of it now will be looked at once more */
+    }
     pthread_mutex_lock(&jit->lock);
     page_invalidate(jit, host_page);
     pthread_mutex_unlock(&jit->lock);
@@ -638,21 +747,78 @@ static bool region_is_free(Jit *jit, const JitRegion *r, const JitVcpu *own)
     return true;
 }
 
+void jit_table_far_clear(JitVcpu *v, unsigned i)
+{
+    const uint8_t **far = v->tables[i].far, *unknown = jit_rx(v->jit, v->jit->thunks.far);
+    unsigned count = v->tables[i].far_count;
+
+    if (count > JIT_FILLS) {
+        madvise(far, JIT_FARS * sizeof(uint8_t *), MADV_DONTNEED);
+    } else {
+        for (unsigned n = 0; n < count; n++) {
+            far[v->tables[i].far_fills[n]] = unknown;
+        }
+    }
+    v->tables[i].far_count = 0;
+    v->tables[i].seen_count = 0;
+    if (++v->tables[i].turn == 4096) {
+        memset(v->tables[i].seen, 0, sizeof(JitSeen) * JIT_SEEN);
+        v->tables[i].turn = 1;
+    }
+}
+
 void jit_table_clear(JitVcpu *v, unsigned i)
 {
-    IbtcEntry *entries = v->tables[i].entries;
+    IbtcTable *table = v->tables[i].entries;
     unsigned count = v->tables[i].fill_count;
 
     if (count > JIT_FILLS) {
-        memset(entries, 0, sizeof(IbtcEntry) * JIT_IBTC_SIZE);
+        memset(table->va, 0, sizeof(table->va));
     } else {
         for (unsigned n = 0; n < count; n++) {
             unsigned slot = v->tables[i].fills[n];
-            entries[slot] = entries[slot ^ 1] = (IbtcEntry){ 0 };
+            table->va[slot] = table->va[slot ^ 1] = 0;
         }
     }
-    jit_table_init(entries);
+    jit_table_init(table);
     v->tables[i].fill_count = 0;
+    jit_table_far_clear(v, i);
+}
+
+/* All of them lead to thunks.far, whose address fills the file. */
+static const uint8_t **far_table(const Jit *jit)
+{
+    size_t part = JIT_FARS_REGION * sizeof(uint8_t *);
+    uint8_t *p =
+        mmap(NULL, part * JIT_REGIONS, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    bool ok = p != MAP_FAILED;
+    for (unsigned i = 0; ok && i < JIT_REGIONS; i++) {
+        ok = mmap(p + i * part, part, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, jit->far_fd, 0) !=
+             MAP_FAILED;
+    }
+    if (!ok) {
+        g_error("out of memory for what belongs to translated code");
+    }
+    return (const uint8_t **)(void *)p;
+}
+
+void jit_table_new(JitVcpu *v, unsigned i)
+{
+    v->tables[i].entries = map_zeros(sizeof(IbtcTable), JIT_IBTC_ALIGN);
+    jit_table_init(v->tables[i].entries);
+    v->tables[i].fill_count = 0;
+    v->tables[i].far = far_table(v->jit);
+    v->tables[i].far_count = 0;
+    v->tables[i].seen = map_zeros(sizeof(JitSeen) * JIT_SEEN, 4096);
+    v->tables[i].seen_count = 0;
+    v->tables[i].turn = 1;
+}
+
+void jit_table_free(JitVcpu *v, unsigned i)
+{
+    munmap(v->tables[i].entries, sizeof(IbtcTable));
+    munmap(v->tables[i].far, JIT_FARS * sizeof(uint8_t *));
+    munmap(v->tables[i].seen, sizeof(JitSeen) * JIT_SEEN);
 }
 
 void jit_tables_drop(JitVcpu *v)
@@ -703,6 +869,7 @@ static void region_next(Jit *jit, JitVcpu *v)
         arena_empty(&r->arena);
         r->used = r->start;
         r->cold_used = r->cold_start;
+        r->fars = 0;
         hash_free_list(r->old_hashes);
         r->old_hashes = NULL;
     }
@@ -794,12 +961,12 @@ static JitBlock *translate(X86Cpu *cpu, JitVcpu *v, const CodePage *page, const 
         pages_trim(jit);
         JitPage *first_page = page_get(jit, page->host);
         JitPage *second_page = second ? page_get(jit, second->host) : NULL;
-        check = written_often(first_page) || (second && written_often(second_page));
+        check = written_often(jit, first_page) || (second && written_often(jit, second_page));
         if (!check && !protected) {
             /* Where that is not so already the lock must not be held: it waits for others. */
             protected = true;
             if (!still_protected(page) || (second && !still_protected(second)) ||
-                interp_protect_pending(cpu)) {
+                interp_protect_pending(cpu, page) || (second && interp_protect_pending(cpu, second))) {
                 pthread_mutex_unlock(&jit->lock);
                 interp_page_protect(cpu, page);
                 if (second) {
@@ -827,11 +994,11 @@ static JitBlock *translate(X86Cpu *cpu, JitVcpu *v, const CodePage *page, const 
         }
         g_ptr_array_add(jit->regions[jit->current].blocks, b);
         hash_add(jit, b);
+        page_add(jit, first_page, b, 0);
+        if (second && second_page != first_page) {
+            page_add(jit, second_page, b, 1);
+        }
         if (!check) {
-            page_add(first_page, b, 0);
-            if (second && second_page != first_page) {
-                page_add(second_page, b, 1);
-            }
             if (!still_protected(page) || (second && !still_protected(second))) {
                 /* Written while it was read: whoever wrote did not find it. */
                 block_make_stale(jit, b);
@@ -856,6 +1023,32 @@ JitBlock *jit_find_now(X86Cpu *cpu, const Jit *jit, uint32_t key)
         second = NULL;
     }
     return hash_find(jit, page, offset, key, second);
+}
+
+const JitBlock *jit_far_now(X86Cpu *cpu, const Jit *jit, const JitFar *far, uint32_t key)
+{
+    uint64_t epoch = __atomic_load_n(&jit->epoch, __ATOMIC_SEQ_CST) + 1;
+    const uint8_t *page;
+
+    if (__atomic_load_n(&far->epoch, __ATOMIC_ACQUIRE) != epoch || !code_page_now(cpu, cpu->rip, &page)) {
+        return NULL;
+    }
+    const JitBlock *to = __atomic_load_n(&far->to, __ATOMIC_ACQUIRE);
+    /* Where another vCPU has noted something meanwhile, `to` may be of another epoch. */
+    if (__atomic_load_n(&far->epoch, __ATOMIC_SEQ_CST) != epoch || to->page != page || to->key != key ||
+        to->stale || to->second) {
+        return NULL;
+    }
+    return to;
+}
+
+void jit_far_note(const Jit *jit, JitFar *far, const JitBlock *to)
+{
+    uint64_t epoch = __atomic_load_n(&jit->epoch, __ATOMIC_SEQ_CST) + 1;
+
+    __atomic_store_n(&far->epoch, 0, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&far->to, to, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&far->epoch, epoch, __ATOMIC_SEQ_CST);
 }
 
 const uint8_t *jit_code_at(X86Cpu *cpu)

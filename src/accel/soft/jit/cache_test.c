@@ -173,6 +173,25 @@ static void test_written(Rig *r, gconstpointer data)
     put_value(r, CODE + 4096, 7);
     g_assert_cmpuint(run(r, CODE + 4096), ==, 7);
     g_assert_false(block_at(r, CODE + 4096)->checks_itself);
+    /* Some seconds later that is over, and writes are heard of again. */
+    JitPage *page = g_hash_table_lookup(r->jit->pages, block_at(r, CODE)->page);
+    g_assert_true(page->often);
+    g_assert_cmpuint(r->jit->often_count, ==, 1);
+    jit_review_pages(r->jit, r->cpu);
+    g_assert_true(block_at(r, CODE)->checks_itself);
+    page->since_ns -= 3 * INT64_C(1000000000);
+    r->jit->reviewed_ns = 0;
+    jit_review_pages(r->jit, r->cpu);
+    g_assert_false(page->often);
+    g_assert_cmpuint(r->jit->often_count, ==, 0);
+    g_assert_null(block_at(r, CODE));
+    g_assert_cmpuint(run(r, CODE), ==, 40);
+    g_assert_false(block_at(r, CODE)->checks_itself);
+    put_value(r, CODE, 41);
+    g_assert_null(block_at(r, CODE));
+    g_assert_cmpuint(run(r, CODE), ==, 41);
+    put_value(r, CODE, 40);
+    g_assert_cmpuint(run(r, CODE), ==, 40);
     uint64_t stale = r->jit->stale_count;
     jit_drop_all(r->jit);
     g_assert_cmpuint(r->jit->stale_count, >, stale);

@@ -255,6 +255,18 @@ static inline void a_rorx(Asm *a, unsigned to, unsigned from, unsigned count)
     a_end(a, p);
 }
 
+/* to = from >> count, a register (its low six bits); BMI2. Leaves the flags alone. */
+static inline void a_shrx(Asm *a, unsigned to, unsigned from, unsigned count)
+{
+    uint8_t spare[A_INSN], *p = a_begin(a, spare);
+    *p++ = 0xc4;
+    *p++ = (uint8_t)((to > 7 ? 0 : 0x80u) | 0x40 | (from > 7 ? 0 : 0x20u) | 2);
+    *p++ = (uint8_t)(0x80 | (~count & 15) << 3 | 3);
+    *p++ = 0xf7;
+    *p++ = (uint8_t)(0xc0 | (to & 7) << 3 | (from & 7));
+    a_end(a, p);
+}
+
 /* Jumps and calls; target: an address in the same mapping as a->p. */
 static inline void a_rel32(Asm *a, const uint8_t *target)
 {

@@ -28,7 +28,7 @@ static uint32_t current_key(X86Cpu *cpu)
 
 static uint64_t window_delta(X86Cpu *cpu, uint64_t linear)
 {
-    return jit_area(cpu)->windows[linear >> WINDOW_SHIFT & (WINDOW_SLOTS - 1)];
+    return jit_hot(cpu)->windows[linear >> WINDOW_SHIFT & (WINDOW_SLOTS - 1)];
 }
 
 static bool translatable(const X86Cpu *cpu)
@@ -56,9 +56,7 @@ static unsigned table_for(JitVcpu *v, uint32_t key, unsigned context)
         i = oldest;
         jit_table_clear(v, i);
     } else {
-        v->tables[i].entries = g_aligned_alloc0(JIT_IBTC_SIZE, sizeof(IbtcEntry), 64);
-        jit_table_init(v->tables[i].entries);
-        v->tables[i].fill_count = 0;
+        jit_table_new(v, i);
         v->table_count++;
     }
     v->tables[i].key = key;
@@ -91,7 +89,8 @@ static void code_mapping_changed(X86Cpu *cpu, unsigned context, uint64_t linear,
     x86_fpu_leave(cpu);
     for (unsigned i = 0; i < v->table_count; i++) {
         unsigned c = v->tables[i].context;
-        if (context != MMU_CONTEXT_ALL && c != MMU_CONTEXT_ALL && c != context) {
+        /* Tables of MMU_CONTEXT_ALL are of supervisors. */
+        if (context != MMU_CONTEXT_ALL && c != (context == MMU_CONTEXT_KERNEL ? MMU_CONTEXT_ALL : context)) {
             continue;
         }
         jit_table_clear(v, i);
@@ -100,13 +99,48 @@ static void code_mapping_changed(X86Cpu *cpu, unsigned context, uint64_t linear,
     jit_returns_drop(cpu);
 }
 
-static void table_fill(JitVcpu *v, JitArea *area, uint64_t rip, const JitBlock *b)
+/* The page's code is about to run at an address (of the page). Far jumps from it go to one place in an
+ * address space, so that it may be run at no other one. false: it is, and its blocks are stale now. */
+static bool page_seen(JitVcpu *v, X86Cpu *cpu, const uint8_t *page, uint64_t va)
 {
-    unsigned slot = jit_ibtc_slot(rip), n = v->tables[area->table].fill_count;
-    if (area->ibtc[slot].va != rip) {
-        area->ibtc[slot ^ 1] = area->ibtc[slot]; /* what was there is found there from now on */
+    unsigned table = jit_area(cpu)->table;
+    uint64_t turn = v->tables[table].turn;
+    JitSeen *seen = v->tables[table].seen;
+    unsigned n = (unsigned)((uintptr_t)page >> 12) % JIT_SEEN;
+
+    for (; (seen[n].va & 4095) == turn; n = (n + 1) % JIT_SEEN) {
+        if (seen[n].page == page) {
+            if (G_LIKELY((seen[n].va ^ va) < 4096)) {
+                return true;
+            }
+            x86_fpu_leave(cpu);
+            jit_page_aliased(v->jit, page);
+            return false;
+        }
     }
-    area->ibtc[slot] = (IbtcEntry){ .va = rip, .code = b->ibtc_entry };
+    if (++v->tables[table].seen_count > JIT_SEEN_MAX) {
+        /* No more is known of those pages: nor may far jumps be from them. */
+        x86_fpu_leave(cpu);
+        jit_table_far_clear(v, table);
+        return page_seen(v, cpu, page, va);
+    }
+    seen[n] = (JitSeen){ .page = page, .va = va | turn };
+    return true;
+}
+
+static void table_fill(JitVcpu *v, X86Cpu *cpu, uint64_t rip, const JitBlock *b)
+{
+    const JitArea *area = jit_area(cpu);
+    IbtcTable *table = v->tables[area->table].entries;
+    unsigned slot = jit_ibtc_slot(rip), n = v->tables[area->table].fill_count;
+
+    page_seen(v, cpu, b->page, rip & PAGE_MASK_4K);
+    if (table->va[slot] != rip) { /* what was there is found there from now on */
+        table->va[slot ^ 1] = table->va[slot];
+        table->code[slot ^ 1] = table->code[slot];
+    }
+    table->va[slot] = rip;
+    table->code[slot] = b->ibtc_entry;
     if (n < JIT_FILLS) {
         v->tables[area->table].fills[n] = (uint16_t)slot;
     }
@@ -123,6 +157,7 @@ static void sites_check(X86Cpu *cpu)
     }
     area->drops = cpu->mmu->drops;
     if (area->sites_used) {
+        mmu_note_replaced(cpu->mmu); /* what they led to may be in use until the next boundary */
         for (unsigned k = 0; k < 2; k++) {
             for (unsigned n = 0; n < G_N_ELEMENTS(cpu->jit_sites[k]); n++) {
                 cpu->jit_sites[k][n].tag = JIT_NO_STACK;
@@ -133,17 +168,45 @@ static void sites_check(X86Cpu *cpu)
     }
 }
 
+/* Whether a place or a window of this vCPU leads writes there. [any thread] */
+static bool may_write(const X86Cpu *cpu, const uint8_t *low, const uint8_t *high)
+{
+    const JitVcpu *v = jit_vcpu((X86Cpu *)cpu);
+
+    if (v->jit->lockstep || (v->windows && windows_may_write(v->windows, low, high))) {
+        return true;
+    }
+    if (!__atomic_load_n(&jit_area((X86Cpu *)cpu)->sites_used, __ATOMIC_SEQ_CST)) {
+        return false;
+    }
+    for (unsigned k = 0; k < 2; k++) {
+        for (unsigned n = 1; n < G_N_ELEMENTS(cpu->jit_sites[k]); n += 2) {
+            /* What is between two values is being filled from a TLB entry that was there when the TLB was
+             * looked at, or is checked against the dirty bits. */
+            uint64_t tag = __atomic_load_n(&cpu->jit_sites[k][n].tag, __ATOMIC_ACQUIRE);
+            const uint8_t *host =
+                (const uint8_t *)(uintptr_t)(tag +
+                                             __atomic_load_n(&cpu->jit_sites[k][n].delta, __ATOMIC_ACQUIRE));
+            if (tag != JIT_NO_STACK && host + 4096 > low && host < high) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
 static void stack_slot_check(X86Cpu *cpu)
 {
     JitArea *area = jit_area(cpu);
+    JitHot *hot = jit_hot(cpu);
     if (area->windowed) {
-        area->stack_delta = window_delta(cpu, cpu->regs[R_RSP]);
+        hot->stack_delta = window_delta(cpu, cpu->regs[R_RSP]);
         return;
     }
     sites_check(cpu);
-    const TlbEntry *e = mmu_entry_now(cpu, area->stack_lo);
-    if (e->tag[MMU_WRITE] != area->stack_lo || (uint64_t)e->addend != area->stack_delta) {
-        area->stack_lo = JIT_NO_STACK;
+    const TlbEntry *e = mmu_entry_now(cpu, hot->stack_lo);
+    if (e->tag[MMU_WRITE] != hot->stack_lo || (uint64_t)e->addend != hot->stack_delta) {
+        hot->stack_lo = JIT_NO_STACK;
     }
 }
 
@@ -158,6 +221,7 @@ void jit_epoch_check(X86Cpu *cpu, JitVcpu *v)
 void jit_area_refresh(X86Cpu *cpu, JitVcpu *v)
 {
     JitArea *area = jit_area(cpu);
+    JitHot *hot = jit_hot(cpu);
     uint32_t key = current_key(cpu);
     unsigned context = key_context(cpu);
 
@@ -169,18 +233,19 @@ void jit_area_refresh(X86Cpu *cpu, JitVcpu *v)
         if (area->windowed != !!(key & KEY_WINDOW)) {
             area->windowed = key & KEY_WINDOW;
             if (area->windowed) {
-                area->kernel_lo = area->stack_lo;
-                area->kernel_delta = area->stack_delta;
-                area->stack_lo = JIT_NO_STACK;
+                area->kernel_lo = hot->stack_lo;
+                area->kernel_delta = hot->stack_delta;
+                hot->stack_lo = JIT_NO_STACK;
             } else {
-                area->stack_lo = area->kernel_lo;
-                area->stack_delta = area->kernel_delta;
+                hot->stack_lo = area->kernel_lo;
+                hot->stack_delta = area->kernel_delta;
             }
         }
         area->key = key;
         area->context = context;
         area->table = table_for(v, key, context);
-        area->ibtc = v->tables[area->table].entries;
+        hot->ibtc = (uint64_t)(uintptr_t)v->tables[area->table].entries >> 3;
+        hot->far = v->tables[area->table].far;
     }
     stack_slot_check(cpu);
     if (G_UNLIKELY(cpu->mmu->replaced)) {
@@ -194,7 +259,7 @@ void jit_area_refresh(X86Cpu *cpu, JitVcpu *v)
 int jit_refill(X86Cpu *cpu, uint64_t linear, const JitRefill *meta)
 {
     JitVcpu *v = jit_vcpu(cpu);
-    JitArea *area = jit_area(cpu);
+    JitHot *hot = jit_hot(cpu);
     MmuAccess access = meta->write ? MMU_WRITE : MMU_READ;
     uint64_t page = linear & PAGE_MASK_4K;
     const TlbEntry *e = mmu_entry_now(cpu, linear);
@@ -202,7 +267,7 @@ int jit_refill(X86Cpu *cpu, uint64_t linear, const JitRefill *meta)
     v->refills++;
     if (linear - page > meta->limit) {
         v->refill_failures++;
-        if (!(meta->flags & JIT_REFILL_CAREFUL)) {
+        if (!(meta->flags & JIT_REFILL_CAREFUL) && v->refill_failures % JIT_VAIN_STEP == 0) {
             jit_checked_in_vain(v->jit, cpu, meta);
         }
         return 1;
@@ -212,8 +277,8 @@ int jit_refill(X86Cpu *cpu, uint64_t linear, const JitRefill *meta)
         return 1;
     }
     if (meta->flags & JIT_REFILL_STACK) {
-        area->stack_lo = page;
-        area->stack_delta = (uint64_t)e->addend;
+        hot->stack_lo = page;
+        hot->stack_delta = (uint64_t)e->addend;
     } else {
         stack_slot_check(cpu);
     }
@@ -223,7 +288,7 @@ int jit_refill(X86Cpu *cpu, uint64_t linear, const JitRefill *meta)
 /* Executes one instruction by the interpreter's handler. 0: the block goes on behind it. */
 int jit_callout(X86Cpu *cpu, JitCallout *callout)
 {
-    uint64_t rip = jit_area(cpu)->page_va + callout->offset;
+    uint64_t rip = jit_hot(cpu)->page_va + callout->offset;
 
     cpu->rip = rip;
     cpu->current_op = NULL;
@@ -294,10 +359,10 @@ static const uint8_t *run_cold_here(X86Cpu *cpu, JitVcpu *v, Block *b)
     jit_area_refresh(cpu, v);
     unsigned slot = jit_ibtc_slot(cpu->rip);
     for (unsigned n = 0; n < 2; n++) {
-        const IbtcEntry *e = &area->ibtc[slot ^ n];
-        if (e->va == cpu->rip) {
+        const IbtcTable *table = v->tables[area->table].entries;
+        if (table->va[slot ^ n] == cpu->rip) {
             d->link_slot = NULL;
-            return e->code;
+            return table->code[slot ^ n];
         }
     }
     const JitBlock *found = d->link_slot ? NULL : jit_find_now(cpu, v->jit, area->key);
@@ -305,7 +370,7 @@ static const uint8_t *run_cold_here(X86Cpu *cpu, JitVcpu *v, Block *b)
         return NULL;
     }
     v->lookups++;
-    table_fill(v, area, cpu->rip, found);
+    table_fill(v, cpu, cpu->rip, found);
     d->link_slot = NULL;
     return found->ibtc_entry;
 }
@@ -317,31 +382,88 @@ static Block *cold_block_here(X86Cpu *cpu, const JitVcpu *v)
     return b && b->runs < JIT_COLD_RUNS ? b : NULL;
 }
 
-/* The code to go on with at cpu->rip, put into the look-up table; NULL: back to the loop. May raise. */
-const uint8_t *jit_lookup(X86Cpu *cpu)
+/* The code to go on with at cpu->rip; NULL: back to the loop. It is put into the look-up table, unless it was
+ * a far jump. *found: the block of that code, where nothing was run meanwhile. May raise. */
+static const uint8_t *lookup(X86Cpu *cpu, JitFar *far, const JitBlock **found)
 {
     JitVcpu *v = jit_vcpu(cpu);
     JitArea *area = jit_area(cpu);
+    JitHot *hot = jit_hot(cpu);
 
     area->exit_reason = JIT_EXIT_IBTC;
     if (!v->jit->chain || v->jit->stress || area->key != current_key(cpu) ||
         area->context != key_context(cpu)) {
         return NULL;
     }
-    Block *cold = cold_block_here(cpu, v);
-    if (cold) {
-        return run_cold_here(cpu, v, cold);
-    }
-    const JitBlock *b = jit_find_now(cpu, v->jit, area->key);
-    if (!b) {
-        return NULL;
-    }
     v->lookups++;
-    if (area->windowed) {
-        area->stack_delta = window_delta(cpu, cpu->regs[R_RSP]);
+    const JitBlock *b = far ? jit_far_now(cpu, v->jit, far, area->key) : NULL;
+    if (!b) {
+        b = jit_find_now(cpu, v->jit, area->key);
+        if (!b) {
+            Block *cold = cold_block_here(cpu, v);
+            return cold ? run_cold_here(cpu, v, cold) : NULL;
+        }
+        if (far) {
+            jit_far_note(v->jit, far, b);
+        }
     }
-    table_fill(v, area, cpu->rip, b);
+    if (area->windowed) {
+        hot->stack_delta = window_delta(cpu, cpu->regs[R_RSP]);
+    }
+    if (!far) {
+        table_fill(v, cpu, cpu->rip, b);
+    }
+    *found = b;
     return b->ibtc_entry;
+}
+
+const uint8_t *jit_lookup(X86Cpu *cpu)
+{
+    const JitBlock *found = NULL;
+    return lookup(cpu, NULL, &found);
+}
+
+/* A far jump that leads nowhere yet. May raise. */
+const uint8_t *jit_far(X86Cpu *cpu, uint64_t info)
+{
+    JitVcpu *v = jit_vcpu(cpu);
+    JitHot *hot = jit_hot(cpu);
+    unsigned number = (unsigned)(info >> 1) % JIT_FARS;
+    JitFar *far = &v->jit->fars[number];
+    const JitBlock *found = NULL;
+
+    if (far->in_reg) {
+        cpu->cc = jit_area(cpu)->far_cc;
+    }
+    cpu->rip = hot->page_va + (far->target & 4095);
+    uint64_t source = hot->page_va - (uint64_t)(int64_t)(far->target & ~4095);
+    const uint8_t *code = lookup(cpu, far, &found);
+    if (found && page_seen(v, cpu, found->page, hot->page_va) && page_seen(v, cpu, far->from->page, source)) {
+        unsigned table = jit_area(cpu)->table, n = v->tables[table].far_count;
+        hot->far[number] = far->in_reg ? found->reg_poll_entry : found->mem_poll_entry;
+        if (n < JIT_FILLS) {
+            v->tables[table].far_fills[n] = number;
+        }
+        v->tables[table].far_count += n <= JIT_FILLS;
+    }
+    return code;
+}
+
+/* A far jump that has led to a block that is stale is to look it up the next time. */
+static void far_gone(JitVcpu *v, X86Cpu *cpu, uint64_t info)
+{
+    const uint8_t *unknown = jit_rx(v->jit, v->jit->thunks.far);
+    JitHot *hot = jit_hot(cpu);
+
+    if ((info & 1) && info >> 1 < JIT_FARS && hot->far[info >> 1] != unknown) {
+        x86_fpu_leave(cpu);
+        pthread_mutex_lock(&v->jit->lock);
+        const JitBlock *b = jit_block_at(v->jit, hot->far[info >> 1]);
+        if (!b || b->stale) {
+            hot->far[info >> 1] = unknown;
+        }
+        pthread_mutex_unlock(&v->jit->lock);
+    }
 }
 
 /* A link that leads to no code yet: as jit_lookup does, or the loop finds its target. May raise. */
@@ -349,8 +471,9 @@ const uint8_t *jit_follow(X86Cpu *cpu, JitLink *link)
 {
     JitVcpu *v = jit_vcpu(cpu);
     JitArea *area = jit_area(cpu);
+    JitHot *hot = jit_hot(cpu);
 
-    cpu->rip = area->page_va + link->target;
+    cpu->rip = hot->page_va + link->target;
     Block *cold = link->careful ? NULL : cold_block_here(cpu, v);
     if (cold) {
         return run_cold_here(cpu, v, cold);
@@ -375,10 +498,11 @@ const uint8_t *jit_lookup_indirect(X86Cpu *cpu)
 void jit_indirect_branch(X86Cpu *cpu)
 {
     JitArea *area = jit_area(cpu);
+    JitHot *hot = jit_hot(cpu);
     uint64_t target = (uint64_t)(uintptr_t)area->exit_arg;
     unsigned extra = area->exit_info >> 14;
 
-    cpu->rip = area->page_va + (area->exit_info & 4095);
+    cpu->rip = hot->page_va + (area->exit_info & 4095);
     cpu->current_op = NULL;
     if (!x86_is_canonical(target)) {
         x86_raise_error(cpu, EXC_GP, 0);
@@ -540,6 +664,7 @@ static void run_loop(X86Cpu *cpu)
     JitVcpu *v = jit_vcpu(cpu);
     Jit *jit = v->jit;
     JitArea *area = jit_area(cpu);
+    JitHot *hot = jit_hot(cpu);
     bool first = true;
     JitLink *link = NULL;
     const JitCareful *way = NULL;    /* to a careful variant */
@@ -626,7 +751,7 @@ static void run_loop(X86Cpu *cpu)
             pthread_mutex_unlock(&jit->lock);
         }
         if (fill && !careful) {
-            table_fill(v, area, cpu->rip, b);
+            table_fill(v, cpu, cpu->rip, b);
         }
         if (G_UNLIKELY(jit->stress) && stress(cpu, v, b)) {
             return;
@@ -637,7 +762,10 @@ static void run_loop(X86Cpu *cpu)
         }
         link = NULL;
         fill = false;
-        area->page_va = cpu->rip & PAGE_MASK_4K;
+        hot->page_va = cpu->rip & PAGE_MASK_4K;
+        if (G_UNLIKELY(!page_seen(v, cpu, b->page, hot->page_va))) {
+            continue;
+        }
         ((Interp *)cpu->accel_data)->link_slot = NULL; /* what was interpreted before leads here */
         jit->thunks.enter(cpu, b->mem_entry);
         v->exits[area->exit_reason]++;
@@ -662,13 +790,15 @@ static void run_loop(X86Cpu *cpu)
             return;
         case JIT_EXIT_CAREFUL:
             way = area->exit_arg;
-            cpu->rip = area->page_va + (*way & 4095);
+            cpu->rip = hot->page_va + (*way & 4095);
             break;
         case JIT_EXIT_CHANGED:
             block_left(cpu, jit, area);
             break;
         case JIT_EXIT_POLL:
+            far_gone(v, cpu, (uint64_t)(uintptr_t)area->exit_arg);
             jit_sample(jit, cpu);
+            jit_review_pages(jit, cpu);
             if (v->windows && cpu->cpl == 3) {
                 x86_fpu_leave(cpu);
                 windows_sample(v->windows, false);
@@ -725,6 +855,7 @@ static bool recover(ucontext_t *uc)
                                         REG_RSI, REG_RDI, REG_R8,  REG_R9,  REG_R10, REG_R11,
                                         REG_R12, REG_R13, REG_R14, REG_R15 };
     JitArea *area = jit_area(cpu);
+    JitHot *hot = jit_hot(cpu);
     if (b->pcs[n].fast) {
         uint64_t value[16];
         for (unsigned r = 0; r < 16; r++) {
@@ -739,13 +870,13 @@ static bool recover(ucontext_t *uc)
                 g[host_gregs[jit_home[r]]] = (greg_t)value[r];
             }
         }
-        g[REG_R11] = (greg_t)area->stack_delta;
+        g[REG_R11] = (greg_t)hot->stack_delta;
     }
     g[REG_R15] += b->pcs[n].rsp;
     if (b->pcs[n].in_reg) {
         x86_set_arith(cpu, (uint32_t)g[REG_EFL] & FLAGS_ARITH);
     }
-    uint64_t rip = area->page_va + b->pcs[n].offset;
+    uint64_t rip = hot->page_va + b->pcs[n].offset;
     g[REG_R12] = (greg_t)rip;
     g[REG_RIP] = (greg_t)(uintptr_t)jit_rx(jit, jit->thunks.step);
     return true;
@@ -857,7 +988,8 @@ void jit_vcpu_init(Jit *jit, X86Cpu *cpu)
     install_handlers();
     v->cpu = cpu;
     v->jit = jit;
-    *area = (JitArea){ .stack_lo = JIT_NO_STACK, .returns_top = UINT64_MAX };
+    *area = (JitArea){ .returns_top = UINT64_MAX };
+    *jit_hot(cpu) = (JitHot){ .stack_lo = JIT_NO_STACK };
     area->returns_end = ((uint64_t)g_random_int() << 32 | g_random_int()) >> 2 | UINT64_C(1) << 62;
     for (unsigned k = 0; k < 2; k++) {
         for (unsigned n = 0; n < G_N_ELEMENTS(cpu->jit_sites[k]); n++) {
@@ -885,7 +1017,7 @@ void jit_vcpu_init(Jit *jit, X86Cpu *cpu)
     d->run_translated = run_translated;
     d->translated_left = translated_left;
     cpu->mmu->code_mapping_changed = code_mapping_changed;
-    __atomic_store_n(&cpu->mmu->copies, true, __ATOMIC_SEQ_CST);
+    mmu_copies_set(cpu, may_write);
 }
 
 void jit_vcpu_destroy(X86Cpu *cpu)
@@ -895,11 +1027,12 @@ void jit_vcpu_destroy(X86Cpu *cpu)
     if (!v) {
         return;
     }
+    mmu_copies_set(cpu, NULL);
     pthread_mutex_lock(&v->jit->lock);
     g_ptr_array_remove(v->jit->vcpus, v);
     pthread_mutex_unlock(&v->jit->lock);
     for (unsigned i = 0; i < v->table_count; i++) {
-        g_aligned_free(v->tables[i].entries);
+        jit_table_free(v, i);
     }
     jit_lockstep_free(v);
     windows_free(v->windows);
@@ -917,6 +1050,7 @@ bool jit_step_one(X86Cpu *cpu)
     sigjmp_buf fault;
     JitVcpu *v = jit_vcpu(cpu);
     JitArea *area = jit_area(cpu);
+    JitHot *hot = jit_hot(cpu);
     uint64_t rip = cpu->rip;
     uint32_t request = __atomic_load_n(&cpu->interrupt_request, __ATOMIC_SEQ_CST);
 
@@ -953,7 +1087,8 @@ bool jit_step_one(X86Cpu *cpu)
             if (area->key != current_key(cpu)) {
                 continue;
             }
-            area->page_va = rip & PAGE_MASK_4K;
+            hot->page_va = rip & PAGE_MASK_4K;
+            page_seen(v, cpu, b->page, hot->page_va);
             v->jit->thunks.enter(cpu, b->mem_entry);
             if (area->exit_reason == JIT_EXIT_CAREFUL && !careful) {
                 careful = true;

@@ -53,28 +53,35 @@
 #define SD   H_R11
 #define BASE H_R14
 #define GSP  H_R15
-/* So that what is used most lies within a byte's displacement. */
-#define CPU_BIAS 0x100
+/* BASE is the X86Cpu plus this: what is used most lies within a byte's displacement, and the low six bits are
+ * WINDOW_SHIFT, so that BASE is the count of a SHRX, too. */
+#define CPU_BIAS (offsetof(X86Cpu, regs) + 8 * 8 + 64 + WINDOW_SHIFT)
+G_STATIC_ASSERT((offsetof(X86Cpu, regs) & 63) == 0 && WINDOW_SHIFT < 64);
 static inline HostMem mem_cpu(uint64_t offset)
 {
-    return mem_base(BASE, (int64_t)offset - CPU_BIAS);
+    return mem_base(BASE, (int64_t)offset - (int64_t)CPU_BIAS);
 }
 
 #define JIT_SLOTS      16
+#define JIT_REGIONS    8
 #define JIT_MAX_INSNS  64
 #define JIT_MAX_GROUPS 32
 #define JIT_IBTC_BITS  16
 #define JIT_IBTC_SIZE  (1u << JIT_IBTC_BITS)
-#define JIT_IBTC_HASH  UINT32_C(0x9e3779b1)
 G_STATIC_ASSERT(JIT_IBTC_SIZE - 1 <= UINT16_MAX);
 
 /* Modes that are not translated. */
 #define MODE_NOT_TRANSLATED (MODE_TF | MODE_BP | MODE_AC | MODE_VM86)
 
-typedef struct IbtcEntry {
-    uint64_t va;
-    const uint8_t *code;
-} IbtcEntry;
+/* Where code at a guest address is: by the low bits of the address, so that a multiple of the table's
+ * alignment shifted right by three is turned into an index, times eight, by a move of 16 bits. What an
+ * address drives out lies beside it. */
+typedef struct IbtcTable {
+    const uint8_t *code[JIT_IBTC_SIZE];
+    uint64_t va[JIT_IBTC_SIZE];
+} IbtcTable;
+#define JIT_IBTC_ALIGN (8u << JIT_IBTC_BITS)
+G_STATIC_ASSERT(JIT_IBTC_BITS == 16);
 
 /* Why translated code came back to the loop. */
 typedef enum JitExit {
@@ -98,14 +105,25 @@ typedef struct JitLoop {
     uint32_t wait, planned, left;
 } JitLoop;
 
-/* Per vCPU, in X86Cpu.jit; what is used most comes first, see CPU_BIAS. */
+typedef struct JitBlock JitBlock;
+
+/* A direct jump to another page: it goes through JitHot.far, with flags and all registers as they are. What
+ * is there holds as long as the tables of JitVcpu do, and for one guest address of its own page: JitSeen. */
+typedef struct JitFar {
+    const JitBlock *from;
+    int32_t target; /* from where the page of `from` begins */
+    bool in_reg;    /* the flags are in RFLAGS only */
+    /* Where it led to the last time, in whichever address space: most often it does so again. Atomic; `to`
+     * may be looked at only as long as Jit.epoch is `epoch`, before and behind. */
+    const JitBlock *to;
+    uint64_t epoch; /* Jit.epoch + 1; 0: nothing is known */
+} JitFar;
+#define JIT_FARS_REGION 32768u /* of each region's blocks */
+#define JIT_FARS        (JIT_FARS_REGION * JIT_REGIONS)
+#define JIT_FAR_INFO(n) ((uint32_t)(n) << 1 | 1) /* in T1, on the way; else that is of no such size */
+
+/* Per vCPU, in X86Cpu.jit. */
 typedef struct JitArea {
-    uint64_t page_va;     /* guest address of the page whose code runs */
-    uint64_t stack_lo;    /* a page that may be read and written with SD; JIT_NO_STACK: none */
-    uint64_t stack_delta; /* what SD is, while C runs */
-    IbtcEntry *ibtc;      /* of the current key */
-    /* By bits 40 to 47 of a user's address: host minus guest address of what is mapped for it there. */
-    uint64_t windows[WINDOW_SLOTS];
     uint64_t tmp[4];
     uint64_t site_save[3]; /* T0, rax and rcx, in a site thunk */
     uint64_t t1;           /* what T1 held, while a stack probe is refilled */
@@ -125,7 +143,8 @@ typedef struct JitArea {
     uint32_t exit_reason;
     uint32_t
         exit_info; /* page offset of the branch | JitIndirect << 12 | RET's operand or CALL's length << 14 */
-    uint32_t key;  /* of the running code, without KEY_CAREFUL */
+    uint16_t far_cc; /* what cpu->cc is to be, where a far jump's flags were in RFLAGS */
+    uint32_t key;    /* of the running code, without KEY_CAREFUL */
     uint32_t context, table;
     bool windowed;                    /* SD is that of rsp's window */
     uint64_t kernel_lo, kernel_delta; /* stack_lo and stack_delta of other code, while that of windows runs */
@@ -141,12 +160,31 @@ G_STATIC_ASSERT(sizeof(JitArea) <= sizeof(((X86Cpu *)0)->jit));
 /* Not canonical, so that an address for which the check passes by chance faults on the host. */
 #define JIT_NO_STACK UINT64_C(0x8000000000000000)
 
+/* The same, in X86Cpu.jit_hot: what is used most. */
+typedef struct JitHot {
+    uint64_t page_va;     /* guest address of the page whose code runs */
+    uint64_t stack_lo;    /* a page that may be read and written with SD; JIT_NO_STACK: none */
+    uint64_t stack_delta; /* what SD is, while C runs */
+    uint64_t ibtc;        /* of the current key: an IbtcTable's address >> 3 */
+    const uint8_t **far;  /* where far jumps lead for now, by JitFar's number; of the current key, too */
+    uint64_t unused[2];
+    /* By bits 40 to 47 of a user's address: host minus guest address of what is mapped for it there. Where
+     * bits 48 to 63 are taken for more of the number, an address that is not canonical is found behind the
+     * table, in X86Cpu's guard. */
+    uint64_t windows[WINDOW_SLOTS];
+} JitHot;
+G_STATIC_ASSERT(sizeof(JitHot) == sizeof(((X86Cpu *)0)->jit_hot));
+G_STATIC_ASSERT(X86_CPU_GUARD >= (sizeof(uint64_t) << (64 - WINDOW_SHIFT)));
+
+static inline JitHot *jit_hot(X86Cpu *cpu)
+{
+    return (JitHot *)(void *)cpu->jit_hot;
+}
+
 static inline JitArea *jit_area(X86Cpu *cpu)
 {
     return (JitArea *)(void *)cpu->jit;
 }
-
-typedef struct JitBlock JitBlock;
 
 /* A direct exit of a block within its page. */
 typedef struct JitLink {
@@ -210,13 +248,16 @@ typedef struct JitPcFlags {
 typedef struct JitPage {
     const uint8_t *host;
     JitBlock *blocks;   /* with code in it, through JitBlock.of_page */
+    JitBlock *checking; /* the same of those that check themselves */
     int64_t since_ns;   /* of the writes that are counted */
     unsigned writes;    /* of late */
-    bool often;         /* its blocks check themselves since since_ns */
+    bool often;         /* its blocks check themselves since since_ns; it is in Jit.often then */
+    uint8_t relapses;   /* how often that was over and came again */
     bool has_split;     /* something in it is in Jit.split */
     bool has_scattered; /* something in it is in Jit.scattered */
     bool has_varying;   /* something in it is in Jit.varying */
     bool hot;           /* its code is run much: its accesses get places in X86Cpu.jit_sites */
+    bool aliased;       /* run at two guest addresses of one address space: no far jumps from here */
     uint8_t heat;
     uint32_t sampled; /* Jit.samples, when its code was found running last */
 } JitPage;
@@ -236,8 +277,9 @@ struct JitBlock {
     const uint8_t *reg_entry, *reg_poll_entry;
     uint8_t *code; /* writable mapping */
     uint32_t code_size, cold_size;
-    uint8_t *cold; /* the same of what is seldom run */
-    /* The lists of its pages; where it checks itself it is in none. */
+    uint8_t *cold;       /* the same of what is seldom run */
+    const uint8_t *gone; /* writable mapping: where mem_poll_entry leads once it is stale */
+    /* The lists of its pages. */
     struct {
         JitPage *page;
         JitBlock *next, *previous;
@@ -267,7 +309,6 @@ typedef struct JitHash {
     JitHashEntry *entries;
 } JitHash;
 
-#define JIT_REGIONS 8
 /* Memory that is given back as a whole, to be used again. */
 typedef struct JitArena {
     GPtrArray *chunks; /* of void *, ARENA_CHUNK bytes each */
@@ -282,6 +323,7 @@ typedef struct JitRegion {
     uint8_t *ready, *cold_ready;                /* up to here the host has made its pages */
     GPtrArray *blocks;                          /* in the order of their addresses */
     JitArena arena;                             /* of its blocks, their links and call-outs */
+    unsigned fars;                              /* of its JIT_FARS_REGION that are used */
     JitHash *old_hashes;                        /* to be freed once every vCPU has seen epoch */
     uint64_t epoch; /* of the eviction; every vCPU must have seen it before reuse */
 } JitRegion;
@@ -291,7 +333,7 @@ typedef struct JitThunks {
     void (*enter)(X86Cpu *cpu, const uint8_t *code);
     /* writable mapping, for the assembler */
     uint8_t *no_return, *leave, *ibtc_miss, *indirect, *link, *step, *poll, *changed, *refill, *callout,
-        *callout_end, *chain, *fpu_load, *stale, *careful;
+        *callout_end, *chain, *fpu_load, *stale, *careful, *far;
     uint8_t *site[2][2]; /* by user, by write */
 } JitThunks;
 
@@ -307,16 +349,22 @@ typedef struct Jit {
     uint64_t turns; /* how often current changed */
     JitHash *hash;  /* atomic */
     unsigned block_count;
-    GHashTable *pages; /* host page -> JitPage */
-    guint pages_limit; /* when to look for some that hold nothing */
-    uint32_t samples;  /* how often it was looked what code runs */
-    GPtrArray *vcpus;  /* of JitVcpu * */
+    GHashTable *pages;    /* host page -> JitPage */
+    CodePages code_pages; /* those with blocks */
+    guint pages_limit;    /* when to look for some that hold nothing */
+    GPtrArray *often;     /* of JitPage *: those that are written often */
+    unsigned often_count; /* atomic: of them */
+    int64_t reviewed_ns;  /* atomic: when it was looked last whether that is over */
+    uint32_t samples;     /* how often it was looked what code runs */
+    GPtrArray *vcpus;     /* of JitVcpu * */
     /* Host addresses of guest code whose accesses often lie in two pages: translated with a check for each.
      */
     GHashTable *split;
     GHashTable *scattered; /* host addresses of guest instructions whose accesses change pages all the time */
     GHashTable *varying;   /* host addresses of guest instructions whose immediates are patched */
-    uint64_t epoch;        /* atomic */
+    JitFar *fars;          /* JIT_FARS */
+    int far_fd; /* JIT_FARS_REGION times thunks.far: what tables of far jumps are before they are filled */
+    uint64_t epoch; /* atomic */
     uint64_t code_bytes, cold_bytes, translated, insns, stale_count, evictions;
     uint64_t cycles; /* of the host's TSC, that translation took */
     bool elide, chain, loops, sites, tier, superblocks, lookahead, returns, windows;
@@ -348,16 +396,30 @@ typedef struct JitPast {
 
 #define JIT_TABLES 24
 #define JIT_FILLS  4096u
+/* At which guest address a page of code is run, as far as a table of far jumps depends on it. */
+#define JIT_SEEN     16384u
+#define JIT_SEEN_MAX (JIT_SEEN / 4 * 3)
+typedef struct JitSeen {
+    const uint8_t *page;
+    uint64_t va; /* of the page | JitVcpu.tables[].turn */
+} JitSeen;
+
 typedef struct JitVcpu {
     X86Cpu *cpu;
     Jit *jit;
     struct {
-        IbtcEntry *entries;
+        IbtcTable *entries;
         uint32_t key;
         unsigned context; /* of the MMU */
         /* How many entries were filled, and where, as long as these are few. */
         unsigned fill_count;
         uint16_t fills[JIT_FILLS];
+        const uint8_t **far; /* see JitHot.far */
+        unsigned far_count;  /* the same for these */
+        uint32_t far_fills[JIT_FILLS];
+        JitSeen *seen; /* JIT_SEEN, by page, the next one where that is taken */
+        unsigned seen_count;
+        unsigned turn; /* 1 to 4095; others in `seen` are of former contents */
         uint64_t used; /* when, by `clock` */
     } tables[JIT_TABLES];
     unsigned table_count;
@@ -416,12 +478,17 @@ JitBlock *jit_find_made(X86Cpu *cpu, JitVcpu *v, uint32_t key, const uint8_t *ho
 /* The same where it is there and its pages are in the instruction TLB; else NULL. Raises nothing, uses no
  * vector registers. */
 JitBlock *jit_find_now(X86Cpu *cpu, const Jit *jit, uint32_t key);
+/* The same where the jump led there the last time, too; else NULL. */
+const JitBlock *jit_far_now(X86Cpu *cpu, const Jit *jit, const JitFar *far, uint32_t key);
+void jit_far_note(const Jit *jit, JitFar *far, const JitBlock *to);
 void jit_link_to(Jit *jit, JitLink *link, JitBlock *to);
 /* The link of a way to a careful variant (to), made where it is followed for the first time; NULL: none. */
 JitLink *jit_careful_link(Jit *jit, X86Cpu *cpu, const JitCareful *way, const JitBlock *to);
 /* Zeroed memory that lives as long as the blocks of the current region; 64-byte aligned where align64 says
  * so. */
 void *jit_alloc(Jit *jit, size_t size, bool align64);
+/* From time to time: the blocks of pages that are written often no more need not check themselves. */
+void jit_review_pages(Jit *jit, X86Cpu *cpu);
 /* Code at cpu->rip runs just now: pages where that is often so are hot, and made anew. */
 void jit_sample(Jit *jit, X86Cpu *cpu);
 /* Pages of code were written: their blocks are stale. [any thread] */
@@ -437,6 +504,14 @@ void jit_returns_drop(X86Cpu *cpu);
 /* Forgets what the look-up tables hold; the vCPU is at a boundary. */
 void jit_tables_drop(JitVcpu *v);
 void jit_table_clear(JitVcpu *v, unsigned i);
+void jit_table_far_clear(JitVcpu *v, unsigned i); /* its far jumps only */
+/* Makes the parts of a table that is new; frees them. */
+void jit_table_new(JitVcpu *v, unsigned i);
+void jit_table_free(JitVcpu *v, unsigned i);
+/* A page's code is run at two guest addresses of one address space: none of its blocks may jump far. */
+void jit_page_aliased(Jit *jit, const uint8_t *host_page);
+/* How many checks in vain are counted as one: to find the block takes time, and the lock. */
+#define JIT_VAIN_STEP 8
 /* A check in the block at this (executable) address was in vain because its accesses lie in two pages: where
  * that is usual, the block is made anew. */
 void jit_checked_in_vain(Jit *jit, X86Cpu *cpu, const void *executable);
@@ -476,6 +551,7 @@ int jit_callout_end(X86Cpu *cpu, JitCallout *callout);
 const uint8_t *jit_lookup(X86Cpu *cpu);
 const uint8_t *jit_lookup_indirect(X86Cpu *cpu);
 const uint8_t *jit_follow(X86Cpu *cpu, JitLink *link);
+const uint8_t *jit_far(X86Cpu *cpu, uint64_t info);
 
 static inline JitVcpu *jit_vcpu(X86Cpu *cpu)
 {
@@ -490,14 +566,29 @@ static inline const uint8_t *jit_rx(const Jit *jit, const uint8_t *rw)
     return rw + jit->rx_delta;
 }
 /* An empty table: 0 is an address that is looked up in the first two entries. */
-static inline void jit_table_init(IbtcEntry *entries)
+static inline void jit_table_init(IbtcTable *table)
 {
-    entries[0].va = entries[1].va = 1;
+    table->va[0] = table->va[1] = UINT64_MAX;
 }
 /* Where the code for an address is found; what was there before is in the entry beside it. */
 static inline unsigned jit_ibtc_slot(uint64_t va)
 {
-    return ((uint32_t)va * JIT_IBTC_HASH) >> (32 - JIT_IBTC_BITS);
+    return va & (JIT_IBTC_SIZE - 1);
+}
+/* The same of the address in T0, to T1: what jit_ibtc_va and jit_ibtc_code want there. */
+static inline void jit_emit_ibtc(Asm *a)
+{
+    a_mov_load(a, T1, mem_cpu(offsetof(X86Cpu, jit_hot) + offsetof(JitHot, ibtc)));
+    a_byte(a, 0x66);
+    a_op_reg(a, false, 0x8b, T1, T0); /* mov T1w, T0w */
+}
+static inline HostMem jit_ibtc_va(void)
+{
+    return mem_index(-1, T1, 3, offsetof(IbtcTable, va));
+}
+static inline HostMem jit_ibtc_code(void)
+{
+    return mem_index(-1, T1, 3, offsetof(IbtcTable, code));
 }
 
 #endif

@@ -211,7 +211,7 @@ static uint32_t flags_of(uint16_t cc)
 /* Which flags the code behind the place where the block was left may look at. */
 static uint32_t live_flags(const JitBlock *b, const X86Cpu *cpu, uint64_t rip)
 {
-    uint64_t start = jit_area((X86Cpu *)cpu)->page_va;
+    uint64_t start = jit_hot((X86Cpu *)cpu)->page_va;
     uint64_t offset = rip - start;
     for (unsigned exit = 0; exit < 2; exit++) {
         for (unsigned k = 0; k < b->pc_count && !b->pcs[k].fast; k++) {
@@ -392,6 +392,7 @@ void jit_lockstep_run(X86Cpu *cpu, JitVcpu *v, JitBlock *b)
 {
     JitLockstep *l = v->lockstep;
     JitArea *area = jit_area(cpu);
+    JitHot *hot = jit_hot(cpu);
     bool step = false, careful = false;
 
     x86_fpu_leave(cpu);
@@ -401,8 +402,8 @@ void jit_lockstep_run(X86Cpu *cpu, JitVcpu *v, JitBlock *b)
     image_take(cpu, &l->start);
     l->page_count = 0;
     l->overflow = l->left = false;
-    area->page_va = cpu->rip & PAGE_MASK_4K;
-    uint64_t page_va = area->page_va;
+    hot->page_va = cpu->rip & PAGE_MASK_4K;
+    uint64_t page_va = hot->page_va;
     l->phase = PHASE_TRANSLATED;
     v->jit->thunks.enter(cpu, b->mem_entry);
     x86_fpu_leave(cpu);

@@ -291,7 +291,7 @@ void loop_restore(T *t, const JitFast *fast, bool used_up)
         if (t->window) {
             block_window_delta(t, GSP, SD, SD);
         } else {
-            a_mov_load(a, SD, AREA(stack_delta));
+            a_mov_load(a, SD, HOT(stack_delta));
         }
     }
 }
@@ -303,7 +303,7 @@ static void group_start(T *t, const Group *g)
     HostMem m = { .base = -1, .index = -1, .scale = g->scale, .disp = g->min };
 
     if (g->base == X86_REG_RIP) {
-        a_mov_load(a, T0, AREA(page_va));
+        a_mov_load(a, T0, HOT(page_va));
         m.base = T0;
     } else if (g->base != X86_REG_NONE) {
         m.base = t->host[g->base];
@@ -355,7 +355,7 @@ void loop_emit_plain(T *t, const JitFast *plan)
         group_start(t, g);
         block_window_delta(t, T0, T0, to);
         if (fast->with_base[n] && g->base == X86_REG_RIP) {
-            a_op_mem(a, true, 0x03, to, AREA(page_va));
+            a_op_mem(a, true, 0x03, to, HOT(page_va));
         } else if (fast->with_base[n] && g->base != X86_REG_NONE) {
             a_op_reg(a, true, 0x03, to, (unsigned)t->host[g->base]);
         } else if (fast->with_index[n]) {
@@ -459,7 +459,7 @@ uint8_t *loop_emit(T *t, JitFast *fast, uint8_t *normal)
         a_mov_load(a, T1, mem_base(T1, offsetof(TlbEntry, addend)));
     found:
         if (fast->with_base[n] && g->base == X86_REG_RIP) {
-            a_op_mem(a, true, 0x03, T1, AREA(page_va));
+            a_op_mem(a, true, 0x03, T1, HOT(page_va));
         } else if (fast->with_base[n] && g->base != X86_REG_NONE) {
             if (t->host[g->base] < 0) {
                 a_op_mem(a, true, 0x03, T1, REG(g->base));

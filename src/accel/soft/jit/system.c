@@ -145,7 +145,7 @@ void block_emit_string(T *t, TInsn *i)
         if (!a->overflow) {
             a_bind_to(more, again);
         }
-        a_mov_load(a, T0, AREA(page_va));
+        a_mov_load(a, T0, HOT(page_va));
         a_lea(a, T0, mem_base(T0, i->offset));
         a_jmp(a, t->jit->thunks.poll);
         a_bind(a, done);

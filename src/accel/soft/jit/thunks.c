@@ -8,6 +8,7 @@
 
 #define CPU(field)  mem_cpu(offsetof(X86Cpu, field))
 #define AREA(field) mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, field))
+#define HOT(field)  mem_cpu(offsetof(X86Cpu, jit_hot) + offsetof(JitHot, field))
 #define REG(n)      mem_cpu(offsetof(X86Cpu, regs) + 8u * (n))
 
 static void save_registers(Asm *a)
@@ -26,7 +27,7 @@ static void load_registers(Asm *a)
             a_mov_load(a, (unsigned)jit_home[g], REG(g));
         }
     }
-    a_mov_load(a, SD, AREA(stack_delta));
+    a_mov_load(a, SD, HOT(stack_delta));
 }
 
 static const uint8_t callee_saved[] = { H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15 };
@@ -210,6 +211,12 @@ static void make_site(Asm *a, JitThunks *t, bool user, bool write)
         a_op_reg(a, true, 0x85, T0, T0);
         user_half = a_jcc_forward(a, CC_NS);
     }
+    if (write) {
+        /* What was there may still be in use in the block: mmu_note_replaced(). */
+        a_mov_load(a, H_RAX, CPU(mmu));
+        a_op_mem(a, false, 0xc6, 0, mem_base(H_RAX, offsetof(X86Mmu, replaced)));
+        a_byte(a, 1);
+    }
     a_op_reg(a, false, 0x03, H_RCX, H_RCX);
     at = mem_cpu(sites);
     at.index = H_RCX;
@@ -235,7 +242,7 @@ static void make_site(Asm *a, JitThunks *t, bool user, bool write)
     a_lea(a, H_RCX, mem_base(T0, 1));
     a_op_mem(a, false, 0x89, H_RCX, AREA(exit_info));
     a_mov_load(a, H_RCX, AREA(site_save[2]));
-    a_op_mem(a, true, 0x03, T0, AREA(page_va));
+    a_op_mem(a, true, 0x03, T0, HOT(page_va));
     a_jmp(a, t->changed);
     a_bind(a, miss);
     a_mov_load(a, H_RAX, AREA(site_save[1]));
@@ -282,13 +289,25 @@ static void make_lookup(Asm *a, JitThunks *t)
     a_mov_reg(a, H_RSI, T1);
     call_c(a, (const void *)jit_follow);
     uint8_t *follow = a_jmp_forward(a);
-    /* T0: the guest address, T1: its entry, which is not the right one. The one beside it, perhaps. */
+    /* T1: JIT_FAR_INFO of the jump, which leads nowhere yet. */
+    a_align(a, 16);
+    t->far = a->p;
+    a_mov_reg(a, T0, H_RAX);
+    a_bytes(a, "\x9f\x0f\x90\xc0\x66", 5); /* lahf; seto al; the prefix of a 16-bit mov */
+    a_op_mem(a, false, 0x89, H_RAX, AREA(far_cc));
+    a_mov_reg(a, H_RAX, T0);
+    a_mov_store(a, AREA(exit_arg), T1);
+    enter_c(a, 0);
+    a_mov_load(a, H_RSI, AREA(exit_arg));
+    call_c(a, (const void *)jit_far);
+    uint8_t *far = a_jmp_forward(a);
+    /* T0: the guest address, T1: where it is looked up, in vain. The entry beside it, perhaps. */
     a_align(a, 16);
     t->ibtc_miss = a->p;
-    a_alu_imm(a, true, 6, T1, sizeof(IbtcEntry));
-    a_op_mem(a, true, 0x39, T0, mem_base(T1, 0));
+    a_alu_imm(a, true, 6, T1, 1);
+    a_op_mem(a, true, 0x39, T0, jit_ibtc_va());
     uint8_t *nowhere = a_jcc_forward(a, CC_NE);
-    a_op_mem(a, false, 0xff, 4, mem_base(T1, offsetof(IbtcEntry, code)));
+    a_op_mem(a, false, 0xff, 4, jit_ibtc_code());
     a_align(a, 16);
     /* T0: the guest address. */
     t->stale = a->p;
@@ -298,6 +317,7 @@ static void make_lookup(Asm *a, JitThunks *t)
     call_c(a, (const void *)jit_lookup);
     a_bind(a, on);
     a_bind(a, follow);
+    a_bind(a, far);
     a_op_reg(a, true, 0x85, H_RAX, H_RAX);
     uint8_t *none = a_jcc_forward(a, CC_E);
     a_mov_reg(a, T1, H_RAX);
@@ -325,8 +345,10 @@ bool jit_thunks_make(Jit *jit, Asm *a)
 
     make_lookup(a, t);
     a_bind_to(no_return, t->stale);
+    /* T0: the guest address, T1: JIT_FAR_INFO where a far jump has led here. */
     t->poll = a->p;
     a_mov_store(a, CPU(rip), T0);
+    a_mov_store(a, AREA(exit_arg), T1);
     leave_with(a, t, JIT_EXIT_POLL);
     /* The same, and T1: the block. */
     t->changed = a->p;
@@ -381,14 +403,10 @@ bool jit_thunks_make(Jit *jit, Asm *a)
     load_registers(a);
     a_mov_load(a, T0, CPU(rip));
     t->chain = a->p;
-    a_op_reg(a, false, 0x69, T1, T0); /* imul T1d, T0d, HASH */
-    a_u32(a, JIT_IBTC_HASH);
-    a_shr_imm(a, false, T1, 32 - JIT_IBTC_BITS - 4);
-    a_alu_imm(a, false, 4, T1, (JIT_IBTC_SIZE - 1) << 4);
-    a_op_mem(a, true, 0x03, T1, AREA(ibtc));
-    a_op_mem(a, true, 0x39, T0, mem_base(T1, 0));
+    jit_emit_ibtc(a);
+    a_op_mem(a, true, 0x39, T0, jit_ibtc_va());
     uint8_t *miss = a_jcc_forward(a, CC_NE);
-    a_op_mem(a, false, 0xff, 4, mem_base(T1, offsetof(IbtcEntry, code)));
+    a_op_mem(a, false, 0xff, 4, jit_ibtc_code());
     a_bind_to(miss, t->ibtc_miss);
     a_bind(a, leave);
     make_return(a);

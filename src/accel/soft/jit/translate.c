@@ -43,18 +43,14 @@ static uint8_t *emit_ibtc_probe(T *t)
     if (!t->jit->chain) {
         return a_jmp_forward(a);
     }
-    a_op_reg(a, false, 0x69, T1, T0); /* imul T1d, T0d, HASH */
-    a_u32(a, JIT_IBTC_HASH);
-    a_shr_imm(a, false, T1, 32 - JIT_IBTC_BITS - 4);
-    a_alu_imm(a, false, 4, T1, (JIT_IBTC_SIZE - 1) << 4);
-    a_op_mem(a, true, 0x03, T1, AREA(ibtc));
-    a_op_mem(a, true, 0x39, T0, mem_base(T1, 0));
+    jit_emit_ibtc(a);
+    a_op_mem(a, true, 0x39, T0, jit_ibtc_va());
     return a_jcc_forward(a, CC_NE);
 }
 
 static void emit_ibtc_jump(T *t)
 {
-    a_op_mem(&t->a, false, 0xff, 4, mem_base(T1, offsetof(IbtcEntry, code)));
+    a_op_mem(&t->a, false, 0xff, 4, jit_ibtc_code());
 }
 
 /* An indirect branch whose target is in T0. Nothing of its effects is done on a miss: C does it then. */
@@ -85,18 +81,54 @@ static bool is_near(const T *t, int32_t target)
     return target >= 0 && target < 4096 && t->jit->chain && !(t->straddles && target == t->next);
 }
 
-static void emit_far(T *t, int32_t target, FlagState f, unsigned live)
+/* A jump to a direct target in another page, which is looked up when it is followed first in an address
+ * space: see JitFar. RFLAGS stay. false: by emit_lookup. */
+static bool emit_far_jump(T *t, int32_t target, bool in_reg)
+{
+    Asm *a = &t->a;
+    Jit *jit = t->jit;
+    unsigned number = jit->regions[jit->current].fars + t->fars;
+
+    if (t->no_far || number >= JIT_FARS_REGION) {
+        return false;
+    }
+    number += jit->current * JIT_FARS_REGION;
+    t->fars++;
+    __atomic_store_n(&jit->fars[number].epoch, 0, __ATOMIC_SEQ_CST);
+    jit->fars[number].from = t->b;
+    jit->fars[number].target = target;
+    jit->fars[number].in_reg = in_reg;
+    if (target & ~4095) {
+        a_mov_load(a, T0, HOT(page_va));
+        a_lea(a, T0, mem_base(T0, target & ~4095));
+        a_mov_store(a, HOT(page_va), T0);
+    }
+    a_mov_imm32(a, T1, JIT_FAR_INFO(number));
+    a_mov_load(a, T0, HOT(far));
+    a_op_mem(a, false, 0xff, 4, mem_base(T0, (int64_t)number * 8));
+    return true;
+}
+
+/* Leaves for a target that is looked up each time. */
+static void emit_lookup(T *t, int32_t target, FlagState f, unsigned live)
 {
     Asm *a = &t->a;
     if (live && f.in_reg && !f.in_mem) {
         block_flags_save(a);
     }
-    a_mov_load(a, T0, AREA(page_va));
+    a_mov_load(a, T0, HOT(page_va));
     a_lea(a, T0, mem_base(T0, target));
     uint8_t *miss = emit_ibtc_probe(t);
     emit_ibtc_jump(t);
     if (!a->overflow) {
         a_bind_to(miss, t->jit->chain ? t->jit->thunks.ibtc_miss : t->jit->thunks.stale);
+    }
+}
+
+static void emit_far(T *t, int32_t target, FlagState f, unsigned live)
+{
+    if (!emit_far_jump(t, target, live && f.in_reg && !f.in_mem)) {
+        emit_lookup(t, target, f, live);
     }
 }
 
@@ -153,7 +185,7 @@ static void emit_landing(T *t, int32_t next)
     Asm *a = &t->a;
     a_lea(a, H_RSP, mem_base(H_RSP, 8));
     a_lea(a, T0, mem_base(T0, -(int64_t)next));
-    a_mov_store(a, AREA(page_va), T0);
+    a_mov_store(a, HOT(page_va), T0);
     t->f = (FlagState){ .in_mem = true };
     block_emit_exit(t, next);
 }
@@ -191,7 +223,7 @@ static void emit_call(T *t, TInsn *i, int32_t next, int32_t target)
         }
         emit_returns_check(t);
         a_op_mem(a, false, 0xff, 6, mem_index(GSP, SD, 0, 0)); /* push */
-        a_op_mem(a, false, 0xff, 2, mem_base(T1, offsetof(IbtcEntry, code)));
+        a_op_mem(a, false, 0xff, 2, jit_ibtc_code());
     }
     emit_landing(t, next);
 }
@@ -221,7 +253,7 @@ static void emit_side_exit(T *t, const TInsn *i)
 static void emit_step(T *t, unsigned offset)
 {
     Asm *a = &t->a;
-    a_mov_load(a, T0, AREA(page_va));
+    a_mov_load(a, T0, HOT(page_va));
     a_lea(a, T0, mem_base(T0, offset));
     a_jmp(a, t->jit->thunks.step);
 }
@@ -518,7 +550,7 @@ static void flush_rsp(T *t)
 static void emit_return_address(T *t, TInsn *i, unsigned scratch)
 {
     Asm *a = &t->a;
-    a_mov_load(a, scratch, AREA(page_va));
+    a_mov_load(a, scratch, HOT(page_va));
     a_lea(a, scratch, mem_base((int)scratch, i->offset + i->insn.length));
     a_mov_store(a, block_stack_operand(t, i), scratch);
     block_stack_move(t, -8);
@@ -675,7 +707,9 @@ void block_emit_insn(T *t, unsigned k)
         break;
     case JIT_CALL:
         block_stack_check(t, i, &i->stack, mem_base(GSP, -8));
-        release_flags_for(t, i->live_after);
+        if (!t->window || predicts_returns(t)) {
+            release_flags_for(t, i->live_after);
+        }
         emit_return_address(t, i, T0);
         emit_call(t, i, next, next + (int32_t)insn->imm);
         break;
@@ -685,7 +719,7 @@ void block_emit_insn(T *t, unsigned k)
         stack_check_keeping_t0(t, i);
         emit_indirect_probe(t, i, JIT_INDIRECT_CALL, insn->length);
         if (t->jit->chain) {
-            a_mov_load(a, T1, mem_base(T1, offsetof(IbtcEntry, code)));
+            a_mov_load(a, T1, jit_ibtc_code());
             a_mov_store(a, AREA(target), T1);
             emit_return_address(t, i, T1);
             if (predicts_returns(t)) {
@@ -838,10 +872,10 @@ static void emit_entries(T *t, unsigned offset)
     a_align(a, 16);
     b->code = a->p;
     b->ibtc_entry = jit_rx(jit, a->p);
-    a_op_reg(a, true, 0x81, 4, T0); /* and T0, -4096: seven bytes, see jit_block_patch */
+    a_op_reg(a, true, 0x81, 4, T0); /* and T0, -4096: seven bytes, see patch_entry in cache.c */
     a_u32(a, 0xfffff000);
-    a_mov_store(a, AREA(page_va), T0);
-    b->mem_poll_entry = jit_rx(jit, a->p);
+    a_mov_store(a, HOT(page_va), T0);
+    b->mem_poll_entry = jit_rx(jit, a->p); /* five bytes up to an address that is a multiple of 16 */
     a_op_mem(a, t->fpu, 0x83, 7,
              CPU(interrupt_poll)); /* with vector code fpu_stale, too, which lies behind it */
     a_byte(a, 0);
@@ -1058,7 +1092,8 @@ static void emit_cold(T *t, bool warm)
                 a_jmp(a, c->retry);
                 a_bind(a, poll);
             }
-            a_mov_load(a, T0, AREA(page_va));
+            t->b->gone = a->p;
+            a_mov_load(a, T0, HOT(page_va));
             a_lea(a, T0, mem_base(T0, c->target));
             a_jmp(a, jit->thunks.poll);
             break;
@@ -1081,8 +1116,8 @@ static void emit_cold(T *t, bool warm)
         case COLD_INDIRECT:
             a_bind(a, c->site);
             if (jit->chain) { /* the entry beside it */
-                a_alu_imm(a, true, 6, T1, sizeof(IbtcEntry));
-                a_op_mem(a, true, 0x39, T0, mem_base(T1, 0));
+                a_alu_imm(a, true, 6, T1, 1);
+                a_op_mem(a, true, 0x39, T0, jit_ibtc_va());
                 uint8_t *there = a_jcc_forward(a, CC_E);
                 if (!a->overflow) {
                     a_bind_to(there, c->site + 4);
@@ -1117,7 +1152,7 @@ static uint8_t *loop_way_on(T *t, unsigned offset)
         return jit_rw(t->jit, t->b->mem_poll_entry);
     }
     uint8_t *way = a->p;
-    a_mov_load(a, T0, AREA(page_va));
+    a_mov_load(a, T0, HOT(page_va));
     a_lea(a, T0, mem_base(T0, offset));
     a_jmp(a, t->jit->thunks.stale);
     return way;
@@ -1155,6 +1190,8 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     t->t0_at = NULL;
     t->rsp = 0;
     t->touched = false;
+    t->fars = 0;
+    t->no_far = !jit->chain || jit->returns || jit->lockstep || first_page->aliased;
     t->fpu = t->straddles = false;
     t->check = check;
     t->too_many = false;
@@ -1200,7 +1237,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
         b->made_of = made_of;
         a_mov_mem_imm32(&t->a, AREA(exit_info), 0);
         a_mov_imm64(&t->a, T1, (uint64_t)(uintptr_t)b);
-        a_mov_load(&t->a, T0, AREA(page_va));
+        a_mov_load(&t->a, T0, HOT(page_va));
         a_lea(&t->a, T0, mem_base(T0, offset));
         a_jmp(&t->a, jit->thunks.changed);
     }
@@ -1265,6 +1302,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     b->undefined = t->undefined_exits;
     region->used = hot_end;
     region->cold_used = t->a.p;
+    region->fars += t->fars;
     jit->code_bytes += b->code_size;
     jit->cold_bytes += b->cold_size;
     jit->translated++;
@@ -1284,7 +1322,7 @@ bool jit_emit_far_link(Jit *jit, JitLink *link)
 
     a_align(&t.a, 16);
     uint8_t *start = t.a.p;
-    emit_far(&t, link->target, (FlagState){ link->in_reg, link->in_mem }, FLAGS_ALL);
+    emit_lookup(&t, link->target, (FlagState){ link->in_reg, link->in_mem }, FLAGS_ALL);
     if (t.a.overflow) {
         return false;
     }

@@ -41,6 +41,10 @@
  * passes. */
 #define CREDIT_FIRST (INT64_C(1) << 26)
 #define CREDIT_SHARE 6
+/* Besides what it takes, of a page that comes back after it went, or is to be written again: who makes and
+ * ends mappings or processes all the time is better off without windows. */
+#define COST_AGAIN (INT64_C(1) << 16)
+#define GONE_LOG2  12
 /* What a fault takes before and behind windows_fault, and the guest's next access to a page that is new. */
 #define COST_FAULT 6000
 /* How long an address space goes without after that, at first; the next time its first credit is smaller. */
@@ -63,6 +67,9 @@ typedef struct Space {
     unsigned window_count;
     /* Guest page -> host page and flags. Large ones are under their first page with PAGE_LARGE set. */
     GHashTable *pages;
+    /* Host page -> the key of the small page that may be written and lies there; MANY: of several. */
+    GHashTable *writable;
+    unsigned large_writable;
     int64_t credit;
     uint64_t credit_tsc, paused_until, pause;
     uint64_t used; /* by Windows.clock */
@@ -79,17 +86,41 @@ struct Windows {
     unsigned pool_count, made, pages;
     bool none_to_be_had;
     uint64_t clock;
-    /* A bit for each page of host memory that may be written through a window, and for some that were. */
-    uint64_t written[(1u << WRITTEN_LOG2) / 64];
+    uint64_t gone[1u << GONE_LOG2]; /* pages that went, with their contexts */
+    unsigned again;                 /* came back since somebody paid for it */
+    bool at_once;                   /* for tests: whatever it costs, within bounds */
+    /* Atomic: how many pages of host memory may be written through a window, by a hash of their addresses,
+     * and in all. */
+    uint16_t written[1u << WRITTEN_LOG2];
+    uint32_t written_all;
     WindowCounts counts;
 };
 
 /* How many pages may be in windows in the whole process: the host bounds its mappings. */
 static int pages_limit, pages_all;
 
-static void find_limit(void)
+/* Whether the kernel's half holds something that users may read, as old hosts' vsyscall page. */
+static bool kernel_half_is_readable(void)
 {
-    static gsize once;
+    char line[256];
+    bool readable = false;
+    FILE *maps = fopen("/proc/self/maps", "re");
+
+    while (maps && fgets(line, sizeof(line), maps)) {
+        unsigned long long start;
+        char rights[8];
+        readable |= sscanf(line, "%llx-%*x %7s", &start, rights) == 2 && start >> 63 && rights[0] == 'r';
+    }
+    if (maps) {
+        fclose(maps);
+    }
+    return readable;
+}
+
+/* What this host has, looked at when it is wanted first: starting takes no longer for it. */
+static bool host_has_windows(void)
+{
+    static gsize once; /* 1: no, 2: yes */
     if (g_once_init_enter(&once)) {
         g_autofree char *text = NULL;
         gint64 mappings = 65530; /* what Linux begins with */
@@ -97,8 +128,9 @@ static void find_limit(void)
             mappings = g_ascii_strtoll(text, NULL, 10);
         }
         pages_limit = (int)CLAMP((mappings - OTHER_MAPPINGS) / PAGE_MAPPINGS, 0, 1 << 20);
-        g_once_init_leave(&once, 1);
+        g_once_init_leave(&once, kernel_half_is_readable() ? 1 : 2);
     }
+    return once == 2;
 }
 
 static void count_pages(Windows *w, int n)
@@ -161,6 +193,63 @@ static void give_back(Windows *w, uint8_t *host)
     }
 }
 
+/* ---- what may be written ---- */
+
+static unsigned written_hash(const uint8_t *host)
+{
+    return (unsigned)((((uintptr_t)host >> 12) * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - WRITTEN_LOG2));
+}
+
+/* More or less of it may be written. */
+static void count_written(Windows *w, const uint8_t *host, size_t size, int n)
+{
+    for (size_t at = 0; at < size; at += 4096) {
+        uint16_t *count = &w->written[written_hash(host + at)];
+        __atomic_store_n(count, (uint16_t)(*count + n), __ATOMIC_RELEASE);
+    }
+    __atomic_store_n(&w->written_all, w->written_all + (uint32_t)n, __ATOMIC_SEQ_CST);
+}
+
+static size_t page_size(uint64_t page)
+{
+    return page & PAGE_LARGE ? LARGE : 4096;
+}
+
+#define MANY GUINT_TO_POINTER(1)
+/* So that the key of page 0 is something. */
+#define SOME UINT64_C(8)
+
+static gpointer some(gpointer key)
+{
+    return (gpointer)((uintptr_t)key | SOME);
+}
+
+/* The page is there, and may be written. */
+static void page_count(Space *s, gpointer key, uint64_t page)
+{
+    if (page & PAGE_LARGE) {
+        s->large_writable++;
+        return;
+    }
+    gpointer host = (gpointer)(uintptr_t)(page & PAGE_HOST), other = g_hash_table_lookup(s->writable, host);
+    g_hash_table_insert(s->writable, host, other && other != some(key) ? MANY : some(key));
+}
+
+/* The page is gone, or its right to be written is. */
+static void page_uncount(Windows *w, Space *s, gpointer key, uint64_t page)
+{
+    if (!(page & PAGE_WRITABLE)) {
+        return;
+    }
+    gpointer host = (gpointer)(uintptr_t)(page & PAGE_HOST);
+    count_written(w, host, page_size(page), -1);
+    if (page & PAGE_LARGE) {
+        s->large_writable--;
+    } else if (g_hash_table_lookup(s->writable, host) == some(key)) {
+        g_hash_table_remove(s->writable, host);
+    }
+}
+
 /* ---- spaces ---- */
 
 static uint8_t *window_of(const Space *s, uint64_t linear)
@@ -178,7 +267,7 @@ static void hide(Windows *w)
     if (w->shown < MMU_CONTEXTS) {
         const Space *s = &w->spaces[w->shown];
         for (unsigned i = 0; i < s->window_count; i++) {
-            jit_area(w->cpu)->windows[s->windows[i].guest >> WINDOW_SHIFT] = WINDOW_NONE;
+            jit_hot(w->cpu)->windows[s->windows[i].guest >> WINDOW_SHIFT] = WINDOW_NONE;
         }
         w->shown = MMU_CONTEXTS;
     }
@@ -188,7 +277,7 @@ static void show(Windows *w, Space *s)
 {
     hide(w);
     for (unsigned i = 0; i < s->window_count; i++) {
-        jit_area(w->cpu)->windows[s->windows[i].guest >> WINDOW_SHIFT] =
+        jit_hot(w->cpu)->windows[s->windows[i].guest >> WINDOW_SHIFT] =
             (uint64_t)(uintptr_t)s->windows[i].host - s->windows[i].guest;
     }
     w->shown = (unsigned)(s - w->spaces);
@@ -206,8 +295,15 @@ static void space_clear(Windows *w, Space *s)
     }
     s->window_count = 0;
     if (s->pages) {
+        GHashTableIter it;
+        gpointer key, value;
+        g_hash_table_iter_init(&it, s->pages);
+        while (g_hash_table_iter_next(&it, &key, &value)) {
+            page_uncount(w, s, key, (uint64_t)(uintptr_t)value);
+        }
         count_pages(w, -(int)g_hash_table_size(s->pages));
         g_hash_table_remove_all(s->pages);
+        g_hash_table_remove_all(s->writable);
     }
     s->on = s->stale = s->failed = false;
 }
@@ -230,13 +326,17 @@ static void space_pause(Windows *w, Space *s)
     s->pause = MIN(s->pause * 4, UINT64_C(1) << 36);
 }
 
-/* Time that passed here since `since`, and cycles besides, are at its cost. */
+/* Time that passed here since `since`, and cycles besides, are at its cost, and what came back. */
 static void charge(Windows *w, Space *s, uint64_t since, int64_t cycles)
 {
     uint64_t t = now();
     s->credit = MIN(s->credit + (int64_t)((t - s->credit_tsc) / CREDIT_SHARE), CREDIT_FIRST);
     s->credit_tsc = t;
     s->credit -= (int64_t)(t - since) + cycles;
+    if (!w->at_once) {
+        s->credit -= w->again * COST_AGAIN;
+    }
+    w->again = 0;
     if (s->credit < 0) {
         w->something = true; /* the end is in windows_refresh */
     }
@@ -272,19 +372,9 @@ static bool window_add(Windows *w, Space *s, uint64_t linear)
 
 /* ---- pages ---- */
 
-static unsigned written_bit(const uint8_t *host)
-{
-    return (unsigned)((((uintptr_t)host >> 12) * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - WRITTEN_LOG2));
-}
-
 static gpointer page_key(uint64_t linear, bool large)
 {
     return (gpointer)(uintptr_t)(linear | (large ? PAGE_LARGE : 0));
-}
-
-static size_t page_size(uint64_t page)
-{
-    return page & PAGE_LARGE ? LARGE : 4096;
 }
 
 /* The page that linear is in: its key, or NULL. */
@@ -301,14 +391,22 @@ static gpointer page_find(const Space *s, uint64_t linear, uint64_t *page)
     return NULL;
 }
 
+static uint64_t *gone_of(Windows *w, uint64_t linear)
+{
+    return &w->gone[(linear >> 12) * UINT64_C(0x9e3779b97f4a7c15) >> (64 - GONE_LOG2)];
+}
+
 /* Out of its window; the table is the caller's. */
 static void page_unmap(Windows *w, Space *s, gpointer key, uint64_t page)
 {
-    uint8_t *at = window_of(s, (uint64_t)(uintptr_t)key & ~PAGE_LARGE);
+    uint64_t linear = (uint64_t)(uintptr_t)key & ~PAGE_LARGE;
+    uint8_t *at = window_of(s, linear);
     w->counts.dropped++;
+    *gone_of(w, linear) = linear | (uint64_t)(s - w->spaces);
     if (at && !map_none(at, page_size(page))) {
         g_error("no memory to take a page out of a window: %s", g_strerror(errno));
     }
+    page_uncount(w, s, key, page);
 }
 
 static void page_drop(Windows *w, Space *s, uint64_t linear, bool expect)
@@ -333,6 +431,36 @@ static void page_protect(Windows *w, Space *s, gpointer key, uint64_t page)
     if (at && mprotect(at, page_size(page), PROT_READ) < 0) {
         g_error("no memory to protect a page of a window: %s", g_strerror(errno));
     }
+    page_uncount(w, s, key, page);
+}
+
+/* Whether a page that is about to be mapped may be written, and counts it then: who clears a dirty bit either
+ * finds it counted or is seen here. */
+static bool claim_writable(Windows *w, const MmuLook *look)
+{
+    if (!look->writable) {
+        return false;
+    }
+    count_written(w, look->host, look->size, 1);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    for (uint64_t at = 0; at < look->size; at += 4096) {
+        if (!ram_page_fully_dirty(look->ram, look->ram_offset + at)) {
+            count_written(w, look->host, look->size, -1);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Out of the table, where it is there. */
+static void page_forget(Windows *w, Space *s, gpointer key)
+{
+    gpointer value;
+    if (g_hash_table_lookup_extended(s->pages, key, NULL, &value)) {
+        page_uncount(w, s, key, (uint64_t)(uintptr_t)value);
+        g_hash_table_remove(s->pages, key);
+        count_pages(w, -1);
+    }
 }
 
 static bool page_failed(Windows *w, Space *s)
@@ -350,23 +478,33 @@ static bool page_map(Windows *w, Space *s, const MmuLook *look)
     if (look->size > 4096) {
         /* Single pages of it may be there. */
         for (uint64_t n = 0; n < look->size; n += 4096) {
-            count_pages(w, -(int)g_hash_table_remove(s->pages, page_key(look->linear + n, false)));
+            page_forget(w, s, page_key(look->linear + n, false));
         }
     }
-    int prot = PROT_READ | (look->writable ? PROT_WRITE : 0);
+    bool large = look->size > 4096, writable = claim_writable(w, look);
+    page_forget(w, s, page_key(look->linear, large));
+    int prot = PROT_READ | (writable ? PROT_WRITE : 0);
     if (mmap(at, look->size, prot, MAP_SHARED | MAP_FIXED | MAP_POPULATE, look->ram->fd,
              (off_t)(look->ram->fd_offset + look->ram_offset)) == MAP_FAILED) {
+        if (writable) {
+            count_written(w, look->host, look->size, -1);
+        }
         return page_failed(w, s); /* and what was there is in the table no more */
     }
-    madvise(at, look->size, MADV_DONTDUMP); /* the RAM itself is, where that is wanted */
-    bool large = look->size > 4096;
+    if (large || look->ram->no_dump) {
+        madvise(at, look->size, MADV_DONTDUMP); /* small pages twice in a core dump are not worth the time */
+    }
     uint64_t page =
-        (uint64_t)(uintptr_t)look->host | (look->writable ? PAGE_WRITABLE : 0) | (large ? PAGE_LARGE : 0);
+        (uint64_t)(uintptr_t)look->host | (writable ? PAGE_WRITABLE : 0) | (large ? PAGE_LARGE : 0);
     count_pages(w, g_hash_table_insert(s->pages, page_key(look->linear, large), (gpointer)(uintptr_t)page));
+    if (writable) {
+        page_count(s, page_key(look->linear, large), page);
+    }
     w->counts.mapped++;
-    for (uint64_t n = 0; n < look->size && look->writable; n += 4096) {
-        unsigned bit = written_bit(look->host + n);
-        w->written[bit / 64] |= UINT64_C(1) << (bit % 64);
+    uint64_t *gone = gone_of(w, look->linear);
+    if (*gone == (look->linear | (uint64_t)(s - w->spaces))) {
+        *gone = 0;
+        w->again++;
     }
     return true;
 }
@@ -412,6 +550,7 @@ bool windows_fault(Windows *w, uintptr_t host, bool write)
     if (key && (!write || (page & PAGE_WRITABLE))) {
         return false;
     }
+    w->again += key != NULL;
     if (!mmu_look(w->cpu, linear, write ? MMU_WRITE : MMU_READ, &look)) {
         windows_expect(w, linear);
         charge(w, s, since, COST_FAULT);
@@ -432,18 +571,38 @@ bool windows_fault(Windows *w, uintptr_t host, bool write)
 
 /* ---- what the MMU says ---- */
 
-static bool may_write(const Windows *w, const uint8_t *low, const uint8_t *high)
+bool windows_may_write(const Windows *w, const uint8_t *low, const uint8_t *high)
 {
     if (high - low > 16 * 4096) {
-        return true;
+        return __atomic_load_n(&w->written_all, __ATOMIC_SEQ_CST) != 0;
     }
     for (const uint8_t *host = low; host < high; host += 4096) {
-        unsigned bit = written_bit(host);
-        if (w->written[bit / 64] >> (bit % 64) & 1) {
+        if (__atomic_load_n(&w->written[written_hash(host)], __ATOMIC_SEQ_CST)) {
             return true;
         }
     }
     return false;
+}
+
+/* false: it takes a look at all pages. */
+static bool drop_few_writes(Windows *w, Space *s, const uint8_t *low, const uint8_t *high)
+{
+    if (s->large_writable || high - low > 16 * 4096) {
+        return false;
+    }
+    for (const uint8_t *host = low; host < high; host += 4096) {
+        gpointer key = g_hash_table_lookup(s->writable, host);
+        if (key == MANY) {
+            return false;
+        }
+        if (key) {
+            key = (gpointer)((uintptr_t)key & ~SOME);
+            uint64_t page = (uint64_t)(uintptr_t)g_hash_table_lookup(s->pages, key);
+            page_protect(w, s, key, page);
+            g_hash_table_replace(s->pages, key, (gpointer)(uintptr_t)(page & ~PAGE_WRITABLE));
+        }
+    }
+    return true;
 }
 
 static void drop_writes(Windows *w, Space *s, const uint8_t *low, const uint8_t *high)
@@ -451,6 +610,9 @@ static void drop_writes(Windows *w, Space *s, const uint8_t *low, const uint8_t 
     GHashTableIter it;
     gpointer key, value;
 
+    if (drop_few_writes(w, s, low, high)) {
+        return;
+    }
     g_hash_table_iter_init(&it, s->pages);
     while (g_hash_table_iter_next(&it, &key, &value)) {
         uint64_t page = (uint64_t)(uintptr_t)value;
@@ -489,7 +651,7 @@ static void dropped(X86Cpu *cpu, const MmuDropped *what)
             w->something |= mine;
             break;
         case MMU_DROPPED_WRITES:
-            if (may_write(w, what->low, what->high)) {
+            if (windows_may_write(w, what->low, what->high)) {
                 drop_writes(w, s, what->low, what->high);
                 charge(w, s, since, 0);
             }
@@ -580,6 +742,7 @@ void windows_sample(Windows *w, bool at_once)
 {
     Space *s = current(w);
 
+    w->at_once = at_once;
     if (w->cpu->mmu->index != MMU_USER || w->none_to_be_had) {
         return;
     }
@@ -595,8 +758,13 @@ void windows_sample(Windows *w, bool at_once)
         }
         s->paused_until = 0;
     }
+    if (!host_has_windows()) {
+        w->none_to_be_had = true;
+        return;
+    }
     if (!s->pages) {
         s->pages = g_hash_table_new(NULL, NULL);
+        s->writable = g_hash_table_new(NULL, NULL);
     }
     s->on = true;
     s->stale = false;
@@ -607,34 +775,14 @@ void windows_sample(Windows *w, bool at_once)
 
 /* ---- life ---- */
 
-/* Whether the kernel's half holds something that users may read, as old hosts' vsyscall page. */
-static bool kernel_half_is_readable(void)
-{
-    char line[256];
-    bool readable = false;
-    FILE *maps = fopen("/proc/self/maps", "re");
-
-    while (maps && fgets(line, sizeof(line), maps)) {
-        unsigned long long start;
-        char rights[8];
-        readable |= sscanf(line, "%llx-%*x %7s", &start, rights) == 2 && start >> 63 && rights[0] == 'r';
-    }
-    if (maps) {
-        fclose(maps);
-    }
-    return readable;
-}
-
 Windows *windows_new(X86Cpu *cpu)
 {
     Windows *w = g_new0(Windows, 1);
     w->cpu = cpu;
     w->shown = MMU_CONTEXTS;
     for (unsigned i = 0; i < WINDOW_SLOTS; i++) {
-        jit_area(cpu)->windows[i] = i < WINDOW_SLOTS / 2 ? WINDOW_NONE : WINDOW_NEVER;
+        jit_hot(cpu)->windows[i] = i < WINDOW_SLOTS / 2 ? WINDOW_NONE : WINDOW_NEVER;
     }
-    w->none_to_be_had = kernel_half_is_readable();
-    find_limit();
     cpu->mmu->dropped = dropped;
     return w;
 }
@@ -648,6 +796,7 @@ void windows_free(Windows *w)
     for (unsigned i = 0; i < MMU_CONTEXTS; i++) {
         space_clear(w, &w->spaces[i]);
         g_clear_pointer(&w->spaces[i].pages, g_hash_table_unref);
+        g_clear_pointer(&w->spaces[i].writable, g_hash_table_unref);
     }
     while (w->pool_count) {
         munmap(w->pool[--w->pool_count], WINDOW_SIZE + 2 * WINDOW_GUARD);

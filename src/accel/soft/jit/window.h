@@ -39,6 +39,10 @@ bool windows_fault(Windows *w, uintptr_t host, bool write);
 /* The user's page will be wanted at the next refresh: it was just mapped by the guest, perhaps. */
 void windows_expect(Windows *w, uint64_t linear);
 
+/* Whether [low, high) of host memory may be written through a window, but for pages that are just being
+ * mapped and will be checked against the dirty bits. [any thread] */
+bool windows_may_write(const Windows *w, const uint8_t *low, const uint8_t *high);
+
 typedef struct WindowCounts {
     uint64_t spaces, mapped, faults, dropped, checked, given_up;
     unsigned pages;
