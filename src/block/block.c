@@ -17,7 +17,7 @@
 
 /* How long requests of a kind took: bins[i] counts those below bounds[i], the last one the rest. */
 typedef struct Histogram {
-    guint count; /* of bounds */
+    guint count;             /* of bounds */
     uint64_t *bounds, *bins; /* bins: atomic */
 } Histogram;
 
@@ -583,7 +583,8 @@ static void histogram_count(Histogram *h, uint64_t ns)
 }
 
 /* bounds NULL: none. */
-static bool histogram_new(const GArray *bounds, Histogram **result, const char *id, const char *what, GError **error)
+static bool histogram_new(const GArray *bounds, Histogram **result, const char *id, const char *what,
+                          GError **error)
 {
     Histogram *h;
 

@@ -613,7 +613,8 @@ static void test_throttling(void)
     block_graph_set_objects(block_registry_graph(reg), root);
     path = make_file("disk", 65536);
     one = g_strdup_printf("file=%s,format=raw,id=d1,iops_rd=100,read-only=on", path);
-    two = g_strdup_printf("file=%s,format=raw,id=d2,throttling.iops-total=200,throttling.group=g,read-only=on", path);
+    two = g_strdup_printf(
+        "file=%s,format=raw,id=d2,throttling.iops-total=200,throttling.group=g,read-only=on", path);
     d1 = block_drive_add_text(reg, one, NULL, &error);
     g_assert_no_error(error);
     g_assert_cmpstr(bb_node(d1->bb)->driver->name, ==, "throttle");

@@ -95,7 +95,8 @@ static bool set_group(Object *root, const char *id, json_object *limits, GError 
         json_object_object_add(o, "qom-type", json_object_new_string("throttle-group"));
         json_object_object_add(o, "id", json_object_new_string(id));
         v = visitor_new_input(o, true);
-        ok = qapi_visit_ObjectOptions(v, NULL, &options, error) && user_creatable_add_options(root, options, error);
+        ok = qapi_visit_ObjectOptions(v, NULL, &options, error) &&
+             user_creatable_add_options(root, options, error);
     }
     json_object_put(o);
     return ok;

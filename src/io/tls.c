@@ -24,26 +24,24 @@
 
 /* Loaded when the first credentials are made: linking it would cost every start milliseconds. */
 #define GNUTLS_FILE "libgnutls.so.30"
-#define GNUTLS_FUNCTIONS(X)                                                                                  \
-    X(anon_allocate_client_credentials)                                                                      \
-    X(anon_allocate_server_credentials) X(anon_free_client_credentials) X(anon_free_server_credentials)      \
-        X(anon_set_server_known_dh_params) X(bye) X(certificate_allocate_credentials)                        \
-            X(certificate_free_credentials) X(certificate_get_peers) X(certificate_server_set_request)       \
-                X(certificate_set_known_dh_params) X(certificate_set_x509_crl_file) X(                       \
-                    certificate_set_x509_key_file2) X(certificate_set_x509_trust_file)                       \
-                    X(certificate_verification_status_print) X(certificate_verify_peers3) X(credentials_set) \
-                        X(deinit) X(error_is_fatal) X(handshake) X(handshake_set_timeout) X(init)            \
-                            X(priority_set_direct) X(psk_allocate_client_credentials)                        \
-                                X(psk_allocate_server_credentials) X(psk_free_client_credentials)            \
-                                    X(psk_free_server_credentials) X(psk_server_get_username)                \
-                                        X(psk_set_client_credentials) X(psk_set_server_credentials_file)     \
-                                            X(psk_set_server_known_dh_params) X(record_get_direction)        \
-                                                X(record_recv) X(record_send) X(server_name_set) X(strerror) \
-                                                    X(transport_set_int2) X(x509_crt_deinit)                  \
-                                                        X(x509_crt_get_activation_time) X(x509_crt_get_dn2)  \
-                                                            X(x509_crt_get_expiration_time)                  \
-                                                                X(x509_crt_import) X(x509_crt_init)          \
-                                                                    X(x509_crt_list_import)
+/* clang-format off */
+#define GNUTLS_FUNCTIONS(X)                                                                         \
+    X(anon_allocate_client_credentials) X(anon_allocate_server_credentials)                         \
+    X(anon_free_client_credentials) X(anon_free_server_credentials)                                 \
+    X(anon_set_server_known_dh_params) X(bye) X(certificate_allocate_credentials)                   \
+    X(certificate_free_credentials) X(certificate_get_peers) X(certificate_server_set_request)      \
+    X(certificate_set_known_dh_params) X(certificate_set_x509_crl_file)                             \
+    X(certificate_set_x509_key_file2) X(certificate_set_x509_trust_file)                            \
+    X(certificate_verification_status_print) X(certificate_verify_peers3) X(credentials_set)        \
+    X(deinit) X(error_is_fatal) X(handshake) X(handshake_set_timeout) X(init)                       \
+    X(priority_set_direct) X(psk_allocate_client_credentials) X(psk_allocate_server_credentials)    \
+    X(psk_free_client_credentials) X(psk_free_server_credentials) X(psk_server_get_username)        \
+    X(psk_set_client_credentials) X(psk_set_server_credentials_file)                                \
+    X(psk_set_server_known_dh_params) X(record_get_direction) X(record_recv) X(record_send)         \
+    X(server_name_set) X(strerror) X(transport_set_int2) X(x509_crt_deinit)                         \
+    X(x509_crt_get_activation_time) X(x509_crt_get_dn2) X(x509_crt_get_expiration_time)             \
+    X(x509_crt_import) X(x509_crt_init) X(x509_crt_list_import)
+/* clang-format on */
 
 static struct {
 #define X(name) __typeof__(gnutls_##name) *name;

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #define ROUND_UP_TO_512(n) (((n) + 511) & ~UINT64_C(511))
-#define MAX_CHUNKS (UINT64_C(1) << 25)
+#define MAX_CHUNKS         (UINT64_C(1) << 25)
 
 bool blocks_begin(BlocksNode *b, const BlocksOps *ops, uint64_t size, uint32_t block_bytes,
                   uint32_t per_chunk, uint64_t data_start, GError **error)
@@ -382,7 +382,8 @@ bool blocks_co_check(BlockNode *node, BlockCheckResult *result, unsigned fix, GE
             result->allocated_clusters++;
             result->compressed_clusters++;
             result->corruptions += at < b->data_start || at >= size;
-            result->image_end_offset = MAX(result->image_end_offset, size); /* how long it is, it says itself */
+            result->image_end_offset =
+                MAX(result->image_end_offset, size); /* how long it is, it says itself */
         } else if (blocks_kind(entry) == BLOCKS_DATA) {
             uint64_t bytes = MIN(b->block_bytes, ROUND_UP_TO_512(node->size - block * b->block_bytes));
 

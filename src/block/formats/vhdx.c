@@ -6,8 +6,8 @@
  *  2. An entry of the block table changes in this order: the data is in its place, a log entry with the new
  * sector is stable, the sector is written, it is stable. So each log entry is a sequence of its own: all
  * before it are in place.
- *  3. A log that holds something is replayed before anything of the image is looked at; an image that is opened
- * read-only with such a log is refused. SPDX-License-Identifier: GPL-2.0-or-later
+ *  3. A log that holds something is replayed before anything of the image is looked at; an image that is
+ * opened read-only with such a log is refused. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/formats/blocks.h"
 
@@ -282,7 +282,8 @@ static bool find_active(VhdxNode *v, const uint8_t *log, GArray *found, guint *f
 static int apply_entry(VhdxNode *v, const uint8_t *entry)
 {
     uint32_t count = blocks_le32(entry + 24);
-    const uint8_t *data = entry + (size_t)((64 + 32 * count + SECTOR_BYTES - 1) / SECTOR_BYTES) * SECTOR_BYTES;
+    const uint8_t *data =
+        entry + (size_t)((64 + 32 * count + SECTOR_BYTES - 1) / SECTOR_BYTES) * SECTOR_BYTES;
     BlockChild *file = v->b.node.file;
     int ret = 0;
 
@@ -308,7 +309,8 @@ static int apply_entry(VhdxNode *v, const uint8_t *entry)
             data += SECTOR_BYTES;
         }
     }
-    if (ret >= 0 && blocks_le64(entry + 56) > block_size(file) && blocks_le64(entry + 56) <= BLOCK_MAX_SIZE / 2) {
+    if (ret >= 0 && blocks_le64(entry + 56) > block_size(file) &&
+        blocks_le64(entry + 56) <= BLOCK_MAX_SIZE / 2) {
         ret = blk_truncate(file, blocks_le64(entry + 56), false, QAPI_PREALLOC_MODE_OFF, 0, NULL) ? 0 : -EIO;
     }
     return ret;
@@ -332,14 +334,15 @@ static bool open_log(VhdxNode *v, GError **error)
     v->log = (Region){ blocks_le64(v->header + 72), blocks_le32(v->header + 68) };
     if (v->log.offset < MIB_BYTES || v->log.offset % MIB_BYTES || v->log.bytes % MIB_BYTES ||
         v->log.offset > BLOCK_MAX_SIZE / 2 || v->log.bytes > MAX_LOG_BYTES) {
-        return error_set(error, "%s: the VHDX log (at %" PRIu64 ", %u bytes) cannot be", node->what, v->log.offset,
-                         v->log.bytes);
+        return error_set(error, "%s: the VHDX log (at %" PRIu64 ", %u bytes) cannot be", node->what,
+                         v->log.offset, v->log.bytes);
     }
     if (log_is_empty(v)) {
         return true;
     }
     if (le16(v->header + 64) != 0) {
-        return error_set(error, "%s: unsupported version %u of the VHDX log", node->what, le16(v->header + 64));
+        return error_set(error, "%s: unsupported version %u of the VHDX log", node->what,
+                         le16(v->header + 64));
     }
     log = v->log.bytes ? g_try_malloc(v->log.bytes) : NULL;
     if (!log) {
@@ -353,9 +356,11 @@ static bool open_log(VhdxNode *v, GError **error)
         return true; /* nothing was under way */
     }
     if (node->read_only) {
-        error_set(error, "VHDX image file '%s' opened read-only, but contains a log that needs to be replayed",
+        error_set(error,
+                  "VHDX image file '%s' opened read-only, but contains a log that needs to be replayed",
                   node->file->node->filename);
-        error_append_hint(error, "To replay the log, run:\nrhea-img check -r all '%s'", node->file->node->filename);
+        error_append_hint(error, "To replay the log, run:\nrhea-img check -r all '%s'",
+                          node->file->node->filename);
         return false;
     }
     for (guint i = first; i <= last && ret >= 0; i++) {
@@ -416,7 +421,8 @@ static int write_logged(VhdxNode *v, uint64_t offset, const uint8_t *sector)
         ret = ret < 0 ? ret : blk_flush(file);
         v->log_needed = ret < 0;
     }
-    v->log_at = (v->log_at + 2 * SECTOR_BYTES) % v->log.bytes; /* whole entries: the log is a multiple of them */
+    v->log_at =
+        (v->log_at + 2 * SECTOR_BYTES) % v->log.bytes; /* whole entries: the log is a multiple of them */
     return ret;
 }
 
@@ -427,7 +433,8 @@ static int vhdx_load(BlocksNode *b, uint64_t chunk, uint64_t *entries)
     VhdxNode *v = (VhdxNode *)b;
     size_t bytes = (size_t)b->per_chunk * 8;
     g_autofree uint8_t *raw = g_try_malloc(bytes);
-    int ret = raw ? blocks_read(b, v->bat.offset + chunk * (b->per_chunk + UINT64_C(1)) * 8, raw, bytes) : -ENOMEM;
+    int ret =
+        raw ? blocks_read(b, v->bat.offset + chunk * (b->per_chunk + UINT64_C(1)) * 8, raw, bytes) : -ENOMEM;
 
     for (uint32_t i = 0; ret >= 0 && i < b->per_chunk && chunk * b->per_chunk + i < b->count; i++) {
         uint64_t entry = blocks_le64(raw + (size_t)i * 8), at = entry & ~(MIB_BYTES - 1);
@@ -438,7 +445,8 @@ static int vhdx_load(BlocksNode *b, uint64_t chunk, uint64_t *entries)
         if ((entry & 7) == FULLY_PRESENT && (at < MIB_BYTES || at > BLOCK_MAX_SIZE / 2)) {
             return -EIO;
         }
-        entries[i] = (entry & 7) == FULLY_PRESENT ? BLOCKS_ENTRY(BLOCKS_DATA, at) : BLOCKS_ENTRY(BLOCKS_ZERO, 0);
+        entries[i] =
+            (entry & 7) == FULLY_PRESENT ? BLOCKS_ENTRY(BLOCKS_DATA, at) : BLOCKS_ENTRY(BLOCKS_ZERO, 0);
     }
     return ret;
 }
@@ -504,7 +512,8 @@ static bool read_regions(VhdxNode *v, GError **error)
                                                      : NULL;
         if (!slot) {
             if (blocks_le32(e + 28) & 1) {
-                return error_set(error, "%s: the VHDX image has an unknown region that is required", v->b.node.what);
+                return error_set(error, "%s: the VHDX image has an unknown region that is required",
+                                 v->b.node.what);
             }
             continue;
         }
@@ -534,7 +543,8 @@ static bool read_item(VhdxNode *v, const uint8_t *table, const uint8_t *id, uint
 
         if (memcmp(e, id, 16) == 0) {
             return offset >= TABLE_BYTES && length >= bytes && offset <= v->metadata.bytes - length &&
-                   length <= v->metadata.bytes && blocks_read(&v->b, v->metadata.offset + offset, buf, bytes) >= 0;
+                   length <= v->metadata.bytes &&
+                   blocks_read(&v->b, v->metadata.offset + offset, buf, bytes) >= 0;
         }
     }
     return false;
@@ -557,7 +567,8 @@ static bool read_metadata(VhdxNode *v, uint64_t *size, uint32_t *block_bytes, GE
     }
     *block_bytes = blocks_le32(buf);
     if (blocks_le32(buf + 4) & 2) {
-        return error_set(error, "%s: differencing VHDX images are not supported: merge it into its parent first",
+        return error_set(error,
+                         "%s: differencing VHDX images are not supported: merge it into its parent first",
                          v->b.node.what);
     }
     if (!read_item(v, t, item_size, buf, 8)) {
@@ -569,9 +580,11 @@ static bool read_metadata(VhdxNode *v, uint64_t *size, uint32_t *block_bytes, GE
     }
     v->logical_sector = blocks_le32(buf);
     if (*block_bytes < MIB_BYTES || *block_bytes > (256u << 20) || *block_bytes & (*block_bytes - 1) ||
-        (v->logical_sector != 512 && v->logical_sector != 4096) || *size > MAX_DISK || *size % v->logical_sector) {
-        return error_set(error, "%s: VHDX with a size of %" PRIu64 ", blocks of %u and sectors of %u bytes cannot be",
-                         v->b.node.what, *size, *block_bytes, v->logical_sector);
+        (v->logical_sector != 512 && v->logical_sector != 4096) || *size > MAX_DISK ||
+        *size % v->logical_sector) {
+        return error_set(
+            error, "%s: VHDX with a size of %" PRIu64 ", blocks of %u and sectors of %u bytes cannot be",
+            v->b.node.what, *size, *block_bytes, v->logical_sector);
     }
     return true;
 }
@@ -584,7 +597,8 @@ static bool vhdx_open(BlockNode *node, QapiBlockdevOptions *options, GError **er
     uint64_t size = 0, count;
     int ret;
 
-    if (!block_child_open(node, "file", BLOCK_ROLE_IMAGE, &node->file, options, options->u_vhdx->file, error)) {
+    if (!block_child_open(node, "file", BLOCK_ROLE_IMAGE, &node->file, options, options->u_vhdx->file,
+                          error)) {
         return false;
     }
     ret = blocks_read(&v->b, 0, signature, 8);
@@ -651,7 +665,8 @@ static const BlockOption vhdx_create_options[] = {
     { "subformat", BLOCK_OPTION_STRING,
       "VHDX format type, can be either 'dynamic' or 'fixed'. Default is 'dynamic'.", NULL, false },
     { "block_state_zero", BLOCK_OPTION_BOOL,
-      "Force use of payload blocks of type 'ZERO'.  Non-standard, but default.  Do not set to 'off' when using "
+      "Force use of payload blocks of type 'ZERO'.  Non-standard, but default.  Do not set to 'off' when "
+      "using "
       "qemu-img convert with subformat=dynamic.",
       "on", false },
     { NULL, 0, NULL, NULL, false },
@@ -731,7 +746,9 @@ static bool write_image(BlockChild *root, const Layout *l, GError **error)
     blocks_put_le32(add_item(meta, item_logical, &at, 4, true), 512);
     blocks_put_le32(add_item(meta, item_physical, &at, 4, true), 512);
     for (uint64_t i = 0; i < l->count; i++) {
-        uint64_t entry = l->fixed ? (l->data + i * l->block_bytes) | FULLY_PRESENT : l->zero ? ZERO : NOT_PRESENT;
+        uint64_t entry = l->fixed  ? (l->data + i * l->block_bytes) | FULLY_PRESENT
+                         : l->zero ? ZERO
+                                   : NOT_PRESENT;
 
         blocks_put_le64(bat + (i + i / l->ratio) * 8, entry);
     }
@@ -745,10 +762,12 @@ static bool write_image(BlockChild *root, const Layout *l, GError **error)
     return ret >= 0 || error_set_errno(error, -ret, "Could not write the VHDX image");
 }
 
-static bool vhdx_co_create_named(BlockGraph *graph, const char *filename, json_object *options, GError **error)
+static bool vhdx_co_create_named(BlockGraph *graph, const char *filename, json_object *options,
+                                 GError **error)
 {
     const char *subformat = blocks_option(options, "subformat");
-    uint64_t log_bytes = blocks_number(options, "log_size", MIB_BYTES), block = blocks_number(options, "block_size", 0);
+    uint64_t log_bytes = blocks_number(options, "log_size", MIB_BYTES),
+             block = blocks_number(options, "block_size", 0);
     Layout l = { .size = (blocks_number(options, "size", 0) + 511) & ~UINT64_C(511) };
     BlockChild *root;
     bool ok;
@@ -756,7 +775,8 @@ static bool vhdx_co_create_named(BlockGraph *graph, const char *filename, json_o
     l.fixed = subformat && strcmp(subformat, "fixed") == 0;
     l.zero = blocks_number(options, "block_state_zero", 1);
     if (subformat && !l.fixed && strcmp(subformat, "dynamic") != 0) {
-        return error_set(error, "Invalid parameter 'subformat': '%s' is neither dynamic nor fixed", subformat);
+        return error_set(error, "Invalid parameter 'subformat': '%s' is neither dynamic nor fixed",
+                         subformat);
     }
     if (l.size > MAX_DISK) {
         return error_set(error, "Image size too large; max of 64TB");
@@ -772,8 +792,10 @@ static bool vhdx_co_create_named(BlockGraph *graph, const char *filename, json_o
                                                : 8 * MIB_BYTES;
     }
     if (block < MIB_BYTES || block % MIB_BYTES || block & (block - 1) || block > 256 * MIB_BYTES) {
-        return error_set(error, block > 256 * MIB_BYTES ? "Block size must not exceed %" PRIu64
-                                                        : "Block size must be a power of two of %" PRIu64 " at least",
+        return error_set(error,
+                         block > 256 * MIB_BYTES ? "Block size must not exceed %" PRIu64
+                                                 : "Block size must be a power of two of %" PRIu64
+                                                   " at least",
                          block > 256 * MIB_BYTES ? 256 * MIB_BYTES : MIB_BYTES);
     }
     l.log = MIB_BYTES;

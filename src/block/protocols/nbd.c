@@ -33,15 +33,17 @@
 #else
 #define LIBNBD_NEWER(X)
 #endif
-#define LIBNBD_FUNCTIONS(X)                                                                                  \
-    X(add_meta_context)                                                                                      \
-    X(aio_block_status)                                                                                      \
-    X(aio_flush) X(aio_get_direction) X(aio_get_fd) X(aio_is_closed) X(aio_is_dead) X(aio_notify_read)       \
-        X(aio_notify_write) X(aio_pread) X(aio_pwrite) X(aio_trim) X(aio_zero) X(can_fast_zero) X(can_flush) \
-            X(can_fua) X(can_meta_context) X(can_trim) X(can_zero) X(close) X(connect_socket) X(connect_tcp) \
-                X(connect_unix) X(create) X(get_block_size) X(get_errno) X(get_error) X(get_size)            \
-                    X(is_read_only) X(set_export_name) X(shutdown) X(set_tls) X(set_tls_certificates)        \
-                        X(set_tls_psk_file) X(set_tls_username) X(set_tls_verify_peer) LIBNBD_NEWER(X)
+/* clang-format off */
+#define LIBNBD_FUNCTIONS(X)                                                                         \
+    X(add_meta_context) X(aio_block_status) X(aio_flush) X(aio_get_direction) X(aio_get_fd)         \
+    X(aio_is_closed) X(aio_is_dead) X(aio_notify_read) X(aio_notify_write) X(aio_pread)             \
+    X(aio_pwrite) X(aio_trim) X(aio_zero) X(can_fast_zero) X(can_flush) X(can_fua)                  \
+    X(can_meta_context) X(can_trim) X(can_zero) X(close) X(connect_socket) X(connect_tcp)           \
+    X(connect_unix) X(create) X(get_block_size) X(get_errno) X(get_error) X(get_size)               \
+    X(is_read_only) X(set_export_name) X(shutdown) X(set_tls) X(set_tls_certificates)               \
+    X(set_tls_psk_file) X(set_tls_username) X(set_tls_verify_peer)                                  \
+    LIBNBD_NEWER(X)
+/* clang-format on */
 
 static struct {
 #define X(name) __typeof__(nbd_##name) *name;
