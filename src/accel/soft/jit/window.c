@@ -32,7 +32,9 @@
 #define OTHER_MAPPINGS 10000 /* that the process may need besides */
 #define PAGE_MAPPINGS  2     /* of the host, of a page at most: its own, and what it cuts off */
 #define EXPECTED       16u
-#define HEAT_ON        2u /* how often it was found running before it gets windows */
+#define GOING          256u
+#define RUN            16u /* pages that are mapped at once */
+#define HEAT_ON        2u  /* how often it was found running before it gets windows */
 #define WRITTEN_LOG2   16
 #define LARGE          (UINT64_C(2) << 20)
 #define CR3_TABLE      UINT64_C(0x000ffffffffff000)
@@ -75,11 +77,18 @@ typedef struct Space {
     uint64_t used; /* by Windows.clock */
 } Space;
 
+typedef struct Going {
+    uint8_t *at;
+    size_t size;
+} Going;
+
 struct Windows {
     X86Cpu *cpu;
     Space spaces[MMU_CONTEXTS];
-    unsigned shown; /* the context that JitArea.windows is of; MMU_CONTEXTS: none */
-    bool something; /* to do before code runs: a space is stale, pages are expected */
+    unsigned shown;     /* the context that JitArea.windows is of; MMU_CONTEXTS: none */
+    bool something;     /* to do before code runs: a space is stale, pages are expected */
+    Going going[GOING]; /* what is to go out of the windows before code runs */
+    unsigned going_count;
     uint64_t expected[EXPECTED];
     unsigned expected_count;
     void *pool[POOL_WINDOWS]; /* reservations that nobody has, with their guards */
@@ -250,6 +259,33 @@ static void page_uncount(Windows *w, Space *s, gpointer key, uint64_t page)
     }
 }
 
+static int compare_going(const void *a, const void *b)
+{
+    const Going *x = a, *y = b;
+    return (x->at > y->at) - (x->at < y->at);
+}
+
+/* Takes out of the windows what is not to be there any more: neighbours at once, since each call costs. */
+static void going_flush(Windows *w)
+{
+    unsigned count = w->going_count;
+
+    if (!count) {
+        return;
+    }
+    w->going_count = 0;
+    qsort(w->going, count, sizeof(w->going[0]), compare_going);
+    for (unsigned k = 0; k < count;) {
+        uint8_t *at = w->going[k].at, *end = at;
+        for (; k < count && w->going[k].at <= end; k++) {
+            end = MAX(end, w->going[k].at + w->going[k].size);
+        }
+        if (!map_none(at, (size_t)(end - at))) {
+            g_error("no memory to take pages out of a window: %s", g_strerror(errno));
+        }
+    }
+}
+
 /* ---- spaces ---- */
 
 static uint8_t *window_of(const Space *s, uint64_t linear)
@@ -287,6 +323,7 @@ static void show(Windows *w, Space *s)
 /* Gives all of its windows back. */
 static void space_clear(Windows *w, Space *s)
 {
+    going_flush(w);
     if (w->shown == (unsigned)(s - w->spaces)) {
         hide(w);
     }
@@ -396,15 +433,20 @@ static uint64_t *gone_of(Windows *w, uint64_t linear)
     return &w->gone[(linear >> 12) * UINT64_C(0x9e3779b97f4a7c15) >> (64 - GONE_LOG2)];
 }
 
-/* Out of its window; the table is the caller's. */
+/* Out of its window, before code runs; the table is the caller's. */
 static void page_unmap(Windows *w, Space *s, gpointer key, uint64_t page)
 {
     uint64_t linear = (uint64_t)(uintptr_t)key & ~PAGE_LARGE;
     uint8_t *at = window_of(s, linear);
     w->counts.dropped++;
     *gone_of(w, linear) = linear | (uint64_t)(s - w->spaces);
-    if (at && !map_none(at, page_size(page))) {
-        g_error("no memory to take a page out of a window: %s", g_strerror(errno));
+    if (at) {
+        if (w->going_count == GOING) {
+            going_flush(w);
+        }
+        w->going[w->going_count].at = at;
+        w->going[w->going_count++].size = page_size(page);
+        w->something = true;
     }
     page_uncount(w, s, key, page);
 }
@@ -469,57 +511,103 @@ static bool page_failed(Windows *w, Space *s)
     return false;
 }
 
-static bool page_map(Windows *w, Space *s, const MmuLook *look)
+/* Maps pages that lie one behind the other, in the guest's addresses and in RAM; large ones one at a time. */
+static bool pages_map(Windows *w, Space *s, const MmuLook *looks, unsigned count)
 {
-    uint8_t *at = window_of(s, look->linear);
-    if (!at || look->ram->fd < 0 || !look->ram->shared || is_full(w)) {
+    uint8_t *at = window_of(s, looks->linear);
+    uint64_t size = looks->size;
+    bool large = size > 4096, writable[RUN];
+
+    going_flush(w);
+    if (!at || looks->ram->fd < 0 || !looks->ram->shared || is_full(w)) {
         return page_failed(w, s);
     }
-    if (look->size > 4096) {
-        /* Single pages of it may be there. */
-        for (uint64_t n = 0; n < look->size; n += 4096) {
-            page_forget(w, s, page_key(look->linear + n, false));
+    for (uint64_t n = 0; large && n < size; n += 4096) {
+        page_forget(w, s, page_key(looks->linear + n, false)); /* single pages of it may be there */
+    }
+    for (unsigned k = 0; k < count; k++) {
+        writable[k] = claim_writable(w, &looks[k]);
+        page_forget(w, s, page_key(looks[k].linear, large));
+    }
+    for (unsigned k = 0, end; k < count; k = end) {
+        for (end = k + 1; end < count && writable[end] == writable[k]; end++) {}
+        int prot = PROT_READ | (writable[k] ? PROT_WRITE : 0);
+        if (mmap(at + k * size, (end - k) * size, prot, MAP_SHARED | MAP_FIXED | MAP_POPULATE, looks->ram->fd,
+                 (off_t)(looks->ram->fd_offset + looks[k].ram_offset)) == MAP_FAILED) {
+            for (; k < count; k++) {
+                if (writable[k]) {
+                    count_written(w, looks[k].host, size, -1);
+                }
+            }
+            return page_failed(w, s); /* and what was there is in the table no more */
         }
-    }
-    bool large = look->size > 4096, writable = claim_writable(w, look);
-    page_forget(w, s, page_key(look->linear, large));
-    int prot = PROT_READ | (writable ? PROT_WRITE : 0);
-    if (mmap(at, look->size, prot, MAP_SHARED | MAP_FIXED | MAP_POPULATE, look->ram->fd,
-             (off_t)(look->ram->fd_offset + look->ram_offset)) == MAP_FAILED) {
-        if (writable) {
-            count_written(w, look->host, look->size, -1);
+        if (large || looks->ram->no_dump) {
+            /* Small pages twice in a core dump are not worth the time. */
+            madvise(at + k * size, (end - k) * size, MADV_DONTDUMP);
         }
-        return page_failed(w, s); /* and what was there is in the table no more */
-    }
-    if (large || look->ram->no_dump) {
-        madvise(at, look->size, MADV_DONTDUMP); /* small pages twice in a core dump are not worth the time */
-    }
-    uint64_t page =
-        (uint64_t)(uintptr_t)look->host | (writable ? PAGE_WRITABLE : 0) | (large ? PAGE_LARGE : 0);
-    count_pages(w, g_hash_table_insert(s->pages, page_key(look->linear, large), (gpointer)(uintptr_t)page));
-    if (writable) {
-        page_count(s, page_key(look->linear, large), page);
-    }
-    w->counts.mapped++;
-    uint64_t *gone = gone_of(w, look->linear);
-    if (*gone == (look->linear | (uint64_t)(s - w->spaces))) {
-        *gone = 0;
-        w->again++;
+        for (unsigned n = k; n < end; n++) {
+            gpointer key = page_key(looks[n].linear, large);
+            uint64_t page = (uint64_t)(uintptr_t)looks[n].host | (writable[n] ? PAGE_WRITABLE : 0) |
+                            (large ? PAGE_LARGE : 0);
+            count_pages(w, g_hash_table_insert(s->pages, key, (gpointer)(uintptr_t)page));
+            if (writable[n]) {
+                page_count(s, key, page);
+            }
+            w->counts.mapped++;
+            uint64_t *gone = gone_of(w, looks[n].linear);
+            if (*gone == (looks[n].linear | (uint64_t)(s - w->spaces))) {
+                *gone = 0;
+                w->again++;
+            }
+        }
     }
     return true;
+}
+
+static bool page_map(Windows *w, Space *s, const MmuLook *look)
+{
+    return pages_map(w, s, look, 1);
+}
+
+/* Whether the page comes behind the other one. */
+static bool follows(const MmuLook *look, const MmuLook *other)
+{
+    return look->size == 4096 && other->size == 4096 && look->linear == other->linear + 4096 &&
+           look->ram == other->ram && look->ram_offset == other->ram_offset + 4096;
+}
+
+/* Maps what is found at these addresses, which rise, and is not there yet. small: no large pages. */
+static void map_found(Windows *w, Space *s, const uint64_t *linear, unsigned count, bool small)
+{
+    MmuLook run[RUN];
+    unsigned n = 0;
+    uint64_t unused;
+
+    for (unsigned k = 0; k < count; k++) {
+        MmuLook look;
+        if (!window_of(s, linear[k]) || page_find(s, linear[k], &unused) ||
+            !mmu_look(w->cpu, linear[k], MMU_READ, &look) || (small && look.size != 4096)) {
+            continue;
+        }
+        if (n && (n == RUN || !follows(&look, &run[n - 1]))) {
+            pages_map(w, s, run, n);
+            n = 0;
+        }
+        run[n++] = look;
+    }
+    if (n) {
+        pages_map(w, s, run, n);
+    }
 }
 
 /* Pages around it that are there, too, and were used. */
 static void map_around(Windows *w, Space *s, uint64_t linear)
 {
-    uint64_t start = linear & ~UINT64_C(0x7fff), unused;
-    MmuLook look;
-    for (uint64_t at = start; at < start + 0x8000; at += 4096) {
-        if (at != linear && !page_find(s, at, &unused) && mmu_look(w->cpu, at, MMU_READ, &look) &&
-            look.size == 4096) {
-            page_map(w, s, &look);
-        }
+    uint64_t around[8];
+    for (unsigned k = 0; k < G_N_ELEMENTS(around); k++) {
+        around[k] = (linear & ~UINT64_C(0x7fff)) + k * 4096;
     }
+    map_found(w, s, around, G_N_ELEMENTS(around), true);
 }
 
 bool windows_fault(Windows *w, uintptr_t host, bool write)
@@ -686,16 +774,18 @@ static void space_check(Windows *w, Space *s)
     }
 }
 
+static int compare_linear(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
 static void map_expected(Windows *w, Space *s)
 {
-    for (unsigned i = 0; i < w->expected_count; i++) {
-        uint64_t linear = w->expected[i], page;
-        MmuLook look;
-        if (window_of(s, linear) && !page_find(s, linear, &page) &&
-            mmu_look(w->cpu, linear, MMU_READ, &look)) {
-            page_map(w, s, &look);
-        }
+    if (w->expected_count > 1) {
+        qsort(w->expected, w->expected_count, sizeof(w->expected[0]), compare_linear);
     }
+    map_found(w, s, w->expected, w->expected_count, false);
     w->expected_count = 0;
 }
 
@@ -721,6 +811,7 @@ bool windows_refresh(Windows *w)
     if (s->stale) {
         space_check(w, s);
     }
+    going_flush(w);
     map_expected(w, s);
     charge(w, s, since, 0);
     if (s->credit < 0 || s->failed) {
