@@ -156,14 +156,13 @@ static bool power_of_two(uint64_t n)
     return n && !(n & (n - 1));
 }
 
-/* Without rules of its own what it is called does not matter; with them the name says them. */
-static char *full_name(BlockNode *node)
+/* Rules in its options are a part of what it is called; those of a file are not. */
+static char *full_name(BlockNode *node, bool inline_rules)
 {
-    BlkdebugNode *b = (BlkdebugNode *)node;
     json_object *o = NULL;
     char *name;
 
-    if (!b->rules->len || !node->options || json_object_deep_copy(node->options, &o, NULL) != 0) {
+    if (!inline_rules || !node->options || json_object_deep_copy(node->options, &o, NULL) != 0) {
         return g_strdup(node->file->node->filename);
     }
     json_object_object_del(o, "node-name");
@@ -219,7 +218,7 @@ static bool blkdebug_open(BlockNode *node, QapiBlockdevOptions *options, GError 
     if (b->max_discard % MAX(b->opt_discard, align)) {
         return error_set(error, "Cannot meet constraints with max-discard %" PRIu64, b->max_discard);
     }
-    node->filename = full_name(node);
+    node->filename = full_name(node, o->inject_error || o->set_state);
     return true;
 }
 
