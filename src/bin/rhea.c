@@ -53,7 +53,7 @@ static char *default_memory(void)
     return g_strdup_printf("%u", (unsigned)CLAMP(mib, 256, 2048));
 }
 
-/* The image's format: by its first bytes. The system program says which it cannot open. */
+/* The image's format: by its first bytes; raw where they are nothing known. */
 static bool probe_format(const char *path, const char **format, GError **error)
 {
     static const struct {
@@ -66,7 +66,7 @@ static bool probe_format(const char *path, const char **format, GError **error)
     if (fd < 0) {
         error_set_errno(error, errno, "Could not open disk image '%s'", path);
         if (errno == ENOENT) {
-            error_append_hint(error, "To make an empty one: truncate -s 10G '%s'", path);
+            error_append_hint(error, "To make an empty one: rhea-img create -f qcow2 '%s' 10G", path);
         }
         return false;
     }

@@ -6,6 +6,7 @@
 #include "block/export/nbd_server.h"
 #include "img/tool.h"
 #include "io/socket.h"
+#include "io/tls.h"
 #include "qapi/visitor.h"
 #include "rhea_config.h"
 
@@ -57,6 +58,9 @@ static const struct {
     { NULL, "-T, --trace STRING", "accepted; trace points are those of the build", { "trace", required_argument, NULL, 'T' } },
     { NULL, "--fork", "fork off the server process and exit the parent once the server is running", { "fork", no_argument, NULL, OPT_FORK } },
     { NULL, "--pid-file=PATH", "store the server's process ID in the given file", { "pid-file", required_argument, NULL, OPT_PID_FILE } },
+    { NULL, "--tls-creds=ID", "use the TLS credentials object ID: every client must then", { "tls-creds", required_argument, NULL, OPT_TLS_CREDS } },
+    { NULL, "--tls-authz=ID", "let in only whom the authorization object ID allows", { "tls-authz", required_argument, NULL, OPT_TLS_AUTHZ } },
+    { NULL, "--tls-hostname=HOSTNAME", "with -L: what the server's certificate must name, instead of -b", { "tls-hostname", required_argument, NULL, OPT_TLS_HOSTNAME } },
     { "Block device options", "-f, --format=FORMAT", "set image format (raw, qcow2, ...)", { "format", required_argument, NULL, 'f' } },
     { NULL, "-r, --read-only", "export read-only", { "read-only", no_argument, NULL, 'r' } },
     { NULL, "-s, --snapshot", "write to a temporary overlay that is thrown away at the end", { "snapshot", no_argument, NULL, 's' } },
@@ -70,9 +74,6 @@ static const struct {
     /* known, but not for use here */
     { NULL, NULL, NULL, { "connect", required_argument, NULL, 'c' } },
     { NULL, NULL, NULL, { "disconnect", no_argument, NULL, 'd' } },
-    { NULL, NULL, NULL, { "tls-creds", required_argument, NULL, OPT_TLS_CREDS } },
-    { NULL, NULL, NULL, { "tls-authz", required_argument, NULL, OPT_TLS_AUTHZ } },
-    { NULL, NULL, NULL, { "tls-hostname", required_argument, NULL, OPT_TLS_HOSTNAME } },
     { NULL, NULL, NULL, { "selinux-label", required_argument, NULL, OPT_SELINUX_LABEL } },
     { NULL, NULL, NULL, { "print-man", no_argument, NULL, OPT_MAN } },
 };
@@ -80,7 +81,7 @@ static const struct {
 
 typedef struct Settings {
     const char *port, *bind, *socket, *export_name, *description, *format, *snapshot, *pid_file;
-    const char *aio, *discard, *detect_zeroes;
+    const char *aio, *discard, *detect_zeroes, *tls_creds, *tls_authz, *tls_hostname;
     GPtrArray *bitmaps, *objects;
     uint64_t offset;
     unsigned shared;
@@ -292,9 +293,14 @@ static void parse(Settings *s, int argc, char **argv)
         case 'd':
             fail("Kernel /dev/nbdN support not available");
         case OPT_TLS_CREDS:
+            s->tls_creds = optarg;
+            break;
         case OPT_TLS_AUTHZ:
+            s->tls_authz = optarg;
+            break;
         case OPT_TLS_HOSTNAME:
-            fail("TLS is not supported by this version; tunnel the connection, or use a unix socket");
+            s->tls_hostname = optarg;
+            break;
         case OPT_SELINUX_LABEL:
             fail("SELinux support not enabled in this binary");
         default:
@@ -481,7 +487,9 @@ static int serve(ImgTool *tool, const Settings *s, ImgDisk *disk, int listen_fd,
     NbdExport *exp = nbd_export_new(serving.server, disk->node, &options_of_export, &error);
     int status = EXIT_FAILURE;
     LoopFd *watch = NULL;
-    if (!exp || !nbd_server_listen(serving.server, listen_fd, &error)) {
+    TlsCreds *creds = s->tls_creds ? tls_creds_find(tool->root, s->tls_creds, true, &error) : NULL;
+    bool ok = exp && !error && (!creds || nbd_server_set_tls(serving.server, creds, s->tls_authz, &error));
+    if (!ok || !nbd_server_listen(serving.server, listen_fd, &error)) {
         error_report(error);
         goto out;
     }
@@ -527,17 +535,41 @@ out:
     return status;
 }
 
+static bool add_objects(ImgTool *tool, const Settings *s)
+{
+    for (guint i = 0; i < s->objects->len; i++) {
+        if (!img_object_add(tool, s->objects->pdata[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static int list_exports(const Settings *s)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(SocketAddress) addr = address_of(s);
-    int fd = socket_connect(addr, NULL, &error);
-    if (fd < 0) {
-        error_report(error);
-        return EXIT_FAILURE;
+    TlsCreds *creds = NULL;
+    ImgTool tool;
+    int status = EXIT_FAILURE;
+    img_tool_start(&tool, g_get_prgname());
+    bool ok = add_objects(&tool, s);
+    if (ok && s->tls_creds) {
+        creds = tls_creds_find(tool.root, s->tls_creds, false, &error);
     }
-    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
-    return img_nbd_list(fd) ? EXIT_SUCCESS : EXIT_FAILURE;
+    if (ok && !error) {
+        int fd = socket_connect(addr, NULL, &error);
+        if (fd >= 0) {
+            fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+            const char *expected = s->tls_hostname ? s->tls_hostname : addr->host;
+            status = img_nbd_list(fd, creds, expected) ? EXIT_SUCCESS : EXIT_FAILURE;
+        }
+    }
+    if (error) {
+        error_report(error);
+    }
+    img_tool_end(&tool);
+    return status;
 }
 
 int main(int argc, char **argv)
@@ -560,7 +592,16 @@ int main(int argc, char **argv)
         if (s.fork) {
             fail("List mode is incompatible with forking");
         }
+        if (s.tls_authz) {
+            fail("TLS authorization is incompatible with export list");
+        }
         return list_exports(&s);
+    }
+    if (s.tls_hostname) {
+        fail("TLS hostname is only supported with export list");
+    }
+    if (s.tls_authz && !s.tls_creds) {
+        fail("TLS authorization needs --tls-creds");
     }
     if (argc - optind != 1) {
         log_error("Invalid number of arguments");
@@ -581,10 +622,8 @@ int main(int argc, char **argv)
     g_autoptr(GError) error = NULL;
     g_autoptr(SocketAddress) addr = address_of(&s);
     ImgDisk *disk = NULL;
-    for (guint i = 0; i < s.objects->len; i++) {
-        if (!img_object_add(&tool, s.objects->pdata[i])) {
-            goto out;
-        }
+    if (!add_objects(&tool, &s)) {
+        goto out;
     }
     if (activated) {
         fcntl(listen_fd, F_SETFD, FD_CLOEXEC);

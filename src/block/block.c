@@ -2,6 +2,7 @@
  * The registry of back ends, and their requests. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/block_internal.h"
+#include "block/exports.h"
 #include "block/graph/dirty_bitmap.h"
 #include "block/operate.h"
 
@@ -14,9 +15,16 @@
 #include <time.h>
 #include <unistd.h>
 
+/* How long requests of a kind took: bins[i] counts those below bounds[i], the last one the rest. */
+typedef struct Histogram {
+    guint count;             /* of bounds */
+    uint64_t *bounds, *bins; /* bins: atomic */
+} Histogram;
+
 typedef struct BlockStats {
     uint64_t bytes[5], ops[5], failed[5], invalid[5], time_ns[5]; /* atomic, by BlockOp */
     uint64_t highest_write;
+    Histogram *histograms[5]; /* by BlockOp; NULL: not counted. Changed while drained */
 } BlockStats;
 
 struct BlockBackend {
@@ -38,6 +46,7 @@ struct BlockBackend {
 struct BlockRegistry {
     BlockGraph *graph;
     JobManager *jobs;
+    BlockExports *exports;
     Loop *loop;
     FdTable *fds;
     GPtrArray *backends; /* of BlockBackend * */
@@ -77,6 +86,20 @@ static bool name_taken(void *opaque, const char *name)
     return false;
 }
 
+static BlockNode *device_node(void *opaque, const char *id)
+{
+    BlockRegistry *reg = opaque;
+
+    for (guint i = 0; i < reg->backends->len; i++) {
+        BlockBackend *bb = g_ptr_array_index(reg->backends, i);
+
+        if (*bb->name && strcmp(bb->name, id) == 0) {
+            return bb->root ? bb->root->node : NULL;
+        }
+    }
+    return NULL;
+}
+
 BlockRegistry *block_registry_new(Loop *loop, FdTable *fds)
 {
     BlockRegistry *reg = g_new0(BlockRegistry, 1);
@@ -85,16 +108,23 @@ BlockRegistry *block_registry_new(Loop *loop, FdTable *fds)
     reg->fds = fds;
     reg->graph = block_graph_new(loop, fds);
     block_graph_set_name_check(reg->graph, name_taken, reg);
+    block_graph_set_device_lookup(reg->graph, device_node, reg);
     reg->jobs = job_manager_new(reg->graph);
+    reg->exports = block_exports_new(reg);
     reg->backends = g_ptr_array_new();
     reg->drives = g_ptr_array_new_with_free_func(drive_free);
     return reg;
 }
 
+static void histogram_free(Histogram *h);
+
 static void backend_free(BlockBackend *bb)
 {
     bb_detach_device(bb);
     block_root_free(bb->root);
+    for (size_t i = 0; i < G_N_ELEMENTS(bb->stats.histograms); i++) {
+        histogram_free(bb->stats.histograms[i]);
+    }
     g_free(bb->name);
     g_free(bb->serial);
     g_free(bb->qdev);
@@ -110,6 +140,7 @@ void block_registry_free(BlockRegistry *reg)
         property_registry = NULL;
     }
     job_manager_free(reg->jobs);
+    block_exports_free(reg->exports);
     for (guint i = 0; i < reg->backends->len; i++) {
         BlockBackend *bb = g_ptr_array_index(reg->backends, i);
 
@@ -156,6 +187,11 @@ GPtrArray *block_drives(BlockRegistry *reg)
 BlockGraph *block_registry_graph(BlockRegistry *reg)
 {
     return reg->graph;
+}
+
+BlockExports *block_registry_exports(BlockRegistry *reg)
+{
+    return reg->exports;
 }
 
 JobManager *block_registry_jobs(BlockRegistry *reg)
@@ -283,6 +319,35 @@ static BlockBackend *find_named(BlockRegistry *reg, const char *name)
         }
     }
     return NULL;
+}
+
+static BlockBackend *find_device(BlockRegistry *reg, const char *id, GError **error)
+{
+    BlockBackend *bb = find_named(reg, id);
+
+    for (guint i = 0; i < reg->backends->len && !bb; i++) {
+        BlockBackend *other = g_ptr_array_index(reg->backends, i);
+
+        if (other->qdev && (strcmp(other->qdev, id) == 0 ||
+                            (g_str_has_prefix(other->qdev, "/machine/peripheral/") &&
+                             strcmp(other->qdev + strlen("/machine/peripheral/"), id) == 0))) {
+            bb = other;
+        }
+    }
+    if (!bb) {
+        error_set_class(error, ERROR_CLASS_DEVICE_NOT_FOUND, "Device '%s' not found", id);
+    }
+    return bb;
+}
+
+BlockChild *block_backend_root(BlockRegistry *reg, const char *id, GError **error)
+{
+    BlockBackend *bb = find_device(reg, id, error);
+
+    if (bb && !bb->root) {
+        error_set(error, "Device '%s' has no medium", id);
+    }
+    return bb ? bb->root : NULL;
 }
 
 BlockBackend *bb_find(BlockRegistry *reg, const char *name, GError **error)
@@ -497,6 +562,87 @@ typedef struct BackendRequest {
     struct iovec iov_inline[REQUEST_INLINE_IOV];
 } BackendRequest;
 
+static void histogram_free(Histogram *h)
+{
+    if (h) {
+        g_free(h->bounds);
+        g_free(h->bins);
+        g_free(h);
+    }
+}
+
+static void histogram_count(Histogram *h, uint64_t ns)
+{
+    guint low = 0, high = h->count;
+
+    while (low < high) { /* the first bound above it */
+        guint middle = (low + high) / 2;
+
+        if (h->bounds[middle] <= ns) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    __atomic_fetch_add(&h->bins[low], 1, __ATOMIC_RELAXED);
+}
+
+/* bounds NULL: none. */
+static bool histogram_new(const GArray *bounds, Histogram **result, const char *id, const char *what,
+                          GError **error)
+{
+    Histogram *h;
+
+    *result = NULL;
+    if (!bounds) {
+        return true;
+    }
+    for (guint i = 0; i < bounds->len; i++) {
+        if (!g_array_index(bounds, uint64_t, i) ||
+            (i && g_array_index(bounds, uint64_t, i) <= g_array_index(bounds, uint64_t, i - 1))) {
+            error_set(error, "Device '%s' set %s boundaries fail", id, what);
+            error_append_hint(error, "They must be larger than 0, and each larger than the one before.");
+            return false;
+        }
+    }
+    if (bounds->len > 10000) {
+        return error_set(error, "Device '%s': a histogram has at most 10000 boundaries", id);
+    }
+    h = g_new0(Histogram, 1);
+    h->count = bounds->len;
+    h->bounds = g_memdup2(bounds->data, bounds->len * sizeof(uint64_t));
+    h->bins = g_new0(uint64_t, bounds->len + 1);
+    *result = h;
+    return true;
+}
+
+bool block_set_histograms(BlockRegistry *reg, const char *id, const GArray *all, const GArray *read,
+                          const GArray *write, const GArray *flush, GError **error)
+{
+    static const BlockOp ops[] = { BLOCK_READ, BLOCK_WRITE, BLOCK_FLUSH };
+    static const char *const names[] = { "read", "write", "flush" };
+    const GArray *bounds[] = { read ? read : all, write ? write : all, flush ? flush : all };
+    BlockBackend *bb = find_device(reg, id, error);
+    Histogram *new[3] = { NULL, NULL, NULL };
+    BlockDrain *drain;
+    bool none = !all && !read && !write && !flush, ok = bb != NULL;
+
+    for (int i = 0; i < 3 && ok; i++) {
+        ok = histogram_new(bounds[i], &new[i], id, names[i], error);
+    }
+    drain = ok && bb_node(bb) ? block_drain_begin(bb_node(bb)) : NULL;
+    for (int i = 0; i < 3; i++) {
+        if (ok && (bounds[i] || none)) { /* a kind that is not named stays as it is */
+            histogram_free(bb->stats.histograms[ops[i]]);
+            bb->stats.histograms[ops[i]] = new[i];
+        } else {
+            histogram_free(new[i]);
+        }
+    }
+    block_drain_end(drain);
+    return ok;
+}
+
 static void backend_done(void *opaque, int result)
 {
     BackendRequest *r = opaque;
@@ -504,7 +650,12 @@ static void backend_done(void *opaque, int result)
     BlockStats *stats = &bb->stats;
     BlockDone *done = r->done;
 
+    uint64_t took_ns = (uint64_t)MAX(now_ns() - r->start_ns, 0);
+
     opaque = r->opaque;
+    if (result >= 0 && stats->histograms[r->op] && (r->bytes || r->op == BLOCK_FLUSH)) {
+        histogram_count(stats->histograms[r->op], took_ns);
+    }
     if (result < 0) {
         __atomic_fetch_add(&stats->failed[r->op], 1, __ATOMIC_RELAXED);
     } else {
@@ -518,7 +669,7 @@ static void backend_done(void *opaque, int result)
                                                              __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
         }
     }
-    __atomic_fetch_add(&stats->time_ns[r->op], (uint64_t)(now_ns() - r->start_ns), __ATOMIC_RELAXED);
+    __atomic_fetch_add(&stats->time_ns[r->op], took_ns, __ATOMIC_RELAXED);
     if (r->iov != r->iov_inline) {
         g_free(r->iov);
     }
@@ -855,6 +1006,27 @@ json_object *block_query_nodes(BlockRegistry *reg, bool flat)
     return list;
 }
 
+static void put_histogram(json_object *o, const char *name, const Histogram *h)
+{
+    json_object *one, *bounds, *bins;
+
+    if (!h) {
+        return;
+    }
+    one = json_object_new_object();
+    bounds = json_object_new_array();
+    bins = json_object_new_array();
+    for (guint i = 0; i <= h->count; i++) {
+        if (i < h->count) {
+            json_object_array_add(bounds, json_object_new_uint64(h->bounds[i]));
+        }
+        json_object_array_add(bins, json_object_new_uint64(__atomic_load_n(&h->bins[i], __ATOMIC_RELAXED)));
+    }
+    json_object_object_add(one, "boundaries", bounds);
+    json_object_object_add(one, "bins", bins);
+    json_object_object_add(o, name, one);
+}
+
 static json_object *stats_json(const BlockStats *s)
 {
     static const struct {
@@ -889,6 +1061,9 @@ static json_object *stats_json(const BlockStats *s)
     put_bool(o, "account_invalid", true);
     put_bool(o, "account_failed", true);
     json_object_object_add(o, "timed_stats", json_object_new_array());
+    put_histogram(o, "rd_latency_histogram", s->histograms[BLOCK_READ]);
+    put_histogram(o, "wr_latency_histogram", s->histograms[BLOCK_WRITE]);
+    put_histogram(o, "flush_latency_histogram", s->histograms[BLOCK_FLUSH]);
     return o;
 }
 

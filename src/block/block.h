@@ -123,6 +123,11 @@ BlockNode *block_lookup(BlockRegistry *reg, const char *device, const char *node
 bool block_resize(BlockRegistry *reg, const char *device, const char *node_name, uint64_t size,
                   GError **error);
 
+/* block-latency-histogram-set: of uint64_t in nanoseconds, each may be NULL; `all` is for those kinds that
+ * have none of their own. All NULL: no histograms any more. */
+bool block_set_histograms(BlockRegistry *reg, const char *id, const GArray *all, const GArray *read,
+                          const GArray *write, const GArray *flush, GError **error);
+
 /* query-block, query-named-block-nodes, query-blockstats: JSON lists that the caller owns; info block: text.
  */
 json_object *block_query(BlockRegistry *reg);

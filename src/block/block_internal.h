@@ -13,6 +13,8 @@ bool block_on_error_parse(const char *text, const char *what, bool is_read, Bloc
                           GError **error);
 void block_backend_configure(BlockBackend *bb, bool write_cache, BlockOnError on_read, BlockOnError on_write,
                              const char *serial);
+/* The root of a back end by its id or its device's; NULL with an error. */
+BlockChild *block_backend_root(BlockRegistry *reg, const char *id, GError **error);
 GPtrArray *block_registry_drive_list(BlockRegistry *reg);
 
 #endif

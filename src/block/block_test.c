@@ -1,6 +1,8 @@
 /* Tests of disks, on real files. SPDX-License-Identifier: GPL-2.0-or-later */
 #include "block/block_internal.h"
 #include "block/protocols/lock.h"
+#include "block/throttling.h"
+#include "object/object.h"
 
 #include "base/error.h"
 
@@ -290,7 +292,7 @@ static void test_errors(void)
                                          "[]",
                                          "driver=null-co,node-name=#a",
                                          "driver=null-co,node-name=a,sise=1",
-                                         "driver=null-co,node-name=a,latency-ns=9999999999",
+                                         "driver=null-co,node-name=a,latency-ns=99999999999",
                                          "driver=file,node-name=a,filename=",
                                          "driver=raw,node-name=a",
                                          "driver=raw,node-name=a,file.driver=null-co,file.size=big",
@@ -530,6 +532,121 @@ static void test_property_text(void)
     end();
 }
 
+static double seconds_for(BlockBackend *bb, int reads)
+{
+    int64_t start = g_get_monotonic_time();
+    char buf[512];
+
+    for (int i = 0; i < reads; i++) {
+        g_assert_cmpint(bb_pread(bb, 0, buf, sizeof(buf)), ==, 0);
+    }
+    return (double)(g_get_monotonic_time() - start) / 1e6;
+}
+
+/* ---- latency histograms ---- */
+
+/* The sum of the bins of a histogram of the first disk; -1: there is none. */
+static int64_t in_bins(const char *name, int *bins)
+{
+    json_object *all = block_query_stats(reg, false), *stats, *h, *list;
+    int64_t sum = -1;
+
+    g_assert_true(json_object_object_get_ex(json_object_array_get_idx(all, 0), "stats", &stats));
+    if (json_object_object_get_ex(stats, name, &h) && json_object_object_get_ex(h, "bins", &list)) {
+        *bins = (int)json_object_array_length(list);
+        sum = 0;
+        for (int i = 0; i < *bins; i++) {
+            sum += json_object_get_int64(json_object_array_get_idx(list, (size_t)i));
+        }
+    }
+    json_object_put(all);
+    return sum;
+}
+
+static void test_histograms(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autofree char *path = NULL, *text = NULL;
+    g_autoptr(GArray) bounds = g_array_new(FALSE, FALSE, sizeof(uint64_t));
+    const uint64_t values[] = { 1000, 1000000, 100000000 }, wrong = 5;
+    BlockDrive *drive;
+    int bins = 0;
+
+    begin();
+    path = make_file("disk", 65536);
+    text = g_strdup_printf("file=%s,format=raw,id=d1,read-only=on", path);
+    drive = block_drive_add_text(reg, text, NULL, &error);
+    g_assert_no_error(error);
+    g_array_append_vals(bounds, values, G_N_ELEMENTS(values));
+    g_assert_cmpint(in_bins("rd_latency_histogram", &bins), ==, -1);
+    g_assert_true(block_set_histograms(reg, "d1", bounds, NULL, NULL, NULL, &error));
+    seconds_for(drive->bb, 25);
+    g_assert_cmpint(in_bins("rd_latency_histogram", &bins), ==, 25);
+    g_assert_cmpint(bins, ==, 4);
+    g_assert_cmpint(in_bins("wr_latency_histogram", &bins), ==, 0);
+    g_array_append_val(bounds, wrong);
+    g_assert_false(block_set_histograms(reg, "d1", NULL, bounds, NULL, NULL, &error));
+    g_assert_nonnull(strstr(error->message, "read boundaries"));
+    g_clear_error(&error);
+    g_array_set_size(bounds, 1); /* of reads only: from nothing on; the others stay */
+    g_assert_true(block_set_histograms(reg, "d1", NULL, bounds, NULL, NULL, &error));
+    g_assert_cmpint(in_bins("rd_latency_histogram", &bins), ==, 0);
+    g_assert_cmpint(bins, ==, 2);
+    g_assert_cmpint(in_bins("flush_latency_histogram", &bins), ==, 0);
+    g_assert_true(block_set_histograms(reg, "d1", NULL, NULL, NULL, NULL, &error));
+    g_assert_cmpint(in_bins("flush_latency_histogram", &bins), ==, -1);
+    g_assert_false(block_set_histograms(reg, "nosuch", NULL, NULL, NULL, NULL, &error));
+    end();
+}
+
+/* ---- limits of -drive ---- */
+
+static void test_throttling(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autofree char *path = NULL, *one = NULL, *two = NULL, *bad = NULL;
+    QapiBlockIOThrottle set = { .id = (char *)"d1" };
+    Object *root = object_root_new();
+    BlockDrive *d1, *d2;
+
+    begin();
+    block_graph_set_objects(block_registry_graph(reg), root);
+    path = make_file("disk", 65536);
+    one = g_strdup_printf("file=%s,format=raw,id=d1,iops_rd=100,read-only=on", path);
+    two = g_strdup_printf(
+        "file=%s,format=raw,id=d2,throttling.iops-total=200,throttling.group=g,read-only=on", path);
+    d1 = block_drive_add_text(reg, one, NULL, &error);
+    g_assert_no_error(error);
+    g_assert_cmpstr(bb_node(d1->bb)->driver->name, ==, "throttle");
+    g_assert_cmpfloat(seconds_for(d1->bb, 40), >, 0.25); /* 10 at once, 30 at 100 a second */
+    d2 = block_drive_add_text(reg, two, NULL, &error);
+    g_assert_no_error(error);
+    g_assert_cmpfloat(seconds_for(d2->bb, 60), >, 0.15);
+    /* No limit, then the other's group, with other limits. */
+    g_assert_true(block_set_throttle(reg, &set, &error));
+    g_assert_no_error(error);
+    g_assert_cmpfloat(seconds_for(d1->bb, 40), <, 0.2);
+    set.group = (char *)"g";
+    set.iops = 100;
+    set.has_iops_max = true;
+    set.iops_max = 400;
+    g_assert_true(block_set_throttle(reg, &set, &error));
+    g_assert_cmpfloat(seconds_for(d2->bb, 430), >, 0.2);
+    set.iops_rd = 5;
+    g_assert_false(block_set_throttle(reg, &set, &error));
+    g_assert_nonnull(strstr(error->message, "at the same time"));
+    g_clear_error(&error);
+    set.id = (char *)"nosuch";
+    g_assert_false(block_set_throttle(reg, &set, &error));
+    g_clear_error(&error);
+    bad = g_strdup_printf("file=%s,format=raw,id=d3,read-only=on,bps=1,bps_rd=1", path);
+    g_assert_null(block_drive_add_text(reg, bad, NULL, &error));
+    g_test_message("%s", error->message);
+    g_clear_error(&error);
+    end();
+    object_unref(root);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -546,5 +663,7 @@ int main(int argc, char **argv)
     g_test_add_func("/block/error-policy", test_error_policy);
     g_test_add_func("/block/loops", test_loops);
     g_test_add_func("/block/info", test_property_text);
+    g_test_add_func("/block/throttling", test_throttling);
+    g_test_add_func("/block/histograms", test_histograms);
     return g_test_run();
 }

@@ -4,6 +4,8 @@
  */
 #include "block/block_internal.h"
 
+#include "block/throttling.h"
+
 #include "base/error.h"
 #include "io/options.h"
 
@@ -169,14 +171,7 @@ static BlockNode *open_node(BlockRegistry *reg, json_object *o, const char *what
 
     json_object_object_foreach(o, key, value)
     {
-        if (g_str_has_prefix(key, "throttling.") || g_str_has_prefix(key, "iops") ||
-            g_str_has_prefix(key, "bps")) {
-            error_set(error, "%s: '%s': limits are not an option of -drive in this version", what, key);
-            error_append_hint(error, "Use -object throttle-group and -blockdev driver=throttle.");
-            json_object_put(n);
-            return NULL;
-        }
-        if (!g_strv_contains(drive_options, key)) {
+        if (!g_strv_contains(drive_options, key) && !block_throttle_is_option(key)) {
             json_object_object_add(n, key, json_object_get(value));
         }
     }
@@ -296,7 +291,8 @@ BlockDrive *block_drive_add(BlockRegistry *reg, json_object *o, const char *defa
                (options_contains(o, "format") && !options_contains(o, "media"));
     json_object_object_foreach(o, key, value)
     {
-        has_file = has_file || g_str_has_prefix(key, "file.") || !g_strv_contains(drive_options, key);
+        has_file = has_file || g_str_has_prefix(key, "file.") ||
+                   (!g_strv_contains(drive_options, key) && !block_throttle_is_option(key));
         (void)value;
     }
     if (has_file) {
@@ -307,6 +303,21 @@ BlockDrive *block_drive_add(BlockRegistry *reg, json_object *o, const char *defa
             if (!node) {
                 return NULL;
             }
+        }
+    }
+    if (node) {
+        const char *group;
+        json_object *limits = block_throttle_options(o, &group);
+
+        if (limits) {
+            BlockNode *top = block_throttle_over(block_registry_graph(reg), node, limits, group, id, error);
+
+            json_object_put(limits);
+            if (!top) {
+                error_prefix(error, "%s: ", what);
+                goto fail;
+            }
+            node = top;
         }
     }
     if (copy_on_read) {

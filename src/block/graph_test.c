@@ -703,6 +703,147 @@ static void test_bitmaps(void)
     end();
 }
 
+/* ---- quorum ---- */
+
+static GString *events;
+
+static void count_event(void *opaque, const char *event, json_object *data)
+{
+    json_object *type = NULL, *node = NULL;
+
+    json_object_object_get_ex(data, "type", &type);
+    json_object_object_get_ex(data, "node-name", &node);
+    g_string_append_printf(events, "%s%s%s%s%s;", event, type ? ":" : "",
+                           type ? json_object_get_string(type) : "", node ? ":" : "",
+                           node ? json_object_get_string(node) : "");
+    json_object_put(data);
+}
+
+static void expect_events(const char *wanted)
+{
+    g_assert_cmpstr(events->str, ==, wanted);
+    g_string_truncate(events, 0);
+}
+
+static void test_quorum(void)
+{
+    g_autofree char *a = NULL, *b = NULL, *c = NULL, *text = NULL;
+    g_autoptr(GError) error = NULL;
+    BlockNode *q, *late;
+    BlockChild *root;
+    BlockStatus st;
+    json_object *o;
+    char buf[1024];
+
+    begin();
+    events = g_string_new(NULL);
+    block_graph_set_event_hook(graph, count_event, NULL);
+    a = make_file("a", 65536, 'x');
+    b = make_file("b", 65536, 'x');
+    c = make_file("c", 65536, 'y');
+    add("driver=file,node-name=fc,discard=unmap,filename=%s", c);
+    q = add("driver=quorum,node-name=q,discard=unmap,vote-threshold=2,children.0.driver=file,children.0."
+            "filename=%s,"
+            "children.0.node-name=fa,children.1.driver=blkdebug,children.1.node-name=fb,"
+            "children.1.inject-error.0.event=none,children.1.inject-error.0.iotype=write,"
+            "children.1.inject-error.0.sector=8,children.1.discard=unmap,children.1.image.driver=file,"
+            "children.1.image.filename=%s,children.2=fc",
+            a, b);
+    g_assert_cmpint(q->size, ==, 65536);
+    root = root_of(q, RW, BLOCK_PERM_ALL & ~(unsigned)BLOCK_PERM_WRITE);
+    /* The files are the quorum's: another writer would make them differ. */
+    g_assert_null(
+        block_root_new(block_node_find(graph, "fa"), "other", RW, BLOCK_PERM_ALL, NULL, NULL, &error));
+    g_clear_error(&error);
+    /* Two of three decide, and the third is told of. */
+    g_assert_cmpint(blk_pread(root, 1000, sizeof(buf), buf, 0), ==, 0);
+    g_assert_true(buf[0] == 'x' && buf[1023] == 'x');
+    expect_events("QUORUM_REPORT_BAD:read:fc;");
+    /* Written by all three they agree; one that fails does not matter, two do. */
+    memset(buf, 'w', sizeof(buf));
+    g_assert_cmpint(blk_pwrite(root, 1000, sizeof(buf), buf, 0), ==, 0);
+    g_assert_cmpint(blk_pread(root, 1000, sizeof(buf), buf, 0), ==, 0);
+    g_assert_true(buf[0] == 'w' && buf[1023] == 'w');
+    expect_events("");
+    g_assert_cmpint(blk_pwrite(root, 4096, 512, buf, 0), ==, 0);
+    expect_events("QUORUM_REPORT_BAD:write:fb;");
+    g_assert_cmpint(blk_pwrite_zeroes(root, 8192, 4096, BLOCK_REQ_MAY_UNMAP), ==, 0);
+    g_assert_cmpint(blk_flush(root), ==, 0);
+    g_assert_cmpint(blk_status(q, 8192, 57344, &st), ==, 0);
+    g_assert_true(st.flags & BLOCK_STATUS_ZERO);
+    g_assert_cmpint(st.bytes, ==, 4096);
+    g_assert_cmpint(blk_pread(root, 8192, 512, buf, 0), ==, 0);
+    g_assert_cmpint(buf[511], ==, 0);
+    expect_events("");
+    /* At 4096 a and c hold 'w', b 'x': without c nobody has two votes. */
+    BlockChild *third = g_ptr_array_index(q->children, 2);
+    g_assert_true(q->driver->del_child(q, third, &error));
+    g_assert_cmpint(blk_pread(root, 4096, 512, buf, 0), ==, -EIO);
+    expect_events("QUORUM_FAILURE;");
+    g_assert_false(q->driver->del_child(q, g_ptr_array_index(q->children, 0), &error));
+    g_assert_nonnull(strstr(error->message, "vote threshold 2"));
+    g_clear_error(&error);
+    late = add("driver=null-co,node-name=small,size=4096");
+    g_assert_false(q->driver->add_child(q, late, &error));
+    g_assert_nonnull(strstr(error->message, "one size"));
+    g_clear_error(&error);
+    g_assert_true(q->driver->add_child(q, block_node_find(graph, "fc"), &error));
+    g_assert_cmpstr(((BlockChild *)g_ptr_array_index(q->children, 2))->name, ==, "children.3");
+    g_assert_cmpint(blk_pread(root, 4096, 512, buf, 0), ==, 0);
+    g_assert_cmpint(buf[0], ==, 'w');
+    expect_events("QUORUM_REPORT_BAD:read:fb;");
+    block_root_free(root);
+    g_assert_true(block_node_del(graph, "q", &error));
+    /* rewrite-corrupted mends it: c's first bytes were never written by the others' name. */
+    q = add("driver=quorum,node-name=q2,vote-threshold=2,rewrite-corrupted=on,children.0.driver=file,"
+            "children.0.filename=%s,children.1.driver=file,children.1.filename=%s,children.2=fc",
+            a, b);
+    root = root_of(q, BLOCK_PERM_CONSISTENT_READ, BLOCK_PERM_ALL);
+    g_assert_cmpint(blk_pread(root, 0, 512, buf, 0), ==, 0);
+    g_assert_cmpint(buf[0], ==, 'x');
+    expect_events("QUORUM_REPORT_BAD:read:fc;");
+    g_assert_cmpint(blk_pread(root, 0, 512, buf, 0), ==, 0);
+    expect_events("");
+    block_root_free(root);
+    g_assert_true(block_node_del(graph, "q2", &error));
+    /* As json: and with dotted names; fifo takes the first that answers. */
+    text = g_strdup_printf("json:{\"driver\":\"quorum\",\"read-pattern\":\"fifo\",\"vote-threshold\":1,"
+                           "\"children.0.driver\":\"blkdebug\",\"children.0.inject-error.0.event\":\"none\","
+                           "\"children.0.image.filename\":\"%s\",\"children.1.file.filename\":\"%s\"}",
+                           a, b);
+    q = block_node_open_image(graph, text, NULL, 0, &error);
+    g_assert_no_error(error);
+    g_assert_cmpstr(((BlockChild *)q->children->pdata[1])->node->driver->name, ==, "raw"); /* probed */
+    root = root_of(q, BLOCK_PERM_CONSISTENT_READ, BLOCK_PERM_ALL);
+    g_assert_cmpint(blk_pread(root, 0, 512, buf, 0), ==, 0);
+    g_assert_true(g_str_has_prefix(events->str, "QUORUM_REPORT_BAD:read:#block"));
+    g_string_truncate(events, 0);
+    g_assert_true(g_str_has_prefix(q->filename, "json:{"));
+    o = json_tokener_parse(q->filename + 5);
+    g_assert_nonnull(o);
+    json_object_put(o);
+    block_root_free(root);
+
+    static const char *const bad[] = {
+        "{\"driver\":\"quorum\",\"vote-threshold\":1,\"children\":[]}",
+        "{\"driver\":\"quorum\",\"vote-threshold\":3,\"children\":[\"small\",\"fc\"]}",
+        "{\"driver\":\"quorum\",\"vote-threshold\":0,\"children\":[\"small\"]}",
+        "{\"driver\":\"quorum\",\"vote-threshold\":1,\"children\":[\"small\",\"fc\"]}", /* sizes */
+        "{\"driver\":\"quorum\",\"vote-threshold\":1,\"blkverify\":true,\"children\":[\"small\"]}",
+        "{\"driver\":\"quorum\",\"vote-threshold\":1,\"children\":[\"nosuch\"]}",
+    };
+    for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {
+        g_autofree char *name = g_strconcat("json:", bad[i], NULL);
+
+        g_assert_null(block_node_open_image(graph, name, NULL, 0, &error));
+        g_test_message("%s", error->message);
+        g_clear_error(&error);
+    }
+    g_assert_true(block_node_del(graph, "fc", &error) && block_node_del(graph, "small", &error));
+    g_string_free(events, TRUE);
+    end();
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -718,5 +859,6 @@ int main(int argc, char **argv)
     g_test_add_func("/graph/throttle", test_throttle);
     g_test_add_func("/graph/zeroes", test_zeroes);
     g_test_add_func("/graph/bitmaps", test_bitmaps);
+    g_test_add_func("/graph/quorum", test_quorum);
     return g_test_run();
 }

@@ -131,6 +131,45 @@ bool block_op_write_threshold(BlockRegistry *reg, const char *name, uint64_t thr
     return true;
 }
 
+bool block_op_change(BlockRegistry *reg, const char *parent_name, const char *child_name,
+                     const char *node_name, GError **error)
+{
+    BlockNode *parent = block_lookup(reg, parent_name, parent_name, error), *node;
+
+    if (!parent) {
+        return false;
+    }
+    if (!child_name == !node_name) {
+        return error_set(error, child_name ? "The parameters child and node are in conflict"
+                                           : "Either child or node must be specified");
+    }
+    if (child_name) {
+        for (guint i = 0; i < parent->children->len; i++) {
+            BlockChild *child = g_ptr_array_index(parent->children, i);
+
+            if (strcmp(child->name, child_name) != 0) {
+                continue;
+            }
+            if (!parent->driver->del_child) {
+                return error_set(error, "The node %s does not support deleting a child", parent->name);
+            }
+            return parent->driver->del_child(parent, child, error);
+        }
+        return error_set(error, "Node '%s' does not have child '%s'", parent_name, child_name);
+    }
+    node = block_node_find(block_registry_graph(reg), node_name);
+    if (!node) {
+        return error_set(error, "Node '%s' not found", node_name);
+    }
+    if (!parent->driver->add_child) {
+        return error_set(error, "The node %s does not support adding a child", parent->name);
+    }
+    if (node->parents->len) {
+        return error_set(error, "The node %s already has a parent", node->name);
+    }
+    return parent->driver->add_child(parent, node, error);
+}
+
 /* ---- bitmaps ---- */
 
 static DirtyBitmap *bitmap_of(BlockRegistry *reg, const char *node_name, const char *name, bool idle,

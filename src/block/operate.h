@@ -15,6 +15,9 @@ bool block_op_snapshot(BlockRegistry *reg, const char *node, const char *overlay
 bool block_op_snapshot_sync(BlockRegistry *reg, const QapiBlockdevSnapshotSync *args, GError **error);
 bool block_op_change_backing_file(BlockRegistry *reg, const char *device, const char *image_node,
                                   const char *backing_file, GError **error);
+/* x-blockdev-change: either child (one that parent has) or node (one that it gets). */
+bool block_op_change(BlockRegistry *reg, const char *parent, const char *child, const char *node,
+                     GError **error);
 bool block_op_write_threshold(BlockRegistry *reg, const char *node, uint64_t threshold, GError **error);
 
 bool block_op_bitmap_add(BlockRegistry *reg, const QapiBlockDirtyBitmapAdd *args, GError **error);

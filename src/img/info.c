@@ -49,6 +49,13 @@ static bool add_snapshots(BlockNode *node, json_object *info, GError **error)
 static char *full_name(BlockNode *node)
 {
     json_object *encrypt = NULL, *secret = NULL;
+    if (node->file && g_str_has_prefix(node->filename, "json:")) {
+        json_object *o = block_node_json(node);
+        char *whole =
+            g_strconcat("json:", json_object_to_json_string_ext(o, JSON_C_TO_STRING_NOSLASHESCAPE), NULL);
+        json_object_put(o);
+        return whole;
+    }
     bool nested = json_object_object_get_ex(node->options, "encrypt", &encrypt);
     if (!node->encrypted || !node->file ||
         !json_object_object_get_ex(nested ? encrypt : node->options, "key-secret", &secret)) {

@@ -1,5 +1,6 @@
 /* Lists what an NBD server exports: a small client of the negotiation. SPDX-License-Identifier:
  * GPL-2.0-or-later */
+#include "base/error.h"
 #include "base/log.h"
 #include "block/export/nbd_proto.h"
 #include "img/tool.h"
@@ -25,12 +26,26 @@ typedef struct Reply {
     uint8_t *data; /* with a zero behind it */
 } Reply;
 
-static bool transfer(int fd, void *buf, size_t size, bool out)
+/* The connection; tls NULL: in the clear. */
+typedef struct Line {
+    int fd;
+    TlsSession *tls;
+} Line;
+
+static bool transfer(const Line *line, void *buf, size_t size, bool out)
 {
     uint8_t *p = buf;
     while (size > 0) {
-        ssize_t n = out ? write(fd, p, size) : read(fd, p, size);
-        if (n < 0 && errno == EINTR) {
+        ssize_t n;
+        if (line->tls) {
+            n = out ? tls_sendv(line->tls, &(struct iovec){ p, size }, 1) : tls_recv(line->tls, p, size);
+            if (n == -EINTR || n == -EAGAIN) {
+                continue;
+            }
+        } else {
+            n = out ? write(line->fd, p, size) : read(line->fd, p, size);
+        }
+        if (n < 0 && !line->tls && errno == EINTR) {
             continue;
         }
         if (n <= 0) {
@@ -42,7 +57,7 @@ static bool transfer(int fd, void *buf, size_t size, bool out)
     return true;
 }
 
-static bool send_option(int fd, uint32_t option, const void *data, uint32_t length)
+static bool send_option(const Line *line, uint32_t option, const void *data, uint32_t length)
 {
     g_autofree uint8_t *message = g_malloc(16 + length);
     nbd_put64(message, NBD_OPTION_MAGIC);
@@ -51,14 +66,14 @@ static bool send_option(int fd, uint32_t option, const void *data, uint32_t leng
     if (length) {
         memcpy(message + 16, data, length);
     }
-    return transfer(fd, message, 16 + length, true);
+    return transfer(line, message, 16 + length, true);
 }
 
-static bool receive_reply(int fd, uint32_t option, Reply *r)
+static bool receive_reply(const Line *line, uint32_t option, Reply *r)
 {
     uint8_t head[20];
     g_clear_pointer(&r->data, g_free);
-    if (!transfer(fd, head, sizeof(head), false) || nbd_get64(head) != NBD_OPTION_REPLY_MAGIC ||
+    if (!transfer(line, head, sizeof(head), false) || nbd_get64(head) != NBD_OPTION_REPLY_MAGIC ||
         nbd_get32(head + 8) != option) {
         return false;
     }
@@ -68,7 +83,7 @@ static bool receive_reply(int fd, uint32_t option, Reply *r)
         return false;
     }
     r->data = g_malloc0(r->length + 1);
-    return transfer(fd, r->data, r->length, false);
+    return transfer(line, r->data, r->length, false);
 }
 
 static void listed_free(void *opaque)
@@ -80,12 +95,12 @@ static void listed_free(void *opaque)
     g_free(l);
 }
 
-static bool list_names(int fd, GPtrArray *list)
+static bool list_names(const Line *line, GPtrArray *list)
 {
     Reply r = { 0 };
-    bool ok = send_option(fd, NBD_OPT_LIST, NULL, 0);
+    bool ok = send_option(line, NBD_OPT_LIST, NULL, 0);
     while (ok) {
-        ok = receive_reply(fd, NBD_OPT_LIST, &r) && list->len < EXPORTS_MAX;
+        ok = receive_reply(line, NBD_OPT_LIST, &r) && list->len < EXPORTS_MAX;
         if (!ok || r.type == NBD_REP_ACK) {
             break;
         }
@@ -117,15 +132,15 @@ static uint8_t *name_message(const char *name, size_t room, size_t *length)
     return data;
 }
 
-static bool query_export(int fd, Listed *l)
+static bool query_export(const Line *line, Listed *l)
 {
     size_t length;
     Reply r = { 0 };
     g_autofree uint8_t *data = name_message(l->name, 4, &length);
     nbd_put16(data + length, 1);
     nbd_put16(data + length + 2, NBD_INFO_BLOCK_SIZE);
-    bool ok = send_option(fd, NBD_OPT_INFO, data, (uint32_t)length + 4);
-    while (ok && (ok = receive_reply(fd, NBD_OPT_INFO, &r)) && r.type == NBD_REP_INFO) {
+    bool ok = send_option(line, NBD_OPT_INFO, data, (uint32_t)length + 4);
+    while (ok && (ok = receive_reply(line, NBD_OPT_INFO, &r)) && r.type == NBD_REP_INFO) {
         uint16_t info = r.length >= 2 ? nbd_get16(r.data) : UINT16_MAX;
         if (info == NBD_INFO_EXPORT && r.length == 12) {
             l->size = nbd_get64(r.data + 2);
@@ -141,13 +156,14 @@ static bool query_export(int fd, Listed *l)
     return ok;
 }
 
-static bool query_contexts(int fd, Listed *l)
+static bool query_contexts(const Line *line, Listed *l)
 {
     size_t length;
     Reply r = { 0 };
     g_autofree uint8_t *data = name_message(l->name, 4, &length);
-    bool ok = send_option(fd, NBD_OPT_LIST_META_CONTEXT, data, (uint32_t)length + 4);
-    while (ok && (ok = receive_reply(fd, NBD_OPT_LIST_META_CONTEXT, &r)) && r.type == NBD_REP_META_CONTEXT) {
+    bool ok = send_option(line, NBD_OPT_LIST_META_CONTEXT, data, (uint32_t)length + 4);
+    while (ok && (ok = receive_reply(line, NBD_OPT_LIST_META_CONTEXT, &r)) &&
+           r.type == NBD_REP_META_CONTEXT) {
         if (r.length >= 4 && l->contexts->len < EXPORTS_MAX) {
             g_ptr_array_add(l->contexts, g_strndup((char *)r.data + 4, r.length - 4));
         }
@@ -156,18 +172,37 @@ static bool query_contexts(int fd, Listed *l)
     return ok;
 }
 
-static bool greet(int fd, bool *structured)
+static bool handshake(Line *line, TlsCreds *creds, const char *hostname, GError **error)
+{
+    bool wants_write;
+    int done = 0;
+    line->tls = tls_session_new(creds, line->fd, hostname, error);
+    while (line->tls && done == 0) { /* the socket waits */
+        done = tls_handshake(line->tls, &wants_write, error);
+    }
+    return done == 1;
+}
+
+static bool greet(Line *line, TlsCreds *creds, const char *hostname, bool *structured, GError **error)
 {
     uint8_t hello[18], flags[4];
-    if (!transfer(fd, hello, sizeof(hello), false) || nbd_get64(hello) != NBD_MAGIC ||
+    if (!transfer(line, hello, sizeof(hello), false) || nbd_get64(hello) != NBD_MAGIC ||
         nbd_get64(hello + 8) != NBD_OPTION_MAGIC || !(nbd_get16(hello + 16) & NBD_FLAG_FIXED_NEWSTYLE)) {
         return false;
     }
     nbd_put32(flags, NBD_FLAG_FIXED_NEWSTYLE | (nbd_get16(hello + 16) & NBD_FLAG_NO_ZEROES));
     Reply r = { 0 };
-    bool ok = transfer(fd, flags, sizeof(flags), true) &&
-              send_option(fd, NBD_OPT_STRUCTURED_REPLY, NULL, 0) &&
-              receive_reply(fd, NBD_OPT_STRUCTURED_REPLY, &r);
+    bool ok = transfer(line, flags, sizeof(flags), true);
+    if (ok && creds) {
+        ok = send_option(line, NBD_OPT_STARTTLS, NULL, 0) && receive_reply(line, NBD_OPT_STARTTLS, &r);
+        if (ok && r.type != NBD_REP_ACK) {
+            error_set(error, "Server does not support TLS: %s", (char *)r.data);
+            ok = false;
+        }
+        ok = ok && handshake(line, creds, hostname, error);
+    }
+    ok = ok && send_option(line, NBD_OPT_STRUCTURED_REPLY, NULL, 0) &&
+         receive_reply(line, NBD_OPT_STRUCTURED_REPLY, &r);
     *structured = ok && r.type == NBD_REP_ACK;
     g_free(r.data);
     return ok;
@@ -202,22 +237,28 @@ static void print_listed(const Listed *l)
     }
 }
 
-bool img_nbd_list(int fd)
+bool img_nbd_list(int fd, TlsCreds *creds, const char *hostname)
 {
+    g_autoptr(GError) error = NULL;
+    Line line = { .fd = fd };
     g_autoptr(GPtrArray) list = g_ptr_array_new_with_free_func(listed_free);
-    bool structured = false, ok = greet(fd, &structured) && list_names(fd, list);
+    bool structured = false,
+         ok = greet(&line, creds, hostname, &structured, &error) && list_names(&line, list);
     for (guint i = 0; i < list->len && ok; i++) {
-        ok = query_export(fd, list->pdata[i]) && (!structured || query_contexts(fd, list->pdata[i]));
+        ok = query_export(&line, list->pdata[i]) && (!structured || query_contexts(&line, list->pdata[i]));
     }
     if (ok) {
-        send_option(fd, NBD_OPT_ABORT, NULL, 0);
+        send_option(&line, NBD_OPT_ABORT, NULL, 0);
         printf("exports available: %u\n", list->len);
         for (guint i = 0; i < list->len; i++) {
             print_listed(list->pdata[i]);
         }
+    } else if (error) {
+        error_report(error);
     } else {
         log_error("the server does not answer as an NBD server with fixed newstyle negotiation does");
     }
+    tls_session_free(line.tls);
     close(fd);
     return ok;
 }

@@ -11,12 +11,10 @@
 
 #include "block/graph/dirty_bitmap.h"
 #include "block/graph/graph.h"
+#include "io/tls.h"
 #include "object/object.h"
 
 #include <getopt.h>
-
-/* What callers parse in "qemu-img version 7.2.0": the tools' behaviour is that version's. */
-#define RHEA_QEMU_VERSION "7.2.0"
 
 typedef struct ImgTool {
     const char *program; /* the name it was called by */
@@ -203,7 +201,7 @@ void *img_buffer(BlockChild *child, uint64_t bytes);
 void img_buffer_free(void *buf);
 
 /* qemu-nbd --list: what a server at fd (blocking, owned) exports. False: reported. */
-bool img_nbd_list(int fd);
+bool img_nbd_list(int fd, TlsCreds *creds, const char *hostname);
 
 /* ---- the commands of rhea-img; each returns the exit status ---- */
 typedef struct ImgCommand {

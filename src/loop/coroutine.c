@@ -546,3 +546,33 @@ void co_sleep_ns(Loop *loop, int64_t ns)
     }
     timer_destroy(&s->timer);
 }
+
+typedef struct CoParallel {
+    void (*fn)(void *opaque, size_t index);
+    void *opaque;
+    size_t next, running;
+    Coroutine *waiting;
+} CoParallel;
+
+static void co_parallel_part(void *opaque)
+{
+    CoParallel *all = opaque;
+
+    all->fn(all->opaque, all->next++); /* the argument is taken before it can yield */
+    if (--all->running == 0 && all->waiting) {
+        coroutine_enter(all->waiting);
+    }
+}
+
+void co_parallel(size_t count, void (*fn)(void *opaque, size_t index), void *opaque)
+{
+    CoParallel all = { .fn = fn, .opaque = opaque, .running = count };
+
+    for (size_t i = 0; i < count; i++) {
+        coroutine_enter(coroutine_new(co_parallel_part, &all));
+    }
+    if (all.running) {
+        all.waiting = coroutine_self();
+        coroutine_yield();
+    }
+}

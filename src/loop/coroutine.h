@@ -71,6 +71,11 @@ void co_rwlock_downgrade(CoRwlock *l);
 ssize_t co_io(Loop *loop, LoopIoEngine engine, LoopIoOp op, int fd, const struct iovec *iov, int iov_count,
               off_t offset, off_t length, int mode);
 ssize_t co_work(Loop *loop, ssize_t (*fn)(void *opaque), void *opaque);
+/* The sleep also ends when somebody of this loop enters the coroutine. */
 void co_sleep_ns(Loop *loop, int64_t ns);
+
+/* In a coroutine: runs fn(opaque, 0) to fn(opaque, count - 1), each in a coroutine of its own in this loop,
+ * and waits for all of them. */
+void co_parallel(size_t count, void (*fn)(void *opaque, size_t index), void *opaque);
 
 #endif

@@ -397,6 +397,48 @@ static void test_many(void)
     g_test_message("%.0f ns a coroutine", (g_get_monotonic_time() - start) * 1000.0 / runs);
 }
 
+typedef struct Parts {
+    Loop *loop;
+    unsigned started, ended;
+    bool sleep;
+} Parts;
+
+static void one_part(void *opaque, size_t index)
+{
+    Parts *p = opaque;
+
+    g_assert_cmpint(index, ==, p->started++);
+    if (p->sleep && index % 3) {
+        co_sleep_ns(p->loop, (int64_t)(10 - index) * 100000);
+    }
+    p->ended++;
+}
+
+static void all_parts(void *opaque)
+{
+    Parts *p = opaque;
+
+    co_parallel(0, one_part, p);
+    co_parallel(7, one_part, p);
+    g_assert_cmpint(p->ended, ==, 7);
+    p->started = p->ended = 0;
+    p->sleep = true;
+    co_parallel(9, one_part, p);
+    g_assert_cmpint(p->ended, ==, 9); /* though they end in another order */
+    p->ended = 100;
+}
+
+static void test_parallel(void)
+{
+    Parts p = { .loop = loop_new(NULL, NULL) };
+
+    coroutine_enter(coroutine_new(all_parts, &p));
+    while (p.ended != 100) {
+        loop_iterate(p.loop, true);
+    }
+    loop_free(p.loop);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -408,6 +450,7 @@ int main(int argc, char **argv)
     g_test_add_func("/coroutine/across-loops", test_across_loops);
     g_test_add_func("/coroutine/io-only", test_io_only);
     g_test_add_func("/coroutine/io", test_io);
+    g_test_add_func("/coroutine/parallel", test_parallel);
     g_test_add_func("/coroutine/many", test_many);
     return g_test_run();
 }

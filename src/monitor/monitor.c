@@ -163,6 +163,11 @@ void monitor_set_command_line_options(MonitorSet *set, json_object *options)
     set->command_line_options = options;
 }
 
+void monitor_set_limit_commands(MonitorSet *set, const char *const *names)
+{
+    set->only = names;
+}
+
 char *monitor_hmp_run(MonitorSet *set, const char *line)
 {
     GString *out = g_string_new(NULL);

@@ -32,6 +32,8 @@ void monitor_set_command_line_options(MonitorSet *set, json_object *options);
 /* What gdbserver (HMP) is about; borrowed. */
 struct GdbStub;
 void monitor_set_gdbstub(MonitorSet *set, struct GdbStub *gdb);
+/* Only these commands (NULL-terminated, borrowed) are there: of a program that is no virtual machine. */
+void monitor_set_limit_commands(MonitorSet *set, const char *const *names);
 
 /* Runs one HMP command line and gives what it printed; for human-monitor-command and tests. Caller frees. */
 char *monitor_hmp_run(MonitorSet *set, const char *line);

@@ -20,6 +20,7 @@ struct MonitorSet {
     GPtrArray *monitors; /* of Monitor *, owned */
     json_object *command_line_options;
     struct GdbStub *gdb; /* or NULL */
+    const char *const *only; /* the commands that are there; NULL: all */
 };
 
 typedef struct HmpEditor {
@@ -71,6 +72,7 @@ void qmp_monitor_opened(Monitor *mon);
 void qmp_monitor_receive(Monitor *mon, const uint8_t *data, size_t size);
 void qmp_monitor_event(Monitor *mon, json_object *message);
 const QmpCommand *qmp_command_find(const char *name);
+bool qmp_command_is_there(const MonitorSet *set, const char *name);
 /* The reply to a request, or NULL where none is due. negotiated tells which commands are allowed. */
 json_object *qmp_dispatch(QmpContext *ctx, json_object *request, bool negotiated, bool oob);
 json_object *qmp_error_reply(const GError *error, json_object *id);

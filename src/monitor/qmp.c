@@ -51,9 +51,14 @@ const QmpCommand *qmp_command_find(const char *name)
     return bsearch(name, qmp_commands, qmp_commands_count, sizeof(qmp_commands[0]), command_compare);
 }
 
+bool qmp_command_is_there(const MonitorSet *set, const char *name)
+{
+    return !set || !set->only || g_strv_contains(set->only, name);
+}
+
 /* Checks the envelope and finds the command. */
-static const QmpCommand *check_request(json_object *request, bool oob_enabled, json_object **args,
-                                       bool *is_oob, GError **error)
+static const QmpCommand *check_request(const MonitorSet *set, json_object *request, bool oob_enabled,
+                                       json_object **args, bool *is_oob, GError **error)
 {
     const char *name = NULL;
     *is_oob = false;
@@ -90,7 +95,7 @@ static const QmpCommand *check_request(json_object *request, bool oob_enabled, j
         error_set(error, "QMP input lacks member 'execute'");
         return NULL;
     }
-    const QmpCommand *command = qmp_command_find(name);
+    const QmpCommand *command = qmp_command_is_there(set, name) ? qmp_command_find(name) : NULL;
     if (!command) {
         error_set_class(error, ERROR_CLASS_COMMAND_NOT_FOUND, "The command %s has not been found", name);
     }
@@ -105,7 +110,7 @@ json_object *qmp_dispatch(QmpContext *ctx, json_object *request, bool negotiated
     if (json_object_is_type(request, json_type_object)) {
         json_object_object_get_ex(request, "id", &id);
     }
-    const QmpCommand *command = check_request(request, oob, &args, &is_oob, &error);
+    const QmpCommand *command = check_request(ctx->set, request, oob, &args, &is_oob, &error);
     if (!command) {
         return qmp_error_reply(error, id);
     }

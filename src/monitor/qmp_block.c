@@ -2,7 +2,10 @@
 #include "monitor/monitor_internal.h"
 
 #include "base/error.h"
+#include "block/exports.h"
 #include "block/operate.h"
+#include "block/replication.h"
+#include "block/throttling.h"
 #include "qapi/qapi_commands.h"
 
 #define JOBS block_registry_jobs(vm_blocks(ctx->vm))
@@ -37,6 +40,12 @@ bool qmp_blockdev_add(QmpContext *ctx, QapiBlockdevOptions *args, GError **error
 bool qmp_blockdev_del(QmpContext *ctx, const char *node_name, GError **error)
 {
     return blockdev_del(vm_blocks(ctx->vm), node_name, error);
+}
+
+bool qmp_x_blockdev_change(QmpContext *ctx, const char *parent, const char *child, const char *node,
+                           GError **error)
+{
+    return block_op_change(vm_blocks(ctx->vm), parent, child, node, error);
 }
 
 bool qmp_block_resize(QmpContext *ctx, const char *device, const char *node_name, int64_t size,
@@ -135,6 +144,97 @@ bool qmp_transaction(QmpContext *ctx, GPtrArray *actions, QapiTransactionPropert
                      GError **error)
 {
     return block_op_transaction(vm_blocks(ctx->vm), actions, error);
+}
+
+/* ---- exports ---- */
+
+#define EXPORTS block_registry_exports(vm_blocks(ctx->vm))
+
+bool qmp_nbd_server_start(QmpContext *ctx, QapiSocketAddressLegacy *addr, const char *tls_creds,
+                          const char *tls_authz, bool has_max_connections, uint32_t max_connections,
+                          GError **error)
+{
+    return block_exports_server_start_legacy(EXPORTS, addr, tls_creds, tls_authz, has_max_connections,
+                                             max_connections, error);
+}
+
+bool qmp_nbd_server_stop(QmpContext *ctx, GError **error)
+{
+    return block_exports_server_stop(EXPORTS, error);
+}
+
+bool qmp_nbd_server_add(QmpContext *ctx, QapiNbdServerAddOptions *args, GError **error)
+{
+    return block_exports_nbd_add(EXPORTS, args, error);
+}
+
+bool qmp_nbd_server_remove(QmpContext *ctx, const char *name, bool has_mode, QapiBlockExportRemoveMode mode,
+                           GError **error)
+{
+    return block_exports_nbd_remove(EXPORTS, name, has_mode && mode == QAPI_BLOCK_EXPORT_REMOVE_MODE_HARD,
+                                    error);
+}
+
+bool qmp_block_export_add(QmpContext *ctx, QapiBlockExportOptions *args, GError **error)
+{
+    return block_export_add(EXPORTS, args, error);
+}
+
+bool qmp_block_export_del(QmpContext *ctx, const char *id, bool has_mode, QapiBlockExportRemoveMode mode,
+                          GError **error)
+{
+    return block_export_del(EXPORTS, id, has_mode && mode == QAPI_BLOCK_EXPORT_REMOVE_MODE_HARD, error);
+}
+
+bool qmp_query_block_exports(QmpContext *ctx, json_object **ret, GError **error)
+{
+    *ret = block_exports_query(EXPORTS);
+    return true;
+}
+
+bool qmp_block_latency_histogram_set(QmpContext *ctx, const char *id, GArray *boundaries,
+                                     GArray *boundaries_read, GArray *boundaries_write,
+                                     GArray *boundaries_flush, GError **error)
+{
+    return block_set_histograms(vm_blocks(ctx->vm), id, boundaries, boundaries_read, boundaries_write,
+                                boundaries_flush, error);
+}
+
+bool qmp_block_set_io_throttle(QmpContext *ctx, QapiBlockIOThrottle *args, GError **error)
+{
+    return block_set_throttle(vm_blocks(ctx->vm), args, error);
+}
+
+/* ---- replication ---- */
+
+bool qmp_xen_set_replication(QmpContext *ctx, bool enable, bool primary, bool has_failover, bool failover,
+                             GError **error)
+{
+    BlockGraph *graph = block_registry_graph(vm_blocks(ctx->vm));
+
+    if (enable) {
+        if (has_failover) {
+            return error_set(error, "Parameter 'failover' cannot be set when 'enable' is true");
+        }
+        return replication_start_all(
+            graph, primary ? QAPI_REPLICATION_MODE_PRIMARY : QAPI_REPLICATION_MODE_SECONDARY, error);
+    }
+    return replication_stop_all(graph, has_failover && failover, error);
+}
+
+bool qmp_query_xen_replication_status(QmpContext *ctx, QapiReplicationStatus **ret, GError **error)
+{
+    g_autoptr(GError) why = NULL;
+
+    *ret = g_new0(QapiReplicationStatus, 1);
+    (*ret)->error = !replication_check_all(block_registry_graph(vm_blocks(ctx->vm)), &why);
+    (*ret)->desc = why ? g_strdup(why->message) : NULL;
+    return true;
+}
+
+bool qmp_xen_colo_do_checkpoint(QmpContext *ctx, GError **error)
+{
+    return replication_checkpoint_all(block_registry_graph(vm_blocks(ctx->vm)), error);
 }
 
 /* ---- jobs ---- */

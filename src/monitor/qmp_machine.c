@@ -74,7 +74,11 @@ bool qmp_inject_nmi(QmpContext *ctx, GError **error)
 
 bool qmp_quit(QmpContext *ctx, GError **error)
 {
-    vm_request_shutdown(ctx->vm, SHUTDOWN_HOST_QMP_QUIT);
+    if (ctx->set && ctx->set->only) { /* no machine whose end there is to tell of */
+        vm_request_quit(ctx->vm, 0);
+    } else {
+        vm_request_shutdown(ctx->vm, SHUTDOWN_HOST_QMP_QUIT);
+    }
     return true;
 }
 

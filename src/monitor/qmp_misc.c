@@ -23,6 +23,9 @@ bool qmp_query_commands(QmpContext *ctx, GPtrArray **ret, GError **error)
 {
     *ret = qapi_list_CommandInfo_new();
     for (unsigned i = 0; i < qmp_commands_count; i++) {
+        if (!qmp_command_is_there(ctx->set, qmp_commands[i].name)) {
+            continue;
+        }
         QapiCommandInfo *info = g_new0(QapiCommandInfo, 1);
         info->name = g_strdup(qmp_commands[i].name);
         g_ptr_array_add(*ret, info);
@@ -34,7 +37,15 @@ bool qmp_query_qmp_schema(QmpContext *ctx, json_object **ret, GError **error)
 {
     *ret = json_object_new_array();
     for (const char *const *entry = qapi_schema_entries; *entry; entry++) {
-        json_object_array_add(*ret, json_tokener_parse(*entry));
+        json_object *one = json_tokener_parse(*entry), *kind, *name;
+        if (json_object_object_get_ex(one, "meta-type", &kind) &&
+            strcmp(json_object_get_string(kind), "command") == 0 &&
+            json_object_object_get_ex(one, "name", &name) &&
+            !qmp_command_is_there(ctx->set, json_object_get_string(name))) {
+            json_object_put(one);
+            continue;
+        }
+        json_object_array_add(*ret, one);
     }
     return true;
 }

@@ -705,6 +705,10 @@ static bool start_list(Visitor *v, const char *name, bool ranges, size_t *count,
         }
         if (v->keyval && json_object_is_type(j, json_type_string)) {
             j = owned = list_of_text(j, ranges);
+        } else if (v->keyval && json_object_is_type(j, json_type_object)) {
+            json_object *only = json_object_get(j); /* the only element may be given without its number */
+            j = owned = json_object_new_array();
+            json_object_array_add(owned, only);
         }
         if (!json_object_is_type(j, json_type_array)) {
             return error_type(v, name, "array", error);

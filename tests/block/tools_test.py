@@ -574,6 +574,59 @@ def main():
         for options in ("", "static=on"):
             small_format("vdi", options)
 
+    def vhdx():
+        for options in ("", "subformat=fixed", "block_size=1M,log_size=2M"):
+            small_format("vhdx", options)
+        # The table's sector cannot be written after its log entry is: the log is replayed by either program.
+        bench.ok("qemu-img", "create", "-q", "-f", "vhdx", "log.vhdx", "100M")
+        bench.ok("qemu-io", "-f", "vhdx", "-c", "write -q -P 1 0 1M", "log.vhdx")
+        status, out, err = bench.ours("qemu-io", "-c", "write -P 9 20M 1M", "json:" + json.dumps(
+            {"driver": "vhdx", "file": {"driver": "blkdebug", "image": {"driver": "file", "filename": "log.vhdx"},
+                                        "inject-error": [{"event": "none", "iotype": "write", "sector": 3 * 2048}]}}))
+        expect("write failed" in out + err, out + err)
+        shutil.copy(bench.dir / "log.vhdx", bench.dir / "log2.vhdx")
+        status, out, err = bench.ours("qemu-img", "info", "-f", "vhdx", "log.vhdx")
+        expect(status == 1 and "needs to be replayed" in err, out + err)
+        for runner, image in ((bench.ours, "log.vhdx"), (bench.theirs, "log2.vhdx")):
+            status, out, err = runner("qemu-img", "check", "-r", "all", "-f", "vhdx", image)
+            expect(status == 0 and "1 corruptions" in out, out + err)
+            bench.ok("qemu-io", "-r", "-f", "vhdx", "-c", "read -P 9 20M 1M", "-c", "read -P 1 0 1M", image)
+
+    def checks_of_small_formats():
+        """Two blocks in one place, and one behind the end: found by ours where QEMU's has a check too."""
+        for name, table, width in (("vdi", 512, 4), ("parallels", 64, 4), ("qed", None, 8), ("vhdx", 3 << 20, 8)):
+            bench.need(name)
+            path = bench.dir / f"c.{name}"
+            path.unlink(missing_ok=True)
+            bench.ok("qemu-img", "create", "-q", "-f", name, path.name, "64M")
+            bench.ok("qemu-io", "-f", name, "-c", "write -q 0 64k", "-c", "write -q 40M 64k", path.name)
+            out = bench.ok("qemu-img", "check", "-f", name, path.name)
+            expect("No errors" in out, f"{name}: {out}")
+            data = bytearray(path.read_bytes())
+            if table is None:  # QED: the directory's first entry leads to the table
+                directory = struct.unpack_from("<Q", data, 40)[0]
+                table = struct.unpack_from("<Q", data, directory)[0]
+            free = {"vdi": b"\xff" * width, "vhdx": b"\2" + bytes(width - 1)}.get(name, bytes(width))
+            entries = [i for i in range(table, table + (1024 if name == "qed" else 64) * width, width) if data[i:i + width] != free]
+            expect(len(entries) >= 2, f"{name}: {entries}")
+            data[entries[1]:entries[1] + width] = data[entries[0]:entries[0] + width]
+            path.write_bytes(bytes(data))
+            status, out, err = bench.ours("qemu-img", "check", "-f", name, path.name)
+            expect(status == 2 and "errors were found" in out, f"{name}, twice: status {status} {out}{err}")
+            data[entries[1] + width - 1] = 0x10
+            path.write_bytes(bytes(data))
+            status, out, err = bench.ours("qemu-img", "check", "-f", name, path.name)
+            expect(status == 2, f"{name}, outside: status {status} {out}{err}")
+        path = bench.dir / "leak.parallels"
+        bench.ok("qemu-img", "create", "-q", "-f", "parallels", path.name, "8M")
+        bench.ok("qemu-io", "-f", "parallels", "-c", "write -q 0 64k", path.name)
+        with open(path, "ab") as file:
+            file.write(bytes(3 << 20))
+        status, out, err = bench.ours("qemu-img", "check", "-f", "parallels", path.name)
+        expect(status == 3, f"leaks: status {status} {out}{err}")
+        bench.ok("qemu-img", "check", "-r", "leaks", "-f", "parallels", path.name)
+        bench.ok("qemu-img", "check", "-f", "parallels", path.name)
+
     def vpc():
         for options in ("", "subformat=fixed", "force_size=on", "subformat=fixed,force_size=on"):
             small_format("vpc", options)
@@ -596,6 +649,47 @@ def main():
         expect(status == 0, out + err)
         status, out, err = bench.ours("qemu-io", "-r", "-c", "read 0 4k", "over.vmdk")
         expect("since this VMDK overlay was made" in out + err, out + err)
+
+    def vmdk_of_several_files():
+        bench.need("vmdk")
+        (bench.dir / "s.raw").write_bytes(image_bytes(9 << 20))
+        for subformat in ("monolithicFlat", "twoGbMaxExtentFlat", "twoGbMaxExtentSparse"):
+            for path in bench.dir.glob("several*"):
+                path.unlink()
+            status, out, err = bench.theirs("qemu-img", "convert", "-f", "raw", "-O", "vmdk", "-o", f"subformat={subformat}",
+                                            "s.raw", "several.vmdk")
+            expect(status == 0, out + err)
+            bench.ok("qemu-img", "compare", "-f", "raw", "-F", "vmdk", "s.raw", "several.vmdk")
+            bench.ok("qemu-io", "-f", "vmdk", "-c", "write -q -P 7 5M 100k", "several.vmdk")
+            bench.ok("qemu-img", "check", "several.vmdk")
+            status, out, err = bench.theirs("qemu-io", "-f", "vmdk", "-c", "read -P 7 5M 100k", "several.vmdk")
+            expect(status == 0 and "failed" not in out, out + err)
+        bench.ok("qemu-img", "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=monolithicFlat", "s.raw", "ours.vmdk")
+        status, out, err = bench.theirs("qemu-img", "compare", "-f", "raw", "-F", "vmdk", "s.raw", "ours.vmdk")
+        expect(status == 0, out + err)
+        # A descriptor reaches files beside it only, and only as large as they are.
+        text = (bench.dir / "ours.vmdk").read_text()
+        for wrong, reason in (("/etc/passwd", "beside"), ("../x", "beside"), ("nbd:x", "beside"), ("nosuch", "No such file")):
+            (bench.dir / "bad.vmdk").write_text(text.replace("ours-flat.vmdk", wrong))
+            status, out, err = bench.ours("qemu-img", "info", "-f", "vmdk", "bad.vmdk")
+            expect(status == 1 and reason in err, f"{wrong}: {out}{err}")
+        (bench.dir / "bad.vmdk").write_text(re.sub(r"RW \d+", "RW 18433", text))
+        status, out, err = bench.ours("qemu-img", "info", "-f", "vmdk", "bad.vmdk")
+        expect(status == 1 and "bytes, not" in err, out + err)
+        (bench.dir / "bad.vmdk").write_text(text.replace("ours-flat.vmdk", "bad.vmdk").replace("FLAT", "SPARSE").replace(" 0\n", "\n"))
+        status, out, err = bench.ours("qemu-img", "info", "-f", "vmdk", "bad.vmdk")  # its own extent
+        expect(status == 1, out + err)
+
+    def vmdk_overlay():
+        bench.need("vmdk")
+        bench.ok("qemu-img", "create", "-q", "-f", "vmdk", "base.vmdk", "8M")
+        bench.ok("qemu-io", "-f", "vmdk", "-c", "write -q -P 3 0 64k", "base.vmdk")
+        bench.ok("qemu-img", "create", "-q", "-f", "vmdk", "-b", "base.vmdk", "-F", "vmdk", "top.vmdk")
+        status, out, err = bench.theirs("qemu-io", "-f", "vmdk", "-c", "read -P 3 0 64k", "-c", "write -P 4 1M 64k", "top.vmdk")
+        expect(status == 0 and "failed" not in out, out + err)
+        bench.ok("qemu-io", "-f", "vmdk", "-c", "read -P 3 0 64k", "-c", "read -P 4 1M 64k", "top.vmdk")
+        status, out, err = bench.ours("qemu-img", "create", "-f", "vmdk", "-b", "s.raw", "-F", "raw", "no.vmdk")
+        expect(status == 1 and "must be a vmdk image" in err, out + err)
 
     def parallels():
         for options in ("", "cluster_size=64k"):

@@ -65,7 +65,7 @@ def main():
 
     def other_format():
         status, out, err = run([rhea, "run", "--kernel", "/k", "--print-command", qcow2])
-        expect(status == 0 and f"file={qcow2},format=qcow2" in out, out + err)
+        expect(status == 0 and f"file={qcow2},format=qcow2,if=none" in out, out + err)
 
     def web():
         status, out, err = run([rhea, "run", "--web", "--print-command", raw])

@@ -27,7 +27,8 @@ static struct Seed {
     { "vdi", NULL, NULL, NULL, 0, 1024 },          { "vpc", NULL, NULL, NULL, 0, 2048 },
     { "vpc", "subformat", "fixed", NULL, 0, 512 }, { "parallels", "cluster_size", "65536", NULL, 0, 512 },
     { "qcow", NULL, NULL, NULL, 0, 8192 },         { "qed", "cluster_size", "4096", NULL, 0, 20480 },
-    { "bochs", NULL, NULL, NULL, 0, 2048 },        { "cloop", NULL, NULL, NULL, 0, 400 }
+    { "bochs", NULL, NULL, NULL, 0, 2048 },        { "vhdx", "log_size", "1048576", NULL, 0, 4u << 20 },
+    { "cloop", NULL, NULL, NULL, 0, 400 }
 };
 
 static BlockChild *open_image(const char *format, bool write)
@@ -152,6 +153,49 @@ static void read_some(BlockChild *root)
     }
 }
 
+/* ---- vhdx: what is covered by a checksum must have a right one, or nothing behind it is reached ---- */
+
+static uint32_t crc32c(const uint8_t *p, size_t size)
+{
+    uint32_t crc = 0xffffffffu;
+
+    for (size_t i = 0; i < size; i++) {
+        crc ^= i >= 4 && i < 8 ? 0 : p[i];
+        for (int k = 0; k < 8; k++) {
+            crc = crc & 1 ? crc >> 1 ^ 0x82f63b78u : crc >> 1;
+        }
+    }
+    return ~crc;
+}
+
+static void mutate_vhdx(uint8_t *image, size_t image_size, const uint8_t *data, size_t size)
+{
+    static const uint32_t places[] = { 65536,  131072, 196608, 262144, 1 << 20, 2 << 20, (2 << 20) + 65536,
+                                       3 << 20 };
+    static const struct {
+        uint32_t at, bytes;
+    } sums[] = { { 65536, 4096 }, { 131072, 4096 }, { 196608, 65536 }, { 262144, 65536 }, { 1 << 20, 8192 } };
+
+    if (data[1] & 1) { /* a log that holds something */
+        memcpy(image + 65536 + 48, image + (1 << 20) + 32, 16);
+        memcpy(image + 131072 + 48, image + (1 << 20) + 32, 16);
+    }
+    for (size_t i = 2; i + 3 <= size && i < 60; i += 3) {
+        image[places[data[i] & 7] + (data[i] & 8 ? data[i + 1] / 4 : data[i + 1])] = data[i + 2];
+    }
+    for (size_t i = 0; i < G_N_ELEMENTS(sums); i++) {
+        blocks_put_le32(image + sums[i].at + 4, crc32c(image + sums[i].at, sums[i].bytes));
+    }
+}
+
+static void check_entry(void *opaque)
+{
+    BlockNode *node = opaque;
+    BlockCheckResult result = { 0 };
+
+    node->driver->co_check(node, &result, node->read_only ? 0 : BLOCK_FIX_LEAKS | BLOCK_FIX_ERRORS, NULL);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     const struct Seed *seed;
@@ -170,6 +214,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     seed = &seeds[data[0] % G_N_ELEMENTS(seeds)];
     length = data[1] & 0x80 ? seed->size * (data[1] & 0x7f) / 127 : seed->size;
     image = g_memdup2(seed->bytes, seed->size);
+    if (strcmp(seed->format, "vhdx") == 0) {
+        mutate_vhdx((uint8_t *)image, seed->size, data, size);
+        size = 0;
+    }
     for (size_t i = 2; i + 3 <= size && i < 60; i += 3) {
         size_t at = ((size_t)data[i] << 8 | data[i + 1]) % seed->hot;
 
@@ -202,6 +250,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             blk_flush(root);
         }
         read_some(root);
+        if (root->node->driver->co_check) {
+            block_run(graph, check_entry, root->node);
+        }
         block_root_free(root);
     }
     return 0;

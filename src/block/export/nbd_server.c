@@ -12,6 +12,7 @@
 #include "block/export/nbd_server.h"
 
 #include "base/error.h"
+#include "base/log.h"
 #include "block/export/nbd_proto.h"
 
 #include <errno.h>
@@ -52,6 +53,8 @@ struct NbdServer {
     Loop *loop;
     GPtrArray *exports, *conns, *listeners;
     unsigned max_clients;
+    TlsCreds *tls; /* counted; NULL: none */
+    char *authz;
     void (*gone)(void *opaque);
     void *gone_opaque;
 };
@@ -74,6 +77,8 @@ typedef struct NbdReply {
 struct NbdConn {
     NbdServer *server;
     int fd;
+    TlsSession *tls; /* once the client asked for it */
+    bool handshaking;
     LoopFd *watch;
     Coroutine *reader; /* that waits for the socket; NULL: it does something else */
     bool want_read, want_write;
@@ -155,10 +160,13 @@ static ssize_t conn_receive_some(NbdConn *c, void *buf, size_t size)
             c->rx_drained = false;
             conn_wait_readable(c);
         }
-        ssize_t n = recv(c->fd, buf, size, 0);
+        ssize_t n = c->tls ? tls_recv(c->tls, buf, size) : recv(c->fd, buf, size, 0);
         if (n >= 0) {
-            c->rx_drained = n > 0 && (size_t)n < size;
+            c->rx_drained = !c->tls && n > 0 && (size_t)n < size; /* of TLS's records more may be there */
             return n;
+        }
+        if (c->tls) {
+            errno = (int)-n;
         }
         if (errno == EAGAIN || errno == EWOULDBLOCK) {
             c->rx_drained = true;
@@ -273,7 +281,10 @@ static void conn_flush_output(NbdConn *c)
             }
         }
         struct msghdr msg = { .msg_iov = iov, .msg_iovlen = (size_t)count };
-        ssize_t n = sendmsg(c->fd, &msg, MSG_NOSIGNAL);
+        ssize_t n = c->tls ? tls_sendv(c->tls, iov, count) : sendmsg(c->fd, &msg, MSG_NOSIGNAL);
+        if (c->tls && n < 0) {
+            errno = (int)-n;
+        }
         if (n >= 0) {
             conn_sent(c, (size_t)n);
         } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
@@ -297,7 +308,16 @@ static void conn_flush_output(NbdConn *c)
 
 static void conn_on_write(void *opaque)
 {
-    conn_flush_output(opaque);
+    NbdConn *c = opaque;
+    if (c->handshaking) {
+        Coroutine *reader = c->reader;
+        c->reader = NULL;
+        if (reader) {
+            coroutine_enter(reader);
+        }
+    } else {
+        conn_flush_output(c);
+    }
 }
 
 static void conn_send_bh(void *opaque)
@@ -577,6 +597,53 @@ static void option_meta_context(NbdConn *c, uint32_t option, const uint8_t *data
     }
 }
 
+/* The handshake, in the reader's coroutine. False: the connection ends. */
+static bool start_tls(NbdConn *c)
+{
+    NbdServer *server = c->server;
+    g_autoptr(GError) error = NULL;
+    bool wants_write = false;
+    int done = 0;
+    while (c->out && !c->closing) { /* the acknowledgement goes in the clear */
+        c->handshaking = c->want_write = true;
+        c->reader = coroutine_self();
+        conn_watch(c);
+        coroutine_yield();
+        c->handshaking = false;
+        conn_flush_output(c);
+    }
+    if (c->rx_at < c->rx_end) {
+        return false; /* what came before the handshake is not from who TLS will say it is */
+    }
+    c->tls = c->closing ? NULL : tls_session_new(server->tls, c->fd, NULL, &error);
+    c->handshaking = true;
+    while (c->tls && !c->closing && done == 0) {
+        done = tls_handshake(c->tls, &wants_write, &error);
+        if (done == 0) {
+            c->want_write = wants_write;
+            c->want_read = !wants_write;
+            c->reader = coroutine_self();
+            conn_watch(c);
+            coroutine_yield();
+        }
+    }
+    c->handshaking = false;
+    c->want_read = c->want_write = false;
+    conn_watch(c);
+    c->rx_drained = false;
+    if (done == 1 && server->authz &&
+        !authz_allows(block_graph_objects(server->graph), server->authz, tls_peer_name(c->tls), &error)) {
+        done = -1;
+    }
+    if (error) {
+        log_info("NBD server: a client was turned away: %s", error->message);
+    }
+    /* What was said in the clear counts for nothing. */
+    c->structured = false;
+    contexts_clear(c);
+    return done == 1;
+}
+
 typedef enum Next { NEXT_OPTION, NEXT_TRANSMISSION, NEXT_END } Next;
 
 static Next one_option(NbdConn *c, bool fixed)
@@ -598,6 +665,14 @@ static Next one_option(NbdConn *c, bool fixed)
     if (!conn_read(c, data, length)) {
         return NEXT_END;
     }
+    bool clear = c->server->tls && !c->tls; /* nothing is told in the clear */
+    if (clear && option != NBD_OPT_STARTTLS && option != NBD_OPT_ABORT) {
+        if (option == NBD_OPT_EXPORT_NAME || !fixed) {
+            return NEXT_END;
+        }
+        send_option_error(c, option, NBD_REP_ERR_TLS_REQD, "Option 0x%x not permitted before TLS", option);
+        return NEXT_OPTION;
+    }
     if (option == NBD_OPT_EXPORT_NAME) {
         return option_export_name(c, data, length) ? NEXT_TRANSMISSION : NEXT_END;
     }
@@ -616,7 +691,14 @@ static Next one_option(NbdConn *c, bool fixed)
         } else if (option == NBD_OPT_LIST) {
             option_list(c);
         } else if (option == NBD_OPT_STARTTLS) {
-            send_option_error(c, option, NBD_REP_ERR_POLICY, "TLS is not configured");
+            if (!c->server->tls) {
+                send_option_error(c, option, NBD_REP_ERR_POLICY, "TLS is not configured");
+            } else if (c->tls) {
+                send_option_error(c, option, NBD_REP_ERR_INVALID, "TLS is in use already");
+            } else {
+                send_option_reply(c, option, NBD_REP_ACK, NULL, 0);
+                return start_tls(c) ? NEXT_OPTION : NEXT_END;
+            }
         } else if (c->structured) {
             send_option_error(c, option, NBD_REP_ERR_INVALID, "structured replies are negotiated already");
         } else {
@@ -1094,6 +1176,7 @@ static void co_connection(void *opaque)
     conn_flush_output(c);
     c->closing = true;
     conn_drop_output(c);
+    tls_session_free(c->tls);
     bool negotiated = c->negotiated;
     g_ptr_array_remove_fast(server->conns, c);
     loop_remove_fd(c->watch);
@@ -1124,6 +1207,8 @@ NbdServer *nbd_server_new(BlockGraph *graph)
     return server;
 }
 
+static void conn_end(NbdConn *c);
+
 void nbd_server_free(NbdServer *server)
 {
     for (guint i = 0; i < server->listeners->len; i++) {
@@ -1138,11 +1223,15 @@ void nbd_server_free(NbdServer *server)
         nbd_export_free(server->exports->pdata[server->exports->len - 1]);
     }
     for (guint i = 0; i < server->conns->len; i++) {
-        conn_close(server->conns->pdata[i]);
+        conn_end(server->conns->pdata[i]);
     }
     while (server->conns->len > 0) {
-        loop_iterate(server->loop, true);
+        if (!loop_iterate_io(server->loop, true)) {
+            g_usleep(20);
+        }
     }
+    object_unref(OBJECT(server->tls));
+    g_free(server->authz);
     g_ptr_array_unref(server->exports);
     g_ptr_array_unref(server->conns);
     g_ptr_array_unref(server->listeners);
@@ -1194,6 +1283,19 @@ void nbd_server_set_max_clients(NbdServer *server, unsigned max)
 {
     server->max_clients = max;
     server_watch(server);
+}
+
+bool nbd_server_set_tls(NbdServer *server, TlsCreds *creds, const char *authz, GError **error)
+{
+    if (authz && !authz_find(block_graph_objects(server->graph), authz, error)) {
+        return false;
+    }
+    object_ref(OBJECT(creds));
+    object_unref(OBJECT(server->tls));
+    g_free(server->authz);
+    server->tls = creds;
+    server->authz = g_strdup(authz);
+    return true;
 }
 
 void nbd_server_add_client(NbdServer *server, int fd)
@@ -1323,6 +1425,28 @@ NbdExport *nbd_export_new(NbdServer *server, BlockNode *node, const NbdExportOpt
     return exp;
 }
 
+unsigned nbd_export_clients(const NbdExport *exp)
+{
+    return exp->conns;
+}
+
+BlockNode *nbd_export_node(const NbdExport *exp)
+{
+    return exp->root->node;
+}
+
+/* Ends it without the loop's turn: who waits for that lets only I/O go on. */
+static void conn_end(NbdConn *c)
+{
+    Coroutine *reader = c->reader;
+
+    conn_close(c);
+    if (reader) {
+        c->reader = NULL;
+        coroutine_wake(c->server->loop, reader);
+    }
+}
+
 void nbd_export_free(NbdExport *exp)
 {
     NbdServer *server = exp->server;
@@ -1330,14 +1454,16 @@ void nbd_export_free(NbdExport *exp)
     for (guint i = 0; i < server->conns->len; i++) {
         NbdConn *c = server->conns->pdata[i];
         if (c->exp == exp || c->context_exp == exp) {
-            conn_close(c);
+            conn_end(c);
             if (c->context_exp == exp && c->exp != exp) {
                 contexts_clear(c);
             }
         }
     }
     while (exp->conns > 0) {
-        loop_iterate(server->loop, true);
+        if (!loop_iterate_io(server->loop, true)) {
+            g_usleep(20);
+        }
     }
     for (guint i = 0; i < exp->bitmaps->len; i++) {
         ((DirtyBitmap *)exp->bitmaps->pdata[i])->busy = false;

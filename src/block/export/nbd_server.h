@@ -11,6 +11,7 @@
 
 #include "block/graph/dirty_bitmap.h"
 #include "block/graph/graph.h"
+#include "io/tls.h"
 
 typedef struct NbdServer NbdServer;
 typedef struct NbdExport NbdExport;
@@ -34,6 +35,9 @@ void nbd_server_free(NbdServer *server);
 bool nbd_server_listen(NbdServer *server, int fd, GError **error);
 /* At most this many clients at a time: others wait in the listening queue. 0: no limit. */
 void nbd_server_set_max_clients(NbdServer *server, unsigned max);
+/* Every client must use TLS; authz: the id of the object that says whose certificates are let in, or NULL.
+ * For clients that come from now on. */
+bool nbd_server_set_tls(NbdServer *server, TlsCreds *creds, const char *authz, GError **error);
 /* An accepted connection's descriptor; owned from now on. */
 void nbd_server_add_client(NbdServer *server, int fd);
 unsigned nbd_server_clients(const NbdServer *server);
@@ -46,6 +50,8 @@ NbdExport *nbd_export_new(NbdServer *server, BlockNode *node, const NbdExportOpt
 /* Its connections end first. */
 void nbd_export_free(NbdExport *exp);
 NbdExport *nbd_export_find(NbdServer *server, const char *name);
+unsigned nbd_export_clients(const NbdExport *exp);
+BlockNode *nbd_export_node(const NbdExport *exp); /* borrowed */
 uint64_t nbd_export_size(const NbdExport *exp);
 
 #endif

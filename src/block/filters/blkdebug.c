@@ -156,6 +156,22 @@ static bool power_of_two(uint64_t n)
     return n && !(n & (n - 1));
 }
 
+/* Rules in its options are a part of what it is called; those of a file are not. */
+static char *full_name(BlockNode *node, bool inline_rules)
+{
+    json_object *o = NULL;
+    char *name;
+
+    if (!inline_rules || !node->options || json_object_deep_copy(node->options, &o, NULL) != 0) {
+        return g_strdup(node->file->node->filename);
+    }
+    json_object_object_del(o, "node-name");
+    json_object_object_add(o, "image", block_node_json(node->file->node));
+    name = g_strconcat("json:", json_object_to_json_string_ext(o, JSON_C_TO_STRING_NOSLASHESCAPE), NULL);
+    json_object_put(o);
+    return name;
+}
+
 static bool blkdebug_open(BlockNode *node, QapiBlockdevOptions *options, GError **error)
 {
     BlkdebugNode *b = (BlkdebugNode *)node;
@@ -202,7 +218,7 @@ static bool blkdebug_open(BlockNode *node, QapiBlockdevOptions *options, GError 
     if (b->max_discard % MAX(b->opt_discard, align)) {
         return error_set(error, "Cannot meet constraints with max-discard %" PRIu64, b->max_discard);
     }
-    node->filename = g_strdup(node->file->node->filename);
+    node->filename = full_name(node, o->inject_error || o->set_state);
     return true;
 }
 

@@ -6,7 +6,8 @@
 #include <errno.h>
 #include <string.h>
 
-#define MAX_CHUNKS (UINT64_C(1) << 25)
+#define ROUND_UP_TO_512(n) (((n) + 511) & ~UINT64_C(511))
+#define MAX_CHUNKS         (UINT64_C(1) << 25)
 
 bool blocks_begin(BlocksNode *b, const BlocksOps *ops, uint64_t size, uint32_t block_bytes,
                   uint32_t per_chunk, uint64_t data_start, GError **error)
@@ -346,6 +347,62 @@ int blocks_co_block_status(BlockNode *node, bool want_zero, uint64_t offset, uin
 bool blocks_get_info(BlockNode *node, BlockInfo *info, GError **error)
 {
     info->cluster_size = ((BlocksNode *)node)->block_bytes;
+    return true;
+}
+
+/* ---- check ---- */
+
+static int by_place(const void *a, const void *b)
+{
+    const uint64_t *x = a, *y = b;
+
+    return *x < *y ? -1 : *x > *y;
+}
+
+bool blocks_co_check(BlockNode *node, BlockCheckResult *result, unsigned fix, GError **error)
+{
+    BlocksNode *b = (BlocksNode *)node;
+    g_autoptr(GArray) places = g_array_new(FALSE, FALSE, sizeof(uint64_t));
+    uint64_t size = block_size(node->file), next = UINT64_MAX;
+
+    result->total_clusters = b->count;
+    result->image_end_offset = b->data_start;
+    for (uint64_t block = 0; block < b->count; block++) {
+        uint64_t entry, at;
+        int ret = entry_of(b, block, &entry);
+
+        if (ret < 0) { /* the whole chunk cannot be had */
+            result->corruptions += ret == -EIO || ret == -EINVAL;
+            result->check_errors += ret != -EIO && ret != -EINVAL;
+            block += b->per_chunk - block % b->per_chunk - 1;
+            continue;
+        }
+        at = blocks_value(entry);
+        if (blocks_kind(entry) == BLOCKS_PACKED) {
+            result->allocated_clusters++;
+            result->compressed_clusters++;
+            result->corruptions += at < b->data_start || at >= size;
+            result->image_end_offset =
+                MAX(result->image_end_offset, size); /* how long it is, it says itself */
+        } else if (blocks_kind(entry) == BLOCKS_DATA) {
+            uint64_t bytes = MIN(b->block_bytes, ROUND_UP_TO_512(node->size - block * b->block_bytes));
+
+            result->allocated_clusters++;
+            result->fragmented_clusters += next != UINT64_MAX && at != next;
+            next = at + b->block_bytes;
+            if (at < b->data_start || at > size || bytes > size - at) {
+                result->corruptions++;
+                continue;
+            }
+            result->image_end_offset = MAX(result->image_end_offset, at + b->block_bytes);
+            g_array_append_val(places, at);
+        }
+    }
+    g_array_sort(places, by_place);
+    for (guint i = 1; i < places->len; i++) {
+        result->corruptions +=
+            g_array_index(places, uint64_t, i) - g_array_index(places, uint64_t, i - 1) < b->block_bytes;
+    }
     return true;
 }
 

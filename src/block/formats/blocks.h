@@ -67,6 +67,9 @@ int blocks_co_preadv(BlockNode *node, uint64_t offset, uint64_t bytes, const Blo
 int blocks_co_pwritev(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec, uint64_t from,
                       unsigned flags);
 int blocks_co_block_status(BlockNode *node, bool want_zero, uint64_t offset, uint64_t bytes, BlockStatus *st);
+/* A driver's co_check: every block lies in the file, behind data_start, and in no other's place. Counts
+ * blocks, and sets image_end_offset to the end of the last one. */
+bool blocks_co_check(BlockNode *node, BlockCheckResult *result, unsigned fix, GError **error);
 bool blocks_get_info(BlockNode *node, BlockInfo *info, GError **error);
 
 /* ---- for create: the file of an image, empty, with a root to write it by; NULL on error ---- */

@@ -111,6 +111,37 @@ static bool parallels_open(BlockNode *node, QapiBlockdevOptions *options, GError
     return blocks_begin(&p->b, &parallels_ops, sectors * 512, tracks * 512, CHUNK, data, error);
 }
 
+static bool parallels_co_check(BlockNode *node, BlockCheckResult *result, unsigned fix, GError **error)
+{
+    BlocksNode *b = (BlocksNode *)node;
+    uint64_t size = block_size(node->file), end;
+    uint8_t mark[4];
+    int ret = blocks_read(b, 44, mark, 4);
+
+    if (ret < 0 || !blocks_co_check(node, result, fix, error)) {
+        return ret >= 0 || error_set_errno(error, -ret, "Could not read the Parallels header");
+    }
+    if (blocks_le32(mark) == IN_USE) { /* the last writer did not come to its end */
+        bool mend = fix & BLOCK_FIX_ERRORS;
+
+        if (mend) {
+            blocks_put_le32(mark, 0);
+            mend = block_co_pwrite_sync(node->file, 44, 4, mark) >= 0;
+        }
+        *(mend ? &result->corruptions_fixed : &result->corruptions) += 1;
+    }
+    end = result->image_end_offset;
+    if (!result->corruptions && size > end) { /* clusters at the end that nobody has */
+        int64_t leaks = (int64_t)((size - end + b->block_bytes - 1) / b->block_bytes);
+        bool mend = fix & BLOCK_FIX_LEAKS;
+
+        mend = mend && block_co_truncate(node->file, end, true, QAPI_PREALLOC_MODE_OFF, 0, NULL) >= 0;
+        *(mend ? &result->leaks_fixed : &result->leaks) += leaks;
+        b->end = mend ? end : b->end;
+    }
+    return true;
+}
+
 static const BlockOption parallels_create_options[] = {
     { "size", BLOCK_OPTION_SIZE, "Virtual disk size", NULL, false },
     { "cluster_size", BLOCK_OPTION_SIZE, "Parallels image cluster size", "1048576", false },
@@ -170,6 +201,7 @@ static const BlockDriver parallels_driver = {
     .co_preadv = blocks_co_preadv,
     .co_pwritev = blocks_co_pwritev,
     .co_block_status = blocks_co_block_status,
+    .co_check = parallels_co_check,
     .co_create_named = parallels_co_create_named,
     .create_options = parallels_create_options,
 };

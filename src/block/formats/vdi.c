@@ -233,6 +233,7 @@ static const BlockDriver vdi_driver = {
     .co_preadv = blocks_co_preadv,
     .co_pwritev = blocks_co_pwritev,
     .co_block_status = blocks_co_block_status,
+    .co_check = blocks_co_check,
     .co_create_named = vdi_co_create_named,
     .create_options = vdi_create_options,
 };

@@ -1,8 +1,11 @@
 /*
- * VMDK, VMware's disk images, where one file holds descriptor and data: "monolithicSparse" (read, write,
- * create) and "streamOptimized" (read). A header, a descriptor in text, a directory of grain tables (most
- * have it twice), tables of 512 places, grains. Images of several files are refused. After VMware's "Virtual
- * Disk Format 5.0". Numbers are little-endian and count in sectors. SPDX-License-Identifier: GPL-2.0-or-later
+ * VMDK, VMware's disk images. In one file: "monolithicSparse" (read, write, create) and "streamOptimized"
+ * (read): a header, a descriptor in text, a directory of grain tables (most have it twice), tables of 512
+ * places, grains. In several: a descriptor alone, whose extents are files beside it, flat ("monolithicFlat",
+ * which can be made, and "twoGbMaxExtentFlat") or sparse ones ("twoGbMaxExtentSparse"), each of which is a
+ * node of its own. A descriptor cannot name files in other directories: it may come from anybody. After
+ * VMware's "Virtual Disk Format 5.0". Numbers are little-endian and count in sectors.
+ * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/formats/blocks.h"
 
@@ -10,6 +13,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <zlib.h>
 
@@ -22,8 +26,17 @@
 #define NO_PARENT     0xffffffffu
 enum { FLAG_TWICE = 1u << 1, FLAG_ZEROES = 1u << 2, FLAG_COMPRESSED = 1u << 16, FLAG_MARKERS = 1u << 17 };
 
+#define MAX_EXTENTS 4096u
+
+/* A part of a disk of several files. child NULL: zeroes. */
+typedef struct Extent {
+    uint64_t start, bytes, offset; /* offset: in a flat child */
+    BlockChild *child;
+} Extent;
+
 typedef struct VmdkNode {
     BlocksNode b;
+    GArray *extents; /* of Extent, in their order; NULL: all is in one file */
     uint32_t flags;
     uint64_t directory, second; /* bytes; second: 0 where there is none */
     uint64_t desc_offset, cid_at;
@@ -34,7 +47,12 @@ typedef struct VmdkNode {
 
 static int vmdk_probe(const uint8_t *head, size_t size, const char *filename)
 {
-    return size >= 8 && blocks_le32(head) == MAGIC ? 100 : 0;
+    static const char text[] = "# Disk DescriptorFile";
+
+    return size >= 8 && (blocks_le32(head) == MAGIC ||
+                         (size >= sizeof(text) && memcmp(head, text, sizeof(text) - 1) == 0))
+               ? 100
+               : 0;
 }
 
 /* ---- tables ---- */
@@ -195,10 +213,15 @@ static bool read_descriptor(VmdkNode *v, uint64_t sectors, GError **error)
     uint64_t bytes = MIN(sectors * 512, MAX_DESC);
     g_autofree char *text = g_malloc0(bytes + 1), *cid = NULL, *parent = NULL;
     const char *at = NULL;
-    int ret = blocks_read(&v->b, v->desc_offset, text, bytes);
+    int ret = v->desc_offset ? blocks_read(&v->b, v->desc_offset, text, bytes) : 0;
 
     if (ret < 0) {
         return error_set_errno(error, -ret, "Could not read the VMDK descriptor");
+    }
+    if (!*text) { /* an extent of another image */
+        v->parent_cid = NO_PARENT;
+        v->create_type = g_strdup("monolithicSparse");
+        return true;
     }
     cid = value_of(text, "CID", &at);
     parent = value_of(text, "parentCID", NULL);
@@ -279,6 +302,220 @@ static bool check_parent(const VmdkNode *v, GError **error)
     return true;
 }
 
+/* ---- images of several files ---- */
+
+static bool add_extent(VmdkNode *v, const char *line, const QapiBlockdevOptions *options, GError **error)
+{
+    BlockNode *node = &v->b.node, *file;
+    Extent e = { .start = node->size };
+    char access[16], kind[16], name[512] = "";
+    uint64_t sectors, offset = 0;
+    g_autofree char *path = NULL, *child_name = NULL;
+    json_object *o;
+    int n =
+        sscanf(line, "%15s %" SCNu64 " %15s \"%511[^\"]\" %" SCNu64, access, &sectors, kind, name, &offset);
+    bool flat = n >= 4 && (strcmp(kind, "FLAT") == 0 || strcmp(kind, "VMFS") == 0);
+
+    if (n < 3 || (n < 4 && strcmp(kind, "ZERO") != 0) || sectors > BLOCK_MAX_SIZE / 512 - node->size / 512 ||
+        offset > BLOCK_MAX_SIZE / 512 - sectors) {
+        return error_set(error, "Invalid extent line: %.80s", line);
+    }
+    if (v->extents->len >= MAX_EXTENTS) {
+        return error_set(error, "%s: a VMDK image has at most %u extents", node->what, MAX_EXTENTS);
+    }
+    if (strcmp(access, "RW") != 0 && !node->read_only) {
+        return error_set(error, "%s: the VMDK extent '%s' is %s: open the image with read-only=on",
+                         node->what, name, access);
+    }
+    e.bytes = sectors * 512;
+    e.offset = offset * 512;
+    if (strcmp(kind, "ZERO") != 0) {
+        if (!flat && strcmp(kind, "SPARSE") != 0) {
+            return error_set(error, "Unsupported extent type '%s'", kind);
+        }
+        if (strchr(name, '/') || block_name_has_protocol(name)) {
+            return error_set(error, "%s: the VMDK extent '%s' is not a file beside its descriptor",
+                             node->what, name);
+        }
+        path = block_combine_path(node->file->node->filename, name);
+        o = json_object_new_object();
+        json_object_object_add(o, "driver", json_object_new_string(flat ? "raw" : "vmdk"));
+        json_object_object_add(o, "read-only", json_object_new_string(node->read_only ? "on" : "off"));
+        json_object_object_add(o, "discard", json_object_new_string("unmap"));
+        if (!flat) {
+            json_object_object_add(o, "backing", NULL);
+        }
+        file = block_node_open_image(node->graph, path, o,
+                                     (node->open_flags & BLOCK_OPEN_INHERITED) | BLOCK_OPEN_EXTENT, error);
+        json_object_put(o);
+        if (!file) {
+            return false;
+        }
+        child_name = g_strdup_printf("extents.%u", v->extents->len);
+        block_node_ref(file);
+        e.child = block_child_attach(node, file, child_name, BLOCK_ROLE_DATA, NULL, error);
+        block_node_unref(file);
+        if (!e.child) {
+            return false;
+        }
+        if (block_size(e.child) < e.offset + e.bytes) {
+            return error_set(error, "%s: the VMDK extent '%s' has %" PRIu64 " bytes, not %" PRIu64,
+                             node->what, name, block_size(e.child), e.offset + e.bytes);
+        }
+    }
+    g_array_append_val(v->extents, e);
+    node->size += e.bytes;
+    return true;
+}
+
+static bool open_extents(VmdkNode *v, const QapiBlockdevOptions *options, GError **error)
+{
+    BlockNode *node = &v->b.node;
+    uint64_t size = block_size(node->file);
+    g_autofree char *text = NULL, *cid = NULL, *parent = NULL;
+    g_auto(GStrv) lines = NULL;
+    int ret;
+
+    if (size > MAX_DESC) {
+        return error_set(error, "%s: a VMDK descriptor of %" PRIu64 " bytes is too long", node->what, size);
+    }
+    text = g_malloc0(size + 1);
+    ret = blocks_read(&v->b, 0, text, size);
+    if (ret < 0) {
+        return error_set_errno(error, -ret, "Could not read the VMDK descriptor");
+    }
+    v->extents = g_array_new(FALSE, FALSE, sizeof(Extent));
+    v->create_type = value_of(text, "createType", NULL);
+    cid = value_of(text, "CID", NULL);
+    parent = value_of(text, "parentCID", NULL);
+    v->cid = cid ? (uint32_t)g_ascii_strtoull(cid, NULL, 16) : 0;
+    v->parent_cid = parent ? (uint32_t)g_ascii_strtoull(parent, NULL, 16) : NO_PARENT;
+    if (!v->create_type ||
+        (strcmp(v->create_type, "monolithicFlat") != 0 && strcmp(v->create_type, "twoGbMaxExtentFlat") != 0 &&
+         strcmp(v->create_type, "twoGbMaxExtentSparse") != 0 && strcmp(v->create_type, "vmfs") != 0)) {
+        return error_set(error, "Unsupported image type '%s'", v->create_type ? v->create_type : "");
+    }
+    if (v->parent_cid != NO_PARENT) {
+        return error_set(error, "%s: VMDK overlays of several files are not supported", node->what);
+    }
+    lines = g_strsplit_set(text, "\r\n", -1);
+    for (size_t i = 0; lines[i]; i++) {
+        if ((g_str_has_prefix(lines[i], "RW ") || g_str_has_prefix(lines[i], "RDONLY ") ||
+             g_str_has_prefix(lines[i], "NOACCESS ")) &&
+            !add_extent(v, lines[i], options, error)) {
+            return false;
+        }
+    }
+    return v->extents->len || error_set(error, "%s: the VMDK descriptor names no extents", node->what);
+}
+
+/* The extent at offset; *bytes is cut to it. */
+static const Extent *extent_at(const VmdkNode *v, uint64_t offset, uint64_t *bytes)
+{
+    guint low = 0, high = v->extents->len;
+    const Extent *e;
+
+    while (low + 1 < high) {
+        guint middle = (low + high) / 2;
+
+        if (g_array_index(v->extents, Extent, middle).start <= offset) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    e = &g_array_index(v->extents, Extent, low);
+    *bytes = MIN(*bytes, e->start + e->bytes - offset);
+    return e;
+}
+
+static int extents_transfer(VmdkNode *v, bool write, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                            uint64_t from, unsigned flags)
+{
+    while (bytes) {
+        uint64_t n = bytes;
+        const Extent *e = extent_at(v, offset, &n);
+        uint64_t at = offset - e->start + e->offset;
+        int ret = 0;
+
+        if (!e->child) {
+            if (write) {
+                return -EACCES;
+            }
+            block_vec_zero(vec, from, n);
+        } else {
+            ret = write ? block_co_pwritev(e->child, at, n, vec, from, flags)
+                        : block_co_preadv(e->child, at, n, vec, from, flags);
+        }
+        if (ret < 0) {
+            return ret;
+        }
+        offset += n;
+        from += n;
+        bytes -= n;
+    }
+    return 0;
+}
+
+static int vmdk_co_preadv(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                          uint64_t from, unsigned flags)
+{
+    VmdkNode *v = (VmdkNode *)node;
+
+    return v->extents ? extents_transfer(v, false, offset, bytes, vec, from, flags)
+                      : blocks_co_preadv(node, offset, bytes, vec, from, flags);
+}
+
+static int vmdk_co_block_status(BlockNode *node, bool want_zero, uint64_t offset, uint64_t bytes,
+                                BlockStatus *st)
+{
+    VmdkNode *v = (VmdkNode *)node;
+    const Extent *e;
+
+    if (!v->extents) {
+        return blocks_co_block_status(node, want_zero, offset, bytes, st);
+    }
+    e = extent_at(v, offset, &bytes);
+    *st = e->child ? (BlockStatus){ .flags = BLOCK_STATUS_RAW,
+                                    .bytes = bytes,
+                                    .map = offset - e->start + e->offset,
+                                    .file = e->child->node }
+                   : (BlockStatus){ .flags = BLOCK_STATUS_ZERO, .bytes = bytes };
+    return 0;
+}
+
+static bool vmdk_get_info(BlockNode *node, BlockInfo *info, GError **error)
+{
+    return ((VmdkNode *)node)->extents || blocks_get_info(node, info, error);
+}
+
+static bool vmdk_co_check(BlockNode *node, BlockCheckResult *result, unsigned fix, GError **error)
+{
+    VmdkNode *v = (VmdkNode *)node;
+
+    if (!v->extents) {
+        return blocks_co_check(node, result, fix, error);
+    }
+    for (guint i = 0; i < v->extents->len; i++) {
+        const Extent *e = &g_array_index(v->extents, Extent, i);
+        BlockCheckResult one = { 0 };
+
+        if (!e->child || !e->child->node->driver->co_check) {
+            continue;
+        }
+        if (!e->child->node->driver->co_check(e->child->node, &one, fix, error)) {
+            return false;
+        }
+        result->corruptions += one.corruptions;
+        result->check_errors += one.check_errors;
+        result->total_clusters += one.total_clusters;
+        result->allocated_clusters += one.allocated_clusters;
+        result->fragmented_clusters += one.fragmented_clusters;
+        result->compressed_clusters += one.compressed_clusters;
+    }
+    return true;
+}
+
 static bool vmdk_open(BlockNode *node, QapiBlockdevOptions *options, GError **error)
 {
     VmdkNode *v = (VmdkNode *)node;
@@ -304,16 +541,16 @@ static bool vmdk_open(BlockNode *node, QapiBlockdevOptions *options, GError **er
         return error_set_errno(error, -ret, "Could not read header from file '%s'",
                                node->file->node->filename);
     }
+    if (vmdk_probe(h, sizeof(h), NULL) && blocks_le32(h) != MAGIC) {
+        return node->open_flags & BLOCK_OPEN_EXTENT
+                   ? error_set(error, "The VMDK extent '%s' is a descriptor itself",
+                               node->file->node->filename)
+                   : open_extents(v, options, error);
+    }
     if (blocks_le32(h) != MAGIC) {
-        error_set(error, "Image not in VMDK format");
-        error_append_hint(error,
-                          "Of images in several files only the descriptor is text: they are not supported.");
-        return false;
+        return error_set(error, "Image not in VMDK format");
     }
     v->desc_offset = blocks_le64(h + 28) > INT64_MAX / 1024 ? 0 : blocks_le64(h + 28) * 512;
-    if (!v->desc_offset) {
-        return error_set(error, "The VMDK image has no descriptor in it, and is a part of another");
-    }
     return check_header(v, h, error) && read_descriptor(v, MIN(blocks_le64(h + 36), MAX_DESC / 512), error) &&
            blocks_begin(&v->b, &vmdk_ops, blocks_le64(h + 12) * 512, (uint32_t)blocks_le64(h + 20) * 512,
                         blocks_le32(h + 44), HEADER_BYTES, error) &&
@@ -322,15 +559,22 @@ static bool vmdk_open(BlockNode *node, QapiBlockdevOptions *options, GError **er
 
 static void vmdk_close(BlockNode *node)
 {
-    g_clear_pointer(&((VmdkNode *)node)->create_type, g_free);
+    VmdkNode *v = (VmdkNode *)node;
+
+    g_clear_pointer(&v->create_type, g_free);
+    g_clear_pointer(&v->extents, g_array_unref);
     blocks_close(node);
 }
 
 static int vmdk_co_pwritev(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
                            uint64_t from, unsigned flags)
 {
-    int ret = renew_cid((VmdkNode *)node);
+    VmdkNode *v = (VmdkNode *)node;
+    int ret = v->extents ? 0 : renew_cid(v);
 
+    if (v->extents) {
+        return extents_transfer(v, true, offset, bytes, vec, from, flags);
+    }
     return ret < 0 ? ret : blocks_co_pwritev(node, offset, bytes, vec, from, flags);
 }
 
@@ -338,8 +582,26 @@ static json_object *vmdk_specific_info(BlockNode *node)
 {
     VmdkNode *v = (VmdkNode *)node;
     json_object *o = json_object_new_object(), *data = json_object_new_object(),
-                *extents = json_object_new_array(), *extent = json_object_new_object();
+                *extents = json_object_new_array(), *extent;
 
+    for (guint i = 0; v->extents && i < v->extents->len; i++) {
+        const Extent *e = &g_array_index(v->extents, Extent, i);
+        bool flat = e->child && !e->child->node->backing && strcmp(e->child->node->driver->name, "raw") == 0;
+
+        extent = json_object_new_object();
+        json_object_object_add(extent, "virtual-size", json_object_new_uint64(e->bytes));
+        json_object_object_add(extent, "filename",
+                               json_object_new_string(e->child ? e->child->node->filename : ""));
+        json_object_object_add(extent, "format",
+                               json_object_new_string(flat       ? "FLAT"
+                                                      : e->child ? "SPARSE"
+                                                                 : "ZERO"));
+        json_object_array_add(extents, extent);
+    }
+    extent = v->extents ? NULL : json_object_new_object();
+    if (!extent) {
+        goto rest;
+    }
     json_object_object_add(extent, "virtual-size", json_object_new_uint64(node->size));
     json_object_object_add(extent, "filename", json_object_new_string(node->file->node->filename));
     json_object_object_add(extent, "cluster-size", json_object_new_int64(v->b.block_bytes));
@@ -348,6 +610,7 @@ static json_object *vmdk_specific_info(BlockNode *node)
     }
     json_object_object_add(extent, "format", json_object_new_string(""));
     json_object_array_add(extents, extent);
+rest:
     json_object_object_add(data, "cid", json_object_new_int64(v->cid));
     json_object_object_add(data, "parent-cid", json_object_new_int64(v->parent_cid));
     json_object_object_add(data, "create-type", json_object_new_string(v->create_type));
@@ -364,7 +627,10 @@ static const BlockOption vmdk_create_options[] = {
     { "adapter_type", BLOCK_OPTION_STRING,
       "Virtual adapter type, can be one of ide (default), lsilogic, buslogic or legacyESX", NULL, false },
     { "hwversion", BLOCK_OPTION_STRING, "VMDK hardware version", "undefined", false },
-    { "subformat", BLOCK_OPTION_STRING, "VMDK flat extent format: monolithicSparse (default)", NULL, false },
+    { "subformat", BLOCK_OPTION_STRING,
+      "VMDK flat extent format, can be one of {monolithicSparse (default) | monolithicFlat} ", NULL, false },
+    { "backing_file", BLOCK_OPTION_STRING, "File name of a base image", NULL, false },
+    { "backing_fmt", BLOCK_OPTION_STRING, "Must be 'vmdk' if present", NULL, false },
     { NULL, 0, NULL, NULL, false },
 };
 
@@ -374,11 +640,47 @@ static const BlockOption vmdk_create_options[] = {
 #define DESC_AT   1u
 #define DESC_SIZE 20u
 
-static char *descriptor_text(const char *filename, uint64_t sectors, json_object *options, GError **error)
+/* What an overlay says of its parent: two lines; NULL with an error. */
+static char *parent_lines(BlockGraph *graph, const char *filename, const char *backing, const char *format,
+                          GError **error)
+{
+    g_autofree char *full = NULL;
+    json_object *o;
+    BlockNode *node;
+    uint32_t cid;
+
+    if (!backing) {
+        return g_strdup("parentCID=ffffffff\n");
+    }
+    if (strpbrk(backing, "\"\r\n")) {
+        error_set(error, "A VMDK descriptor cannot hold quotes and ends of lines");
+        return NULL;
+    }
+    if (format && strcmp(format, "vmdk") != 0) {
+        error_set(error, "backing_file must be a vmdk image");
+        return NULL;
+    }
+    full = block_combine_path(filename, backing);
+    o = json_object_new_object();
+    json_object_object_add(o, "driver", json_object_new_string("vmdk"));
+    json_object_object_add(o, "read-only", json_object_new_string("on"));
+    node = block_node_open_image(graph, full, o, BLOCK_OPEN_NO_BACKING, error);
+    json_object_put(o);
+    if (!node) {
+        return NULL;
+    }
+    cid = ((VmdkNode *)node)->cid;
+    block_node_ref(node);
+    block_node_unref(node);
+    return g_strdup_printf("parentCID=%08x\nparentFileNameHint=\"%s\"\n", cid, backing);
+}
+
+static char *descriptor_text(BlockGraph *graph, const char *filename, const char *extent, bool flat,
+                             uint64_t sectors, json_object *options, GError **error)
 {
     const char *adapter = blocks_option(options, "adapter_type"),
                *version = blocks_option(options, "hwversion");
-    g_autofree char *name = g_path_get_basename(filename);
+    g_autofree char *name = g_path_get_basename(extent), *parent = NULL;
     unsigned heads = 16;
     uint32_t cid;
 
@@ -395,15 +697,21 @@ static char *descriptor_text(const char *filename, uint64_t sectors, json_object
         error_set(error, "A VMDK descriptor cannot hold quotes and ends of lines");
         return NULL;
     }
+    parent = parent_lines(graph, filename, blocks_option(options, "backing_file"),
+                          blocks_option(options, "backing_fmt"), error);
+    if (!parent) {
+        return NULL;
+    }
     cid = (uint32_t)g_random_int_range(1, INT32_MAX);
-    return g_strdup_printf("# Disk DescriptorFile\nversion=1\nCID=%08x\nparentCID=ffffffff\n"
-                           "createType=\"monolithicSparse\"\n\n# Extent description\nRW %" PRIu64
-                           " SPARSE \"%s\"\n\n"
+    return g_strdup_printf("# Disk DescriptorFile\nversion=1\nCID=%08x\n%s"
+                           "createType=\"%s\"\n\n# Extent description\nRW %" PRIu64 " %s \"%s\"%s\n\n"
                            "# The Disk Data Base\n#DDB\n\nddb.virtualHWVersion = \"%s\"\n"
                            "ddb.geometry.cylinders = \"%" PRIu64 "\"\nddb.geometry.heads = \"%u\"\n"
                            "ddb.geometry.sectors = \"63\"\nddb.adapterType = \"%s\"\n"
                            "ddb.toolsVersion = \"2147483647\"\n",
-                           cid, sectors, name, version, MIN(sectors / (heads * 63), 65535), heads, adapter);
+                           cid, parent, flat ? "monolithicFlat" : "monolithicSparse", sectors,
+                           flat ? "FLAT" : "SPARSE", name, flat ? " 0" : "", version,
+                           MIN(sectors / (heads * 63), 65535), heads, adapter);
 }
 
 static void fill_directory(uint8_t *image, uint64_t at, uint64_t tables)
@@ -413,6 +721,38 @@ static void fill_directory(uint8_t *image, uint64_t at, uint64_t tables)
     for (uint64_t i = 0; i < tables; i++) {
         blocks_put_le32(image + at * 512 + i * 4, (uint32_t)(first + i * TABLE));
     }
+}
+
+/* The descriptor, and the data beside it. */
+static bool create_flat(BlockGraph *graph, const char *filename, uint64_t sectors, json_object *options,
+                        GError **error)
+{
+    g_autofree char *stem = g_strdup(filename), *extent = NULL, *text = NULL;
+    BlockChild *root;
+    bool ok;
+    int ret;
+
+    if (g_str_has_suffix(stem, ".vmdk")) {
+        stem[strlen(stem) - strlen(".vmdk")] = '\0';
+    }
+    extent = g_strconcat(stem, "-flat.vmdk", NULL);
+    if (blocks_option(options, "backing_file")) {
+        return error_set(error, "Flat image can't have backing file");
+    }
+    text = descriptor_text(graph, filename, extent, true, sectors, options, error);
+    root = text ? blocks_create_file(graph, extent, options, error) : NULL;
+    if (!root) {
+        return false;
+    }
+    ok = blk_truncate(root, sectors * 512, false, QAPI_PREALLOC_MODE_OFF, 0, error);
+    block_root_free(root);
+    root = ok ? blocks_create_file(graph, filename, options, error) : NULL;
+    if (!root) {
+        return false;
+    }
+    ret = blk_pwrite(root, 0, strlen(text), text, 0);
+    block_root_free(root);
+    return ret >= 0 || error_set_errno(error, -ret, "Could not write the VMDK descriptor");
 }
 
 static bool vmdk_co_create_named(BlockGraph *graph, const char *filename, json_object *options,
@@ -426,8 +766,13 @@ static bool vmdk_co_create_named(BlockGraph *graph, const char *filename, json_o
     bool ok;
     int ret;
 
+    if (subformat && strcmp(subformat, "monolithicFlat") == 0) {
+        return create_flat(graph, filename, sectors, options, error);
+    }
     if (subformat && strcmp(subformat, "monolithicSparse") != 0) {
-        return error_set(error, "Only the subformat monolithicSparse can be made, not '%s'", subformat);
+        return error_set(error,
+                         "Only the subformats monolithicSparse and monolithicFlat can be made, not '%s'",
+                         subformat);
     }
     tables = (sectors + GRAIN * PER_TABLE - 1) / (GRAIN * PER_TABLE);
     one = (tables * 4 + 511) / 512 + tables * TABLE;
@@ -437,7 +782,7 @@ static bool vmdk_co_create_named(BlockGraph *graph, const char *filename, json_o
     if (data + sectors > UINT32_MAX || data * 512 > MAX_DIRECTORY) {
         return error_set(error, "The size is too large for a VMDK image in one file (2 TiB)");
     }
-    text = descriptor_text(filename, sectors, options, error);
+    text = descriptor_text(graph, filename, filename, false, sectors, options, error);
     if (!text) {
         return false;
     }
@@ -482,11 +827,12 @@ static const BlockDriver vmdk_driver = {
     .probe = vmdk_probe,
     .open = vmdk_open,
     .close = vmdk_close,
-    .get_info = blocks_get_info,
+    .get_info = vmdk_get_info,
     .get_specific_info = vmdk_specific_info,
-    .co_preadv = blocks_co_preadv,
+    .co_preadv = vmdk_co_preadv,
     .co_pwritev = vmdk_co_pwritev,
-    .co_block_status = blocks_co_block_status,
+    .co_block_status = vmdk_co_block_status,
+    .co_check = vmdk_co_check,
     .co_create_named = vmdk_co_create_named,
     .create_options = vmdk_create_options,
 };

@@ -167,6 +167,26 @@ void block_graph_set_name_check(BlockGraph *graph, bool (*taken)(void *opaque, c
     graph->name_opaque = opaque;
 }
 
+void block_graph_set_device_lookup(BlockGraph *graph, BlockNode *(*lookup)(void *opaque, const char *id),
+                                   void *opaque)
+{
+    graph->device_lookup = lookup;
+    graph->device_opaque = opaque;
+}
+
+BlockNode *block_reference_find(BlockGraph *graph, const char *name, GError **error)
+{
+    BlockNode *node = block_node_find(graph, name);
+
+    if (!node && graph->device_lookup) {
+        node = graph->device_lookup(graph->device_opaque, name);
+    }
+    if (!node) {
+        error_set(error, "Cannot find device='' nor node-name='%s'", name);
+    }
+    return node;
+}
+
 typedef struct Event {
     BlockGraph *graph;
     const char *name;
@@ -407,6 +427,12 @@ BlockNode *block_node_open(BlockGraph *graph, QapiBlockdevOptions *options, bool
 BlockNode *block_node_insert_filter(BlockNode *below, const BlockDriver *driver, const char *name,
                                     GError **error)
 {
+    return block_node_insert_filter_to(below, driver, name, NULL, NULL, error);
+}
+
+BlockNode *block_node_insert_filter_to(BlockNode *below, const BlockDriver *driver, const char *name,
+                                       BlockNode *target, BlockChild **child, GError **error)
+{
     BlockNode *node;
 
     if (name && !check_name(below->graph, name, error)) {
@@ -423,7 +449,11 @@ BlockNode *block_node_insert_filter(BlockNode *below, const BlockDriver *driver,
         BLOCK_REQ_FUA | BLOCK_REQ_MAY_UNMAP | BLOCK_REQ_NO_FALLBACK | BLOCK_REQ_WRITE_UNCHANGED;
     node->truncate_flags = below->truncate_flags;
     node->refs = 1;
-    if (!block_child_attach(node, below, "backing", BLOCK_ROLE_FILTER, &node->backing, error)) {
+    if (child) {
+        *child = NULL;
+    }
+    if (!block_child_attach(node, below, "backing", BLOCK_ROLE_FILTER, &node->backing, error) ||
+        (target && !(*child = block_child_attach(node, target, "target", BLOCK_ROLE_DATA, NULL, error)))) {
         node->refs = 0;
         block_node_close(node);
         return NULL;
@@ -433,6 +463,9 @@ BlockNode *block_node_insert_filter(BlockNode *below, const BlockDriver *driver,
     g_ptr_array_add(below->graph->nodes, node);
     if (!block_node_replace(below, node, error)) {
         block_node_unref(node);
+        if (child) {
+            *child = NULL;
+        }
         return NULL;
     }
     return node;

@@ -24,6 +24,12 @@ void block_graph_emit(BlockGraph *graph, const char *event, json_object *data); 
 void block_graph_set_name_check(BlockGraph *graph, bool (*taken)(void *opaque, const char *name),
                                 void *opaque);
 
+/* What a device id stands for where options refer to a node (backing=drive0); NULL: nothing. */
+void block_graph_set_device_lookup(BlockGraph *graph, BlockNode *(*lookup)(void *opaque, const char *id),
+                                   void *opaque);
+/* A node by its name, or by the id of the device that shows it. NULL with an error. */
+BlockNode *block_reference_find(BlockGraph *graph, const char *name, GError **error);
+
 /* The composition tree's root, below whose /objects the throttle groups are; borrowed. NULL: none are. */
 typedef struct Object Object;
 void block_graph_set_objects(BlockGraph *graph, Object *root);
@@ -66,6 +72,10 @@ bool block_node_set_read_only(BlockNode *node, bool read_only, GError **error);
  * "backing". name: NULL for a made one. The filter goes with block_node_remove_filter. NULL on error. */
 BlockNode *block_node_insert_filter(BlockNode *below, const BlockDriver *driver, const char *name,
                                     GError **error);
+/* The same, with a child "target" in *child from before anybody leads to the filter: parents that the target
+ * stands on itself (its backing image may be `below`) stay where they are. target may be NULL. */
+BlockNode *block_node_insert_filter_to(BlockNode *below, const BlockDriver *driver, const char *name,
+                                       BlockNode *target, BlockChild **child, GError **error);
 void block_node_remove_filter(BlockNode *filter);
 /* For who holds a node over other calls: it is not closed before the last reference goes. */
 void block_node_ref(BlockNode *node);
@@ -167,6 +177,8 @@ BlockNode *block_chain_find_file(BlockNode *top, const char *filename);
 /* The backing image's name made absolute against the overlay's; caller frees; NULL with an error. */
 char *block_backing_full_name(BlockNode *node, GError **error);
 char *block_combine_path(const char *base, const char *relative);
+/* What opens this node again, as far as names tell (for json:{...}); the caller's. */
+json_object *block_node_json(BlockNode *node);
 /* What has the image's data in the end: skips filters and formats by their primary child. */
 BlockNode *block_protocol_node(BlockNode *node);
 int64_t block_node_allocated(BlockNode *node); /* bytes on the host, or a negative errno */

@@ -22,6 +22,8 @@ struct BlockGraph {
     void *event_opaque;
     bool (*name_taken)(void *opaque, const char *name);
     void *name_opaque;
+    BlockNode *(*device_lookup)(void *opaque, const char *id);
+    void *device_opaque;
 };
 
 /* ---- requests that must not overlap (io.c) ---- */

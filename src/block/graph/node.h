@@ -186,6 +186,7 @@ enum {
     BLOCK_OPEN_RESIZE = 1u << 3,
     BLOCK_OPEN_PROBED = 1u << 4,   /* the driver was guessed, not named */
     BLOCK_OPEN_INACTIVE = 1u << 5, /* another program (migration's source) owns the image until activate */
+    BLOCK_OPEN_EXTENT = 1u << 6,   /* a part of another image: may have no parts itself */
     BLOCK_OPEN_INHERITED = BLOCK_OPEN_NO_IO | BLOCK_OPEN_CHECK | BLOCK_OPEN_INACTIVE | BLOCK_OPEN_NO_BACKING,
 };
 
@@ -214,6 +215,9 @@ struct BlockDriver {
     int (*probe)(const uint8_t *head, size_t size, const char *filename);
     /* "nbd://host/x" to what BlockdevOptions says of it (a dict without "driver"); only with prefixes. */
     bool (*parse_filename)(const char *filename, json_object *options, GError **error);
+
+    /* What -drive and image options once were called, made into what BlockdevOptions has. May be NULL. */
+    void (*old_options)(json_object *options);
 
     /* ---- control plane ---- */
     /* options are this driver's branch; the common members are in node already. Opens its children with
@@ -248,6 +252,9 @@ struct BlockDriver {
     json_object *(*get_specific_info)(BlockNode *node);  /* ImageInfoSpecific of query-*: { type, data } */
     json_object *(*get_specific_stats)(BlockNode *node); /* BlockStatsSpecific */
     int64_t (*get_allocated)(BlockNode *node);           /* bytes on the host; NULL: the children's sum */
+    /* x-blockdev-change: another child, or one less. */
+    bool (*add_child)(BlockNode *node, BlockNode *below, GError **error);
+    bool (*del_child)(BlockNode *node, BlockChild *child, GError **error);
     /* May it be changed that the child points elsewhere; NULL: yes. */
     bool (*can_replace_child)(BlockNode *node, const BlockChild *child, GError **error);
     /* The node's file name (filename) and full options changed below: recompute. May be NULL. */
@@ -323,6 +330,12 @@ struct BlockDriver {
     bool (*snapshot_delete)(BlockNode *node, const char *id, GError **error); /* id is the exact id */
     bool (*snapshot_list)(BlockNode *node, GArray *list /* of BlockSnapshotInfo */, GError **error);
     bool (*snapshot_load)(BlockNode *node, const char *id, GError **error); /* read-only view, till close */
+
+    /* ---- copy-before-write: the disk as it was, for snapshot-access ---- */
+    int (*co_snapshot_preadv)(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                              uint64_t vec_from);
+    int (*co_snapshot_status)(BlockNode *node, uint64_t offset, uint64_t bytes, BlockStatus *st);
+    int (*co_snapshot_discard)(BlockNode *node, uint64_t offset, uint64_t bytes);
 
     /* ---- backing images: control plane, drained ---- */
     /* Stores another name and format in the image (NULL: none); does not touch node->backing. */

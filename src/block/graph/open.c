@@ -88,16 +88,21 @@ char *block_combine_path(const char *base, const char *relative)
 
 char *block_backing_full_name(BlockNode *node, GError **error)
 {
+    const char *base = node->filename ? node->filename : "";
+
     if (!node->backing_file) {
         error_set(error, "%s has no backing file", node->what);
         return NULL;
     }
-    if (*node->backing_file != '/' && !protocol_length(node->backing_file) &&
-        g_str_has_prefix(node->filename ? node->filename : "", "json:")) {
+    for (BlockNode *n = node; n && base && g_str_has_prefix(base, "json:");) {
+        n = n->file ? n->file->node : NULL; /* where its file lies is the directory that is meant */
+        base = n ? n->filename : NULL;
+    }
+    if (*node->backing_file != '/' && !protocol_length(node->backing_file) && !base) {
         error_set(error, "Cannot use relative backing file names for '%s'", node->filename);
         return NULL;
     }
-    return block_combine_path(node->filename ? node->filename : "", node->backing_file);
+    return block_combine_path(base ? base : "", node->backing_file);
 }
 
 /* ---- dicts ---- */
@@ -128,6 +133,48 @@ static void put_dotted(json_object *dict, const char *key, json_object *value)
     put_dotted(inner, dot + 1, value);
 }
 
+/* A dict whose keys are "0", "1" and so on is a list. Takes and gives a reference. */
+static json_object *listify(json_object *dict)
+{
+    json_object *list = json_object_new_array(), *value;
+    size_t n = (size_t)json_object_object_length(dict);
+    char key[24];
+
+    for (size_t i = 0; i < n; i++) {
+        g_snprintf(key, sizeof(key), "%zu", i);
+        if (!json_object_object_get_ex(dict, key, &value)) {
+            json_object_put(list);
+            return dict;
+        }
+        json_object_array_add(list, json_object_get(value));
+    }
+    if (!n) {
+        json_object_put(list);
+        return dict;
+    }
+    json_object_put(dict);
+    return list;
+}
+
+static json_object *listify_members(json_object *dict, int depth)
+{
+    if (depth <= MAX_OPTIONS_DEPTH) {
+        json_object_object_foreach(dict, key, value)
+        {
+            if (value && json_object_is_type(value, json_type_object)) {
+                json_object *now = listify_members(json_object_get(value), depth + 1);
+
+                if (now != value) {
+                    json_object_object_add(dict, key, now);
+                } else {
+                    json_object_put(now);
+                }
+            }
+        }
+    }
+    return listify(dict);
+}
+
 /* Dotted keys nested, scalars as text (the visitors parse them then, as for key=value). */
 static json_object *normalise(json_object *value, int depth)
 {
@@ -142,7 +189,7 @@ static json_object *normalise(json_object *value, int depth)
         {
             put_dotted(out, key, normalise(inner, depth + 1));
         }
-        return out;
+        return depth ? out : listify_members(out, 0);
     }
     case json_type_array: {
         json_object *out = json_object_new_array();
@@ -209,6 +256,28 @@ static json_object *parse_json_name(const char *filename, GError **error)
     n = normalise(o, 0);
     json_object_put(o);
     return n;
+}
+
+json_object *block_node_json(BlockNode *node)
+{
+    const char *name = node->filename ? node->filename : "";
+    json_object *o;
+
+    /* Its own name, and not its file's. */
+    if (g_str_has_prefix(name, "json:") && (!node->file || strcmp(node->file->node->filename, name) != 0)) {
+        o = json_tokener_parse(name + strlen("json:"));
+        if (o) {
+            return o;
+        }
+    }
+    o = json_object_new_object();
+    json_object_object_add(o, "driver", json_object_new_string(node->driver->name));
+    if (node->file) {
+        json_object_object_add(o, node->file->name, block_node_json(node->file->node));
+    } else {
+        json_object_object_add(o, "filename", json_object_new_string(name));
+    }
+    return o;
 }
 
 static const char *const inherited_names[] = { "read-only", "auto-read-only", "force-share", NULL };
@@ -329,6 +398,35 @@ static bool open_part(BlockGraph *graph, json_object *o, const char *name, bool 
     return true;
 }
 
+/* The same for a list of parts. */
+static bool open_list(BlockGraph *graph, json_object *o, const char *name, unsigned flags, int depth,
+                      GPtrArray *held, GError **error)
+{
+    json_object *list = get(o, name);
+    size_t n = list && json_object_is_type(list, json_type_array) ? json_object_array_length(list) : 0;
+
+    for (size_t i = 0; i < n; i++) {
+        json_object *part = json_object_array_get_idx(list, i), *around;
+        bool ok;
+
+        if (!part || !json_object_is_type(part, json_type_object)) {
+            continue;
+        }
+        around = json_object_new_object(); /* as if it were the whole's only part */
+        inherit_text(part, o);
+        json_object_object_add(around, name, json_object_get(part));
+        ok = open_part(graph, around, name, true, flags, depth, held, error);
+        if (ok) {
+            json_object_array_put_idx(list, i, json_object_get(get(around, name)));
+        }
+        json_object_put(around);
+        if (!ok) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* Formats that are told by their first bytes, whether or not their drivers are in this program: an image of
  * one that is not must not be taken for raw. */
 static const char *known_format(const uint8_t *head, size_t size)
@@ -390,7 +488,8 @@ static const BlockDriver *probe_node(BlockNode *file, GError **error)
 static BlockNode *open_dict(BlockGraph *graph, json_object *o, bool probe, unsigned flags, int depth,
                             GError **error)
 {
-    static const char *const parts[] = { "file", "image", "data-file", "backing", "test", "raw", NULL };
+    static const char *const parts[] = { "file", "image", "data-file", "backing", "test",
+                                         "raw",  "log",   "target",    NULL };
     const char *driver = get_text(o, "driver");
     const BlockDriver *drv = NULL;
     g_autoptr(GPtrArray) held = g_ptr_array_new();
@@ -432,6 +531,9 @@ static BlockNode *open_dict(BlockGraph *graph, json_object *o, bool probe, unsig
         }
         json_object_object_del(o, "filename");
     }
+    if (drv && drv->old_options) {
+        drv->old_options(o);
+    }
     if (!drv && !get(o, "file")) {
         error_set(error, "Can't open an image without a file name or a driver");
         return NULL;
@@ -442,7 +544,9 @@ static BlockNode *open_dict(BlockGraph *graph, json_object *o, bool probe, unsig
             part && json_object_is_type(part, json_type_object) ? get_text(part, "driver") : NULL;
         const BlockDriver *part_driver = of ? block_driver_find(of, NULL) : NULL;
         bool image = strcmp(parts[i], "backing") == 0 || (part && get(part, "file")) ||
-                     (part_driver && !part_driver->is_protocol && !part_driver->parse_filename);
+                     (part_driver && !part_driver->is_protocol && !part_driver->parse_filename) ||
+                     strcmp(parts[i], "test") == 0 || strcmp(parts[i], "target") == 0 ||
+                     strcmp(parts[i], "log") == 0;
 
         if (strcmp(parts[i], "backing") == 0 && part && json_object_is_type(part, json_type_object) &&
             !get(part, "filename") && !get(part, "file") &&
@@ -456,11 +560,13 @@ static BlockNode *open_dict(BlockGraph *graph, json_object *o, bool probe, unsig
             goto out;
         }
     }
+    if (!open_list(graph, o, "children", flags, depth, held, error)) {
+        goto out;
+    }
     if (!drv) {
-        BlockNode *file = block_node_find(graph, get_text(o, "file") ? get_text(o, "file") : "");
+        BlockNode *file = block_reference_find(graph, get_text(o, "file") ? get_text(o, "file") : "", error);
 
         if (!file) {
-            error_set(error, "Cannot find device='' nor node-name='%s'", get_text(o, "file"));
             goto out;
         }
         drv = probe_node(file, error);
@@ -583,9 +689,8 @@ BlockChild *block_child_open(BlockNode *node, const char *name, unsigned role, B
             return NULL;
         }
     } else {
-        below = block_node_find(node->graph, ref->u_reference);
+        below = block_reference_find(node->graph, ref->u_reference, error);
         if (!below) {
-            error_set(error, "Cannot find device='' nor node-name='%s'", ref->u_reference);
             return NULL;
         }
     }
@@ -657,9 +762,9 @@ bool block_backing_open(BlockNode *node, const QapiBlockdevOptions *options, Qap
         return true;
     }
     if (ref && ref->kind == QAPI_BLOCKDEV_REF_OR_NULL_REFERENCE) {
-        below = block_node_find(node->graph, ref->u_reference);
+        below = block_reference_find(node->graph, ref->u_reference, error);
         if (!below) {
-            return error_set(error, "Cannot find device='' nor node-name='%s'", ref->u_reference);
+            return false;
         }
     } else if (ref) {
         block_options_inherit(ref->u_definition, options, BLOCK_ROLE_COW);

@@ -2,36 +2,25 @@
  * backup: a target gets what the source holds at this moment, while the source goes on being written: a
  * filter over the source copies what is about to be overwritten first. SPDX-License-Identifier:
  * GPL-2.0-or-later
- *
- * Invariants:
- *  1. `todo` has what is not in the target yet. Whoever copies a unit takes its bit and lists it in `busy`;
- * on failure it gives the bit back.
- *  2. A write reaches the source only when no unit that it touches has its bit or is in `busy`.
  */
 #include "block/jobs/job_internal.h"
 
 #include "base/error.h"
+#include "block/graph/block_copy.h"
 
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
-typedef struct Busy {
-    struct Busy *next;
-    uint64_t offset, bytes;
-    CoQueue waiting;
-} Busy;
-
 typedef struct BackupJob {
     Job job;
     BlockNode *source_node, *target_node, *filter; /* counted */
     BlockChild *root; /* on the filter: pieces of the job count as its requests */
-    BlockChild *source,
-        *target; /* the filter's edges: what a write of the guest waits for goes on in a drain */
+    BlockChild
+        *target; /* the filter's edge, like the source: what a guest's write waits for goes on in a drain */
+    BlockCopy copy;
     DirtyBitmap *todo, *bitmap;
-    pthread_mutex_t lock; /* of busy, and of taking bits */
-    Busy *busy;
-    uint64_t unit;
+    uint32_t unit;
     JobSync sync;
     int bitmap_mode;
     bool compress;
@@ -44,82 +33,6 @@ typedef struct CbwNode {
     BackupJob *b; /* NULL: it lets all pass */
 } CbwNode;
 
-static int copy_unit(BackupJob *b, uint64_t offset, uint64_t bytes, bool *is_read)
-{
-    uint8_t *buf;
-    BlockStatus st;
-    int ret;
-
-    *is_read = true;
-    ret = block_co_status_above(b->source_node, NULL, offset, bytes, &st);
-    if (ret < 0) {
-        return ret;
-    }
-    if (st.bytes >= bytes && (st.flags & BLOCK_STATUS_ZERO)) {
-        *is_read = false;
-        return block_co_pwrite_zeroes(b->target, offset, bytes, BLOCK_REQ_MAY_UNMAP);
-    }
-    buf = block_buffer_try(b->source, bytes);
-    if (!buf) {
-        return -ENOMEM;
-    }
-    ret = block_co_pread(b->source, offset, bytes, buf, 0);
-    if (!ret) {
-        *is_read = false;
-        ret = block_co_pwrite(b->target, offset, bytes, buf, b->compress ? BLOCK_REQ_WRITE_COMPRESSED : 0);
-    }
-    g_aligned_free(buf);
-    return ret;
-}
-
-/* Copies what is still to do in [offset, offset + bytes), and waits for what others copy there. */
-static int copy_range(BackupJob *b, uint64_t offset, uint64_t bytes, bool *is_read)
-{
-    uint64_t start = offset / b->unit * b->unit,
-             end = MIN((offset + bytes + b->unit - 1) / b->unit * b->unit, b->todo->size);
-    int ret = 0;
-
-    while (start < end && !ret) {
-        uint64_t n = MIN(b->unit, end - start);
-        bool mine = false;
-        Busy self = { .offset = start, .bytes = n }, **link;
-
-        co_queue_init(&self.waiting);
-        pthread_mutex_lock(&b->lock);
-        for (Busy *other = b->busy; other;) {
-            if (other->offset < start + n && start < other->offset + other->bytes) {
-                co_queue_wait_unlock(&other->waiting, &b->lock);
-                pthread_mutex_lock(&b->lock);
-                other = b->busy; /* it may have failed, so look at all again */
-                continue;
-            }
-            other = other->next;
-        }
-        if (dirty_bitmap_get(b->todo, start)) {
-            dirty_bitmap_reset(b->todo, start, n);
-            self.next = b->busy;
-            b->busy = &self;
-            mine = true;
-        }
-        pthread_mutex_unlock(&b->lock);
-        if (mine) {
-            ret = copy_unit(b, start, n, is_read);
-            pthread_mutex_lock(&b->lock);
-            if (ret < 0) {
-                dirty_bitmap_set(b->todo, start, n);
-            } else {
-                __atomic_fetch_add(&b->job.current, n, __ATOMIC_RELAXED);
-            }
-            for (link = &b->busy; *link != &self; link = &(*link)->next) {}
-            *link = self.next;
-            co_queue_wake_all(&self.waiting);
-            pthread_mutex_unlock(&b->lock);
-        }
-        start += n;
-    }
-    return ret;
-}
-
 /* ---- the filter ---- */
 
 static void before_write(BlockNode *node, uint64_t offset, uint64_t bytes)
@@ -131,7 +44,7 @@ static void before_write(BlockNode *node, uint64_t offset, uint64_t bytes)
     if (!b || __atomic_load_n(&b->failed, __ATOMIC_SEQ_CST)) {
         return;
     }
-    ret = copy_range(b, offset, bytes, &is_read);
+    ret = block_copy_range(&b->copy, offset, bytes, &is_read);
     if (ret < 0) { /* the guest goes on; the backup has failed */
         b->failed_read = is_read;
         __atomic_store_n(&b->failed, ret, __ATOMIC_SEQ_CST);
@@ -190,7 +103,7 @@ static void op_entry(void *opaque)
     int ret;
 
     block_root_hold(b->root);
-    ret = copy_range(b, op->offset, op->bytes, &is_read);
+    ret = block_copy_range(&b->copy, op->offset, op->bytes, &is_read);
     block_root_release(b->root);
     if (ret < 0 && job_failed(&b->job, is_read, -ret)) {
         b->failed_read = is_read;
@@ -257,7 +170,7 @@ static int backup_run(Job *job, GError **error)
             }
             break;
         }
-        bytes = MIN(bytes, MAX(b->unit, JOB_CHUNK / b->unit * b->unit));
+        bytes = MIN(bytes, MAX((uint64_t)b->unit, (uint64_t)JOB_CHUNK / b->unit * b->unit));
         if (b->compress) {
             bytes = MIN(bytes, b->unit);
         }
@@ -314,7 +227,7 @@ static void backup_clean(Job *job, bool ok)
     dirty_bitmap_free(b->todo);
     block_node_unref(b->source_node);
     block_node_unref(b->target_node);
-    pthread_mutex_destroy(&b->lock);
+    block_copy_destroy(&b->copy);
 }
 
 static const JobDriver backup_driver = {
@@ -327,13 +240,11 @@ static const JobDriver backup_driver = {
 
 static bool backup_open(BackupJob *b, const BackupStart *o, GError **error)
 {
-    BlockInfo info;
     BlockDrain *drain;
 
-    if (!block_node_info(b->target_node, &info, error)) {
+    if (!block_copy_unit(b->target_node, &b->unit, error)) {
         return false;
     }
-    b->unit = MAX(info.cluster_size, 65536);
     if (o->bitmap) {
         b->bitmap = dirty_bitmap_find(b->source_node, o->bitmap);
         if (!b->bitmap) {
@@ -355,7 +266,7 @@ static bool backup_open(BackupJob *b, const BackupStart *o, GError **error)
         b->bitmap = NULL;
         return error_set(error, "Source and target image have different sizes");
     }
-    b->todo = dirty_bitmap_new(b->source_node, NULL, (uint32_t)b->unit, error);
+    b->todo = dirty_bitmap_new(b->source_node, NULL, b->unit, error);
     if (!b->todo) {
         b->bitmap = NULL;
         return false;
@@ -377,12 +288,15 @@ static bool backup_open(BackupJob *b, const BackupStart *o, GError **error)
     } else {
         dirty_bitmap_set(b->todo, 0, b->todo->size);
     }
-    b->filter = block_node_insert_filter(b->source_node, &cbw_driver, o->filter_name, error);
+    b->filter = block_node_insert_filter_to(b->source_node, &cbw_driver, o->filter_name, b->target_node,
+                                            &b->target, error);
     if (b->filter) {
-        b->source = b->filter->backing;
-        b->target = block_child_attach(b->filter, b->target_node, "target", BLOCK_ROLE_DATA, NULL, error);
-    }
-    if (b->target) {
+        bool compress = b->compress;
+
+        block_copy_destroy(&b->copy);
+        block_copy_init(&b->copy, b->filter->backing, b->target, b->todo);
+        b->copy.compress = compress;
+        b->copy.copied = &b->job.current;
         b->root = block_root_new(b->filter, "job", 0, BLOCK_PERM_ALL, &block_job_root_ops, b, error);
     }
     if (b->filter && b->root) {
@@ -418,7 +332,7 @@ bool job_backup_start(JobManager *jobs, BlockNode *source, BlockNode *target, co
     if (!b) {
         return false;
     }
-    pthread_mutex_init(&b->lock, NULL);
+    block_copy_init(&b->copy, NULL, NULL, NULL);
     b->source_node = source;
     b->target_node = target;
     block_node_ref(source);

@@ -8,6 +8,8 @@
 
 #include "base/error.h"
 #include "io/fd_table.h"
+#include "io/tls.h"
+#include "rhea_config.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -26,13 +28,22 @@
 /* It is loaded when the first disk wants it: what it stands on (TLS, XML, Unicode) takes as long to load as
  * all the rest of a small machine takes to start. */
 #define LIBNBD_FILE "libnbd.so.0"
-#define LIBNBD_FUNCTIONS(X)                                                                               \
-    X(add_meta_context)                                                                                   \
-    X(aio_block_status) X(aio_flush) X(aio_get_direction) X(aio_get_fd) X(aio_is_closed) X(aio_is_dead)   \
-        X(aio_notify_read) X(aio_notify_write) X(aio_pread) X(aio_pwrite) X(aio_trim) X(aio_zero)         \
-            X(can_fast_zero) X(can_flush) X(can_fua) X(can_meta_context) X(can_trim) X(can_zero) X(close) \
-                X(connect_socket) X(connect_tcp) X(connect_unix) X(create) X(get_block_size) X(get_errno) \
-                    X(get_error) X(get_size) X(is_read_only) X(set_export_name) X(shutdown)
+#ifdef CONFIG_LIBNBD_TLS_HOSTNAME
+#define LIBNBD_NEWER(X) X(set_tls_hostname)
+#else
+#define LIBNBD_NEWER(X)
+#endif
+/* clang-format off */
+#define LIBNBD_FUNCTIONS(X)                                                                         \
+    X(add_meta_context) X(aio_block_status) X(aio_flush) X(aio_get_direction) X(aio_get_fd)         \
+    X(aio_is_closed) X(aio_is_dead) X(aio_notify_read) X(aio_notify_write) X(aio_pread)             \
+    X(aio_pwrite) X(aio_trim) X(aio_zero) X(can_fast_zero) X(can_flush) X(can_fua)                  \
+    X(can_meta_context) X(can_trim) X(can_zero) X(close) X(connect_socket) X(connect_tcp)           \
+    X(connect_unix) X(create) X(get_block_size) X(get_errno) X(get_error) X(get_size)               \
+    X(is_read_only) X(set_export_name) X(shutdown) X(set_tls) X(set_tls_certificates)               \
+    X(set_tls_psk_file) X(set_tls_username) X(set_tls_verify_peer)                                  \
+    LIBNBD_NEWER(X)
+/* clang-format on */
 
 static struct {
 #define X(name) __typeof__(nbd_##name) *name;
@@ -91,7 +102,9 @@ struct NbdRequest {
 typedef struct NbdNode {
     BlockNode node;
     char *host, *port, *path, *export, *context;
-    int fd; /* of an open socket; -1 */
+    int fd;        /* of an open socket; -1 */
+    TlsCreds *tls; /* counted; NULL: in the clear */
+    char *tls_hostname;
     uint32_t reconnect_delay_s, open_timeout_s;
     GThread *thread;
     EventNotifier wake;
@@ -215,6 +228,31 @@ static NbdRequest *next_request(NbdNode *n)
     return found;
 }
 
+/* libnbd does TLS itself; it reads the files that the credentials name. */
+static bool set_tls(NbdNode *n, GError **error)
+{
+    int ret;
+
+    if (!n->tls) {
+        return libnbd.set_tls(n->h, LIBNBD_TLS_DISABLE) == 0 ||
+               error_set(error, "libnbd: %s", libnbd.get_error());
+    }
+    ret = libnbd.set_tls(n->h, LIBNBD_TLS_REQUIRE);
+    ret = ret ? ret : libnbd.set_tls_verify_peer(n->h, tls_creds_verify_peer(n->tls));
+    if (!ret && tls_creds_kind(n->tls) == TLS_X509) {
+        ret = libnbd.set_tls_certificates(n->h, tls_creds_dir(n->tls));
+#ifdef CONFIG_LIBNBD_TLS_HOSTNAME
+        ret = ret || !n->tls_hostname ? ret : libnbd.set_tls_hostname(n->h, n->tls_hostname);
+#endif
+    } else if (!ret) {
+        g_autofree char *keys = g_build_filename(tls_creds_dir(n->tls), "keys.psk", NULL);
+
+        ret = libnbd.set_tls_username(n->h, tls_creds_username(n->tls));
+        ret = ret ? ret : libnbd.set_tls_psk_file(n->h, keys);
+    }
+    return ret == 0 || error_set(error, "TLS: %s", libnbd.get_error());
+}
+
 static bool connect_server(NbdNode *n, GError **error)
 {
     int ret;
@@ -225,6 +263,11 @@ static bool connect_server(NbdNode *n, GError **error)
     }
     libnbd.set_export_name(n->h, n->export ? n->export : "");
     libnbd.add_meta_context(n->h, n->context);
+    if (!set_tls(n, error)) {
+        libnbd.close(n->h);
+        n->h = NULL;
+        return false;
+    }
     if (n->path) {
         ret = libnbd.connect_unix(n->h, n->path);
     } else if (n->fd >= 0) {
@@ -442,8 +485,27 @@ static bool nbd_open(BlockNode *node, QapiBlockdevOptions *options, GError **err
     n->wake.fd = -1;
     pthread_mutex_init(&n->lock, NULL);
     pthread_cond_init(&n->opened, NULL);
+    if (o->tls_hostname && !o->tls_creds) {
+        return error_set(error, "%s: tls-hostname needs tls-creds", node->what);
+    }
+#ifndef CONFIG_LIBNBD_TLS_HOSTNAME
+    if (o->tls_hostname && (o->server->type != QAPI_SOCKET_ADDRESS_TYPE_INET ||
+                            strcmp(o->tls_hostname, o->server->u_inet->host) != 0)) {
+        return error_set(error, "%s: tls-hostname needs a libnbd that knows it (nbd_set_tls_hostname)",
+                         node->what);
+    }
+#endif
     if (o->tls_creds) {
-        return error_set(error, "%s: TLS (tls-creds) is not in this version", node->what);
+        n->tls = tls_creds_find(block_graph_objects(node->graph), o->tls_creds, false, error);
+        if (!n->tls) {
+            return false;
+        }
+        object_ref(OBJECT(n->tls));
+        n->tls_hostname = g_strdup(o->tls_hostname);
+        if (tls_creds_kind(n->tls) == TLS_ANON) {
+            return error_set(error, "%s: libnbd knows no anonymous TLS: use tls-creds-x509 or tls-creds-psk",
+                             node->what);
+        }
     }
     if (!libnbd_load(error) || !take_address(n, o->server, error) || !event_notifier_init(&n->wake, error)) {
         return false;
@@ -522,6 +584,8 @@ static void nbd_close_node(BlockNode *node)
     g_free(n->path);
     g_free(n->export);
     g_free(n->context);
+    g_free(n->tls_hostname);
+    object_unref(OBJECT(n->tls));
     g_free(n->open_error);
 }
 
@@ -767,6 +831,33 @@ static int64_t nbd_allocated(BlockNode *node)
 
 static const char *const nbd_prefixes[] = { "nbd", "nbd+tcp", "nbd+unix", "nbds", "nbds+unix", NULL };
 
+/* host=, port= and path= stood where server.* does now. */
+static void nbd_old_options(json_object *options)
+{
+    json_object *host, *port, *path, *server;
+    bool inet = json_object_object_get_ex(options, "host", &host);
+
+    if ((!inet && !json_object_object_get_ex(options, "path", &path)) ||
+        json_object_object_get_ex(options, "server", NULL)) {
+        return;
+    }
+    server = json_object_new_object();
+    json_object_object_add(server, "type", json_object_new_string(inet ? "inet" : "unix"));
+    if (inet) {
+        bool has_port = json_object_object_get_ex(options, "port", &port);
+
+        json_object_object_add(server, "host", json_object_get(host));
+        json_object_object_add(server, "port",
+                               has_port ? json_object_get(port) : json_object_new_string(DEFAULT_PORT));
+        json_object_object_del(options, "host");
+        json_object_object_del(options, "port");
+    } else {
+        json_object_object_add(server, "path", json_object_get(path));
+        json_object_object_del(options, "path");
+    }
+    json_object_object_add(options, "server", server);
+}
+
 static const BlockDriver nbd_driver = {
     .name = "nbd",
     .create_options = block_create_existing_options,
@@ -775,6 +866,7 @@ static const BlockDriver nbd_driver = {
     .is_protocol = true,
     .prefixes = nbd_prefixes,
     .parse_filename = nbd_parse_filename,
+    .old_options = nbd_old_options,
     .open = nbd_open,
     .close = nbd_close_node,
     .refresh_limits = nbd_refresh_limits,

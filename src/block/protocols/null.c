@@ -9,7 +9,7 @@
 #include <string.h>
 #include <time.h>
 
-#define MAX_LATENCY_NS 1000000000
+#define MAX_LATENCY_NS 10000000000
 
 typedef struct NullNode {
     BlockNode node;
@@ -24,8 +24,8 @@ static bool null_open(BlockNode *node, QapiBlockdevOptions *options, GError **er
     const QapiBlockdevOptionsNull *o = aio ? options->u_null_aio : options->u_null_co;
 
     if (o->has_latency_ns && o->latency_ns > MAX_LATENCY_NS) {
-        return error_set(error, "%s: parameter 'latency-ns' expects a number up to %d", node->what,
-                         MAX_LATENCY_NS);
+        return error_set(error, "%s: parameter 'latency-ns' expects a number up to %" PRIu64, node->what,
+                         (uint64_t)MAX_LATENCY_NS);
     }
     if (o->has_size && o->size > BLOCK_MAX_SIZE) {
         return error_set(error, "%s: parameter 'size' is too large", node->what);
