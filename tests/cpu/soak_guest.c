@@ -275,6 +275,62 @@ static uint64_t returning(void)
     return h;
 }
 
+/* A page of code that stands at two addresses jumps to whatever page comes behind it, by each kind of branch,
+ * with its flags; and that page is replaced by another one. */
+static uint64_t neighbours(void)
+{
+    /* At the end of the first page, entries at 0xf00, 0xf20 and 0xf40: of the arguments, jump and fall
+     * through or not. */
+    static const uint8_t jumps[] = {
+        0x39, 0xf7, 0xe9, 0xf9, 0x00, 0x00, 0x00
+    }; /* cmp edi, esi; jmp +0x1000 */
+    static const uint8_t branches[] = { 0x39, 0xf7, 0x0f, 0x82, 0xd8, 0x00,
+                                        0x00, 0x00,                           /* cmp edi, esi; jb +0x1000 */
+                                        0xb8, 0x63, 0x00, 0x00, 0x00, 0xc3 }; /* mov eax, 99; ret */
+    static const uint8_t calls[] = { 0x39, 0xf7, 0xe8, 0xb9,
+                                     0x00, 0x00, 0x00,         /* cmp edi, esi; call +0x1000 */
+                                     0x83, 0xc0, 0x64, 0xc3 }; /* add eax, 100; ret */
+    /* setb al; movzx eax, al; add eax, N; ret */
+    uint8_t target[] = { 0x0f, 0x92, 0xc0, 0x0f, 0xb6, 0xc0, 0x83, 0xc0, 0, 0xc3 };
+    enum { PAGES = 3 };
+    int fd = memfd_create("neighbours", 0);
+    if (fd < 0 || ftruncate(fd, PAGES * 4096) < 0) {
+        return 0;
+    }
+    uint8_t *file = mmap(NULL, PAGES * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    memcpy(file + 0xf00, jumps, sizeof(jumps));
+    memcpy(file + 0xf20, branches, sizeof(branches));
+    memcpy(file + 0xf40, calls, sizeof(calls));
+    for (unsigned n = 1; n < PAGES; n++) {
+        target[8] = (uint8_t)(10 * n);
+        memcpy(file + n * 4096, target, sizeof(target));
+    }
+    uint8_t *at[2];
+    for (unsigned k = 0; k < 2; k++) {
+        at[k] = mmap(NULL, 2 * 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        mmap(at[k], 4096, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED, fd, 0);
+        mmap(at[k] + 4096, 4096, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED, fd, (k + 1) * 4096);
+    }
+    uint64_t h = 0;
+    for (unsigned round = 0; round < 12; round++) {
+        /* Long at the one address, then by turns. */
+        for (unsigned i = 0; i < 3000; i++) {
+            unsigned k = round < 2 ? round : i & 1;
+            for (unsigned entry = 0; entry < 3; entry++) {
+                uint32_t (*call)(uint32_t, uint32_t);
+                const uint8_t *code = at[k] + 0xf00 + entry * 0x20;
+                memcpy(&call, &code, sizeof(call));
+                h = mix(h, call(i % 5, 2));
+            }
+        }
+        if (round > 3) {
+            mmap(at[round & 1] + 4096, 4096, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED, fd,
+                 (round / 2 % 2 + 1) * 4096);
+        }
+    }
+    return h;
+}
+
 static uint64_t processes(void)
 {
     uint64_t h = 0;
@@ -302,6 +358,7 @@ static void work(void)
     say("pushing", pushing());
     say("carrying", carrying());
     say("returning", returning());
+    say("neighbours", neighbours());
     say("processes", processes());
 }
 

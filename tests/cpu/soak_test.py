@@ -70,8 +70,8 @@ def main():
             expect(got.pop("cpus", None) == "2", f"two CPUs: {got}")
             expect(len(got) >= 9 and set(got.values()) == {"0"}, f"seen what must not be: {got}")
 
-        lockstep = ["tcg,lockstep=on,lockstep-every=100", "tcg,stress=evict+flush+poll", "tcg,returns=on"]
-        two = ["tcg", "tcg,returns=on"]
+        lockstep = ["tcg,lockstep=on,lockstep-every=100", "tcg,stress=evict+flush+poll", "tcg", "tcg,stress=windows"]
+        two = ["tcg"]
         if args.long:
             lockstep += ["tcg,lockstep=on", "tcg,lockstep=on,elide=off", "tcg,lockstep=on,lockstep-every=5,stress=evict+flush",
                          "tcg,lockstep=on,lockstep-every=5,max-insns=3"]

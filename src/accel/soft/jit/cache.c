@@ -625,15 +625,20 @@ static void page_invalidate(Jit *jit, const uint8_t *host_page)
     count_write(jit, page);
 }
 
-void jit_page_aliased(Jit *jit, const uint8_t *host_page)
+bool jit_page_aliased(Jit *jit, const uint8_t *host_page)
 {
     pthread_mutex_lock(&jit->lock);
     JitPage *page = page_get(jit, host_page);
+    bool changes = !page->aliased;
     page->aliased = true;
-    while (page->blocks) {
+    while (changes && page->blocks) {
         block_make_stale(jit, page->blocks);
     }
+    while (changes && page->checking) {
+        block_make_stale(jit, page->checking);
+    }
     pthread_mutex_unlock(&jit->lock);
+    return changes;
 }
 
 void jit_block_changed(Jit *jit, JitBlock *block)

@@ -109,13 +109,13 @@ static bool page_seen(JitVcpu *v, X86Cpu *cpu, const uint8_t *page, uint64_t va)
     unsigned n = (unsigned)((uintptr_t)page >> 12) % JIT_SEEN;
 
     for (; (seen[n].va & 4095) == turn; n = (n + 1) % JIT_SEEN) {
-        if (seen[n].page == page) {
-            if (G_LIKELY((seen[n].va ^ va) < 4096)) {
+        if (((uintptr_t)seen[n].page & ~(uintptr_t)JIT_SEEN_ALIASED) == (uintptr_t)page) {
+            if (G_LIKELY((seen[n].va ^ va) < 4096) || ((uintptr_t)seen[n].page & JIT_SEEN_ALIASED)) {
                 return true;
             }
             x86_fpu_leave(cpu);
-            jit_page_aliased(v->jit, page);
-            return false;
+            seen[n].page += JIT_SEEN_ALIASED;
+            return !jit_page_aliased(v->jit, page);
         }
     }
     if (++v->tables[table].seen_count > JIT_SEEN_MAX) {
@@ -750,6 +750,10 @@ static void run_loop(X86Cpu *cpu)
             }
             pthread_mutex_unlock(&jit->lock);
         }
+        if (G_UNLIKELY(!page_seen(v, cpu, b->page, cpu->rip & PAGE_MASK_4K))) {
+            link = NULL;
+            continue; /* for a block without far jumps */
+        }
         if (fill && !careful) {
             table_fill(v, cpu, cpu->rip, b);
         }
@@ -763,9 +767,6 @@ static void run_loop(X86Cpu *cpu)
         link = NULL;
         fill = false;
         hot->page_va = cpu->rip & PAGE_MASK_4K;
-        if (G_UNLIKELY(!page_seen(v, cpu, b->page, hot->page_va))) {
-            continue;
-        }
         ((Interp *)cpu->accel_data)->link_slot = NULL; /* what was interpreted before leads here */
         jit->thunks.enter(cpu, b->mem_entry);
         v->exits[area->exit_reason]++;
@@ -1088,7 +1089,9 @@ bool jit_step_one(X86Cpu *cpu)
                 continue;
             }
             hot->page_va = rip & PAGE_MASK_4K;
-            page_seen(v, cpu, b->page, hot->page_va);
+            if (!page_seen(v, cpu, b->page, hot->page_va)) {
+                continue; /* for a block without far jumps */
+            }
             v->jit->thunks.enter(cpu, b->mem_entry);
             if (area->exit_reason == JIT_EXIT_CAREFUL && !careful) {
                 careful = true;

@@ -400,9 +400,10 @@ typedef struct JitPast {
 #define JIT_SEEN     16384u
 #define JIT_SEEN_MAX (JIT_SEEN / 4 * 3)
 typedef struct JitSeen {
-    const uint8_t *page;
-    uint64_t va; /* of the page | JitVcpu.tables[].turn */
+    const uint8_t *page; /* its address + JIT_SEEN_ALIASED: at several */
+    uint64_t va;         /* of the page | JitVcpu.tables[].turn */
 } JitSeen;
+#define JIT_SEEN_ALIASED 1u
 
 typedef struct JitVcpu {
     X86Cpu *cpu;
@@ -508,8 +509,9 @@ void jit_table_far_clear(JitVcpu *v, unsigned i); /* its far jumps only */
 /* Makes the parts of a table that is new; frees them. */
 void jit_table_new(JitVcpu *v, unsigned i);
 void jit_table_free(JitVcpu *v, unsigned i);
-/* A page's code is run at two guest addresses of one address space: none of its blocks may jump far. */
-void jit_page_aliased(Jit *jit, const uint8_t *host_page);
+/* A page's code is run at two guest addresses of one address space: none of its blocks may jump far. false:
+ * none could already. */
+bool jit_page_aliased(Jit *jit, const uint8_t *host_page);
 /* How many checks in vain are counted as one: to find the block takes time, and the lock. */
 #define JIT_VAIN_STEP 8
 /* A check in the block at this (executable) address was in vain because its accesses lie in two pages: where
