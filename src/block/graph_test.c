@@ -690,7 +690,7 @@ static void test_bitmaps(void)
     g_assert_cmpint(dirty_bitmap_count(other), ==, 65536 + 65536 + 700);
     g_assert_cmpint(dirty_bitmap_serialized_size(b, 0, 64 * 512), ==, 8);
     dirty_bitmap_serialize(b, buf, 0, 64 * 512);
-    g_assert_cmpint(buf[0], ==, 0x0c);
+    g_assert_cmpint((uint8_t)buf[0], ==, 0x0c);
     dirty_bitmap_clear(b);
     g_assert_cmpint(dirty_bitmap_count(b), ==, 0);
     buf[0] = 0x81;
@@ -790,7 +790,7 @@ static void test_quorum(void)
     g_assert_true(q->driver->add_child(q, block_node_find(graph, "fc"), &error));
     g_assert_cmpstr(((BlockChild *)g_ptr_array_index(q->children, 2))->name, ==, "children.3");
     g_assert_cmpint(blk_pread(root, 4096, 512, buf, 0), ==, 0);
-    g_assert_cmpint(buf[0], ==, 'w');
+    g_assert_cmpint((uint8_t)buf[0], ==, 'w');
     expect_events("QUORUM_REPORT_BAD:read:fb;");
     block_root_free(root);
     g_assert_true(block_node_del(graph, "q", &error));
@@ -800,7 +800,7 @@ static void test_quorum(void)
             a, b);
     root = root_of(q, BLOCK_PERM_CONSISTENT_READ, BLOCK_PERM_ALL);
     g_assert_cmpint(blk_pread(root, 0, 512, buf, 0), ==, 0);
-    g_assert_cmpint(buf[0], ==, 'x');
+    g_assert_cmpint((uint8_t)buf[0], ==, 'x');
     expect_events("QUORUM_REPORT_BAD:read:fc;");
     g_assert_cmpint(blk_pread(root, 0, 512, buf, 0), ==, 0);
     expect_events("");

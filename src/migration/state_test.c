@@ -78,8 +78,8 @@ static bool load_board(TestBoard *b, GPtrArray *facts, GByteArray *bytes, bool c
     StreamIo io = { .read = pipe_read, .opaque = &p };
     StateProgress progress = { 0 };
     SavedState *s = state_expect(&machine);
-    bool ok = state_read(s, &io, &progress, check_only, error) &&
-              (check_only || state_apply(&machine, s, error));
+    bool ok =
+        state_read(s, &io, &progress, check_only, error) && (check_only || state_apply(&machine, s, error));
 
     saved_state_free(s);
     return ok;
@@ -109,7 +109,7 @@ static void test_round_trip(void)
     GError *error = NULL;
 
     g_assert_cmpuint(bytes->len, <, 3 * RAM_PAGE_SIZE); /* zero pages are left out */
-    test_write(b, 0x7000, 8, 5); /* what the stream leaves out is zero afterwards */
+    test_write(b, 0x7000, 8, 5);                        /* what the stream leaves out is zero afterwards */
     g_assert_true(load_board(b, facts, bytes, false, &error));
     g_assert_no_error(error);
     g_assert_cmphex(test_read(b, 0x3000, 8), ==, 0x1122334455667788);

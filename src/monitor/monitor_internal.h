@@ -19,7 +19,7 @@ struct MonitorSet {
     Vm *vm;
     GPtrArray *monitors; /* of Monitor *, owned */
     json_object *command_line_options;
-    struct GdbStub *gdb; /* or NULL */
+    struct GdbStub *gdb;     /* or NULL */
     const char *const *only; /* the commands that are there; NULL: all */
 };
 

@@ -186,10 +186,9 @@ typedef struct X86Table {
 
 /* Why CPL, mode and so on matter to decoded code: blocks are looked up by (physical address, mode). Kept up
  * to date by x86_update_mode() after every change of CS, SS, CR0, CR4, EFER, RFLAGS.VM/TF/AC or CPL. */
-#define MODE_CS32 (1u << 0) /* CS.D */
-#define MODE_CS64 (1u << 1) /* long mode and CS.L */
-#define MODE_SS32 (1u << 2) /* SS.B; never with MODE_CS64: kernels have a null SS in interrupts from users \
-                             */
+#define MODE_CS32      (1u << 0) /* CS.D */
+#define MODE_CS64      (1u << 1) /* long mode and CS.L */
+#define MODE_SS32      (1u << 2) /* SS.B; never with MODE_CS64 */
 #define MODE_PE        (1u << 3)
 #define MODE_VM86      (1u << 4)
 #define MODE_LMA       (1u << 5) /* EFER.LMA */

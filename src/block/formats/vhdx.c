@@ -246,7 +246,12 @@ static int by_sequence(const void *a, const void *b)
 /* The newest run of entries that follow on each other and reach back to the tail that the last one names. */
 static bool find_active(VhdxNode *v, const uint8_t *log, GArray *found, guint *first, guint *last)
 {
-    for (uint32_t at = 0; at < v->log.bytes; at += SECTOR_BYTES) {
+    uint32_t size = v->log.bytes;
+
+    if (size == 0) {
+        return false;
+    }
+    for (uint32_t at = 0; at < size; at += SECTOR_BYTES) {
         g_autofree uint8_t *entry = log_entry(v, log, at);
 
         if (entry) {
@@ -271,7 +276,7 @@ static bool find_active(VhdxNode *v, const uint8_t *log, GArray *found, guint *f
                 break;
             }
             before = &g_array_index(found, Found, i - 1);
-            if (before->sequence + 1 != f->sequence || (before->at + before->bytes) % v->log.bytes != f->at) {
+            if (before->sequence + 1 != f->sequence || (before->at + before->bytes) % size != f->at) {
                 break;
             }
         }

@@ -175,7 +175,7 @@ static void test_zeroes(void)
     expect_good(unmap, 10, data, sizeof(list), true);
     g_autofree char *content = NULL;
     g_assert_true(g_file_get_contents(image, &content, NULL, NULL));
-    g_assert_cmphex(content[11 * 512], ==, 0);
+    g_assert_cmphex((uint8_t)content[11 * 512], ==, 0);
     list[19] = 255;
     list[14] = 8; /* beyond the end */
     data = vt_alloc(&t, list, sizeof(list));
