@@ -773,7 +773,7 @@ static void test_quorum(void)
     g_assert_true(st.flags & BLOCK_STATUS_ZERO);
     g_assert_cmpint(st.bytes, ==, 4096);
     g_assert_cmpint(blk_pread(root, 8192, 512, buf, 0), ==, 0);
-    g_assert_cmpint(buf[511], ==, 0);
+    g_assert_cmpint((uint8_t)buf[511], ==, 0);
     expect_events("");
     /* At 4096 a and c hold 'w', b 'x': without c nobody has two votes. */
     BlockChild *third = g_ptr_array_index(q->children, 2);
