@@ -17,6 +17,9 @@
 
 #include <sys/mman.h>
 #include <unistd.h>
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/lsan_interface.h>
+#endif
 
 void (*cpu_wake_hook)(X86Cpu *cpu);
 void (*cpu_timer_hook)(X86Cpu *cpu);
@@ -701,6 +704,9 @@ static void *cpu_instance_alloc(size_t size)
         munmap(memory, pages + X86_CPU_GUARD);
         return NULL;
     }
+#ifdef __SANITIZE_ADDRESS__
+    __lsan_register_root_region(memory, pages); /* what a CPU points to is no leak */
+#endif
     return memory + pages - size;
 }
 
@@ -708,6 +714,9 @@ static void cpu_instance_free(void *memory, size_t size)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE), pages = (size + page - 1) & ~(page - 1);
 
+#ifdef __SANITIZE_ADDRESS__
+    __lsan_unregister_root_region((uint8_t *)memory + size - pages, pages);
+#endif
     munmap((uint8_t *)memory + size - pages, pages + X86_CPU_GUARD);
 }
 
