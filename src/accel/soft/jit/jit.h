@@ -24,9 +24,10 @@
  * one).
  *  4. Blocks are found by the guest-physical code page and the key; addresses of the guest's code are
  * relative to JitArea.page_va, so that a block serves every mapping of its page.
- *  5. A direct link joins blocks of one page only. A direct branch to another page goes through a table of the
- * key (mode) and the MMU's context (JitFar), an indirect one through the look-up table of these; the MMU tells when
- * a page that was looked up there goes, and code that is run at two addresses of one context has no far jumps.
+ *  5. A direct link joins blocks of one page only. A direct branch to another page goes through a table of
+ * the key (mode) and the MMU's context (JitFar), an indirect one through the look-up table of these; the MMU
+ * tells when a page that was looked up there goes, and code that is run at two addresses of one context has
+ * no far jumps.
  *  6. A stale block is never entered: links into it are cut, and its entry for the look-up tables is patched.
  *     Its memory is not used again before every vCPU has dropped its look-up tables.
  *     A page whose code is written often (code beside data, code that is made as it runs) is not protected
