@@ -666,37 +666,6 @@ void jit_block_scattered(Jit *jit, const void *executable, unsigned offset)
     pthread_mutex_unlock(&jit->lock);
 }
 
-/* A page is hot that is found HEAT times with less than HEAT_GAP other samples in between, and for so long.
- */
-#define HEAT     3
-#define HEAT_GAP 24u
-
-void jit_sample(Jit *jit, X86Cpu *cpu)
-{
-    const uint8_t *host;
-
-    if (!jit->sites || !code_page_now(cpu, cpu->rip, &host)) {
-        return;
-    }
-    x86_fpu_leave(cpu);
-    pthread_mutex_lock(&jit->lock);
-    JitPage *page = g_hash_table_lookup(jit->pages, host);
-    uint32_t passed = jit->samples++ - (page ? page->sampled : 0);
-    if (page) {
-        page->sampled = jit->samples;
-        page->heat = (uint8_t)(passed < HEAT_GAP ? MIN(page->heat + 1, HEAT) : 1);
-        if (page->heat == HEAT && !page->hot) {
-            page->hot = true;
-            while (page->blocks) {
-                block_make_stale(jit, page->blocks);
-            }
-        } else if (page->heat == 1) {
-            page->hot = false; /* for what is made from now on */
-        }
-    }
-    pthread_mutex_unlock(&jit->lock);
-}
-
 void jit_page_written(Jit *jit, const uint8_t *host_page)
 {
     if (!code_pages_has(&jit->code_pages, host_page)) {

@@ -798,7 +798,6 @@ static void run_loop(X86Cpu *cpu)
             break;
         case JIT_EXIT_POLL:
             far_gone(v, cpu, (uint64_t)(uintptr_t)area->exit_arg);
-            jit_sample(jit, cpu);
             jit_review_pages(jit, cpu);
             if (v->windows && cpu->cpl == 3) {
                 x86_fpu_leave(cpu);

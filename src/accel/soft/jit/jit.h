@@ -258,10 +258,7 @@ typedef struct JitPage {
     bool has_split;     /* something in it is in Jit.split */
     bool has_scattered; /* something in it is in Jit.scattered */
     bool has_varying;   /* something in it is in Jit.varying */
-    bool hot;           /* its code is run much: its accesses get places in X86Cpu.jit_sites */
     bool aliased;       /* run at two guest addresses of one address space: no far jumps from here */
-    uint8_t heat;
-    uint32_t sampled; /* Jit.samples, when its code was found running last */
 } JitPage;
 
 struct JitBlock {
@@ -357,7 +354,6 @@ typedef struct Jit {
     GPtrArray *often;     /* of JitPage *: those that are written often */
     unsigned often_count; /* atomic: of them */
     int64_t reviewed_ns;  /* atomic: when it was looked last whether that is over */
-    uint32_t samples;     /* how often it was looked what code runs */
     GPtrArray *vcpus;     /* of JitVcpu * */
     /* Host addresses of guest code whose accesses often lie in two pages: translated with a check for each.
      */
@@ -492,8 +488,6 @@ JitLink *jit_careful_link(Jit *jit, X86Cpu *cpu, const JitCareful *way, const Ji
 void *jit_alloc(Jit *jit, size_t size, bool align64);
 /* From time to time: the blocks of pages that are written often no more need not check themselves. */
 void jit_review_pages(Jit *jit, X86Cpu *cpu);
-/* Code at cpu->rip runs just now: pages where that is often so are hot, and made anew. */
-void jit_sample(Jit *jit, X86Cpu *cpu);
 /* Pages of code were written: their blocks are stale. [any thread] */
 void jit_page_written(Jit *jit, const uint8_t *host_page);
 void jit_drop_all(Jit *jit);
