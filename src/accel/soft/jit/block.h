@@ -83,8 +83,6 @@ typedef struct Cold {
         COLD_REG_ENTRY,
         COLD_INDIRECT,
         COLD_LINK,
-        COLD_RET,
-        COLD_RETURNS_FULL,
         COLD_STRING
     } type;
     uint8_t *site; /* the jump that leads here */
@@ -101,7 +99,6 @@ typedef struct Cold {
     uint8_t *slow[4];      /* STRING: the jumps that lead here */
     unsigned slow_count;
     JitLink *link;       /* LINK */
-    unsigned extra;      /* RET: the operand */
     int rsp;             /* INDIRECT: T.rsp */
     JitCallout *callout; /* STRING */
     const JitFast *fast; /* PROBE, LOOP_OUT, TAKEN: in the fast loop: put registers back */

@@ -121,7 +121,7 @@ Jit *jit_new(size_t size, GError **error)
     jit->rx_delta = (uint8_t *)rx - (uint8_t *)rw;
     jit->size = size;
     jit->chain = jit->elide = jit->loops = jit->sites = jit->superblocks = jit->lookahead = true;
-    jit->returns = jit->tier = true;
+    jit->tier = true;
     jit->max_insns = JIT_MAX_INSNS;
     jit->bmi2 = __builtin_cpu_supports("bmi2");
     if (!jit_range_add(rx, size)) {
@@ -797,7 +797,6 @@ void jit_table_free(JitVcpu *v, unsigned i)
 
 void jit_tables_drop(JitVcpu *v)
 {
-    jit_returns_drop(v->cpu);
     for (unsigned i = 0; i < v->table_count; i++) {
         jit_table_clear(v, i);
     }

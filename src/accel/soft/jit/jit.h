@@ -130,16 +130,6 @@ typedef struct JitArea {
     uint64_t site_save[3]; /* T0, rax and rcx, in a site thunk */
     uint64_t t1;           /* what T1 held, while a stack probe is refilled */
     uint64_t c_rsp;        /* the C stack at the entry */
-    /*
-     * Returns: a CALL pushes the guest's return address and calls its target, so that the host predicts the
-     * guest's RET. A RET whose target is what was pushed returns; behind the call, control goes on where the
-     * guest's RET leads. Two words each, from c_rsp downwards. What was pushed holds for the mode and the
-     * mapping of then: jit_returns_drop() makes it differ from every guest address. The lowest is
-     * returns_end, too.
-     */
-    uint64_t returns_limit;
-    uint64_t returns_top; /* while C runs: the topmost; UINT64_MAX: there are none */
-    uint64_t returns_end; /* what no guest finds out, and not canonical */
     const uint8_t *target;
     void *exit_arg;
     uint32_t exit_reason;
@@ -169,7 +159,7 @@ typedef struct JitHot {
     uint64_t stack_delta; /* what SD is, while C runs */
     uint64_t ibtc;        /* of the current key: an IbtcTable's address >> 3 */
     const uint8_t **far;  /* where far jumps lead for now, by JitFar's number; of the current key, too */
-    uint64_t unused[2];
+    uint64_t padding[2];  /* so that the X86Cpu ends with the table */
     /* By bits 40 to 47 of a user's address: host minus guest address of what is mapped for it there. Where
      * bits 48 to 63 are taken for more of the number, an address that is not canonical is found behind the
      * table, in X86Cpu's guard. */
@@ -331,7 +321,7 @@ typedef struct JitThunks {
     /* executable mapping */
     void (*enter)(X86Cpu *cpu, const uint8_t *code);
     /* writable mapping, for the assembler */
-    uint8_t *no_return, *leave, *ibtc_miss, *indirect, *link, *step, *poll, *changed, *refill, *callout,
+    uint8_t *leave, *ibtc_miss, *indirect, *link, *step, *poll, *changed, *refill, *callout,
         *callout_end, *chain, *fpu_load, *stale, *careful, *far;
     uint8_t *site[2][2]; /* by user, by write */
 } JitThunks;
@@ -365,7 +355,7 @@ typedef struct Jit {
     uint64_t epoch; /* atomic */
     uint64_t code_bytes, cold_bytes, translated, insns, stale_count, evictions;
     uint64_t cycles; /* of the host's TSC, that translation took */
-    bool elide, chain, loops, sites, tier, superblocks, lookahead, returns, windows;
+    bool elide, chain, loops, sites, tier, superblocks, lookahead, windows;
     unsigned next_site, next_loop;
     bool bmi2;          /* the host has it */
     unsigned max_insns; /* of a block */
@@ -496,8 +486,6 @@ void jit_block_changed(Jit *jit, JitBlock *block);
 /* The access of the instruction at the page offset is scattered: the block whose code lies at this
  * (executable) address is to be made anew. */
 void jit_block_scattered(Jit *jit, const void *executable, unsigned offset);
-/* The guest's returns are not to be predicted any more: see JitArea.returns_top. */
-void jit_returns_drop(X86Cpu *cpu);
 /* Forgets what the look-up tables hold; the vCPU is at a boundary. */
 void jit_tables_drop(JitVcpu *v);
 void jit_table_clear(JitVcpu *v, unsigned i);

@@ -168,66 +168,6 @@ void block_emit_exit(T *t, int32_t target)
     emit_link_jump(t, target, t->f);
 }
 
-/* Before a call that is to push a return; RFLAGS are free. */
-static void emit_returns_check(T *t)
-{
-    Asm *a = &t->a;
-    a_op_mem(a, true, 0x3b, H_RSP, AREA(returns_limit));
-    Cold *c = block_add_cold(t);
-    c->type = COLD_RETURNS_FULL;
-    c->site = a_jcc_forward(a, CC_B);
-    c->retry = a->p;
-}
-
-/* Where the host returns to: T0 is the guest's return address, the page offset `next` in the page of then. */
-static void emit_landing(T *t, int32_t next)
-{
-    Asm *a = &t->a;
-    a_lea(a, H_RSP, mem_base(H_RSP, 8));
-    a_lea(a, T0, mem_base(T0, -(int64_t)next));
-    a_mov_store(a, HOT(page_va), T0);
-    t->f = (FlagState){ .in_mem = true };
-    block_emit_exit(t, next);
-}
-
-static bool predicts_returns(const T *t)
-{
-    return t->jit->returns && t->jit->chain;
-}
-
-/* A direct call, whose return address is in T0 and on the guest's stack. */
-static void emit_call(T *t, TInsn *i, int32_t next, int32_t target)
-{
-    Asm *a = &t->a;
-    if (!predicts_returns(t)) {
-        block_emit_exit(t, target);
-        return;
-    }
-    block_flags_release(t, i->live_after);
-    if (is_near(t, target)) {
-        emit_returns_check(t);
-        a_bytes(a, "\x41\x54", 2); /* push T0 */
-        JitLink *link = new_link(t, target, t->f, false);
-        align_site(a, 1);
-        a_byte(a, 0xe8);
-        a_u32(a, 0);
-        link->site = a->p - 4;
-        Cold *c = block_add_cold(t);
-        c->type = COLD_LINK;
-        c->link = link;
-    } else {
-        a_lea(a, T0, mem_base(T0, (int64_t)target - next));
-        uint8_t *miss = emit_ibtc_probe(t);
-        if (!a->overflow) {
-            a_bind_to(miss, t->jit->chain ? t->jit->thunks.ibtc_miss : t->jit->thunks.stale);
-        }
-        emit_returns_check(t);
-        a_op_mem(a, false, 0xff, 6, mem_index(GSP, SD, 0, 0)); /* push */
-        a_op_mem(a, false, 0xff, 2, jit_ibtc_code());
-    }
-    emit_landing(t, next);
-}
-
 /* Jcc, LOOP: the taken way goes through a stub behind the block. */
 static void emit_taken(T *t, uint8_t *site, int32_t target)
 {
@@ -710,11 +650,11 @@ void block_emit_insn(T *t, unsigned k)
         break;
     case JIT_CALL:
         block_stack_check(t, i, &i->stack, mem_base(GSP, -8));
-        if (!t->window || predicts_returns(t)) {
+        if (!t->window) {
             release_flags_for(t, i->live_after);
         }
         emit_return_address(t, i, T0);
-        emit_call(t, i, next, next + (int32_t)insn->imm);
+        block_emit_exit(t, next + (int32_t)insn->imm);
         break;
     case JIT_CALL_IND:
         release_flags_for(t, t->live_out);
@@ -725,13 +665,6 @@ void block_emit_insn(T *t, unsigned k)
             a_mov_load(a, T1, jit_ibtc_code());
             a_mov_store(a, AREA(target), T1);
             emit_return_address(t, i, T1);
-            if (predicts_returns(t)) {
-                emit_returns_check(t);
-                a_bytes(a, "\x41\x55", 2); /* push T1 */
-                a_op_mem(a, false, 0xff, 2, AREA(target));
-                emit_landing(t, next);
-                break;
-            }
             a_op_mem(a, false, 0xff, 4, AREA(target));
         }
         break;
@@ -739,17 +672,6 @@ void block_emit_insn(T *t, unsigned k)
         release_flags_for(t, t->live_out);
         block_stack_check(t, i, &i->stack, mem_base(GSP, 0));
         a_mov_load(a, T0, block_stack_operand(t, i));
-        if (predicts_returns(t)) {
-            a_op_mem(a, true, 0x3b, T0, mem_base(H_RSP, 8));
-            Cold *c = block_add_cold(t);
-            c->type = COLD_RET;
-            c->site = a_jcc_forward(a, CC_NE);
-            c->extra = (unsigned)insn->imm;
-            c->target = (int32_t)(i->offset | (unsigned)JIT_INDIRECT_RET << 12 | (unsigned)insn->imm << 14);
-            a_lea(a, GSP, mem_base(GSP, 8 + (int64_t)insn->imm));
-            a_byte(a, 0xc3);
-            break;
-        }
         emit_indirect_probe(t, i, JIT_INDIRECT_RET, (unsigned)insn->imm);
         a_lea(a, GSP, mem_base(GSP, 8 + (int64_t)insn->imm + t->rsp));
         t->rsp = 0;
@@ -995,26 +917,6 @@ static void emit_cold(T *t, bool warm)
         case COLD_LINK:
             emit_link_stub(t, c->link);
             break;
-        case COLD_RETURNS_FULL:
-            a_bind(a, c->site);
-            a_mov_load(a, H_RSP, AREA(c_rsp));
-            a_jmp(a, c->retry);
-            break;
-        case COLD_RET: {
-            /* Not what was pushed last. That goes: it may be of a function that was left otherwise. */
-            a_bind(a, c->site);
-            a_op_mem(a, true, 0x3b, H_RSP, AREA(c_rsp));
-            uint8_t *none = a_jcc_forward(a, CC_E);
-            a_lea(a, H_RSP, mem_base(H_RSP, 16));
-            a_bind(a, none);
-            uint8_t *miss = emit_ibtc_probe(t);
-            a_lea(a, GSP, mem_base(GSP, 8 + (int64_t)c->extra));
-            emit_ibtc_jump(t);
-            a_bind(a, miss);
-            a_mov_mem_imm32(a, AREA(exit_info), (uint32_t)c->target);
-            a_jmp(a, jit->thunks.indirect);
-            break;
-        }
         case COLD_PROBE:
             a_bind(a, c->site);
             if (c->thunk) {
@@ -1194,7 +1096,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     t->rsp = 0;
     t->touched = false;
     t->fars = 0;
-    t->no_far = !jit->chain || jit->returns || jit->lockstep || first_page->aliased;
+    t->no_far = !jit->chain || jit->lockstep || first_page->aliased;
     t->fpu = t->straddles = false;
     t->check = check;
     t->too_many = false;
