@@ -220,7 +220,7 @@ void jit_area_refresh(X86Cpu *cpu, JitVcpu *v)
         key &= ~KEY_WINDOW;
     }
     if (area->key != key || area->context != context) {
-            if (area->windowed != !!(key & KEY_WINDOW)) {
+        if (area->windowed != !!(key & KEY_WINDOW)) {
             area->windowed = key & KEY_WINDOW;
             if (area->windowed) {
                 area->kernel_lo = hot->stack_lo;
@@ -785,6 +785,9 @@ static void run_loop(X86Cpu *cpu)
             break;
         case JIT_EXIT_CHANGED:
             block_left(cpu, jit, area);
+            break;
+        case JIT_EXIT_FAR_WINDOWS:
+            jit_far_windows(jit, cpu, area->exit_arg);
             break;
         case JIT_EXIT_POLL:
             far_gone(v, cpu, (uint64_t)(uintptr_t)area->exit_arg);

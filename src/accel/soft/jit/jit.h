@@ -97,6 +97,7 @@ typedef enum JitExit {
                           else: a block that checks itself found  other code: exit_arg is the block, cpu->rip
                           is  set */
     JIT_EXIT_POLL,     /* cpu->interrupt_poll was set */
+    JIT_EXIT_FAR_WINDOWS, /* see jit_far_windows: cpu->rip is set, exit_arg is the block */
 } JitExit;
 
 typedef enum JitIndirect { JIT_INDIRECT_JMP, JIT_INDIRECT_CALL, JIT_INDIRECT_RET } JitIndirect;
@@ -263,6 +264,7 @@ struct JitBlock {
     bool stale, in_hash, checks_itself;
     uint16_t in_vain; /* how often a check of several accesses found them in two pages, since in_vain_since */
     uint64_t in_vain_since; /* TSC */
+    int32_t far_windows;    /* so many accesses more may be in another window than the stack's: see there */
     const uint8_t *reg_entry, *reg_poll_entry;
     uint8_t *code; /* writable mapping */
     uint32_t code_size, cold_size;
@@ -321,8 +323,8 @@ typedef struct JitThunks {
     /* executable mapping */
     void (*enter)(X86Cpu *cpu, const uint8_t *code);
     /* writable mapping, for the assembler */
-    uint8_t *leave, *ibtc_miss, *indirect, *link, *step, *poll, *changed, *refill, *callout,
-        *callout_end, *chain, *fpu_load, *stale, *careful, *far;
+    uint8_t *leave, *ibtc_miss, *indirect, *link, *step, *poll, *changed, *refill, *callout, *callout_end,
+        *chain, *fpu_load, *stale, *careful, *far, *far_windows;
     uint8_t *site[2][2]; /* by user, by write */
 } JitThunks;
 
@@ -501,6 +503,11 @@ bool jit_page_aliased(Jit *jit, const uint8_t *host_page);
 /* A check in the block at this (executable) address was in vain because its accesses lie in two pages: where
  * that is usual, the block is made anew. */
 void jit_checked_in_vain(Jit *jit, X86Cpu *cpu, const void *executable);
+/* So many accesses may be in another window than the block expects (JitBlock.far_windows) before it is looked
+ * at how long that took. */
+#define JIT_FAR_WINDOWS 1000
+/* That is so: the block is made anew, unless it took long. */
+void jit_far_windows(Jit *jit, X86Cpu *cpu, JitBlock *b);
 /* The block whose code is there. The lock is held. */
 JitBlock *jit_block_at(Jit *jit, const uint8_t *executable);
 
@@ -539,6 +546,11 @@ const uint8_t *jit_lookup_indirect(X86Cpu *cpu);
 const uint8_t *jit_follow(X86Cpu *cpu, JitLink *link);
 const uint8_t *jit_far(X86Cpu *cpu, uint64_t info);
 
+/* What a block is known by in Jit.split. */
+static inline gpointer jit_split_key(const uint8_t *code, uint32_t key)
+{
+    return (gpointer)((uintptr_t)code ^ (uintptr_t)(key & KEY_WINDOW ? 1 : 0) << 63);
+}
 static inline JitVcpu *jit_vcpu(X86Cpu *cpu)
 {
     return ((Interp *)cpu->accel_data)->jit;

@@ -328,6 +328,10 @@ bool jit_thunks_make(Jit *jit, Asm *a)
     a_mov_store(a, CPU(rip), T0);
     a_mov_store(a, AREA(exit_arg), T1);
     leave_with(a, t, JIT_EXIT_CHANGED);
+    t->far_windows = a->p;
+    a_mov_store(a, CPU(rip), T0);
+    a_mov_store(a, AREA(exit_arg), T1);
+    leave_with(a, t, JIT_EXIT_FAR_WINDOWS);
     t->step = a->p;
     a_mov_store(a, CPU(rip), T0);
     leave_with(a, t, JIT_EXIT_STEP);

@@ -616,6 +616,9 @@ void block_emit_insn(T *t, unsigned k)
             jit_constant_move(insn, i->kind, &amount);
             t->rsp = (int16_t)(t->rsp + amount);
             t->f = (FlagState){ 0 };
+            if (t->known) {
+                block_follow(t, i);
+            }
             return;
         }
         if (i->varies) {
@@ -756,6 +759,10 @@ void block_emit_insn(T *t, unsigned k)
     }
     if (t->window && moves_stack(t, k)) {
         block_window_delta(t, GSP, T0, SD);
+        block_forget_near(t);
+    }
+    if (t->known) {
+        block_follow(t, i);
     }
 }
 
@@ -898,6 +905,18 @@ static bool is_warm(const T *t, const Cold *c)
     }
 }
 
+/* Leaves for the block's careful variant, from the instruction at the page offset on: see JitCareful. */
+static void emit_careful(T *t, int offset, bool flags_in_mem)
+{
+    Asm *a = &t->a;
+    JitCareful way = (JitCareful)((unsigned)offset | (flags_in_mem ? JIT_CAREFUL_IN_MEM : 0));
+
+    align_site(a, 1);
+    a_jmp(a, a->p + 5);
+    a_call(a, t->jit->thunks.careful);
+    a_bytes(a, &way, sizeof(way));
+}
+
 static void emit_cold(T *t, bool warm)
 {
     Asm *a = &t->a;
@@ -916,6 +935,21 @@ static void emit_cold(T *t, bool warm)
             break;
         case COLD_LINK:
             emit_link_stub(t, c->link);
+            break;
+        case COLD_FAR_WINDOW:
+            a_bind(a, c->site);
+            if (c->rsp) {
+                a_lea(a, GSP, mem_base(GSP, c->rsp));
+            }
+            a_mov_imm64(a, T1, (uint64_t)(uintptr_t)t->b);
+            a_op_mem(a, false, 0x83, 5, mem_base(T1, offsetof(JitBlock, far_windows)));
+            a_byte(a, 1);
+            uint8_t *too_many = a_jcc_forward(a, CC_S);
+            emit_careful(t, c->target, c->flags.in_mem);
+            a_bind(a, too_many);
+            a_mov_load(a, T0, HOT(page_va));
+            a_lea(a, T0, mem_base(T0, c->target));
+            a_jmp(a, jit->thunks.far_windows);
             break;
         case COLD_PROBE:
             a_bind(a, c->site);
@@ -950,11 +984,7 @@ static void emit_cold(T *t, bool warm)
             } else if (t->careful) {
                 emit_step(t, c->meta.offset);
             } else {
-                align_site(a, 1);
-                a_jmp(a, a->p + 5); /* see JitCareful */
-                a_call(a, jit->thunks.careful);
-                JitCareful way = (JitCareful)(c->meta.offset | (c->flags.in_mem ? JIT_CAREFUL_IN_MEM : 0));
-                a_bytes(a, &way, sizeof(way));
+                emit_careful(t, c->meta.offset, c->flags.in_mem);
             }
             if (c->keep_t1) {
                 a_bind(a, again);
@@ -1110,8 +1140,17 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     t->cpu = cpu;
     t->key = key;
     t->window = key & KEY_WINDOW;
-    t->careful = (key & KEY_CAREFUL) || !jit->elide ||
-                 (!t->window && first_page->has_split && g_hash_table_contains(jit->split, page + offset));
+    bool split =
+        first_page->has_split && g_hash_table_contains(jit->split, jit_split_key(page + offset, key));
+    t->careful = (key & KEY_CAREFUL) || !jit->elide || (!t->window && split);
+    t->known = 0;
+    t->no_near = !t->window || t->careful || split || !jit->chain;
+    if (!t->no_near) {
+        t->all_near = windows_near(cpu->rip, cpu->regs[R_RSP]) &&
+                      windows_all_near(jit_vcpu(cpu)->windows, cpu->regs[R_RSP]);
+        memcpy(t->now, cpu->regs, sizeof(t->now));
+        t->known = t->all_near ? 0 : 0xffff;
+    }
     t->scattered = first_page->has_scattered;
     t->varying = false;
     t->live_out = FLAGS_ALL;
@@ -1134,6 +1173,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     b->key = key;
     b->offset = (uint16_t)offset;
     b->length = (uint16_t)((unsigned)t->next - offset);
+    b->far_windows = JIT_FAR_WINDOWS;
     b->count = (uint16_t)t->count;
     uint8_t *changed = t->a.p;
     if (check) {
