@@ -361,6 +361,9 @@ JitLink *jit_careful_link(Jit *jit, X86Cpu *cpu, const JitCareful *way, const Ji
 {
     JitLink *link = NULL;
 
+    if (!jit->chain) {
+        return NULL; /* lockstep compares one block at a time */
+    }
     x86_fpu_leave(cpu);
     pthread_mutex_lock(&jit->lock);
     JitBlock *from = jit_block_at(jit, (const uint8_t *)way);

@@ -9,7 +9,9 @@
  *
  * Writes are found by page: no write tag is in the TLB when either of the two begins, so that the first write
  * to a page passes mmu_install or the slow path, which tell (X86Mmu.write_watch), and the page is copied.
- * Chaining is off, and a fast loop (loop.c) leaves the block after some rounds.
+ * Chaining is off, ways to careful variants included, so that the code that runs is that of one block: what
+ * is compared at its end are the flags that count there, for this block. A fast loop (loop.c) leaves the
+ * block after some rounds.
  *
  * For one vCPU; devices that write to RAM just then may be taken for the block. SPDX-License-Identifier:
  * GPL-2.0-or-later
@@ -58,6 +60,8 @@ struct JitLockstep {
     bool many_tags;
     bool left; /* a call-out was reached */
     Image start, translated;
+    Image interpreted;       /* as it was where the translated code had left, the last time it came there */
+    unsigned interpreted_at; /* after so many instructions; 0: it never came there */
     uint64_t checked, skipped, turns;
     uint32_t random;
 };
@@ -295,9 +299,12 @@ static G_NORETURN void report(X86Cpu *cpu, JitLockstep *l, const JitBlock *b, co
                               unsigned steps)
 {
     const JitArea *area = jit_area(cpu);
-    Image *now = g_new0(Image, 1);
+    Image *now = &l->interpreted;
 
-    image_take(cpu, now);
+    if (!l->interpreted_at) {
+        image_take(cpu, now);
+        l->interpreted_at = steps;
+    }
     fprintf(stderr, "lockstep: translated code does not do what the interpreter does: %s\n", what);
     fprintf(
         stderr,
@@ -319,8 +326,10 @@ static G_NORETURN void report(X86Cpu *cpu, JitLockstep *l, const JitBlock *b, co
     }
     print_image("before", &l->start, &l->start);
     print_image("translated", &l->translated, now);
+    fprintf(stderr, "after %u instructions ", l->interpreted_at);
     print_image("interpreted", now, &l->translated);
-    fprintf(stderr, "flags that count: %03x\n", live_flags(b, cpu, l->translated.rip));
+    fprintf(stderr, "flags that count: %03x; memory after all %u:\n", live_flags(b, cpu, l->translated.rip),
+            steps);
     for (unsigned i = 0; i < l->page_count; i++) {
         const Page *page = &l->pages[i];
         int at = page_differs(page);
@@ -358,6 +367,7 @@ static bool interpret(X86Cpu *cpu, JitLockstep *l, const JitBlock *b)
     volatile unsigned steps = 0;
     unsigned limit = (b->count + 1u) * (JIT_LOCKSTEP_ROUNDS + 3);
 
+    l->interpreted_at = 0;
     cpu->fault_return = &fault;
     if (sigsetjmp(fault, 0)) {
         interp_recover(cpu);
@@ -369,6 +379,8 @@ static bool interpret(X86Cpu *cpu, JitLockstep *l, const JitBlock *b)
                 if (!what) {
                     break;
                 }
+                image_take(cpu, &l->interpreted);
+                l->interpreted_at = steps;
             }
             if (steps == limit) {
                 what = what ? what : "it never comes there";
