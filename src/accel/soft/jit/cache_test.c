@@ -111,6 +111,7 @@ static uint64_t run(Rig *r, uint64_t gpa)
     __atomic_store_n(&cpu->interrupt_request, 0, __ATOMIC_SEQ_CST);
     interp_vcpu_exec(cpu);
     g_assert_true(cpu->halted);
+    g_assert_false(cpu->inhibit_interrupts); /* or nothing would wake it */
     g_assert_false(cpu->shutdown);
     return cpu->regs[R_RAX];
 }
@@ -364,6 +365,20 @@ static void test_lockstep_careful(Rig *r, gconstpointer data)
     g_assert_cmpuint(jit_lockstep_checked(r->v), >=, PAGES * 2);
 }
 
+/* HLT behind what keeps interrupts away from it. */
+static void test_shadow(Rig *r, gconstpointer data)
+{
+    r->jit->tier = false;
+    put(r, CODE, "\x31\xc0\xfb\xf4", 4);           /* xor eax, eax; sti; hlt */
+    put(r, CODE + 64, "\x31\xc0\x8e\xd0\xf4", 5);  /* xor eax, eax; mov ss, ax; hlt */
+    put(r, CODE + 128, "\x31\xc0\xfb\x90\xf4", 5); /* xor eax, eax; sti; nop; hlt */
+    for (unsigned n = 0; n < 40; n++) {
+        run(r, CODE);
+        run(r, CODE + 64);
+        run(r, CODE + 128);
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -372,6 +387,8 @@ int main(int argc, char **argv)
     g_test_add("/jit/cache/straddling", Rig, GUINT_TO_POINTER(16), setup, test_straddling, teardown);
     g_test_add("/jit/cache/regions", Rig, GUINT_TO_POINTER(8), setup, test_regions, teardown);
     g_test_add("/jit/cache/varying", Rig, GUINT_TO_POINTER(16), setup, test_varying, teardown);
+    g_test_add("/jit/cache/shadow", Rig, GUINT_TO_POINTER(16), setup, test_shadow, teardown);
+    g_test_add("/jit/lockstep/shadow", Rig, GUINT_TO_POINTER(16), setup_lockstep, test_shadow, teardown);
     g_test_add("/jit/lockstep/careful", Rig, GUINT_TO_POINTER(16), setup_lockstep, test_lockstep_careful,
                teardown);
     return g_test_run();
