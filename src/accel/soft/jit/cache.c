@@ -30,6 +30,8 @@
 #define VAIN_MAX    (1024 / JIT_VAIN_STEP) /* within VAIN_CYCLES: a few per cent of the time */
 #define VAIN_CYCLES (UINT64_C(1) << 24)
 #define SPLIT_MAX   4096
+/* One access in so many cycles may be in another window than its block expects. */
+#define FAR_CYCLES UINT64_C(2000)
 
 /* Memory of zeros, in large pages where it is that large and the host has them; never fails. */
 static void *map_zeros(size_t size, size_t align)
@@ -121,7 +123,7 @@ Jit *jit_new(size_t size, GError **error)
     jit->rx_delta = (uint8_t *)rx - (uint8_t *)rw;
     jit->size = size;
     jit->chain = jit->elide = jit->loops = jit->sites = jit->superblocks = jit->lookahead = true;
-    jit->returns = jit->tier = true;
+    jit->tier = true;
     jit->max_insns = JIT_MAX_INSNS;
     jit->bmi2 = __builtin_cpu_supports("bmi2");
     if (!jit_range_add(rx, size)) {
@@ -804,7 +806,6 @@ void jit_table_free(JitVcpu *v, unsigned i)
 
 void jit_tables_drop(JitVcpu *v)
 {
-    jit_returns_drop(v->cpu);
     for (unsigned i = 0; i < v->table_count; i++) {
         jit_table_clear(v, i);
     }
@@ -887,6 +888,17 @@ JitBlock *jit_block_at(Jit *jit, const uint8_t *executable)
     return NULL;
 }
 
+/* What was expected of the block's accesses is to be expected no more. The lock is held. */
+static void note_split(Jit *jit, JitBlock *b)
+{
+    if (g_hash_table_size(jit->split) >= SPLIT_MAX) {
+        g_hash_table_remove_all(jit->split);
+    }
+    g_hash_table_add(jit->split, jit_split_key(b->page + b->offset, b->key));
+    page_get(jit, b->page)->has_split = true;
+    block_make_stale(jit, b);
+}
+
 void jit_checked_in_vain(Jit *jit, X86Cpu *cpu, const void *executable)
 {
     pthread_mutex_lock(&jit->lock);
@@ -898,12 +910,22 @@ void jit_checked_in_vain(Jit *jit, X86Cpu *cpu, const void *executable)
     }
     if (b && !b->stale && ++b->in_vain == VAIN_MAX) {
         x86_fpu_leave(cpu);
-        if (g_hash_table_size(jit->split) >= SPLIT_MAX) {
-            g_hash_table_remove_all(jit->split);
-        }
-        g_hash_table_add(jit->split, (gpointer)(b->page + b->offset));
-        page_get(jit, b->page)->has_split = true;
-        block_make_stale(jit, b);
+        note_split(jit, b);
+    }
+    pthread_mutex_unlock(&jit->lock);
+}
+
+void jit_far_windows(Jit *jit, X86Cpu *cpu, JitBlock *b)
+{
+    uint64_t now = __builtin_ia32_rdtsc();
+
+    x86_fpu_leave(cpu);
+    pthread_mutex_lock(&jit->lock);
+    if (now - b->in_vain_since > FAR_CYCLES * JIT_FAR_WINDOWS) {
+        b->in_vain_since = now;
+        b->far_windows = JIT_FAR_WINDOWS;
+    } else if (!b->stale) {
+        note_split(jit, b);
     }
     pthread_mutex_unlock(&jit->lock);
 }
