@@ -29,14 +29,9 @@ static AccelClass *accel_find(const char *name, GError **error)
         }
     }
     if (!found) {
-        if (strcmp(name, "kvm") == 0) {
-            error_set(error, "accelerator 'kvm' is not supported yet");
-            error_append_hint(error, "Use -accel tcg, the software CPU.");
-        } else {
-            error_set(error, "invalid accelerator %s", name);
-            g_ptr_array_add(names, NULL);
-            nearest_hint(error, name, (const char *const *)names->pdata);
-        }
+        error_set(error, "invalid accelerator %s", name);
+        g_ptr_array_add(names, NULL);
+        nearest_hint(error, name, (const char *const *)names->pdata);
     }
     g_ptr_array_unref(names);
     g_ptr_array_unref(classes);
@@ -61,6 +56,9 @@ Accel *accel_new(const char *names, json_object *properties, GError **error)
         if (properties) {
             json_object_object_foreach(properties, key, value)
             {
+                if (g_strv_length(list) > 1 && !object_property_find(accel, key)) {
+                    continue; /* of another one of the list */
+                }
                 if (!object_property_parse(accel, key, json_object_get_string(value), error)) {
                     object_unref(accel);
                     return NULL;

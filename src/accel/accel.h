@@ -1,5 +1,5 @@
 /*
- * Accelerators: how vCPUs run. One object per virtual machine ("tcg-accel", later "kvm-accel"). vcpu.c gives
+ * Accelerators: how vCPUs run. One object per virtual machine ("tcg-accel", "kvm-accel"). vcpu.c gives
  * each vCPU its thread, its stops and its sleep in HLT; the accelerator only executes.
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -31,6 +31,13 @@ typedef struct AccelClass {
     void (*vcpu_exec)(Accel *accel, X86Cpu *cpu);
     /* Makes a vcpu_exec in progress see interrupt_request soon. [any thread] */
     void (*vcpu_kick)(Accel *accel, X86Cpu *cpu);
+    /* For an accelerator that keeps registers elsewhere while it runs: brings them to cpu. In the vCPU's thread, after
+     * vcpu_exec, before anybody else looks. NULL: vcpu_exec leaves them there. */
+    void (*vcpu_sync)(Accel *accel, X86Cpu *cpu);
+    /* Whether vcpu_exec of a halted vCPU would get it going. NULL: x86_handle_interrupts() and x86_has_work() say. */
+    bool (*vcpu_wakes)(Accel *accel, X86Cpu *cpu);
+    /* When the vCPUs are gone, and devices, but not the address spaces. */
+    void (*teardown)(Accel *accel);
     /* Statistics for "info jit" (caller frees) or NULL. */
     char *(*info)(Accel *accel);
 } AccelClass;
