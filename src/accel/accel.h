@@ -23,7 +23,7 @@ typedef struct AccelClass {
     /* Whether it can work on this host; the error names cause and cure. */
     bool (*available)(GError **error);
     /* Once, when the machine's memory is built and before CPUs are realized. */
-    bool (*setup)(Accel *accel, AddressSpace *memory, GError **error);
+    bool (*setup)(Accel *accel, AddressSpace *memory, ApicBus *apic_bus, GError **error);
     bool (*vcpu_init)(Accel *accel, X86Cpu *cpu, GError **error); /* after x86_cpu_realize */
     void (*vcpu_destroy)(Accel *accel, X86Cpu *cpu);
     /* Runs guest code in the calling (vCPU) thread until interrupt_request has CPU_INTERRUPT_EXIT or the vCPU
@@ -31,10 +31,11 @@ typedef struct AccelClass {
     void (*vcpu_exec)(Accel *accel, X86Cpu *cpu);
     /* Makes a vcpu_exec in progress see interrupt_request soon. [any thread] */
     void (*vcpu_kick)(Accel *accel, X86Cpu *cpu);
-    /* For an accelerator that keeps registers elsewhere while it runs: brings them to cpu. In the vCPU's thread, after
-     * vcpu_exec, before anybody else looks. NULL: vcpu_exec leaves them there. */
+    /* For an accelerator that keeps registers elsewhere while it runs: brings them to cpu. In the vCPU's
+     * thread, after vcpu_exec, before anybody else looks. NULL: vcpu_exec leaves them there. */
     void (*vcpu_sync)(Accel *accel, X86Cpu *cpu);
-    /* Whether vcpu_exec of a halted vCPU would get it going. NULL: x86_handle_interrupts() and x86_has_work() say. */
+    /* Whether vcpu_exec of a halted vCPU would get it going. NULL: x86_handle_interrupts() and x86_has_work()
+     * say. */
     bool (*vcpu_wakes)(Accel *accel, X86Cpu *cpu);
     /* When the vCPUs are gone, and devices, but not the address spaces. */
     void (*teardown)(Accel *accel);

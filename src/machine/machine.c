@@ -425,7 +425,7 @@ bool machine_init(Machine *machine, const MachineConfig *config, GError **error)
     if (!machine_make_ram(machine, error)) {
         return false;
     }
-    if (accel->setup && !accel->setup(config->accel, machine->memory, error)) {
+    if (accel->setup && !accel->setup(config->accel, machine->memory, machine->apic_bus, error)) {
         return false;
     }
     /* The caller's strings do not outlive this call. */

@@ -44,6 +44,7 @@ static void kvm_instance_init(Object *obj)
     kvm->rescue = true;
     g_mutex_init(&kvm->lock);
     g_mutex_init(&kvm->slot_lock);
+    g_mutex_init(&kvm->route_lock);
     kvm->vcpus = g_ptr_array_new();
 }
 
@@ -58,6 +59,8 @@ static void kvm_instance_finalize(Object *obj)
         close(kvm->fd);
     }
     g_ptr_array_unref(kvm->vcpus);
+    kvm_irqchip_free(kvm);
+    g_mutex_clear(&kvm->route_lock);
     g_mutex_clear(&kvm->slot_lock);
     g_mutex_clear(&kvm->lock);
 }
@@ -77,11 +80,14 @@ static bool parse_irqchip(KvmAccel *kvm, GError **error)
 {
     const char *name = kvm->irqchip_name;
 
-    if (!name || strcmp(name, "off") == 0) {
+    if (!name || strcmp(name, "split") == 0) {
+        kvm->irqchip = KVM_IRQCHIP_SPLIT;
+    } else if (strcmp(name, "off") == 0) {
         kvm->irqchip = KVM_IRQCHIP_OFF;
-        return true;
+    } else {
+        return error_set(error, "-accel kvm: kernel-irqchip=%s is neither split nor off", name);
     }
-    return error_set(error, "-accel kvm: kernel-irqchip=%s: off is what there is", name);
+    return true;
 }
 
 static bool make_vm(KvmAccel *kvm, GError **error)
@@ -119,10 +125,11 @@ static bool make_vm(KvmAccel *kvm, GError **error)
     return true;
 }
 
-static bool kvm_setup(Accel *accel, AddressSpace *memory, GError **error)
+static bool kvm_setup(Accel *accel, AddressSpace *memory, ApicBus *apic_bus, GError **error)
 {
     KvmAccel *kvm = (KvmAccel *)accel;
 
+    kvm->apic_bus = apic_bus;
     if (!native_init(error) || !parse_irqchip(kvm, error) || !make_vm(kvm, error)) {
         return false;
     }
@@ -268,7 +275,8 @@ static char *kvm_info(Accel *accel)
 }
 
 static const Property kvm_properties[] = {
-    PROP_STR("kernel-irqchip", KvmAccel, irqchip_name, NULL, "off: interrupt controllers are modelled here"),
+    PROP_STR("kernel-irqchip", KvmAccel, irqchip_name, NULL,
+             "split: the kernel has the local APICs; off: all interrupt controllers are modelled here"),
     PROP_STR("device", KvmAccel, device, NULL, "KVM's device, instead of /dev/kvm"),
     PROP_BOOL("rescue", KvmAccel, rescue, true,
               "run instructions that the kernel cannot emulate on the software CPU"),

@@ -18,6 +18,7 @@
 #define RHEA_ACCEL_KVM_KVM_H
 
 #include "accel/accel.h"
+#include "arch/x86/apic.h"
 
 #include <linux/kvm.h>
 #include <pthread.h>
@@ -54,6 +55,10 @@ typedef struct KvmAccel {
     /* ---- of this machine ---- */
     int fd, vm_fd;
     KvmIrqchip irqchip;
+    ApicBus *apic_bus;
+    ApicRemote remote;
+    GMutex route_lock; /* a leaf */
+    struct kvm_irq_routing *routes;
     size_t run_size;
     bool has_debugregs, has_xcrs, has_xsave2, has_user_msr, has_readonly, has_adjust_clock;
     int64_t host_tsc_khz;
@@ -92,7 +97,9 @@ typedef struct KvmVcpu {
         uint64_t msrs[KVM_MSRS_MAX];
         uint8_t xsave[KVM_XSAVE_SIZE];
         uint32_t mp_state;
+        uint8_t lapic[APIC_IMAGE_SIZE];
         int64_t tsc_offset;
+        uint64_t tsc_deadline;
     } last;
     /* ---- counters; written by its thread, read as words ---- */
     uint64_t exits, io_exits, mmio_exits, halts, rescued, rescue_faults;
@@ -157,5 +164,6 @@ void kvm_rescue_describe(const KvmVcpu *v, GString *text);
 
 /* ---- irqchip.c ---- */
 bool kvm_irqchip_setup(KvmAccel *kvm, GError **error);
+void kvm_irqchip_free(KvmAccel *kvm);
 
 #endif

@@ -18,9 +18,10 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
-#define MSR_TSC        0x10u
-#define XSAVE_HEADER   512u
-#define CLOCK_SLACK_NS 500000 /* kvmclock may differ so far from virtual time before it is set */
+#define MSR_TSC          0x10u
+#define MSR_TSC_DEADLINE 0x6e0u
+#define XSAVE_HEADER     512u
+#define CLOCK_SLACK_NS   500000 /* kvmclock may differ so far from virtual time before it is set */
 
 typedef struct MsrPlace {
     uint32_t index;
@@ -90,7 +91,7 @@ G_STATIC_ASSERT(G_N_ELEMENTS(places) <= KVM_MSRS_MAX);
 
 typedef struct MsrBatch {
     struct kvm_msrs head;
-    struct kvm_msr_entry entries[KVM_MSRS_MAX + 1];
+    struct kvm_msr_entry entries[KVM_MSRS_MAX + 2];
 } MsrBatch;
 
 static uint64_t *msr_value(X86Cpu *cpu, uint32_t place)
@@ -269,16 +270,19 @@ static bool failed(KvmVcpu *v, const char *what, int result, GError **error)
 static bool msrs_get(KvmVcpu *v, GError **error)
 {
     const KvmAccel *kvm = v->kvm;
-    MsrBatch batch = { .head.nmsrs = kvm->msr_count + 1 };
+    bool split = kvm->irqchip == KVM_IRQCHIP_SPLIT;
+    MsrBatch batch = { .head.nmsrs = kvm->msr_count + 1 + split };
 
     batch.entries[0].index = MSR_TSC;
+    batch.entries[kvm->msr_count + 1].index = MSR_TSC_DEADLINE;
     for (unsigned i = 0; i < kvm->msr_count; i++) {
         batch.entries[i + 1].index = places[kvm->msrs[i]].index;
     }
     int result = kvm_ioctl(v->fd, KVM_GET_MSRS, &batch);
-    if (result < (int)kvm->msr_count + 1) {
+    if (result < (int)batch.head.nmsrs) {
         return failed(v, "cannot read model-specific registers", result < 0 ? result : -EIO, error);
     }
+    v->last.tsc_deadline = split ? batch.entries[kvm->msr_count + 1].data : 0;
     tsc_get(v->cpu, batch.entries[0].data);
     v->last.tsc_offset = v->cpu->tsc_offset;
     for (unsigned i = 0; i < kvm->msr_count; i++) {
@@ -318,6 +322,69 @@ static void events_get(KvmVcpu *v, struct kvm_vcpu_events *e)
     }
 }
 
+/* ---- the local APIC, where it is the kernel's ---- */
+
+static bool lapic_get(KvmVcpu *v, GError **error)
+{
+    X86Cpu *cpu = v->cpu;
+    struct kvm_lapic_state state;
+    struct kvm_mp_state mp;
+    int result;
+
+    GET(v, KVM_GET_MP_STATE, mp_state, &mp, "whether it runs");
+    GET(v, KVM_GET_LAPIC, lapic, &state, "local APIC");
+    G_STATIC_ASSERT(sizeof(state.regs) == APIC_IMAGE_SIZE);
+    apic_load_image(cpu->apic, (const uint8_t *)state.regs, v->last.sregs.apic_base, v->last.tsc_deadline);
+    apic_save_image(cpu->apic, v->last.lapic);
+    v->last.mp_state = mp.mp_state;
+    cpu->wait_sipi = mp.mp_state == KVM_MP_STATE_UNINITIALIZED || mp.mp_state == KVM_MP_STATE_INIT_RECEIVED;
+    cpu->halted = cpu->wait_sipi || mp.mp_state == KVM_MP_STATE_HALTED;
+    return true;
+}
+
+/* Interrupts that have come in since it was read are not lost: unless the vCPU stood still on purpose,
+ * requests are taken from what the kernel has now. */
+static bool lapic_put(KvmVcpu *v, GError **error)
+{
+    X86Cpu *cpu = v->cpu;
+    struct kvm_lapic_state now, fresh;
+    uint8_t image[APIC_IMAGE_SIZE], compare[APIC_IMAGE_SIZE];
+    int result;
+
+    apic_save_image(cpu->apic, image);
+    memcpy(compare, image, sizeof(compare));
+    memcpy(compare + APIC_IMAGE_CURRENT, v->last.lapic + APIC_IMAGE_CURRENT, 4); /* time has passed */
+    if (!v->pushed || memcmp(compare, v->last.lapic, sizeof(compare)) != 0) {
+        memcpy(now.regs, image, sizeof(image));
+        if (!v->stood && v->pushed) {
+            GET(v, KVM_GET_LAPIC, lapic, &fresh, "local APIC");
+            memcpy(now.regs + APIC_IMAGE_IRR, fresh.regs + APIC_IMAGE_IRR, 8 * 16);
+        }
+        if ((result = kvm_ioctl(v->fd, KVM_SET_LAPIC, &now)) < 0) {
+            return failed(v, "does not take the local APIC", result, error);
+        }
+    }
+    uint64_t deadline = apic_get_tsc_deadline(cpu->apic);
+    if (!v->pushed || deadline != v->last.tsc_deadline) {
+        MsrBatch batch = { .head.nmsrs = 1, .entries[0] = { .index = MSR_TSC_DEADLINE, .data = deadline } };
+        if ((result = kvm_ioctl(v->fd, KVM_SET_MSRS, &batch)) < 0) {
+            return failed(v, "does not take the TSC deadline", result, error);
+        }
+    }
+    struct kvm_mp_state mp = { .mp_state = cpu->wait_sipi ? KVM_MP_STATE_INIT_RECEIVED
+                                           : cpu->halted  ? KVM_MP_STATE_HALTED
+                                                          : KVM_MP_STATE_RUNNABLE };
+    if (!v->pushed || mp.mp_state != v->last.mp_state) {
+        if ((result = kvm_ioctl(v->fd, KVM_SET_MP_STATE, &mp)) < 0) {
+            return failed(v, "does not take whether it runs", result, error);
+        }
+        v->last.mp_state = mp.mp_state;
+    }
+    /* The kernel's from now on. */
+    cpu->halted = cpu->wait_sipi = false;
+    return true;
+}
+
 bool kvm_state_get(KvmVcpu *v, GError **error)
 {
     X86Cpu *cpu = v->cpu;
@@ -345,6 +412,9 @@ bool kvm_state_get(KvmVcpu *v, GError **error)
         cpu->xcr0 = v->last.xcrs.nr_xcrs ? v->last.xcrs.xcrs[0].value : 1;
     }
     if (!msrs_get(v, error)) {
+        return false;
+    }
+    if (kvm->irqchip == KVM_IRQCHIP_SPLIT && !lapic_get(v, error)) {
         return false;
     }
     v->here = true;
@@ -409,6 +479,27 @@ static bool msrs_put(KvmVcpu *v, GError **error)
     return true;
 }
 
+/* kvmclock is virtual time: a machine that stood still goes on where it was. */
+static bool clock_put(KvmAccel *kvm, const X86Cpu *cpu, GError **error)
+{
+    struct kvm_clock_data data;
+
+    if (!kvm->has_adjust_clock || !cpu->env.clocks) {
+        return true;
+    }
+    g_mutex_lock(&kvm->lock);
+    int result = kvm_ioctl(kvm->vm_fd, KVM_GET_CLOCK, &data);
+    int64_t now = clock_now_ns(cpu->env.clocks, CLOCK_TYPE_VIRTUAL);
+    int64_t ahead = result < 0 ? 0 : (int64_t)data.clock - now;
+    if (result >= 0 && (ahead > CLOCK_SLACK_NS || ahead < -CLOCK_SLACK_NS)) {
+        memset(&data, 0, sizeof(data));
+        data.clock = (uint64_t)now;
+        result = kvm_ioctl(kvm->vm_fd, KVM_SET_CLOCK, &data);
+    }
+    g_mutex_unlock(&kvm->lock);
+    return result >= 0 || error_set_errno(error, -result, "KVM does not take the guest's clock");
+}
+
 bool kvm_state_put(KvmVcpu *v, GError **error)
 {
     X86Cpu *cpu = v->cpu;
@@ -463,6 +554,13 @@ bool kvm_state_put(KvmVcpu *v, GError **error)
                                                              : 0);
     now.events.nmi.masked = cpu->nmi_blocked;
     PUT(v, KVM_SET_VCPU_EVENTS, events, "pending events");
+    if (kvm->irqchip == KVM_IRQCHIP_SPLIT && !lapic_put(v, error)) {
+        return false;
+    }
+    if (v->stood && !clock_put(kvm, cpu, error)) {
+        return false;
+    }
+    v->stood = false;
     v->run->if_flag = !!(cpu->rflags & FLAG_IF);
     v->run->ready_for_interrupt_injection = v->run->if_flag && !cpu->inhibit_interrupts;
     v->here = false;

@@ -76,7 +76,13 @@ void kvm_vcpu_sync(Accel *accel, X86Cpu *cpu)
 
 bool kvm_vcpu_wakes(Accel *accel, X86Cpu *cpu)
 {
-    return x86_has_work(cpu);
+    const KvmVcpu *v = kvm_vcpu(cpu);
+
+    if (v->failed || cpu->shutdown) {
+        return false;
+    }
+    /* With the kernel's local APIC a halted vCPU sleeps inside KVM_RUN. */
+    return v->kvm->irqchip == KVM_IRQCHIP_SPLIT || x86_has_work(cpu);
 }
 
 /* ---- accesses ---- */
@@ -86,7 +92,7 @@ static void access_memory(KvmVcpu *v, uint64_t gpa, uint8_t *data, uint32_t leng
     X86Cpu *cpu = v->cpu;
     uint64_t value = 0;
 
-    if (apic_owns(cpu->apic, gpa)) { /* not with a local APIC in the kernel, which takes these itself */
+    if (v->kvm->irqchip == KVM_IRQCHIP_OFF && apic_owns(cpu->apic, gpa)) {
         uint32_t offset = gpa & 0xfff;
         if (!write) {
             value = (uint64_t)apic_mmio_read(cpu->apic, offset & ~3u) >> ((offset & 3) * 8);
@@ -243,6 +249,9 @@ static bool handle_exit(KvmVcpu *v)
         cpu->nmi_blocked = false; /* what the kernel has counts; this is for x86_has_work */
         cpu->rflags = (cpu->rflags & ~(uint64_t)FLAG_IF) | (run->if_flag ? FLAG_IF : 0);
         return true;
+    case KVM_EXIT_IOAPIC_EOI:
+        apic_bus_eoi(v->kvm->apic_bus, run->eoi.vector);
+        return true;
     case KVM_EXIT_IRQ_WINDOW_OPEN:
     case KVM_EXIT_INTR:
     case KVM_EXIT_SET_TPR:
@@ -293,17 +302,29 @@ static bool inject_nmis(KvmVcpu *v)
     return true;
 }
 
+/* Whether a controller that is modelled here has one for this vCPU: its local APIC, or the 8259 in front of
+ * the first CPU's in the kernel, which decides whether it takes it. */
+static bool has_interrupt(const KvmVcpu *v)
+{
+    return v->kvm->irqchip == KVM_IRQCHIP_OFF ? apic_has_interrupt(v->cpu->apic)
+                                              : v->cpu->index == 0 && apic_bus_pic_pending(v->kvm->apic_bus);
+}
+
 /* Interrupts of controllers that are modelled here. */
 static bool inject_interrupt(KvmVcpu *v)
 {
     X86Cpu *cpu = v->cpu;
 
     v->run->request_interrupt_window = 0;
-    if (!apic_has_interrupt(cpu->apic)) {
+    if (v->kvm->irqchip == KVM_IRQCHIP_SPLIT) {
+        cpu_interrupt_clear(cpu, CPU_INTERRUPT_HARD); /* so that the next edge wakes it */
+    }
+    if (!has_interrupt(v)) {
         return true;
     }
     if (v->run->ready_for_interrupt_injection) {
-        int vector = apic_acknowledge(cpu->apic);
+        int vector = v->kvm->irqchip == KVM_IRQCHIP_OFF ? apic_acknowledge(cpu->apic)
+                                                        : apic_bus_pic_acknowledge(v->kvm->apic_bus);
         if (vector >= 0) {
             struct kvm_interrupt interrupt = { .irq = (uint32_t)vector };
             int result = kvm_ioctl(v->fd, KVM_INTERRUPT, &interrupt);
@@ -315,7 +336,7 @@ static bool inject_interrupt(KvmVcpu *v)
             cpu->halted = false;
         }
     }
-    v->run->request_interrupt_window = apic_has_interrupt(cpu->apic);
+    v->run->request_interrupt_window = has_interrupt(v);
     return true;
 }
 
@@ -348,7 +369,9 @@ static bool prepare(KvmVcpu *v)
     }
     if (request & CPU_INTERRUPT_TIMER) {
         cpu_interrupt_clear(cpu, CPU_INTERRUPT_TIMER);
-        apic_timer_expired(cpu->apic);
+        if (v->kvm->irqchip == KVM_IRQCHIP_OFF) {
+            apic_timer_expired(cpu->apic);
+        }
     }
     if (request & CPU_INTERRUPT_KICK) {
         cpu_interrupt_clear(cpu, CPU_INTERRUPT_KICK);
@@ -360,11 +383,11 @@ static bool prepare(KvmVcpu *v)
         kvm_rescue_smm(v);
         return !v->failed;
     }
-    if (v->here && !cpu->wait_sipi && !cpu->shutdown && !kvm_state_put(v, &error)) {
-        kvm_vcpu_fail(v, error->message);
+    if (cpu->shutdown || (cpu->wait_sipi && v->kvm->irqchip == KVM_IRQCHIP_OFF)) {
         return false;
     }
-    if (cpu->wait_sipi || cpu->shutdown) {
+    if (v->here && !kvm_state_put(v, &error)) {
+        kvm_vcpu_fail(v, error->message);
         return false;
     }
     if ((request & CPU_INTERRUPT_NMI) && !inject_nmis(v)) {
