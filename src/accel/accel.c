@@ -38,6 +38,24 @@ static AccelClass *accel_find(const char *name, GError **error)
     return found;
 }
 
+/* What "auto" is here. Borrowed. */
+static const char *accel_best(void)
+{
+    GPtrArray *classes = object_class_list(TYPE_ACCEL, false);
+    const char *best = "tcg";
+
+    for (guint i = 0; i < classes->len; i++) {
+        const AccelClass *klass = classes->pdata[i];
+        if (klass->name && klass->preferred && (!klass->available || klass->available(NULL)) &&
+            klass->preferred(NULL)) {
+            best = klass->name;
+            break;
+        }
+    }
+    g_ptr_array_unref(classes);
+    return best;
+}
+
 Accel *accel_new(const char *names, json_object *properties, GError **error)
 {
     g_auto(GStrv) list = g_strsplit(names, ":", -1);
@@ -45,7 +63,7 @@ Accel *accel_new(const char *names, json_object *properties, GError **error)
 
     for (char **name = list; *name; name++) {
         g_clear_error(&last);
-        AccelClass *klass = accel_find(*name, &last);
+        AccelClass *klass = accel_find(strcmp(*name, "auto") == 0 ? accel_best() : *name, &last);
         if (!klass || (klass->available && !klass->available(&last))) {
             continue;
         }

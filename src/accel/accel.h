@@ -22,6 +22,9 @@ typedef struct AccelClass {
     bool (*aliases_ram)(Accel *accel);
     /* Whether it can work on this host; the error names cause and cure. */
     bool (*available)(GError **error);
+    /* For accel=auto: whether it is the better choice on this host (it is available); the error says why not.
+     * NULL: it is never chosen by itself. */
+    bool (*preferred)(GError **error);
     /* Once, when the machine's memory is built and before CPUs are realized. */
     bool (*setup)(Accel *accel, AddressSpace *memory, ApicBus *apic_bus, GError **error);
     bool (*vcpu_init)(Accel *accel, X86Cpu *cpu, GError **error); /* after x86_cpu_realize */
@@ -39,14 +42,16 @@ typedef struct AccelClass {
     bool (*vcpu_wakes)(Accel *accel, X86Cpu *cpu);
     /* When the vCPUs are gone, and devices, but not the address spaces. */
     void (*teardown)(Accel *accel);
+    /* Instructions that another CPU than the accelerator's own had to run. NULL: it knows of none. */
+    uint64_t (*rescued)(Accel *accel);
     /* Statistics for "info jit" (caller frees) or NULL. */
     char *(*info)(Accel *accel);
 } AccelClass;
 #define ACCEL(obj)           OBJECT_CHECK(Accel, obj, TYPE_ACCEL)
 #define ACCEL_GET_CLASS(obj) OBJECT_GET_CLASS(AccelClass, obj)
 
-/* Makes the first available one of "kvm:tcg" and the like; properties (keyval dict, may be NULL) are set on
- * it. */
+/* Makes the first available one of "kvm:tcg" and the like; "auto" stands for the one that is best here, with
+ * "tcg" as the last resort. Properties (keyval dict, may be NULL) are set on it. */
 Accel *accel_new(const char *names, json_object *properties, GError **error);
 
 /* ---- vCPU threads (vcpu.c) ---- */

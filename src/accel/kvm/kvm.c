@@ -76,16 +76,28 @@ static bool kvm_available(GError **error)
     return true;
 }
 
+static bool kvm_preferred(GError **error)
+{
+    int fd = kvm_open(DEVICE, error);
+
+    if (fd < 0) {
+        return false;
+    }
+    bool native = kvm_runs_natively(fd, NULL, error);
+    close(fd);
+    return native;
+}
+
 static bool parse_irqchip(KvmAccel *kvm, GError **error)
 {
     const char *name = kvm->irqchip_name;
 
-    if (!name || strcmp(name, "split") == 0) {
+    if (!name || strcmp(name, "split") == 0 || strcmp(name, "on") == 0) {
         kvm->irqchip = KVM_IRQCHIP_SPLIT;
     } else if (strcmp(name, "off") == 0) {
         kvm->irqchip = KVM_IRQCHIP_OFF;
     } else {
-        return error_set(error, "-accel kvm: kernel-irqchip=%s is neither split nor off", name);
+        return error_set(error, "-accel kvm: kernel-irqchip=%s is none of on, split and off", name);
     }
     return true;
 }
@@ -274,9 +286,23 @@ static char *kvm_info(Accel *accel)
     return g_string_free(text, FALSE);
 }
 
+static uint64_t kvm_rescued(Accel *accel)
+{
+    KvmAccel *kvm = (KvmAccel *)accel;
+    uint64_t sum = 0;
+
+    g_mutex_lock(&kvm->lock);
+    for (guint i = 0; i < kvm->vcpus->len; i++) {
+        sum += __atomic_load_n(&((KvmVcpu *)kvm->vcpus->pdata[i])->rescued, __ATOMIC_RELAXED);
+    }
+    g_mutex_unlock(&kvm->lock);
+    return sum;
+}
+
 static const Property kvm_properties[] = {
     PROP_STR("kernel-irqchip", KvmAccel, irqchip_name, NULL,
-             "split: the kernel has the local APICs; off: all interrupt controllers are modelled here"),
+             "split (on is the same): the kernel has the local APICs; off: all interrupt controllers are "
+             "modelled here"),
     PROP_STR("device", KvmAccel, device, NULL, "KVM's device, instead of /dev/kvm"),
     PROP_BOOL("rescue", KvmAccel, rescue, true,
               "run instructions that the kernel cannot emulate on the software CPU"),
@@ -289,6 +315,8 @@ static void kvm_class_init(ObjectClass *klass, const void *data)
 
     accel->name = "kvm";
     accel->available = kvm_available;
+    accel->preferred = kvm_preferred;
+    accel->rescued = kvm_rescued;
     accel->setup = kvm_setup;
     accel->teardown = kvm_teardown;
     accel->vcpu_init = kvm_vcpu_init;
