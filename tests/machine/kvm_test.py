@@ -6,6 +6,7 @@ more of a host's KVM than any offers; without /dev/kvm they are skipped."""
 import argparse
 import os
 import pathlib
+import re
 import struct
 import subprocess
 import sys
@@ -200,17 +201,29 @@ def main():
 
     tap.test("without rescue the machine stops with internal-error", no_rescue)
 
+    def tsc_hz():
+        """The software CPU's TSC has another rate unless one asks."""
+        guest = Guest(binary, directory, COUNT, "kvm")
+        try:
+            text = guest.qmp.command("human-monitor-command", **{"command-line": "info kvm"})
+            return int(re.search(r"TSC: (\d+) kHz", text).group(1)) * 1000
+        finally:
+            guest.close()
+
     def state(first, then):
         needs_kvm()
         path = pathlib.Path(directory) / "state"
-        guest = Guest(binary, directory, COUNT, first)
+        cpu = ["-cpu", f"qemu64,tsc-frequency={tsc_hz()}"] if "tcg" in (first, then) else []
+        guest = Guest(binary, directory, COUNT, first, *cpu)
         try:
             guest.grows()
             guest.save(path)
         finally:
             guest.close()
-        guest = Guest(binary, directory, COUNT, then, "-incoming", f"exec:cat {path}")
+        guest = Guest(binary, directory, COUNT, then, *cpu, "-incoming", f"exec:cat {path}")
         try:
+            guest.wait(lambda: guest.qmp.command("query-status")["status"] == "paused", "the state is not read")
+            guest.qmp.command("cont")
             guest.grows()
             guest.grows()
             expect("R" not in guest.text(), "the guest began anew")
