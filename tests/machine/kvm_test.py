@@ -201,19 +201,23 @@ def main():
 
     tap.test("without rescue the machine stops with internal-error", no_rescue)
 
-    def tsc_hz():
-        """The software CPU's TSC has another rate unless one asks."""
+    def same_cpu():
+        """-cpu for a CPU that both accelerators have: as KVM shows it, with the host's TSC rate."""
         guest = Guest(binary, directory, COUNT, "kvm")
         try:
             text = guest.qmp.command("human-monitor-command", **{"command-line": "info kvm"})
-            return int(re.search(r"TSC: (\d+) kHz", text).group(1)) * 1000
+            hz = int(re.search(r"TSC: (\d+) kHz", text).group(1)) * 1000
+            shown = guest.qmp.command("query-cpu-model-expansion", type="static", model={"name": "qemu64"})
+            features = [f"{name}={'on' if value else 'off'}" for name, value in shown["model"]["props"].items()
+                        if isinstance(value, bool) and not name.startswith("kvm")]
+            return ",".join([f"qemu64,kvm=off,tsc-frequency={hz},vendor={shown['model']['props']['vendor']}"] + features)
         finally:
             guest.close()
 
     def state(first, then):
         needs_kvm()
         path = pathlib.Path(directory) / "state"
-        cpu = ["-cpu", f"qemu64,tsc-frequency={tsc_hz()}"] if "tcg" in (first, then) else []
+        cpu = ["-cpu", same_cpu()] if "tcg" in (first, then) else []
         guest = Guest(binary, directory, COUNT, first, *cpu)
         try:
             guest.grows()
