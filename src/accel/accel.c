@@ -29,18 +29,31 @@ static AccelClass *accel_find(const char *name, GError **error)
         }
     }
     if (!found) {
-        if (strcmp(name, "kvm") == 0) {
-            error_set(error, "accelerator 'kvm' is not supported yet");
-            error_append_hint(error, "Use -accel tcg, the software CPU.");
-        } else {
-            error_set(error, "invalid accelerator %s", name);
-            g_ptr_array_add(names, NULL);
-            nearest_hint(error, name, (const char *const *)names->pdata);
-        }
+        error_set(error, "invalid accelerator %s", name);
+        g_ptr_array_add(names, NULL);
+        nearest_hint(error, name, (const char *const *)names->pdata);
     }
     g_ptr_array_unref(names);
     g_ptr_array_unref(classes);
     return found;
+}
+
+/* What "auto" is here. Borrowed. */
+static const char *accel_best(void)
+{
+    GPtrArray *classes = object_class_list(TYPE_ACCEL, false);
+    const char *best = "tcg";
+
+    for (guint i = 0; i < classes->len; i++) {
+        const AccelClass *klass = classes->pdata[i];
+        if (klass->name && klass->preferred && (!klass->available || klass->available(NULL)) &&
+            klass->preferred(NULL)) {
+            best = klass->name;
+            break;
+        }
+    }
+    g_ptr_array_unref(classes);
+    return best;
 }
 
 Accel *accel_new(const char *names, json_object *properties, GError **error)
@@ -50,7 +63,7 @@ Accel *accel_new(const char *names, json_object *properties, GError **error)
 
     for (char **name = list; *name; name++) {
         g_clear_error(&last);
-        AccelClass *klass = accel_find(*name, &last);
+        AccelClass *klass = accel_find(strcmp(*name, "auto") == 0 ? accel_best() : *name, &last);
         if (!klass || (klass->available && !klass->available(&last))) {
             continue;
         }
@@ -61,6 +74,9 @@ Accel *accel_new(const char *names, json_object *properties, GError **error)
         if (properties) {
             json_object_object_foreach(properties, key, value)
             {
+                if (g_strv_length(list) > 1 && !object_property_find(accel, key)) {
+                    continue; /* of another one of the list */
+                }
                 if (!object_property_parse(accel, key, json_object_get_string(value), error)) {
                     object_unref(accel);
                     return NULL;

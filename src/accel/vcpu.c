@@ -126,11 +126,18 @@ static void vcpu_arm_timer(X86Cpu *cpu)
     timer_settime(v->timer, 0, &spec, NULL);
 }
 
+static bool vcpu_has_work(const Vcpu *v)
+{
+    const AccelClass *klass = v->set->klass;
+
+    return klass->vcpu_wakes ? klass->vcpu_wakes(v->set->accel, v->cpu) : x86_has_work(v->cpu);
+}
+
 static bool vcpu_wanted(const Vcpu *v)
 {
     return (__atomic_load_n(&v->cpu->interrupt_request, __ATOMIC_SEQ_CST) &
             (CPU_INTERRUPT_EXIT | CPU_INTERRUPT_TIMER)) ||
-           x86_has_work(v->cpu);
+           vcpu_has_work(v);
 }
 
 /* Sleeps in HLT until there is a reason to go on. */
@@ -247,13 +254,18 @@ static void *vcpu_main(void *opaque)
         pthread_mutex_unlock(&set->mutex);
         while (!(__atomic_load_n(&cpu->interrupt_request, __ATOMIC_ACQUIRE) & CPU_INTERRUPT_EXIT)) {
             if (cpu->halted) {
-                x86_handle_interrupts(cpu);
-                if (cpu->halted && !x86_has_work(cpu)) {
+                if (!set->klass->vcpu_wakes) {
+                    x86_handle_interrupts(cpu);
+                }
+                if (cpu->halted && !vcpu_has_work(v)) {
                     vcpu_sleep(v);
                     continue;
                 }
             }
             set->klass->vcpu_exec(set->accel, cpu);
+        }
+        if (set->klass->vcpu_sync) {
+            set->klass->vcpu_sync(set->accel, cpu);
         }
         pthread_mutex_lock(&set->mutex);
     }

@@ -258,6 +258,13 @@ static void machine_cpu_wants_reset(void *opaque)
     machine->config.vm->request_reset(machine->config.vm->opaque, SHUTDOWN_GUEST_RESET);
 }
 
+static void machine_cpu_failed(void *opaque)
+{
+    Machine *machine = opaque;
+
+    machine->config.vm->internal_error(machine->config.vm->opaque);
+}
+
 bool machine_add_cpu(Machine *machine, unsigned index, AddressSpace *smram, GError **error)
 {
     MachineCpuSlot *slot = &machine->cpu_slots[index];
@@ -276,6 +283,7 @@ bool machine_add_cpu(Machine *machine, unsigned index, AddressSpace *smram, GErr
         .clocks = machine->config.clocks,
         .main_loop = machine->config.loop,
         .request_reset = machine_cpu_wants_reset,
+        .failed = machine_cpu_failed,
         .opaque = machine,
     };
     cpu->index = index;
@@ -417,7 +425,7 @@ bool machine_init(Machine *machine, const MachineConfig *config, GError **error)
     if (!machine_make_ram(machine, error)) {
         return false;
     }
-    if (accel->setup && !accel->setup(config->accel, machine->memory, error)) {
+    if (accel->setup && !accel->setup(config->accel, machine->memory, machine->apic_bus, error)) {
         return false;
     }
     /* The caller's strings do not outlive this call. */
@@ -497,6 +505,9 @@ void machine_fini(Machine *machine)
             x86_cpu_unrealize(cpu);
             machine->cpu_slots[i].cpu = NULL;
         }
+    }
+    if (accel && accel->teardown) {
+        accel->teardown(machine->config.accel);
     }
     if (mc->fini) {
         mc->fini(machine);

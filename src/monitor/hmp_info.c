@@ -61,6 +61,17 @@ static bool info_kvm(HmpContext *ctx, const char *args, GError **error)
               json_object_get_boolean(json_object_object_get(kvm, "enabled"))   ? "enabled"
               : json_object_get_boolean(json_object_object_get(kvm, "present")) ? "disabled"
                                                                                 : "not compiled");
+    if (json_object_get_boolean(json_object_object_get(kvm, "enabled"))) {
+        char *text = monitor_info_jit(ctx->vm);
+        hmp_print(ctx, "%s", text ? text : "");
+        g_free(text);
+    } else if (json_object_get_boolean(json_object_object_get(kvm, "present"))) {
+        g_autoptr(GError) why = NULL;
+        const AccelClass *klass = (const AccelClass *)object_class_by_name("kvm-accel");
+        if (klass && klass->preferred && !klass->preferred(&why)) {
+            hmp_print(ctx, "accel=auto does not choose it: %s\n", why->message);
+        }
+    }
     json_object_put(kvm);
     return true;
 }

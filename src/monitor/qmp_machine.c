@@ -117,6 +117,10 @@ bool qmp_query_kvm(QmpContext *ctx, QapiKvmInfo **ret, GError **error)
     ObjectClass *kvm = object_class_by_name("kvm-accel");
     *ret = g_new0(QapiKvmInfo, 1);
     (*ret)->enabled = accel && object_dynamic_cast(OBJECT(accel), "kvm-accel");
+    if ((*ret)->enabled && ACCEL_GET_CLASS(accel)->rescued) {
+        (*ret)->has_rescued = true;
+        (*ret)->rescued = ACCEL_GET_CLASS(accel)->rescued(accel);
+    }
     (*ret)->present = kvm && (!((AccelClass *)kvm)->available || ((AccelClass *)kvm)->available(NULL));
     return true;
 }

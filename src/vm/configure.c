@@ -28,6 +28,7 @@ typedef struct Setup {
     MachineConfig config;
     GString *accels; /* "kvm:tcg" */
     json_object *accel_properties;
+    char *kernel_irqchip; /* of -machine, for -accel kvm; or NULL */
     bool nodefaults, nographic;
     int serials; /* -serial options seen */
     int monitor_count, nic_count;
@@ -245,6 +246,9 @@ static bool configure_machine_properties(Setup *s, const Option *o, GError **err
         } else if (strcmp(key, "kernel-irqchip") == 0) {
             if (strcmp(text, "on") != 0 && strcmp(text, "off") != 0 && strcmp(text, "split") != 0) {
                 ok = error_set(error, "Parameter 'kernel-irqchip' expects 'on', 'off' or 'split'");
+            } else {
+                g_free(s->kernel_irqchip);
+                s->kernel_irqchip = g_strdup(text);
             }
         } else {
             ok = machine_set(s, key, text, error);
@@ -1104,6 +1108,12 @@ static bool configure_vm(Setup *s, GError **error)
     if (!accel) {
         return false;
     }
+    if (s->kernel_irqchip && object_property_find(OBJECT(accel), "kernel-irqchip") &&
+        !(s->accel_properties && json_object_object_get(s->accel_properties, "kernel-irqchip")) &&
+        !object_property_parse(OBJECT(accel), "kernel-irqchip", s->kernel_irqchip, error)) {
+        object_unref(OBJECT(accel));
+        return false;
+    }
     s->config.cpu_model = cmdline_last(s->options, OPT_CPU);
     s->config.mem_path = cmdline_last(s->options, OPT_MEM_PATH);
     s->config.mem_prealloc = cmdline_has(s->options, OPT_MEM_PREALLOC);
@@ -1151,6 +1161,7 @@ bool vm_configure(Vm *vm, const Options *options, VmAddMonitor *add_monitor, voi
     g_ptr_array_unref(s.monitors);
     g_string_free(s.accels, true);
     json_object_put(s.accel_properties);
+    g_free(s.kernel_irqchip);
     return ok;
 }
 

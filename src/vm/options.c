@@ -33,8 +33,9 @@ static const OptionInfo option_table[] = {
       OPT_MACHINE, MACHINE_KEYS },
     { "M", "[type=]name[,prop=value...]", STANDARD, "the same as -machine", OPT_MACHINE, MACHINE_KEYS },
     { "accel", "[accel=]name[,prop=value...]", STANDARD,
-      "selects the accelerator: tcg (the software CPU, also called soft); several options are tried in turn", OPT_ACCEL,
-      "accel,thread,tb-size" },
+      "selects the accelerator: tcg (the software CPU, also called soft), kvm (the host's processor), auto (kvm where it runs "
+      "kernel code natively, else tcg); several options are tried in turn", OPT_ACCEL,
+      "accel,thread,tb-size,kernel-irqchip,rescue" },
     { "cpu", "model[,+feature][,-feature][,feature=value]", STANDARD, "selects the CPU model ('-cpu help' lists them)",
       OPT_CPU },
     { "smp", "[cpus=]n[,maxcpus=max][,sockets=s][,dies=d][,cores=c][,threads=t]", STANDARD,

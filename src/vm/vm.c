@@ -523,6 +523,11 @@ static void service_shutdown(void *opaque, ShutdownCause cause)
     }
 }
 
+static void service_internal_error(void *opaque)
+{
+    vm_request_stop(opaque, RUN_STATE_INTERNAL_ERROR);
+}
+
 static void service_exit(void *opaque, int status)
 {
     vm_request_quit(opaque, status);
@@ -732,6 +737,7 @@ Vm *vm_new(GError **error)
     vm->services = (VmServices){
         .request_reset = service_reset,
         .request_shutdown = service_shutdown,
+        .internal_error = service_internal_error,
         .request_exit = service_exit,
         .request_suspend = service_suspend,
         .request_wakeup = service_wakeup,

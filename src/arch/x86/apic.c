@@ -93,6 +93,7 @@ struct ApicBus {
     void *pic_opaque;
     bool pic_line; /* atomic */
     unsigned round_robin;
+    const ApicRemote *remote;
     struct {
         void (*fn)(void *opaque, uint8_t vector);
         void *opaque;
@@ -359,6 +360,10 @@ static bool match(const X86Apic *a, const ApicMessage *m)
 
 void apic_bus_deliver(ApicBus *bus, const ApicMessage *m)
 {
+    if (bus->remote) {
+        bus->remote->deliver(bus->remote->opaque, m);
+        return;
+    }
     pthread_rwlock_rdlock(&bus->lock);
     if (m->mode == APIC_LOWEST) {
         X86Apic *best = NULL;
@@ -499,7 +504,7 @@ void apic_bus_set_pic_line(ApicBus *bus, bool level)
         if (!(a->base & BASE_BSP)) {
             continue;
         }
-        if (apic_enabled(a)) {
+        if (apic_enabled(a) && !bus->remote) {
             lint_assert(a, LVT_LINT0);
         } else {
             cpu_interrupt(a->cpu, CPU_INTERRUPT_HARD);
@@ -513,7 +518,7 @@ void apic_bus_nmi(ApicBus *bus)
     pthread_rwlock_rdlock(&bus->lock);
     for (unsigned i = 0; i < bus->count; i++) {
         X86Apic *a = bus->apics[i];
-        if (apic_enabled(a)) {
+        if (apic_enabled(a) && !bus->remote) {
             lint_assert(a, LVT_LINT1);
         } else {
             cpu_nmi(a->cpu);
@@ -546,6 +551,25 @@ static void apic_error(X86Apic *a, uint32_t bit)
     }
 }
 
+/* To itself (1), to all (2), to all others (3). */
+static void send_shorthand_away(X86Apic *a, const ApicMessage *m, unsigned shorthand)
+{
+    ApicBus *bus = a->bus;
+
+    pthread_rwlock_rdlock(&bus->lock);
+    for (unsigned i = 0; i < bus->count; i++) {
+        const X86Apic *to = bus->apics[i];
+        if (shorthand == 1 ? to == a : shorthand == 2 || to != a) {
+            ApicMessage one = *m;
+            one.logical = false;
+            one.wide = true;
+            one.destination = to->cpu->apic_id;
+            bus->remote->deliver(bus->remote->opaque, &one);
+        }
+    }
+    pthread_rwlock_unlock(&bus->lock);
+}
+
 static void apic_send_ipi(X86Apic *a)
 {
     uint32_t low = (uint32_t)a->icr;
@@ -566,6 +590,10 @@ static void apic_send_ipi(X86Apic *a)
         m.level = false; /* IPIs other than INIT are edge triggered, whatever the bit says */
     }
     ApicBus *bus = a->bus;
+    if (bus->remote && (low >> 18 & 3)) {
+        send_shorthand_away(a, &m, low >> 18 & 3);
+        return;
+    }
     switch (low >> 18 & 3) {
     case 0:
         apic_bus_deliver(bus, &m);
@@ -598,7 +626,7 @@ static void timer_set_deadline(X86Apic *a, int64_t deadline_ns)
 {
     if (a->timer_deadline_ns != deadline_ns) {
         a->timer_deadline_ns = deadline_ns;
-        if (cpu_timer_hook != NULL) {
+        if (cpu_timer_hook != NULL && !a->bus->remote) {
             cpu_timer_hook(a->cpu);
         }
     }
@@ -657,7 +685,7 @@ void apic_tsc_changed(X86Apic *a)
 
 int64_t apic_timer_deadline_ns(X86Apic *a)
 {
-    return a->timer_deadline_ns;
+    return a->bus->remote ? INT64_MAX : a->timer_deadline_ns;
 }
 
 void apic_timer_expired(X86Apic *a)
@@ -1084,6 +1112,110 @@ void apic_reset(X86Apic *a, bool is_init)
     apic_update(a);
 }
 
+/* ---- somebody else's ---- */
+
+void apic_bus_set_remote(ApicBus *bus, const ApicRemote *remote)
+{
+    bus->remote = remote;
+}
+
+void apic_bus_pin(ApicBus *bus, unsigned pin, const ApicMessage *message)
+{
+    if (bus->remote) {
+        bus->remote->pin(bus->remote->opaque, pin, message);
+    }
+}
+
+void apic_bus_eoi(ApicBus *bus, uint8_t vector)
+{
+    for (unsigned i = 0; i < bus->eoi_handler_count; i++) {
+        bus->eoi_handlers[i].fn(bus->eoi_handlers[i].opaque, vector);
+    }
+}
+
+bool apic_bus_pic_pending(ApicBus *bus)
+{
+    return __atomic_load_n(&bus->pic_line, __ATOMIC_ACQUIRE);
+}
+
+int apic_bus_pic_acknowledge(ApicBus *bus)
+{
+    return bus->pic_acknowledge ? bus->pic_acknowledge(bus->pic_opaque) : -1;
+}
+
+static void image_put(uint8_t *image, unsigned offset, uint32_t value)
+{
+    memcpy(image + offset, &value, 4);
+}
+
+static uint32_t image_get(const uint8_t *image, unsigned offset)
+{
+    uint32_t value;
+
+    memcpy(&value, image + offset, 4);
+    return value;
+}
+
+void apic_save_image(X86Apic *a, uint8_t image[APIC_IMAGE_SIZE])
+{
+    memset(image, 0, APIC_IMAGE_SIZE);
+    image_put(image, APIC_ID, apic_is_x2(a) ? a->cpu->apic_id : a->xapic_id << 24);
+    image_put(image, APIC_VERSION, VERSION_VALUE);
+    image_put(image, APIC_TPR, a->tpr);
+    image_put(image, APIC_PPR, apic_ppr(a));
+    image_put(image, APIC_LDR, a->ldr);
+    image_put(image, APIC_DFR, a->dfr);
+    image_put(image, APIC_SVR, a->svr);
+    for (unsigned i = 0; i < 8; i++) {
+        image_put(image, APIC_ISR + i * 16, a->isr[i]);
+        image_put(image, APIC_TMR + i * 16, __atomic_load_n(&a->tmr[i], __ATOMIC_RELAXED));
+        image_put(image, APIC_IRR + i * 16, __atomic_load_n(&a->irr[i], __ATOMIC_RELAXED));
+    }
+    image_put(image, APIC_ESR, a->esr);
+    image_put(image, APIC_ICR_LOW, (uint32_t)a->icr);
+    image_put(image, APIC_ICR_HIGH, (uint32_t)(a->icr >> 32));
+    for (unsigned i = 0; i < LVT_COUNT; i++) {
+        image_put(image, APIC_LVT_FIRST + i * 16, a->lvt[i]);
+    }
+    image_put(image, APIC_TIMER_INITIAL, a->timer_initial);
+    image_put(image, APIC_TIMER_CURRENT, timer_current(a));
+    image_put(image, APIC_TIMER_DIVIDE, a->timer_divide);
+}
+
+void apic_load_image(X86Apic *a, const uint8_t image[APIC_IMAGE_SIZE], uint64_t base, uint64_t tsc_deadline)
+{
+    a->base = base;
+    a->xapic_id = apic_is_x2(a) ? a->cpu->apic_id & 0xff : image_get(image, APIC_ID) >> 24;
+    a->tpr = image_get(image, APIC_TPR) & 0xff;
+    a->cpu->cr8 = a->tpr >> 4;
+    a->ldr = image_get(image, APIC_LDR);
+    a->dfr = image_get(image, APIC_DFR);
+    a->svr = image_get(image, APIC_SVR);
+    for (unsigned i = 0; i < 8; i++) {
+        a->isr[i] = image_get(image, APIC_ISR + i * 16);
+        __atomic_store_n(&a->tmr[i], image_get(image, APIC_TMR + i * 16), __ATOMIC_RELAXED);
+        __atomic_store_n(&a->irr[i], image_get(image, APIC_IRR + i * 16), __ATOMIC_RELAXED);
+    }
+    a->esr = image_get(image, APIC_ESR);
+    a->icr = image_get(image, APIC_ICR_LOW) | (uint64_t)image_get(image, APIC_ICR_HIGH) << 32;
+    for (unsigned i = 0; i < LVT_COUNT; i++) {
+        a->lvt[i] = image_get(image, APIC_LVT_FIRST + i * 16);
+    }
+    a->timer_initial = image_get(image, APIC_TIMER_INITIAL);
+    a->timer_divide = image_get(image, APIC_TIMER_DIVIDE) & 0xb;
+    a->tsc_deadline = 0;
+    uint32_t left = image_get(image, APIC_TIMER_CURRENT);
+    int64_t deadline = INT64_MAX;
+    if (TIMER_MODE(a->lvt[LVT_TIMER]) == TIMER_DEADLINE) {
+        a->tsc_deadline = tsc_deadline;
+        deadline = tsc_deadline ? tsc_to_ns(a->cpu, tsc_deadline) : INT64_MAX;
+    } else if (a->timer_initial && left) {
+        deadline = now_ns(a) + (int64_t)left * timer_divisor(a);
+        a->timer_start_ns = deadline - (int64_t)a->timer_initial * timer_divisor(a);
+    }
+    timer_set_deadline(a, deadline);
+}
+
 /* ---- life ---- */
 
 ApicBus *apic_bus_new(void)
@@ -1157,7 +1289,7 @@ static bool apic_post_load(void *opaque, int version, GError **error)
     for (int i = 0; i < LVT_COUNT; i++) {
         a->lvt[i] &= lvt_writable(a, i);
     }
-    if (cpu_timer_hook != NULL) {
+    if (cpu_timer_hook != NULL && !a->bus->remote) {
         cpu_timer_hook(a->cpu);
     }
     cpu_interrupt(a->cpu, CPU_INTERRUPT_HARD);

@@ -47,6 +47,32 @@ void apic_bus_set_pic_line(ApicBus *bus, bool level);
 /* NMI through LINT1 of every CPU ("inject-nmi"). */
 void apic_bus_nmi(ApicBus *bus);
 
+/* ---- local APICs that are somebody else's (accel/kvm: the kernel's) ---- */
+/* X86Apic then only holds state while its vCPU stands still: messages go where this says, and no timer runs
+ * here. */
+typedef struct ApicRemote {
+    void (*deliver)(void *opaque, const ApicMessage *message); /* [any thread] */
+    /* What an I/O APIC's pin sends from now on (NULL: it is masked); for EOIs of level-triggered ones. */
+    void (*pin)(void *opaque, unsigned pin, const ApicMessage *message);
+    void *opaque;
+} ApicRemote;
+/* Before CPUs are made. NULL: they are here. remote is borrowed. */
+void apic_bus_set_remote(ApicBus *bus, const ApicRemote *remote);
+void apic_bus_pin(ApicBus *bus, unsigned pin, const ApicMessage *message); /* nothing where APICs are here */
+/* An EOI that a remote APIC tells of. */
+void apic_bus_eoi(ApicBus *bus, uint8_t vector);
+/* The 8259's line, and its vector (-1: none). */
+bool apic_bus_pic_pending(ApicBus *bus);
+int apic_bus_pic_acknowledge(ApicBus *bus);
+/* The register page (1 KiB, each register 32 bits wide, 16 bytes apart), and back; of the current count what
+ * is left now. The base is not in it. The vCPU stands still. */
+#define APIC_IMAGE_SIZE    1024u
+#define APIC_IMAGE_IRR     0x200u
+#define APIC_IMAGE_CURRENT 0x390u
+void apic_save_image(X86Apic *apic, uint8_t image[APIC_IMAGE_SIZE]);
+void apic_load_image(X86Apic *apic, const uint8_t image[APIC_IMAGE_SIZE], uint64_t base,
+                     uint64_t tsc_deadline);
+
 /* The local APIC of the vCPU that the calling thread runs from now on; NULL: none. */
 void apic_set_thread(X86Apic *apic);
 /* A chipset's SMI: to the CPU whose thread this is (whose access has caused it), else to the one with id 0;

@@ -216,6 +216,8 @@ typedef struct X86CpuEnv {
     Loop *main_loop;
     /* A triple fault or INIT shutdown: ask for a reset. Any thread. */
     void (*request_reset)(void *opaque);
+    /* The accelerator cannot run it any more: the machine stops ("internal-error"). Any thread. May be NULL. */
+    void (*failed)(void *opaque);
     void *opaque;
 } X86CpuEnv;
 
@@ -277,6 +279,7 @@ struct X86Cpu {
     X86Mmu *mmu;   /* owned; arch/x86/mmu.c */
     X86Apic *apic; /* owned; arch/x86/apic.c */
     X86CpuEnv env;
+    void *kvm;                    /* accel/kvm's part; it frees it */
     void *accel_data;             /* the accelerator's; it frees it */
     void *vcpu;                   /* accel/vcpu.c's thread state */
     struct X86Debugger *debugger; /* system.h; borrowed; NULL: none looks at this CPU */

@@ -431,6 +431,7 @@ typedef struct HostCpu {
     char model_id[49];
     uint32_t family, model, stepping, phys_bits;
     uint16_t opmask, zmm_hi, hi16; /* in its XSAVE image; 0: no AVX-512 */
+    bool native;                   /* guests run on it (cpuid_set_accelerator) */
 } HostCpu;
 
 #define AVX512_EBX                                                                                   \
@@ -531,7 +532,7 @@ static void host_probe(HostCpu *h)
     }
 }
 
-static const HostCpu *host_cpu(void)
+static HostCpu *host_cpu(void)
 {
     static HostCpu host;
     static gsize once;
@@ -546,6 +547,20 @@ static const HostCpu *host_cpu(void)
 uint32_t cpuid_supported(FeatureWord word)
 {
     return host_cpu()->supported[word];
+}
+
+void cpuid_set_accelerator(const uint32_t words[FEATURE_WORDS])
+{
+    HostCpu *h = host_cpu();
+    uint32_t known[FEATURE_WORDS] = { 0 }, without[FEATURE_WORDS] = { 0 };
+
+    parse_features(implemented, known);
+    parse_features(max_without, without);
+    h->native = true;
+    for (unsigned w = 0; w < FEATURE_WORDS; w++) {
+        h->supported[w] = words[w] & known[w];
+        h->max[w] = h->supported[w] & ~without[w];
+    }
 }
 
 bool cpuid_is_intel(const X86Cpu *cpu)
@@ -580,7 +595,8 @@ void cpuid_init_from_model(X86Cpu *cpu, const X86CpuModel *model)
         s->family = host->family;
         s->model = host->model;
         s->stepping = host->stepping;
-        g_strlcpy(s->model_id, model->model_id ? model->model_id : host->model_id, sizeof(s->model_id));
+        g_strlcpy(s->model_id, model->model_id && !host->native ? model->model_id : host->model_id,
+                  sizeof(s->model_id));
         memcpy(cpu->cpuid_features, host->max, sizeof(host->max));
         s->phys_bits = host->phys_bits;
         if (!cpuid_is_amd(cpu)) {
@@ -594,16 +610,25 @@ void cpuid_init_from_model(X86Cpu *cpu, const X86CpuModel *model)
         }
         return;
     }
-    g_strlcpy(s->vendor, model->vendor, sizeof(s->vendor));
+    const HostCpu *host = host_cpu();
+    g_strlcpy(s->vendor, host->native ? host->vendor : model->vendor, sizeof(s->vendor));
     g_strlcpy(s->model_id, model->model_id, sizeof(s->model_id));
     parse_features(model->features, cpu->cpuid_features);
+    uint32_t safe[FEATURE_WORDS] = { 0 };
     if (cpuid_is_amd(cpu)) {
-        parse_features(amd_safe, cpu->cpuid_features);
+        parse_features(amd_safe, safe);
         s->xlevel = MAX(s->xlevel, 0x80000021);
         s->level = MAX(s->level, 6);
     } else {
-        parse_features(intel_safe, cpu->cpuid_features);
+        parse_features(intel_safe, safe);
         s->level = MAX(s->level, 7);
+    }
+    for (unsigned w = 0; w < FEATURE_WORDS; w++) {
+        /* What nobody asked for by name is not missed either. */
+        cpu->cpuid_features[w] |= host->native ? safe[w] & host->supported[w] : safe[w];
+        if (host->native && (w == FEAT_KVM || w == FEAT_KVM_HINTS)) {
+            cpu->cpuid_features[w] &= host->supported[w];
+        }
     }
 }
 

@@ -158,6 +158,10 @@ const char *cpuid_feature_name(FeatureWord word, unsigned bit);
 bool cpuid_feature_find(const char *name, FeatureWord *word, unsigned *bit);
 /* What Rhea implements and this host can run. */
 uint32_t cpuid_supported(FeatureWord word);
+/* What guests can have under an accelerator that runs them on the host's processor: the words that it offers,
+ * as far as Rhea knows the features' state. Models are then shown with the host's vendor, as software expects
+ * of system calls. Control plane, before CPUs are made. */
+void cpuid_set_accelerator(const uint32_t words[FEATURE_WORDS]);
 /* Where QEMU's messages would place it: "CPUID.07H:EBX". */
 const char *cpuid_word_location(FeatureWord word);
 

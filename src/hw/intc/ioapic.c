@@ -51,11 +51,9 @@ typedef struct IoapicState {
 #define IOAPIC(obj) OBJECT_CHECK(IoapicState, obj, TYPE_IOAPIC)
 
 /* ---- logic; the lock is held ---- */
-static void deliver(IoapicState *s, int pin)
+static ApicMessage message_of(uint64_t entry)
 {
-    uint64_t entry = s->redir[pin];
-    ApicBus *bus = s->parent_obj.env ? s->parent_obj.env->apic_bus : NULL;
-    const ApicMessage message = {
+    return (ApicMessage){
         .destination = entry >> REDIR_DEST_SHIFT,
         .logical = entry & REDIR_LOGICAL,
         .mode = (entry >> REDIR_MODE_SHIFT) & 7,
@@ -63,6 +61,23 @@ static void deliver(IoapicState *s, int pin)
         .level = entry & REDIR_LEVEL,
         .assert_ = true,
     };
+}
+
+/* Local APICs that are not modelled here have to know of which vectors an EOI is wanted. */
+static void announce(IoapicState *s, int pin)
+{
+    ApicBus *bus = s->parent_obj.env ? s->parent_obj.env->apic_bus : NULL;
+    const ApicMessage message = message_of(s->redir[pin]);
+
+    if (bus) {
+        apic_bus_pin(bus, (unsigned)pin, s->redir[pin] & REDIR_MASKED ? NULL : &message);
+    }
+}
+
+static void deliver(IoapicState *s, int pin)
+{
+    ApicBus *bus = s->parent_obj.env ? s->parent_obj.env->apic_bus : NULL;
+    const ApicMessage message = message_of(s->redir[pin]);
     TRACE(ioapic_deliver, pin, message.vector, message.destination, message.mode, message.level);
     if (bus) {
         apic_bus_deliver(bus, &message);
@@ -127,6 +142,7 @@ static void redir_write(IoapicState *s, int pin, unsigned shift, uint32_t value)
     if (!(*entry & REDIR_LEVEL)) {
         *entry &= ~REDIR_REMOTE_IRR; /* how systems get rid of a stuck one */
     }
+    announce(s, pin);
     service_level(s, pin);
 }
 
@@ -201,6 +217,7 @@ static void ioapic_reset(Device *dev)
     IoapicState *s = IOAPIC(dev);
     for (int pin = 0; pin < IOAPIC_PINS; pin++) {
         s->redir[pin] = REDIR_MASKED;
+        announce(s, pin);
     }
     s->id = s->reset_id & IOAPIC_ID_MASK;
     s->select = 0;
@@ -241,6 +258,7 @@ static bool ioapic_post_load(void *opaque, int version, GError **error)
     s->id &= IOAPIC_ID_MASK;
     for (int pin = 0; pin < IOAPIC_PINS; pin++) {
         s->redir[pin] &= REDIR_WRITABLE | REDIR_READ_ONLY;
+        announce(s, pin);
     }
     return true;
 }

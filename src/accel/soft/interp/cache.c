@@ -532,7 +532,7 @@ static Block *build(X86Cpu *cpu, Interp *d, const CodePage *page, uint64_t linea
     const uint8_t *code = page->host + page_offset;
     const uint8_t *second = NULL;
     uint8_t buffer[X86_INSN_MAX];
-    bool ended = false, single = key_mode & INTERP_SINGLE, cacheable = true;
+    bool ended = false, single = key_mode & INTERP_SINGLE, cacheable = !d->uncached;
 
     set_decode_mode(d, cpu->mode);
     if (!page->host) {
@@ -552,8 +552,10 @@ static Block *build(X86Cpu *cpu, Interp *d, const CodePage *page, uint64_t linea
         offset = insn.length;
         cacheable = false;
     } else {
-        page_of(d, page->host);
-        interp_page_protect(cpu, page);
+        if (cacheable) {
+            page_of(d, page->host);
+            interp_page_protect(cpu, page);
+        }
         if (counts) {
             ops[count++] = (InterpOp){ .handler = interp_h_count };
             first = 1;
@@ -585,8 +587,10 @@ static Block *build(X86Cpu *cpu, Interp *d, const CodePage *page, uint64_t linea
             unsigned n = (unsigned)MIN((uint64_t)X86_INSN_MAX, room);
             memcpy(buffer, code, available);
             if (next.host) {
-                page_of(d, next.host);
-                interp_page_protect(cpu, &next);
+                if (cacheable) {
+                    page_of(d, next.host);
+                    interp_page_protect(cpu, &next);
+                }
                 memcpy(buffer + available, next.host, n - available);
                 second = next.host;
             } else {
@@ -689,7 +693,7 @@ Block *interp_find_block(X86Cpu *cpu, bool single)
         linear = (uint32_t)(cs->base + rip);
     }
     x86_code_page(cpu, linear, &page);
-    if (page.host) {
+    if (page.host && !d->uncached) {
         const uint8_t *host = page.host + (linear & 4095);
         for (Block *b = d->hash[block_hash(d, host, key_mode)]; b; b = b->hash_next) {
             if (b->host != host || b->mode != key_mode || b->length > room) {

@@ -300,6 +300,37 @@ bool interp_step_one(X86Cpu *cpu)
     return ok;
 }
 
+bool interp_run_instruction(X86Cpu *cpu)
+{
+    sigjmp_buf fault;
+    volatile bool ok = true;
+    __atomic_store_n(&cpu->executing, true, __ATOMIC_SEQ_CST);
+    cpu->fault_return = &fault;
+    if (sigsetjmp(fault, 0)) {
+        interp_recover(cpu);
+        ok = false;
+        x86_deliver(cpu, EVENT_EXCEPTION, cpu->exc.vector, cpu->exc.has_error, cpu->exc.error_code);
+    } else {
+        uint32_t request = __atomic_load_n(&cpu->interrupt_request, __ATOMIC_SEQ_CST);
+        if (request & CPU_INTERRUPT_CODE) {
+            interp_cache_process(cpu->accel_data);
+        }
+        if (request & CPU_INTERRUPT_TLB) {
+            mmu_process_pending(cpu);
+        }
+        cpu->inhibit_interrupts = false;
+        run_single(cpu);
+    }
+    cpu->fault_return = NULL;
+    __atomic_store_n(&cpu->executing, false, __ATOMIC_SEQ_CST);
+    return ok;
+}
+
+void interp_keep_nothing(X86Cpu *cpu)
+{
+    ((Interp *)cpu->accel_data)->uncached = true;
+}
+
 void interp_vcpu_init(X86Cpu *cpu)
 {
     Interp *d = g_new0(Interp, 1);

@@ -66,6 +66,11 @@ static inline uint64_t interp_insn_rip(const X86Cpu *cpu, const InterpNative *na
  * (cr2 set, cpu->rip at the instruction) and not delivered. For tests (the oracle) and debuggers. No
  * interrupts are taken. */
 bool interp_step_one(X86Cpu *cpu);
+/* The same as a whole: with requests about caches served, a fault delivered, traps taken. For accelerators
+ * that hand single instructions over. False: it faulted. */
+bool interp_run_instruction(X86Cpu *cpu);
+/* Guest memory is written behind the software CPU's back from now on: no decoded code is kept. */
+void interp_keep_nothing(X86Cpu *cpu);
 /* Makes and frees cpu->accel_data for tests without an Accel object. */
 void interp_vcpu_init(X86Cpu *cpu);
 void interp_vcpu_destroy(X86Cpu *cpu);

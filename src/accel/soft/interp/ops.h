@@ -107,6 +107,7 @@ struct Interp {
     pthread_mutex_t lock;
     GArray *written; /* of const uint8_t * (host pages) */
     bool drop_all;
+    bool uncached;    /* somebody else writes guest memory unseen: no decoded code is kept */
     bool event_taken; /* the instruction was a software interrupt: no single-step trap behind it */
     uint64_t built, flushes, invalidated;
     /* The translator (accel/soft/jit), where there is one: its part of the vCPU; what runs translated code

@@ -71,7 +71,7 @@ static bool parse_stress(const char *text, unsigned *stress, GError **error)
     return ok;
 }
 
-static bool tcg_setup(Accel *accel, AddressSpace *memory, GError **error)
+static bool tcg_setup(Accel *accel, AddressSpace *memory, ApicBus *apic_bus, GError **error)
 {
     TcgAccel *tcg = (TcgAccel *)accel;
     if (!native_init(error)) {
