@@ -95,6 +95,12 @@ def main():
     for card, driver, module in (("e1000", "e1000", "e1000"), ("e1000-82545em", "e1000", "e1000"),
                                  ("rtl8139", "8139cp", "8139cp")):
         test(f"{card}: Linux's driver {driver} moves 4 MiB over TCP", network_card, card, driver, module)
+
+    def spd(guests):
+        with tempfile.TemporaryDirectory(prefix="rhea-devices-") as directory:
+            guests.check(directory, "spd", [], "rhea.modules=i2c-dev,i2c-piix4")
+
+    test("smbus: Linux's driver i2c-piix4 reads a memory module's EEPROM", spd)
     tap.finish()
 
 
