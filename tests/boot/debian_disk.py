@@ -10,9 +10,13 @@ import shutil
 import struct
 import subprocess
 import sys
+import tarfile
 import tempfile
 import uuid
 import zlib
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from screen_text import kernel_font  # noqa: E402
 
 SECTOR = 512
 FIRST = 2048
@@ -221,28 +225,32 @@ def key_of(*parts):
 
 
 def make_disks(directory):
-    """(BIOS disk, EFI disk), made where they are missing or what goes into them changed."""
+    """(BIOS disk, EFI disk, the kernel's console font), made where they are missing or what goes into them changed."""
     directory.mkdir(parents=True, exist_ok=True)
     directory = directory.resolve()
     tree, root = directory / "root.tar", directory / "root.ext4"
     disks = directory / "bios.img", directory / "efi.img"
+    font = directory / "console.font"
     tree_key = key_of(PACKAGES, NO_DOCS, CUSTOMIZE)
     disk_key = key_of(tree_key, CONFIG, EARLY, ROOT_UUID, ROOT_MB, ESP_MB)
 
     def fresh(key, *paths):
         note = paths[0].with_suffix(".key")
         return all(path.exists() for path in paths) and note.exists() and note.read_text() == key
-    if not fresh(disk_key, *disks):
+    if not fresh(disk_key, *disks, font):
         if not fresh(tree_key, tree):
             print("# making Debian's system tree: some minutes", flush=True)
             make_tree(tree)
             tree.with_suffix(".key").write_text(tree_key)
+        with tarfile.open(tree) as archive:
+            kernel = next(m for m in archive if re.fullmatch(r"(\./)?boot/vmlinuz-.*", m.name))
+            font.write_bytes(kernel_font(archive.extractfile(kernel).read()))
         make_root(tree, root)
         for disk, make in zip(disks, (make_bios_disk, make_efi_disk)):
             make(root, disk)
         root.unlink()
         disks[0].with_suffix(".key").write_text(disk_key)
-    return disks
+    return *disks, font
 
 
 if __name__ == "__main__":
