@@ -42,7 +42,7 @@
 
 /* Host time, in cycles, that all this may take of an address space's: so much at first, and this part of what
  * passes. */
-#define CREDIT_FIRST (INT64_C(1) << 26)
+#define CREDIT_FIRST (INT64_C(1) << 25)
 #define CREDIT_SHARE 6
 /* Besides what it takes, of a page that comes back after it went, or is to be written again: who makes and
  * ends mappings or processes all the time is better off without windows. */
@@ -51,7 +51,7 @@
 /* What a fault takes before and behind windows_fault, and the guest's next access to a page that is new. */
 #define COST_FAULT 6000
 /* How long an address space goes without after that, at first; the next time its first credit is smaller. */
-#define PAUSE_CYCLES (UINT64_C(1) << 28)
+#define PAUSE_CYCLES (UINT64_C(1) << 30)
 
 /*
  * Linux puts programs (but those for fixed addresses) and their heaps into the TiBs 55h and 56h, what is
