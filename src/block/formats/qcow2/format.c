@@ -4,6 +4,7 @@
 #include "block/formats/qcow2/format.h"
 
 #include "base/error.h"
+#include "block/formats/qcow2/qcow2.h"
 
 #include <string.h>
 
