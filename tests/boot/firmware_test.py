@@ -130,8 +130,10 @@ def main():
             log = debug.read_text(errors="replace")
             expect(re.search(r"/pci@i0cf8/usb@\S+/storage@1/channel@0/disk@0,0", log), log)
             expect("USB MSC vendor='QEMU' product='QEMU HARDDISK'" in log, "SeaBIOS did not see the disk:\n" + log)
+            initrd = directory / "initrd"
+            initrd.write_bytes((generic / "initrd.gz").read_bytes() + (generic / "ide.gz").read_bytes())
             with Machine(binary, [*QUIET, "-accel", args.accel, "-m", "512", "-smp", "2", "-serial", "stdio", "-kernel",
-                                  generic / "vmlinuz", "-initrd", generic / "ide.gz", "-append",
+                                  generic / "vmlinuz", "-initrd", initrd, "-append",
                                   "console=ttyS0 quiet rhea.cpus=2 rhea.test=cpus,disk rhea.disk=sd rhea.blocks=8", *usb],
                          directory) as vm:
                 result = vm.wait_text(r"guest: (\d+) passed, (\d+) failed", args.timeout)
