@@ -272,7 +272,8 @@ static char *kvm_info(Accel *accel)
 
     g_mutex_lock(&kvm->lock);
     g_string_append_printf(text, "interrupt controllers: %s\n",
-                           kvm->irqchip == KVM_IRQCHIP_OFF ? "here" : "local APICs in the kernel, the others here");
+                           kvm->irqchip == KVM_IRQCHIP_OFF ? "here"
+                                                           : "local APICs in the kernel, the others here");
     if (kvm->vcpus->len) {
         const KvmVcpu *first = kvm->vcpus->pdata[0];
         g_string_append_printf(text, "TSC: %" PRIu64 " kHz\n", first->cpu->tsc_khz);
