@@ -50,7 +50,7 @@ void block_t1_release(T *t)
 {
     if (t->t1_group >= 0) {
         Group *g = &t->groups[t->t1_group];
-        if (g->left && !g->saved) {
+        if (g->left && !g->saved && !g->low) {
             if (t->slots < JIT_SLOTS) {
                 g->slot = (uint8_t)t->slots++;
                 a_mov_store(&t->a, mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, slots) + 8u * g->slot),
@@ -245,20 +245,158 @@ static void emit_probe(T *t, const TInsn *i, HostMem *m, int32_t adjust, unsigne
     a_mov_load(a, T1, mem_base(T1, offsetof(TlbEntry, addend)));
 }
 
-/* [m] with the delta in T1. */
-static HostMem with_delta(T *t, HostMem m)
+/* [m] with the delta in a register. */
+static HostMem with_delta_in(T *t, HostMem m, unsigned delta)
 {
     if (m.index < 0 && m.base >= 0) {
-        m.index = T1;
+        m.index = (int8_t)delta;
         m.scale = 0;
         return m;
     }
     if (m.base < 0) {
-        m.base = T1;
+        m.base = (int8_t)delta;
         return m;
     }
     a_lea(&t->a, T0, m);
-    return mem_index(T0, T1, 0, 0);
+    return mem_index(T0, (int)delta, 0, 0);
+}
+
+static HostMem with_delta(T *t, HostMem m)
+{
+    return with_delta_in(t, m, T1);
+}
+
+/* The address of an operand if the block is run just now, as far as that is known; nothing of it that is
+ * narrow. */
+static bool address_now(const T *t, const TInsn *i, uint64_t *linear)
+{
+    const X86Insn *insn = &i->insn;
+
+    *linear = (uint64_t)(int64_t)insn->disp;
+    if (insn->segment >= SEG_FS || insn->address_size != 8) {
+        return false;
+    }
+    if (insn->base == X86_REG_RIP) {
+        *linear += (t->cpu->rip & PAGE_MASK_4K) + i->offset + insn->length;
+    } else if (insn->base != X86_REG_NONE) {
+        if (!(t->known >> insn->base & 1)) {
+            return false;
+        }
+        *linear += t->now[insn->base];
+    }
+    if (insn->index != X86_REG_NONE && !i->narrow) {
+        if (!(t->known >> insn->index & 1)) {
+            return false;
+        }
+        *linear += t->now[insn->index] << insn->scale;
+    }
+    return true;
+}
+
+#define NULL_PAGES 65536u
+
+/* Where an operand in a window is expected: as far away as the stack, in the first TiB, anywhere. */
+typedef enum Expected { ANYWHERE, NEAR, LOW } Expected;
+
+/* By where it is if the block is run now, and where that is not known, by what the process has. */
+static Expected where_expected(const T *t, const TInsn *i)
+{
+    const X86Insn *insn = &i->insn;
+    uint64_t linear;
+
+    if (t->no_near || t->fast || insn->segment >= SEG_FS || insn->address_size != 8) {
+        return ANYWHERE;
+    }
+    if (t->all_near) {
+        return NEAR;
+    }
+    if (!address_now(t, i, &linear)) {
+        return ANYWHERE;
+    }
+    if (windows_near(linear, t->cpu->regs[R_RSP])) {
+        return NEAR;
+    }
+    /* It is a null pointer just now, perhaps. */
+    return linear >> WINDOW_SHIFT == 0 && linear >= NULL_PAGES && insn->base != X86_REG_RIP ? LOW : ANYWHERE;
+}
+
+void block_forget_near(T *t)
+{
+    for (unsigned n = 0; n < t->group_count; n++) {
+        t->groups[n].checked &= !t->groups[n].near;
+    }
+}
+
+/* What the operand's eight bytes are now, as far as that is known. */
+static bool peek(const T *t, const TInsn *i, uint64_t *value)
+{
+    uint64_t linear;
+    MmuLook look;
+
+    if (i->narrow || !address_now(t, i, &linear) || (linear & 4095) > 4088 ||
+        !mmu_look(t->cpu, linear, MMU_READ, &look)) {
+        return false;
+    }
+    memcpy(value, look.host + (linear - look.linear), sizeof(*value));
+    return true;
+}
+
+/* What the instruction puts into a register, as far as that is known. */
+static bool result_now(const T *t, const TInsn *i, unsigned *to, uint64_t *value)
+{
+    const X86Insn *insn = &i->insn;
+    bool reg_known = insn->reg < 16 && (t->known >> insn->reg & 1);
+    bool rm_known = !insn->is_memory && insn->rm < 16 && (t->known >> insn->rm & 1);
+
+    if ((i->kind != JIT_LEA && i->kind != JIT_COPY) || insn->form->space != X86_SPACE_LEGACY ||
+        insn->form->map != 0 || insn->operand_size != 8 || i->varies) {
+        return false;
+    }
+    if (i->kind == JIT_LEA) {
+        *to = insn->reg;
+        return !i->narrow && address_now(t, i, value);
+    }
+    switch (insn->form->opcode) {
+    case 0x8b:
+        *to = insn->reg;
+        *value = rm_known ? t->now[insn->rm] : 0;
+        return rm_known || (insn->is_memory && peek(t, i, value));
+    case 0x89:
+        *to = insn->rm;
+        *value = reg_known ? t->now[insn->reg] : 0;
+        return reg_known && !insn->is_memory;
+    case 0x01:
+    case 0x03:
+        *to = insn->form->opcode == 0x01 ? insn->rm : insn->reg;
+        *value = reg_known && rm_known ? t->now[insn->reg] + t->now[insn->rm] : 0;
+        return reg_known && rm_known;
+    default:
+        return false;
+    }
+}
+
+void block_follow(T *t, const TInsn *i)
+{
+    uint32_t written = jit_written_gprs(&i->insn, i->kind, &i->operands) & 0xffff;
+    int32_t amount;
+    uint64_t value;
+    unsigned to;
+
+    if (!written) {
+        return;
+    }
+    int moved = i->varies ? -1 : jit_constant_move(&i->insn, i->kind, &amount);
+    if (moved >= 0) {
+        t->now[moved] += (uint64_t)(int64_t)amount;
+        t->known &= ~written | 1u << moved;
+        return;
+    }
+    bool known = result_now(t, i, &to, &value);
+    t->known &= ~written;
+    if (known) {
+        t->now[to] = value;
+        t->known |= 1u << to;
+    }
 }
 
 void block_window_delta(T *t, unsigned address, unsigned scratch, unsigned to)
@@ -278,17 +416,23 @@ void block_window_delta(T *t, unsigned address, unsigned scratch, unsigned to)
 static HostMem window_operand(T *t, TInsn *i, Group *g)
 {
     Asm *a = &t->a;
-    bool first = !g || t->careful || !g->checked;
+    bool first = !g || t->careful || !g->checked, keep = g && !t->careful && g->count > 1, low = false;
 
     if (first || is_spilled_pair(t, i)) {
         block_t1_release(t);
     }
     HostMem m = block_guest_address(t, i, true);
+    if (!first && g->near) {
+        g->left--;
+        return with_delta_in(t, m, SD);
+    }
     if (!first) {
         g->left--;
         if (t->t1_group != i->memory.group) {
             block_t1_release(t);
-            a_mov_load(a, T1, mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, slots) + 8u * g->slot));
+            a_mov_load(a, T1,
+                       g->low ? HOT(windows[0])
+                              : mem_cpu(offsetof(X86Cpu, jit) + offsetof(JitArea, slots) + 8u * g->slot));
             t->t1_group = i->memory.group;
         }
         return with_delta(t, m);
@@ -309,10 +453,36 @@ static HostMem window_operand(T *t, TInsn *i, Group *g)
         a_shrx(a, T1, (unsigned)m.base, BASE);
         delta.index = T1;
         delta.scale = 3;
-        a_mov_load(a, T1, delta);
+        Expected where = i->live_before && t->f.in_reg && !t->f.in_mem ? ANYWHERE : where_expected(t, i);
+        if (where != ANYWHERE) {
+            /* What waits for the operand does not wait for its distance. */
+            block_flags_release(t, i->live_before);
+            if (where == NEAR) {
+                a_op_mem(a, true, 0x39, SD, delta);
+            } else {
+                a_op_reg(a, true, 0x85, T1, T1);
+            }
+            Cold *c = block_add_cold(t);
+            c->type = COLD_FAR_WINDOW;
+            c->site = a_jcc_forward(a, CC_NE);
+            c->target = i->offset;
+            c->rsp = t->rsp;
+            c->flags = t->f;
+        }
+        if (where == NEAR) {
+            if (keep) {
+                g->checked = g->near = true;
+                g->left--;
+            }
+            return with_delta_in(t, m, SD);
+        }
+        low = where == LOW;
+        a_mov_load(a, T1, low ? HOT(windows[0]) : delta);
     }
-    if (g && !t->careful && g->count > 1) {
+    if (keep) {
         g->checked = true;
+        g->near = false;
+        g->low = low;
         g->left--;
         g->saved = false;
         t->t1_group = i->memory.group;

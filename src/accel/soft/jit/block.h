@@ -33,6 +33,9 @@ typedef struct Group {
     uint16_t base_version, index_version;
     int32_t min, max; /* of the offsets from where the base stood when its version began */
     bool write, checked, saved;
+    /* Checked, in a window: it lies as far from here as the stack, so that SD is its distance; in the first
+     * TiB. */
+    bool near, low;
     uint8_t count, left, slot;
 } Group;
 
@@ -78,13 +81,12 @@ typedef struct Cold {
         COLD_DONE,
         COLD_LOOP_OUT,
         COLD_PROBE,
+        COLD_FAR_WINDOW,
         COLD_TAKEN,
         COLD_POLL,
         COLD_REG_ENTRY,
         COLD_INDIRECT,
         COLD_LINK,
-        COLD_RET,
-        COLD_RETURNS_FULL,
         COLD_STRING
     } type;
     uint8_t *site; /* the jump that leads here */
@@ -97,12 +99,11 @@ typedef struct Cold {
     JitRefill meta;        /* PROBE */
     struct Cold *slow_way; /* PROBE: or a way that lies behind it */
     uint8_t *otherwise;    /* PROBE: where to go if it cannot be filled; NULL: the careful variant */
-    int32_t target;        /* TAKEN */
+    int32_t target;        /* TAKEN; FAR_WINDOW: the offset of the instruction */
     uint8_t *slow[4];      /* STRING: the jumps that lead here */
     unsigned slow_count;
     JitLink *link;       /* LINK */
-    unsigned extra;      /* RET: the operand */
-    int rsp;             /* INDIRECT: T.rsp */
+    int rsp;             /* INDIRECT, FAR_WINDOW: T.rsp */
     JitCallout *callout; /* STRING */
     const JitFast *fast; /* PROBE, LOOP_OUT, TAKEN: in the fast loop: put registers back */
     FlagState flags;
@@ -134,6 +135,8 @@ typedef struct T {
     bool too_many;  /* out-of-line parts: fewer instructions would do */
     bool check;     /* the block checks itself */
     bool window;    /* operands are in windows */
+    bool all_near;  /* all that the process has are as far away as that of the stack */
+    bool no_near;   /* nothing is expected of where they are */
     bool sites;     /* accesses get places in X86Cpu.jit_sites */
     bool scattered; /* some instruction of the page is in Jit.scattered */
     bool varying;   /* some instruction varies */
@@ -144,9 +147,12 @@ typedef struct T {
     uint8_t snapshot[MAX_INSNS * 16];     /* of a block that checks itself: the code it is made of */
     uint64_t varies[MAX_INSNS * 16 / 64]; /* a bit for each of its bytes: not to be compared */
     int8_t host[16];                      /* where the guest's general registers are; -1: in memory */
-    RegTrack after;                       /* what the block did to them */
-    JitFast *fast;                        /* while the fast loop is emitted */
-    int32_t next;                         /* page offset behind the last instruction */
+    /* What the guest's registers will hold when the block is run just now, of those in `known`. */
+    uint64_t now[16];
+    uint32_t known;
+    RegTrack after; /* what the block did to them */
+    JitFast *fast;  /* while the fast loop is emitted */
+    int32_t next;   /* page offset behind the last instruction */
     JitPc pcs[2 * MAX_INSNS + MAX_EXITS];
     JitPcFlags pc_flags[2 * MAX_INSNS + MAX_EXITS]; /* of lockstep */
     unsigned pc_count;
@@ -194,6 +200,10 @@ void block_flags_want(T *t);
 void block_t1_release(T *t);
 /* Where the TLB's entry for the address in a register is: T1. Changes the flags. */
 void block_tlb_entry(T *t, unsigned address);
+/* SD changes: what was found to be as far away as the stack may not be any more. */
+void block_forget_near(T *t);
+/* Behind an instruction: what is known of registers (T.now). */
+void block_follow(T *t, const TInsn *i);
 /* The distance to the window of the address in a register, in `to`; scratch may be the same. RFLAGS stay. */
 void block_window_delta(T *t, unsigned address, unsigned scratch, unsigned to);
 HostMem block_guest_address(T *t, const TInsn *i, bool segments);

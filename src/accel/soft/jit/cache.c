@@ -30,6 +30,8 @@
 #define VAIN_MAX    (1024 / JIT_VAIN_STEP) /* within VAIN_CYCLES: a few per cent of the time */
 #define VAIN_CYCLES (UINT64_C(1) << 24)
 #define SPLIT_MAX   4096
+/* One access in so many cycles may be in another window than its block expects. */
+#define FAR_CYCLES UINT64_C(2000)
 
 /* Memory of zeros, in large pages where it is that large and the host has them; never fails. */
 static void *map_zeros(size_t size, size_t align)
@@ -121,7 +123,7 @@ Jit *jit_new(size_t size, GError **error)
     jit->rx_delta = (uint8_t *)rx - (uint8_t *)rw;
     jit->size = size;
     jit->chain = jit->elide = jit->loops = jit->sites = jit->superblocks = jit->lookahead = true;
-    jit->returns = jit->tier = true;
+    jit->tier = true;
     jit->max_insns = JIT_MAX_INSNS;
     jit->bmi2 = __builtin_cpu_supports("bmi2");
     if (!jit_range_add(rx, size)) {
@@ -666,37 +668,6 @@ void jit_block_scattered(Jit *jit, const void *executable, unsigned offset)
     pthread_mutex_unlock(&jit->lock);
 }
 
-/* A page is hot that is found HEAT times with less than HEAT_GAP other samples in between, and for so long.
- */
-#define HEAT     3
-#define HEAT_GAP 24u
-
-void jit_sample(Jit *jit, X86Cpu *cpu)
-{
-    const uint8_t *host;
-
-    if (!jit->sites || !code_page_now(cpu, cpu->rip, &host)) {
-        return;
-    }
-    x86_fpu_leave(cpu);
-    pthread_mutex_lock(&jit->lock);
-    JitPage *page = g_hash_table_lookup(jit->pages, host);
-    uint32_t passed = jit->samples++ - (page ? page->sampled : 0);
-    if (page) {
-        page->sampled = jit->samples;
-        page->heat = (uint8_t)(passed < HEAT_GAP ? MIN(page->heat + 1, HEAT) : 1);
-        if (page->heat == HEAT && !page->hot) {
-            page->hot = true;
-            while (page->blocks) {
-                block_make_stale(jit, page->blocks);
-            }
-        } else if (page->heat == 1) {
-            page->hot = false; /* for what is made from now on */
-        }
-    }
-    pthread_mutex_unlock(&jit->lock);
-}
-
 void jit_page_written(Jit *jit, const uint8_t *host_page)
 {
     if (!code_pages_has(&jit->code_pages, host_page)) {
@@ -828,7 +799,6 @@ void jit_table_free(JitVcpu *v, unsigned i)
 
 void jit_tables_drop(JitVcpu *v)
 {
-    jit_returns_drop(v->cpu);
     for (unsigned i = 0; i < v->table_count; i++) {
         jit_table_clear(v, i);
     }
@@ -911,6 +881,17 @@ JitBlock *jit_block_at(Jit *jit, const uint8_t *executable)
     return NULL;
 }
 
+/* What was expected of the block's accesses is to be expected no more. The lock is held. */
+static void note_split(Jit *jit, JitBlock *b)
+{
+    if (g_hash_table_size(jit->split) >= SPLIT_MAX) {
+        g_hash_table_remove_all(jit->split);
+    }
+    g_hash_table_add(jit->split, jit_split_key(b->page + b->offset, b->key));
+    page_get(jit, b->page)->has_split = true;
+    block_make_stale(jit, b);
+}
+
 void jit_checked_in_vain(Jit *jit, X86Cpu *cpu, const void *executable)
 {
     pthread_mutex_lock(&jit->lock);
@@ -922,12 +903,22 @@ void jit_checked_in_vain(Jit *jit, X86Cpu *cpu, const void *executable)
     }
     if (b && !b->stale && ++b->in_vain == VAIN_MAX) {
         x86_fpu_leave(cpu);
-        if (g_hash_table_size(jit->split) >= SPLIT_MAX) {
-            g_hash_table_remove_all(jit->split);
-        }
-        g_hash_table_add(jit->split, (gpointer)(b->page + b->offset));
-        page_get(jit, b->page)->has_split = true;
-        block_make_stale(jit, b);
+        note_split(jit, b);
+    }
+    pthread_mutex_unlock(&jit->lock);
+}
+
+void jit_far_windows(Jit *jit, X86Cpu *cpu, JitBlock *b)
+{
+    uint64_t now = __builtin_ia32_rdtsc();
+
+    x86_fpu_leave(cpu);
+    pthread_mutex_lock(&jit->lock);
+    if (now - b->in_vain_since > FAR_CYCLES * JIT_FAR_WINDOWS) {
+        b->in_vain_since = now;
+        b->far_windows = JIT_FAR_WINDOWS;
+    } else if (!b->stale) {
+        note_split(jit, b);
     }
     pthread_mutex_unlock(&jit->lock);
 }

@@ -313,28 +313,6 @@ static void test_varying(Rig *r, gconstpointer data)
     g_rand_free(rand);
 }
 
-static void test_hot(Rig *r, gconstpointer data)
-{
-    r->jit->tier = false;
-    put_value(r, CODE, 5);
-    put_value(r, CODE + 8192, 6);
-    run(r, CODE);
-    run(r, CODE + 8192);
-    JitBlock *b = block_at(r, CODE);
-    r->cpu->rip = CODE;
-    jit_sample(r->jit, r->cpu);
-    jit_sample(r->jit, r->cpu);
-    g_assert_false(b->stale);
-    jit_sample(r->jit, r->cpu);
-    g_assert_true(b->stale); /* made anew, with places of their own */
-    g_assert_false(block_at(r, CODE + 8192)->stale);
-    g_assert_cmpuint(run(r, CODE), ==, 5);
-    b = block_at(r, CODE);
-    r->cpu->rip = CODE;
-    jit_sample(r->jit, r->cpu);
-    g_assert_false(b->stale);
-}
-
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -343,6 +321,5 @@ int main(int argc, char **argv)
     g_test_add("/jit/cache/straddling", Rig, GUINT_TO_POINTER(16), setup, test_straddling, teardown);
     g_test_add("/jit/cache/regions", Rig, GUINT_TO_POINTER(8), setup, test_regions, teardown);
     g_test_add("/jit/cache/varying", Rig, GUINT_TO_POINTER(16), setup, test_varying, teardown);
-    g_test_add("/jit/cache/hot", Rig, GUINT_TO_POINTER(16), setup, test_hot, teardown);
     return g_test_run();
 }

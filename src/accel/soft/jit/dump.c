@@ -13,7 +13,8 @@
 #include <Zydis/Zydis.h>
 #endif
 
-#define HOT_BLOCKS 3000
+/* So many of the blocks that ran most are listed. */
+#define HOT_BLOCKS 200
 
 /* One instruction as text: "  48 8b 03             mov rax, [rbx]". address: what relative operands are
  * computed from. Returns its length; 0: it cannot be decoded. */

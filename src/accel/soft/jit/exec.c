@@ -72,14 +72,6 @@ static unsigned key_context(const X86Cpu *cpu)
     return cpu->cpl == 3 ? cpu->mmu->context : MMU_CONTEXT_ALL;
 }
 
-void jit_returns_drop(X86Cpu *cpu)
-{
-    JitArea *area = jit_area(cpu);
-    for (uint64_t p = area->c_rsp - 8; p >= area->returns_top; p -= 16) {
-        *(uint64_t *)(uintptr_t)p = area->returns_end;
-    }
-}
-
 /* The MMU's word that instruction pages are gone. */
 static void code_mapping_changed(X86Cpu *cpu, unsigned context, uint64_t linear, bool one_page)
 {
@@ -96,7 +88,6 @@ static void code_mapping_changed(X86Cpu *cpu, unsigned context, uint64_t linear,
         jit_table_clear(v, i);
     }
     area->key = 0;
-    jit_returns_drop(cpu);
 }
 
 /* The page's code is about to run at an address (of the page). Far jumps from it go to one place in an
@@ -229,7 +220,6 @@ void jit_area_refresh(X86Cpu *cpu, JitVcpu *v)
         key &= ~KEY_WINDOW;
     }
     if (area->key != key || area->context != context) {
-        jit_returns_drop(cpu);
         if (area->windowed != !!(key & KEY_WINDOW)) {
             area->windowed = key & KEY_WINDOW;
             if (area->windowed) {
@@ -796,9 +786,11 @@ static void run_loop(X86Cpu *cpu)
         case JIT_EXIT_CHANGED:
             block_left(cpu, jit, area);
             break;
+        case JIT_EXIT_FAR_WINDOWS:
+            jit_far_windows(jit, cpu, area->exit_arg);
+            break;
         case JIT_EXIT_POLL:
             far_gone(v, cpu, (uint64_t)(uintptr_t)area->exit_arg);
-            jit_sample(jit, cpu);
             jit_review_pages(jit, cpu);
             if (v->windows && cpu->cpl == 3) {
                 x86_fpu_leave(cpu);
@@ -820,7 +812,6 @@ static void run_translated(X86Cpu *cpu)
 
 static void translated_left(X86Cpu *cpu)
 {
-    jit_area(cpu)->returns_top = UINT64_MAX;
     __atomic_store_n(&jit_vcpu(cpu)->in_code, false, __ATOMIC_RELEASE);
 }
 
@@ -989,9 +980,8 @@ void jit_vcpu_init(Jit *jit, X86Cpu *cpu)
     install_handlers();
     v->cpu = cpu;
     v->jit = jit;
-    *area = (JitArea){ .returns_top = UINT64_MAX };
+    *area = (JitArea){ 0 };
     *jit_hot(cpu) = (JitHot){ .stack_lo = JIT_NO_STACK };
-    area->returns_end = ((uint64_t)g_random_int() << 32 | g_random_int()) >> 2 | UINT64_C(1) << 62;
     for (unsigned k = 0; k < 2; k++) {
         for (unsigned n = 0; n < G_N_ELEMENTS(cpu->jit_sites[k]); n++) {
             cpu->jit_sites[k][n].tag = JIT_NO_STACK;

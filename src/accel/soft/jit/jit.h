@@ -97,6 +97,7 @@ typedef enum JitExit {
                           else: a block that checks itself found  other code: exit_arg is the block, cpu->rip
                           is  set */
     JIT_EXIT_POLL,     /* cpu->interrupt_poll was set */
+    JIT_EXIT_FAR_WINDOWS, /* see jit_far_windows: cpu->rip is set, exit_arg is the block */
 } JitExit;
 
 typedef enum JitIndirect { JIT_INDIRECT_JMP, JIT_INDIRECT_CALL, JIT_INDIRECT_RET } JitIndirect;
@@ -130,16 +131,6 @@ typedef struct JitArea {
     uint64_t site_save[3]; /* T0, rax and rcx, in a site thunk */
     uint64_t t1;           /* what T1 held, while a stack probe is refilled */
     uint64_t c_rsp;        /* the C stack at the entry */
-    /*
-     * Returns: a CALL pushes the guest's return address and calls its target, so that the host predicts the
-     * guest's RET. A RET whose target is what was pushed returns; behind the call, control goes on where the
-     * guest's RET leads. Two words each, from c_rsp downwards. What was pushed holds for the mode and the
-     * mapping of then: jit_returns_drop() makes it differ from every guest address. The lowest is
-     * returns_end, too.
-     */
-    uint64_t returns_limit;
-    uint64_t returns_top; /* while C runs: the topmost; UINT64_MAX: there are none */
-    uint64_t returns_end; /* what no guest finds out, and not canonical */
     const uint8_t *target;
     void *exit_arg;
     uint32_t exit_reason;
@@ -169,7 +160,7 @@ typedef struct JitHot {
     uint64_t stack_delta; /* what SD is, while C runs */
     uint64_t ibtc;        /* of the current key: an IbtcTable's address >> 3 */
     const uint8_t **far;  /* where far jumps lead for now, by JitFar's number; of the current key, too */
-    uint64_t unused[2];
+    uint64_t padding[2];  /* so that the X86Cpu ends with the table */
     /* By bits 40 to 47 of a user's address: host minus guest address of what is mapped for it there. Where
      * bits 48 to 63 are taken for more of the number, an address that is not canonical is found behind the
      * table, in X86Cpu's guard. */
@@ -258,10 +249,7 @@ typedef struct JitPage {
     bool has_split;     /* something in it is in Jit.split */
     bool has_scattered; /* something in it is in Jit.scattered */
     bool has_varying;   /* something in it is in Jit.varying */
-    bool hot;           /* its code is run much: its accesses get places in X86Cpu.jit_sites */
     bool aliased;       /* run at two guest addresses of one address space: no far jumps from here */
-    uint8_t heat;
-    uint32_t sampled; /* Jit.samples, when its code was found running last */
 } JitPage;
 
 struct JitBlock {
@@ -276,6 +264,7 @@ struct JitBlock {
     bool stale, in_hash, checks_itself;
     uint16_t in_vain; /* how often a check of several accesses found them in two pages, since in_vain_since */
     uint64_t in_vain_since; /* TSC */
+    int32_t far_windows;    /* so many accesses more may be in another window than the stack's: see there */
     const uint8_t *reg_entry, *reg_poll_entry;
     uint8_t *code; /* writable mapping */
     uint32_t code_size, cold_size;
@@ -334,8 +323,8 @@ typedef struct JitThunks {
     /* executable mapping */
     void (*enter)(X86Cpu *cpu, const uint8_t *code);
     /* writable mapping, for the assembler */
-    uint8_t *no_return, *leave, *ibtc_miss, *indirect, *link, *step, *poll, *changed, *refill, *callout,
-        *callout_end, *chain, *fpu_load, *stale, *careful, *far;
+    uint8_t *leave, *ibtc_miss, *indirect, *link, *step, *poll, *changed, *refill, *callout, *callout_end,
+        *chain, *fpu_load, *stale, *careful, *far, *far_windows;
     uint8_t *site[2][2]; /* by user, by write */
 } JitThunks;
 
@@ -357,7 +346,6 @@ typedef struct Jit {
     GPtrArray *often;     /* of JitPage *: those that are written often */
     unsigned often_count; /* atomic: of them */
     int64_t reviewed_ns;  /* atomic: when it was looked last whether that is over */
-    uint32_t samples;     /* how often it was looked what code runs */
     GPtrArray *vcpus;     /* of JitVcpu * */
     /* Host addresses of guest code whose accesses often lie in two pages: translated with a check for each.
      */
@@ -369,7 +357,7 @@ typedef struct Jit {
     uint64_t epoch; /* atomic */
     uint64_t code_bytes, cold_bytes, translated, insns, stale_count, evictions;
     uint64_t cycles; /* of the host's TSC, that translation took */
-    bool elide, chain, loops, sites, tier, superblocks, lookahead, returns, windows;
+    bool elide, chain, loops, sites, tier, superblocks, lookahead, windows;
     unsigned next_site, next_loop;
     bool bmi2;          /* the host has it */
     unsigned max_insns; /* of a block */
@@ -492,8 +480,6 @@ JitLink *jit_careful_link(Jit *jit, X86Cpu *cpu, const JitCareful *way, const Ji
 void *jit_alloc(Jit *jit, size_t size, bool align64);
 /* From time to time: the blocks of pages that are written often no more need not check themselves. */
 void jit_review_pages(Jit *jit, X86Cpu *cpu);
-/* Code at cpu->rip runs just now: pages where that is often so are hot, and made anew. */
-void jit_sample(Jit *jit, X86Cpu *cpu);
 /* Pages of code were written: their blocks are stale. [any thread] */
 void jit_page_written(Jit *jit, const uint8_t *host_page);
 void jit_drop_all(Jit *jit);
@@ -502,8 +488,6 @@ void jit_block_changed(Jit *jit, JitBlock *block);
 /* The access of the instruction at the page offset is scattered: the block whose code lies at this
  * (executable) address is to be made anew. */
 void jit_block_scattered(Jit *jit, const void *executable, unsigned offset);
-/* The guest's returns are not to be predicted any more: see JitArea.returns_top. */
-void jit_returns_drop(X86Cpu *cpu);
 /* Forgets what the look-up tables hold; the vCPU is at a boundary. */
 void jit_tables_drop(JitVcpu *v);
 void jit_table_clear(JitVcpu *v, unsigned i);
@@ -519,6 +503,11 @@ bool jit_page_aliased(Jit *jit, const uint8_t *host_page);
 /* A check in the block at this (executable) address was in vain because its accesses lie in two pages: where
  * that is usual, the block is made anew. */
 void jit_checked_in_vain(Jit *jit, X86Cpu *cpu, const void *executable);
+/* So many accesses may be in another window than the block expects (JitBlock.far_windows) before it is looked
+ * at how long that took. */
+#define JIT_FAR_WINDOWS 1000
+/* That is so: the block is made anew, unless it took long. */
+void jit_far_windows(Jit *jit, X86Cpu *cpu, JitBlock *b);
 /* The block whose code is there. The lock is held. */
 JitBlock *jit_block_at(Jit *jit, const uint8_t *executable);
 
@@ -557,6 +546,11 @@ const uint8_t *jit_lookup_indirect(X86Cpu *cpu);
 const uint8_t *jit_follow(X86Cpu *cpu, JitLink *link);
 const uint8_t *jit_far(X86Cpu *cpu, uint64_t info);
 
+/* What a block is known by in Jit.split. */
+static inline gpointer jit_split_key(const uint8_t *code, uint32_t key)
+{
+    return (gpointer)((uintptr_t)code ^ (uintptr_t)(key & KEY_WINDOW ? 1 : 0) << 63);
+}
 static inline JitVcpu *jit_vcpu(X86Cpu *cpu)
 {
     return ((Interp *)cpu->accel_data)->jit;

@@ -426,7 +426,8 @@ void jit_lockstep_run(X86Cpu *cpu, JitVcpu *v, JitBlock *b)
     case JIT_EXIT_STEP:
         step = true;
         break;
-    case JIT_EXIT_CHANGED: /* nothing was done */
+    case JIT_EXIT_FAR_WINDOWS: /* there are no windows */
+    case JIT_EXIT_CHANGED:     /* nothing was done */
         l->phase = PHASE_NONE;
         pages_undo(l);
         image_put(cpu, &l->start);

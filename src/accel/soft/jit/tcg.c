@@ -17,7 +17,7 @@ typedef struct TcgAccel {
     GMutex lock;
     GPtrArray *vcpus; /* of X86Cpu * */
     Jit *jit;
-    bool use_jit, elide, chain, loops, sites, tier, superblocks, lookahead, returns, windows, lockstep;
+    bool use_jit, elide, chain, loops, sites, tier, superblocks, lookahead, windows, lockstep;
     uint32_t size_mib, max_insns, lockstep_every;
     char *stress;
 } TcgAccel;
@@ -110,8 +110,7 @@ static bool tcg_setup(Accel *accel, AddressSpace *memory, ApicBus *apic_bus, GEr
         tcg->jit->tier = tcg->tier && !tcg->lockstep;
         tcg->jit->superblocks = tcg->superblocks;
         tcg->jit->lookahead = tcg->lookahead;
-        tcg->jit->returns = tcg->returns;
-        tcg->jit->windows = tcg->windows && tcg->jit->bmi2 && !tcg->lockstep && !tcg->returns;
+        tcg->jit->windows = tcg->windows && tcg->jit->bmi2 && !tcg->lockstep;
         tcg->jit->max_insns = tcg->max_insns;
         tcg->jit->lockstep = tcg->lockstep;
         tcg->jit->lockstep_every = tcg->lockstep_every;
@@ -257,7 +256,6 @@ static const Property tcg_properties[] = {
     PROP_BOOL("sites", TcgAccel, sites, true, "keep the last page of each access beside the TLB"),
     PROP_BOOL("tier", TcgAccel, tier, true, "interpret code that has run a few times only"),
     PROP_BOOL("superblocks", TcgAccel, superblocks, true, "go on in a block behind forward branches"),
-    PROP_BOOL("returns", TcgAccel, returns, false, "let the host predict returns"),
     PROP_BOOL("windows", TcgAccel, windows, true, "map the memory of processes that run for long"),
     PROP_BOOL("lookahead", TcgAccel, lookahead, true, "look for flags that are dead where a block goes on"),
     PROP_BOOL("chain", TcgAccel, chain, true, "go from block to block without a look-up in C"),

@@ -67,20 +67,10 @@ static void leave_with(Asm *a, const JitThunks *t, JitExit reason)
     a_jmp(a, t->leave);
 }
 
-/* On the C stack, below what is pushed: a return that nobody predicted (see JitArea.returns_top), and room so
- * that the stack is aligned. */
-#define FRAME 24
-/* So much of it may returns take. */
-#define RETURNS_SIZE 65536
+/* So that the C stack is aligned, below what is pushed. */
+#define FRAME 8
 
-/* No returns are on the stack. */
-static void forget_returns(Asm *a)
-{
-    a_op_mem(a, true, 0xc7, 0, AREA(returns_top));
-    a_u32(a, UINT32_MAX);
-}
-
-static void make_enter(Asm *a, const Jit *jit)
+static void make_enter(Asm *a)
 {
     for (unsigned i = 0; i < sizeof(callee_saved); i++) {
         a_push(a, callee_saved[i]);
@@ -88,12 +78,6 @@ static void make_enter(Asm *a, const Jit *jit)
     a_alu_imm(a, true, 5, H_RSP, FRAME);
     a_lea(a, BASE, mem_base(H_RDI, CPU_BIAS));
     a_mov_store(a, AREA(c_rsp), H_RSP);
-    a_lea(a, T1, mem_base(H_RSP, -RETURNS_SIZE));
-    a_mov_store(a, AREA(returns_limit), T1);
-    a_mov_load(a, T1, AREA(returns_end));
-    a_mov_store(a, mem_base(H_RSP, 8), T1);
-    a_mov_imm64(a, T1, (uint64_t)(uintptr_t)jit_rx(jit, jit->thunks.no_return));
-    a_mov_store(a, mem_base(H_RSP, 0), T1);
     a_mov_store(a, AREA(target), H_RSI);
     load_registers(a);
     a_op_mem(a, false, 0xff, 4, AREA(target)); /* jmp [target] */
@@ -103,7 +87,6 @@ static void make_leave(Asm *a)
 {
     save_registers(a);
     a_mov_load(a, H_RSP, AREA(c_rsp));
-    forget_returns(a);
     a_alu_imm(a, true, 0, H_RSP, FRAME);
     for (unsigned i = sizeof(callee_saved); i-- > 0;) {
         a_pop(a, callee_saved[i]);
@@ -111,13 +94,10 @@ static void make_leave(Asm *a)
     a_byte(a, 0xc3);
 }
 
-/* Before a call of C: the state is complete behind it, but for the vector registers (x86_fpu_leave). own:
- * bytes that the thunk has on the stack. */
-static void enter_c(Asm *a, unsigned own)
+/* Before a call of C: the state is complete behind it, but for the vector registers (x86_fpu_leave). */
+static void enter_c(Asm *a)
 {
     save_registers(a);
-    a_lea(a, H_RAX, mem_base(H_RSP, own));
-    a_mov_store(a, AREA(returns_top), H_RAX);
     a_lea(a, H_RDI, mem_cpu(0));
 }
 
@@ -145,7 +125,7 @@ static void emit_refill(Asm *a, bool again)
 {
     a_mov_load(a, T1, mem_base(H_RSP, 0));
     a_alu_imm(a, true, 5, H_RSP, 8);
-    enter_c(a, 16);
+    enter_c(a);
     a_mov_reg(a, H_RSI, T0);
     a_lea(a, H_RDX, mem_base(T1, 5));
     call_c(a, (const void *)jit_refill);
@@ -256,7 +236,6 @@ static void make_site(Asm *a, JitThunks *t, bool user, bool write)
 static void make_unwind(Asm *a)
 {
     a_mov_load(a, H_RSP, AREA(c_rsp));
-    forget_returns(a);
     a_alu_imm(a, true, 0, H_RSP, FRAME);
     for (unsigned i = sizeof(callee_saved); i-- > 0;) {
         a_pop(a, callee_saved[i]);
@@ -277,7 +256,7 @@ static void make_lookup(Asm *a, JitThunks *t)
     a_align(a, 16);
     t->indirect = a->p;
     a_mov_store(a, AREA(exit_arg), T0);
-    enter_c(a, 0);
+    enter_c(a);
     call_c(a, (const void *)jit_lookup_indirect);
     uint8_t *on = a_jmp_forward(a);
     /* Called; eight bytes with the JitLink's address follow. */
@@ -285,7 +264,7 @@ static void make_lookup(Asm *a, JitThunks *t)
     t->link = a->p;
     a_pop(a, T1);
     a_mov_load(a, T1, mem_base(T1, 0));
-    enter_c(a, 0);
+    enter_c(a);
     a_mov_reg(a, H_RSI, T1);
     call_c(a, (const void *)jit_follow);
     uint8_t *follow = a_jmp_forward(a);
@@ -297,7 +276,7 @@ static void make_lookup(Asm *a, JitThunks *t)
     a_op_mem(a, false, 0x89, H_RAX, AREA(far_cc));
     a_mov_reg(a, H_RAX, T0);
     a_mov_store(a, AREA(exit_arg), T1);
-    enter_c(a, 0);
+    enter_c(a);
     a_mov_load(a, H_RSI, AREA(exit_arg));
     call_c(a, (const void *)jit_far);
     uint8_t *far = a_jmp_forward(a);
@@ -313,7 +292,7 @@ static void make_lookup(Asm *a, JitThunks *t)
     t->stale = a->p;
     a_bind(a, nowhere);
     a_mov_store(a, CPU(rip), T0);
-    enter_c(a, 0);
+    enter_c(a);
     call_c(a, (const void *)jit_lookup);
     a_bind(a, on);
     a_bind(a, follow);
@@ -332,19 +311,13 @@ bool jit_thunks_make(Jit *jit, Asm *a)
 {
     JitThunks *t = &jit->thunks;
 
-    /* Where the lowest return leads, which no guest can have predicted. */
-    t->no_return = a->p;
-    a_lea(a, H_RSP, mem_base(H_RSP, -8));
-    uint8_t *no_return = a_jmp_forward(a);
-    a_align(a, 16);
     t->enter = (void (*)(X86Cpu *, const uint8_t *))(uintptr_t)jit_rx(jit, a->p);
-    make_enter(a, jit);
+    make_enter(a);
     a_align(a, 16);
     t->leave = a->p;
     make_leave(a);
 
     make_lookup(a, t);
-    a_bind_to(no_return, t->stale);
     /* T0: the guest address, T1: JIT_FAR_INFO where a far jump has led here. */
     t->poll = a->p;
     a_mov_store(a, CPU(rip), T0);
@@ -355,6 +328,10 @@ bool jit_thunks_make(Jit *jit, Asm *a)
     a_mov_store(a, CPU(rip), T0);
     a_mov_store(a, AREA(exit_arg), T1);
     leave_with(a, t, JIT_EXIT_CHANGED);
+    t->far_windows = a->p;
+    a_mov_store(a, CPU(rip), T0);
+    a_mov_store(a, AREA(exit_arg), T1);
+    leave_with(a, t, JIT_EXIT_FAR_WINDOWS);
     t->step = a->p;
     a_mov_store(a, CPU(rip), T0);
     leave_with(a, t, JIT_EXIT_STEP);
@@ -379,7 +356,7 @@ bool jit_thunks_make(Jit *jit, Asm *a)
     a_align(a, 16);
     t->callout = a->p;
     a_pop(a, T1);
-    enter_c(a, 0);
+    enter_c(a);
     a_mov_load(a, H_RSI, mem_base(T1, 0));
     call_c(a, (const void *)jit_callout);
     a_op_reg(a, false, 0x85, H_RAX, H_RAX);
@@ -394,8 +371,7 @@ bool jit_thunks_make(Jit *jit, Asm *a)
     a_align(a, 16);
     t->callout_end = a->p;
     a_pop(a, T1);
-    a_mov_load(a, H_RSP, AREA(c_rsp)); /* the mode changes, perhaps: no returns from here */
-    enter_c(a, 0);
+    enter_c(a);
     a_mov_load(a, H_RSI, mem_base(T1, 0));
     call_c(a, (const void *)jit_callout_end);
     a_op_reg(a, false, 0x85, H_RAX, H_RAX);

@@ -168,66 +168,6 @@ void block_emit_exit(T *t, int32_t target)
     emit_link_jump(t, target, t->f);
 }
 
-/* Before a call that is to push a return; RFLAGS are free. */
-static void emit_returns_check(T *t)
-{
-    Asm *a = &t->a;
-    a_op_mem(a, true, 0x3b, H_RSP, AREA(returns_limit));
-    Cold *c = block_add_cold(t);
-    c->type = COLD_RETURNS_FULL;
-    c->site = a_jcc_forward(a, CC_B);
-    c->retry = a->p;
-}
-
-/* Where the host returns to: T0 is the guest's return address, the page offset `next` in the page of then. */
-static void emit_landing(T *t, int32_t next)
-{
-    Asm *a = &t->a;
-    a_lea(a, H_RSP, mem_base(H_RSP, 8));
-    a_lea(a, T0, mem_base(T0, -(int64_t)next));
-    a_mov_store(a, HOT(page_va), T0);
-    t->f = (FlagState){ .in_mem = true };
-    block_emit_exit(t, next);
-}
-
-static bool predicts_returns(const T *t)
-{
-    return t->jit->returns && t->jit->chain;
-}
-
-/* A direct call, whose return address is in T0 and on the guest's stack. */
-static void emit_call(T *t, TInsn *i, int32_t next, int32_t target)
-{
-    Asm *a = &t->a;
-    if (!predicts_returns(t)) {
-        block_emit_exit(t, target);
-        return;
-    }
-    block_flags_release(t, i->live_after);
-    if (is_near(t, target)) {
-        emit_returns_check(t);
-        a_bytes(a, "\x41\x54", 2); /* push T0 */
-        JitLink *link = new_link(t, target, t->f, false);
-        align_site(a, 1);
-        a_byte(a, 0xe8);
-        a_u32(a, 0);
-        link->site = a->p - 4;
-        Cold *c = block_add_cold(t);
-        c->type = COLD_LINK;
-        c->link = link;
-    } else {
-        a_lea(a, T0, mem_base(T0, (int64_t)target - next));
-        uint8_t *miss = emit_ibtc_probe(t);
-        if (!a->overflow) {
-            a_bind_to(miss, t->jit->chain ? t->jit->thunks.ibtc_miss : t->jit->thunks.stale);
-        }
-        emit_returns_check(t);
-        a_op_mem(a, false, 0xff, 6, mem_index(GSP, SD, 0, 0)); /* push */
-        a_op_mem(a, false, 0xff, 2, jit_ibtc_code());
-    }
-    emit_landing(t, next);
-}
-
 /* Jcc, LOOP: the taken way goes through a stub behind the block. */
 static void emit_taken(T *t, uint8_t *site, int32_t target)
 {
@@ -676,6 +616,9 @@ void block_emit_insn(T *t, unsigned k)
             jit_constant_move(insn, i->kind, &amount);
             t->rsp = (int16_t)(t->rsp + amount);
             t->f = (FlagState){ 0 };
+            if (t->known) {
+                block_follow(t, i);
+            }
             return;
         }
         if (i->varies) {
@@ -710,11 +653,11 @@ void block_emit_insn(T *t, unsigned k)
         break;
     case JIT_CALL:
         block_stack_check(t, i, &i->stack, mem_base(GSP, -8));
-        if (!t->window || predicts_returns(t)) {
+        if (!t->window) {
             release_flags_for(t, i->live_after);
         }
         emit_return_address(t, i, T0);
-        emit_call(t, i, next, next + (int32_t)insn->imm);
+        block_emit_exit(t, next + (int32_t)insn->imm);
         break;
     case JIT_CALL_IND:
         release_flags_for(t, t->live_out);
@@ -725,13 +668,6 @@ void block_emit_insn(T *t, unsigned k)
             a_mov_load(a, T1, jit_ibtc_code());
             a_mov_store(a, AREA(target), T1);
             emit_return_address(t, i, T1);
-            if (predicts_returns(t)) {
-                emit_returns_check(t);
-                a_bytes(a, "\x41\x55", 2); /* push T1 */
-                a_op_mem(a, false, 0xff, 2, AREA(target));
-                emit_landing(t, next);
-                break;
-            }
             a_op_mem(a, false, 0xff, 4, AREA(target));
         }
         break;
@@ -739,17 +675,6 @@ void block_emit_insn(T *t, unsigned k)
         release_flags_for(t, t->live_out);
         block_stack_check(t, i, &i->stack, mem_base(GSP, 0));
         a_mov_load(a, T0, block_stack_operand(t, i));
-        if (predicts_returns(t)) {
-            a_op_mem(a, true, 0x3b, T0, mem_base(H_RSP, 8));
-            Cold *c = block_add_cold(t);
-            c->type = COLD_RET;
-            c->site = a_jcc_forward(a, CC_NE);
-            c->extra = (unsigned)insn->imm;
-            c->target = (int32_t)(i->offset | (unsigned)JIT_INDIRECT_RET << 12 | (unsigned)insn->imm << 14);
-            a_lea(a, GSP, mem_base(GSP, 8 + (int64_t)insn->imm));
-            a_byte(a, 0xc3);
-            break;
-        }
         emit_indirect_probe(t, i, JIT_INDIRECT_RET, (unsigned)insn->imm);
         a_lea(a, GSP, mem_base(GSP, 8 + (int64_t)insn->imm + t->rsp));
         t->rsp = 0;
@@ -834,6 +759,10 @@ void block_emit_insn(T *t, unsigned k)
     }
     if (t->window && moves_stack(t, k)) {
         block_window_delta(t, GSP, T0, SD);
+        block_forget_near(t);
+    }
+    if (t->known) {
+        block_follow(t, i);
     }
 }
 
@@ -976,6 +905,18 @@ static bool is_warm(const T *t, const Cold *c)
     }
 }
 
+/* Leaves for the block's careful variant, from the instruction at the page offset on: see JitCareful. */
+static void emit_careful(T *t, int offset, bool flags_in_mem)
+{
+    Asm *a = &t->a;
+    JitCareful way = (JitCareful)((unsigned)offset | (flags_in_mem ? JIT_CAREFUL_IN_MEM : 0));
+
+    align_site(a, 1);
+    a_jmp(a, a->p + 5);
+    a_call(a, t->jit->thunks.careful);
+    a_bytes(a, &way, sizeof(way));
+}
+
 static void emit_cold(T *t, bool warm)
 {
     Asm *a = &t->a;
@@ -995,26 +936,21 @@ static void emit_cold(T *t, bool warm)
         case COLD_LINK:
             emit_link_stub(t, c->link);
             break;
-        case COLD_RETURNS_FULL:
+        case COLD_FAR_WINDOW:
             a_bind(a, c->site);
-            a_mov_load(a, H_RSP, AREA(c_rsp));
-            a_jmp(a, c->retry);
+            if (c->rsp) {
+                a_lea(a, GSP, mem_base(GSP, c->rsp));
+            }
+            a_mov_imm64(a, T1, (uint64_t)(uintptr_t)t->b);
+            a_op_mem(a, false, 0x83, 5, mem_base(T1, offsetof(JitBlock, far_windows)));
+            a_byte(a, 1);
+            uint8_t *too_many = a_jcc_forward(a, CC_S);
+            emit_careful(t, c->target, c->flags.in_mem);
+            a_bind(a, too_many);
+            a_mov_load(a, T0, HOT(page_va));
+            a_lea(a, T0, mem_base(T0, c->target));
+            a_jmp(a, jit->thunks.far_windows);
             break;
-        case COLD_RET: {
-            /* Not what was pushed last. That goes: it may be of a function that was left otherwise. */
-            a_bind(a, c->site);
-            a_op_mem(a, true, 0x3b, H_RSP, AREA(c_rsp));
-            uint8_t *none = a_jcc_forward(a, CC_E);
-            a_lea(a, H_RSP, mem_base(H_RSP, 16));
-            a_bind(a, none);
-            uint8_t *miss = emit_ibtc_probe(t);
-            a_lea(a, GSP, mem_base(GSP, 8 + (int64_t)c->extra));
-            emit_ibtc_jump(t);
-            a_bind(a, miss);
-            a_mov_mem_imm32(a, AREA(exit_info), (uint32_t)c->target);
-            a_jmp(a, jit->thunks.indirect);
-            break;
-        }
         case COLD_PROBE:
             a_bind(a, c->site);
             if (c->thunk) {
@@ -1048,11 +984,7 @@ static void emit_cold(T *t, bool warm)
             } else if (t->careful) {
                 emit_step(t, c->meta.offset);
             } else {
-                align_site(a, 1);
-                a_jmp(a, a->p + 5); /* see JitCareful */
-                a_call(a, jit->thunks.careful);
-                JitCareful way = (JitCareful)(c->meta.offset | (c->flags.in_mem ? JIT_CAREFUL_IN_MEM : 0));
-                a_bytes(a, &way, sizeof(way));
+                emit_careful(t, c->meta.offset, c->flags.in_mem);
             }
             if (c->keep_t1) {
                 a_bind(a, again);
@@ -1194,7 +1126,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     t->rsp = 0;
     t->touched = false;
     t->fars = 0;
-    t->no_far = !jit->chain || jit->returns || jit->lockstep || first_page->aliased;
+    t->no_far = !jit->chain || jit->lockstep || first_page->aliased;
     t->fpu = t->straddles = false;
     t->check = check;
     t->too_many = false;
@@ -1208,8 +1140,17 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     t->cpu = cpu;
     t->key = key;
     t->window = key & KEY_WINDOW;
-    t->careful = (key & KEY_CAREFUL) || !jit->elide ||
-                 (!t->window && first_page->has_split && g_hash_table_contains(jit->split, page + offset));
+    bool split =
+        first_page->has_split && g_hash_table_contains(jit->split, jit_split_key(page + offset, key));
+    t->careful = (key & KEY_CAREFUL) || !jit->elide || (!t->window && split);
+    t->known = 0;
+    t->no_near = !t->window || t->careful || split || !jit->chain;
+    if (!t->no_near) {
+        t->all_near = windows_near(cpu->rip, cpu->regs[R_RSP]) &&
+                      windows_all_near(jit_vcpu(cpu)->windows, cpu->regs[R_RSP]);
+        memcpy(t->now, cpu->regs, sizeof(t->now));
+        t->known = t->all_near ? 0 : 0xffff;
+    }
     t->scattered = first_page->has_scattered;
     t->varying = false;
     t->live_out = FLAGS_ALL;
@@ -1232,6 +1173,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
     b->key = key;
     b->offset = (uint16_t)offset;
     b->length = (uint16_t)((unsigned)t->next - offset);
+    b->far_windows = JIT_FAR_WINDOWS;
     b->count = (uint16_t)t->count;
     uint8_t *changed = t->a.p;
     if (check) {

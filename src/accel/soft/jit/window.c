@@ -28,6 +28,7 @@
 #define WINDOW_SIZE    (UINT64_C(1) << WINDOW_SHIFT)
 #define SPACE_WINDOWS  8u  /* of an address space */
 #define POOL_WINDOWS   24u /* of a vCPU */
+#define POOL_PAIRS     6u
 #define MAX_PAGES      16384u
 #define OTHER_MAPPINGS 10000 /* that the process may need besides */
 #define PAGE_MAPPINGS  2     /* of the host, of a page at most: its own, and what it cuts off */
@@ -41,7 +42,7 @@
 
 /* Host time, in cycles, that all this may take of an address space's: so much at first, and this part of what
  * passes. */
-#define CREDIT_FIRST (INT64_C(1) << 26)
+#define CREDIT_FIRST (INT64_C(1) << 25)
 #define CREDIT_SHARE 6
 /* Besides what it takes, of a page that comes back after it went, or is to be written again: who makes and
  * ends mappings or processes all the time is better off without windows. */
@@ -50,7 +51,21 @@
 /* What a fault takes before and behind windows_fault, and the guest's next access to a page that is new. */
 #define COST_FAULT 6000
 /* How long an address space goes without after that, at first; the next time its first credit is smaller. */
-#define PAUSE_CYCLES (UINT64_C(1) << 28)
+#define PAUSE_CYCLES (UINT64_C(1) << 30)
+
+/*
+ * Linux puts programs (but those for fixed addresses) and their heaps into the TiBs 55h and 56h, what is
+ * mapped and stacks into 7Eh and 7Fh. An address space gets windows for these at the same distance, so that
+ * code may take it for granted that an operand lies as far from its guest address as the stack does
+ * (access.c).
+ */
+#define PAIR_COUNT 2u
+static const uint64_t pair_guest[PAIR_COUNT] = { UINT64_C(0x55) << WINDOW_SHIFT, UINT64_C(0x7e)
+                                                                                     << WINDOW_SHIFT };
+#define PAIR_SIZE    (2 * WINDOW_SIZE)
+#define PAIR_SPACING 3u /* TiB, between the pairs of two address spaces */
+#define PAIR_LOWEST  8u /* TiB, that they lie below the guest's addresses */
+#define PAIR_HIGHEST 80u
 
 /* Flags in the low bits of a page's host address. */
 #define PAGE_WRITABLE UINT64_C(1)
@@ -65,8 +80,10 @@ typedef struct Space {
     struct {
         uint64_t guest; /* where it begins */
         uint8_t *host;  /* the same place here */
+        bool paired;    /* of Space.pair */
     } windows[SPACE_WINDOWS];
     unsigned window_count;
+    uint64_t pair; /* host minus guest address of pair_guest's windows; 0: it has not got these */
     /* Guest page -> host page and flags. Large ones are under their first page with PAGE_LARGE set. */
     GHashTable *pages;
     /* Host page -> the key of the small page that may be written and lies there; MANY: of several. */
@@ -93,7 +110,9 @@ struct Windows {
     unsigned expected_count;
     void *pool[POOL_WINDOWS]; /* reservations that nobody has, with their guards */
     unsigned pool_count, made, pages;
-    bool none_to_be_had;
+    uint64_t pairs[POOL_PAIRS]; /* distances of pairs that nobody has */
+    unsigned pair_count, pairs_made;
+    bool none_to_be_had, no_pairs_to_be_had;
     uint64_t clock;
     uint64_t gone[1u << GONE_LOG2]; /* pages that went, with their contexts */
     unsigned again;                 /* came back since somebody paid for it */
@@ -200,6 +219,74 @@ static void give_back(Windows *w, uint8_t *host)
         munmap(start, WINDOW_SIZE + 2 * WINDOW_GUARD);
         w->made--;
     }
+}
+
+static uint8_t *pair_start(unsigned k, uint64_t distance)
+{
+    return (uint8_t *)(uintptr_t)(pair_guest[k] + distance - WINDOW_GUARD);
+}
+
+static void pair_unmap(uint64_t distance, unsigned count)
+{
+    for (unsigned k = 0; k < count; k++) {
+        munmap(pair_start(k, distance), PAIR_SIZE + 2 * WINDOW_GUARD);
+    }
+}
+
+/* Memory for the windows of pair_guest with its guards: its distance; 0: there is none. */
+static uint64_t pair_reserve(Windows *w)
+{
+    if (w->pair_count) {
+        return w->pairs[--w->pair_count];
+    }
+    if (w->pairs_made == POOL_PAIRS || w->no_pairs_to_be_had) {
+        return 0;
+    }
+    unsigned places = (PAIR_HIGHEST - PAIR_LOWEST) / PAIR_SPACING;
+    unsigned first = (unsigned)g_random_int_range(0, (gint32)places);
+    for (unsigned n = 0; n < places; n++) {
+        uint64_t below = PAIR_LOWEST + (first + n) % places * PAIR_SPACING,
+                 distance = -(below << WINDOW_SHIFT);
+        unsigned k;
+        for (k = 0; k < PAIR_COUNT; k++) {
+            uint8_t *want = pair_start(k, distance);
+            void *p = mmap(want, PAIR_SIZE + 2 * WINDOW_GUARD, PROT_NONE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+            if (p != want) {
+                if (p != MAP_FAILED) { /* by a kernel that does not know the flag */
+                    munmap(p, PAIR_SIZE + 2 * WINDOW_GUARD);
+                }
+                break;
+            }
+            madvise(p, PAIR_SIZE + 2 * WINDOW_GUARD, MADV_DONTDUMP);
+        }
+        if (k == PAIR_COUNT) {
+            w->pairs_made++;
+            return distance;
+        }
+        pair_unmap(distance, k);
+    }
+    w->no_pairs_to_be_had = true;
+    return 0;
+}
+
+static void pair_give_back(Windows *w, uint64_t distance)
+{
+    bool done = true;
+    for (unsigned k = 0; k < PAIR_COUNT; k++) {
+        done &= map_none(pair_start(k, distance), PAIR_SIZE + 2 * WINDOW_GUARD);
+    }
+    if (done) {
+        w->pairs[w->pair_count++] = distance;
+    } else {
+        pair_unmap(distance, PAIR_COUNT);
+        w->pairs_made--;
+    }
+}
+
+static bool is_paired(uint64_t linear)
+{
+    return linear - pair_guest[0] < PAIR_SIZE || linear - pair_guest[1] < PAIR_SIZE;
 }
 
 /* ---- what may be written ---- */
@@ -328,9 +415,15 @@ static void space_clear(Windows *w, Space *s)
         hide(w);
     }
     for (unsigned i = 0; i < s->window_count; i++) {
-        give_back(w, s->windows[i].host);
+        if (!s->windows[i].paired) {
+            give_back(w, s->windows[i].host);
+        }
     }
     s->window_count = 0;
+    if (s->pair) {
+        pair_give_back(w, s->pair);
+        s->pair = 0;
+    }
     if (s->pages) {
         GHashTableIter it;
         gpointer key, value;
@@ -379,31 +472,70 @@ static void charge(Windows *w, Space *s, uint64_t since, int64_t cycles)
     }
 }
 
+/* Takes the windows of who has not run for the longest time. false: nobody else has any. */
+static bool steal(Windows *w, const Space *s, bool pair)
+{
+    Space *oldest = NULL;
+    for (unsigned i = 0; i < MMU_CONTEXTS; i++) {
+        Space *other = &w->spaces[i];
+        if (other != s && (pair ? other->pair != 0 : other->window_count > 0) &&
+            (!oldest || other->used < oldest->used)) {
+            oldest = other;
+        }
+    }
+    if (!oldest) {
+        return false;
+    }
+    space_clear(w, oldest);
+    oldest->heat = 0;
+    return true;
+}
+
 static bool window_add(Windows *w, Space *s, uint64_t linear)
 {
+    uint64_t guest = linear & ~(WINDOW_SIZE - 1);
+    uint8_t *host = NULL;
+
     if (s->window_count == SPACE_WINDOWS) {
         return false;
     }
-    uint8_t *start = reserve(w);
-    while (!start) {
-        /* That of who has not run for the longest time. */
-        Space *oldest = NULL;
-        for (unsigned i = 0; i < MMU_CONTEXTS; i++) {
-            Space *other = &w->spaces[i];
-            if (other != s && other->window_count && (!oldest || other->used < oldest->used)) {
-                oldest = other;
+    bool paired = is_paired(linear);
+    while (paired && !s->pair) {
+        s->pair = pair_reserve(w);
+        paired = s->pair || steal(w, s, true);
+    }
+    if (paired) {
+        host = (uint8_t *)(uintptr_t)(guest + s->pair);
+    } else {
+        uint8_t *start = reserve(w);
+        while (!start) {
+            if (!steal(w, s, false)) {
+                return false;
             }
+            start = reserve(w);
         }
-        if (!oldest) {
-            return false;
-        }
-        space_clear(w, oldest);
-        oldest->heat = 0;
-        start = reserve(w);
+        host = start + WINDOW_GUARD;
     }
     unsigned i = s->window_count++;
-    s->windows[i].guest = linear & ~(WINDOW_SIZE - 1);
-    s->windows[i].host = start + WINDOW_GUARD;
+    s->windows[i].guest = guest;
+    s->windows[i].host = host;
+    s->windows[i].paired = paired;
+    return true;
+}
+
+bool windows_near(uint64_t linear, uint64_t other)
+{
+    return linear >> WINDOW_SHIFT == other >> WINDOW_SHIFT || (is_paired(linear) && is_paired(other));
+}
+
+bool windows_all_near(const Windows *w, uint64_t linear)
+{
+    const Space *s = current(w);
+    for (unsigned i = 0; i < s->window_count; i++) {
+        if (!windows_near(s->windows[i].guest, linear)) {
+            return false;
+        }
+    }
     return true;
 }
 
@@ -716,7 +848,7 @@ static void dropped(X86Cpu *cpu, const MmuDropped *what)
 {
     Windows *w = jit_vcpu(cpu)->windows;
 
-    if (!w->made) {
+    if (!w->made && !w->pairs_made) {
         return;
     }
     x86_fpu_leave(cpu);
@@ -891,6 +1023,9 @@ void windows_free(Windows *w)
     }
     while (w->pool_count) {
         munmap(w->pool[--w->pool_count], WINDOW_SIZE + 2 * WINDOW_GUARD);
+    }
+    while (w->pair_count) {
+        pair_unmap(w->pairs[--w->pair_count], PAIR_COUNT);
     }
     g_free(w);
 }

@@ -43,6 +43,12 @@ void windows_expect(Windows *w, uint64_t linear);
  * mapped and will be checked against the dirty bits. [any thread] */
 bool windows_may_write(const Windows *w, const uint8_t *low, const uint8_t *high);
 
+/* Whether the window of one address of the current address space lies, or would lie, as far from the guest's
+ * addresses as that of the other one does. A guess. */
+bool windows_near(uint64_t linear, uint64_t other);
+/* Whether that is so for all windows that it has, and this address. */
+bool windows_all_near(const Windows *w, uint64_t linear);
+
 typedef struct WindowCounts {
     uint64_t spaces, mapped, faults, dropped, checked, given_up;
     unsigned pages;
