@@ -437,7 +437,7 @@ static void examine_kvm(Doctor *d)
     if (can_use_kvm()) {
         finding(
             d, VERDICT_NOTE, "kvm", NULL,
-            "/dev/kvm works, but this version has no KVM accelerator yet: guests run on the software CPU");
+            "/dev/kvm works: -accel kvm uses it, -accel auto where it runs kernel code natively");
     } else if (errno == ENOENT) {
         finding(d, VERDICT_NOTE, "kvm",
                 "modprobe kvm_intel or kvm_amd; in a container pass --device /dev/kvm",

@@ -86,6 +86,7 @@ typedef struct KvmVcpu {
     bool pushed;      /* the kernel has had them once: `last` is valid */
     bool stood;       /* it stood still since it last ran: virtual time may have stopped */
     bool incomplete;  /* the last exit's access is completed by the next KVM_RUN */
+    bool warned;      /* that a debugger sees no points */
     bool failed;      /* the kernel cannot run it; stands still until a reset */
     /* What the kernel has, as it was read or written last: only differences are written. */
     struct {
@@ -159,6 +160,9 @@ void kvm_rescue(KvmVcpu *v);
 /* Runs the reference CPU from where the vCPU is until it has left SMM or somebody wants the vCPU's attention.
  */
 void kvm_rescue_smm(KvmVcpu *v);
+/* While a debugger has points or steps on it: runs it on the reference CPU, with the interrupts of
+ * controllers that are here. */
+void kvm_rescue_debugged(KvmVcpu *v);
 /* "mnemonic count, ..." of what was rescued most. */
 void kvm_rescue_describe(const KvmVcpu *v, GString *text);
 

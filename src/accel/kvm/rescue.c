@@ -95,6 +95,33 @@ void kvm_rescue_smm(KvmVcpu *v)
     }
 }
 
+static bool wanted_elsewhere(const X86Cpu *cpu)
+{
+    return __atomic_load_n(&cpu->interrupt_request, __ATOMIC_SEQ_CST) & CPU_INTERRUPT_EXIT;
+}
+
+void kvm_rescue_debugged(KvmVcpu *v)
+{
+    X86Cpu *cpu = v->cpu;
+    g_autoptr(GError) error = NULL;
+
+    if (!kvm_state_get(v, &error)) {
+        kvm_vcpu_fail(v, error->message);
+        return;
+    }
+    reference_begin(cpu);
+    while (cpu->debugger && !wanted_elsewhere(cpu)) {
+        if (__atomic_load_n(&cpu->interrupt_request, __ATOMIC_SEQ_CST) && !cpu->inhibit_interrupts &&
+            !cpu->debugger->step) {
+            x86_handle_interrupts(cpu);
+        }
+        if (cpu->halted) {
+            break;
+        }
+        interp_run_instruction(cpu);
+    }
+}
+
 void kvm_rescue_describe(const KvmVcpu *v, GString *text)
 {
     uint64_t below = UINT64_MAX;

@@ -386,6 +386,16 @@ static bool prepare(KvmVcpu *v)
     if (cpu->shutdown || (cpu->wait_sipi && v->kvm->irqchip == KVM_IRQCHIP_OFF)) {
         return false;
     }
+    if (cpu->debugger && v->kvm->irqchip == KVM_IRQCHIP_OFF) {
+        kvm_rescue_debugged(v);
+        return !v->failed && !cpu->halted;
+    }
+    if (cpu->debugger && !v->warned) {
+        v->warned = true;
+        log_warning("gdb: breakpoints, watchpoints and steps need -accel kvm,kernel-irqchip=off or -accel "
+                    "tcg; without, "
+                    "the guest runs past them");
+    }
     if (v->here && !kvm_state_put(v, &error)) {
         kvm_vcpu_fail(v, error->message);
         return false;
