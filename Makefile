@@ -11,7 +11,7 @@ JOBS       ?= $(shell nproc)
 MESON      ?= meson
 SECONDS    ?= 600
 
-.PHONY: all run test check bench bench-cpu bench-io soak-cpu soak-io soak-guest-disk soak-hotplug soak-state fuzz tsan format install clean deps deps-test guest
+.PHONY: all run test check bench bench-cpu bench-io soak-cpu soak-io soak-guest-disk soak-hotplug soak-state soak-programs soak-disks fuzz tsan format install clean deps deps-test guest
 
 all: $(BUILD)/build.ninja
 	ninja -C $(BUILD) -j $(JOBS)
@@ -76,6 +76,14 @@ soak-hotplug: all guest
 # A guest that works is taken over by a new process 20 times, on each machine, with one CPU and with two.
 soak-state: all guest
 	@tests/migration/soak_state.py --build $(BUILD) --guest $(GUEST) --rounds 100 --pause 0.6
+
+# Real programs from Debian's packages in a guest, their output compared with the host's. ARGS: see tests/cpu/programs_test.py --help.
+soak-programs: all guest
+	@tests/cpu/programs_test.py --build $(BUILD) --guest $(GUEST) $(ARGS)
+
+# A whole Debian, made here, starts from each kind of disk through SeaBIOS and OVMF. ARGS: see tests/boot/debian_test.py --help.
+soak-disks: all
+	@tests/boot/debian_test.py --build $(BUILD) $(ARGS)
 
 # Each fuzz target for SECONDS, under the sanitizers.
 fuzz: deps-test
