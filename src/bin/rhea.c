@@ -435,9 +435,8 @@ static bool can_use_kvm(void)
 static void examine_kvm(Doctor *d)
 {
     if (can_use_kvm()) {
-        finding(
-            d, VERDICT_NOTE, "kvm", NULL,
-            "/dev/kvm works: -accel kvm uses it, -accel auto where it runs kernel code natively");
+        finding(d, VERDICT_NOTE, "kvm", NULL,
+                "/dev/kvm works: -accel kvm uses it, -accel auto where it runs kernel code natively");
     } else if (errno == ENOENT) {
         finding(d, VERDICT_NOTE, "kvm",
                 "modprobe kvm_intel or kvm_amd; in a container pass --device /dev/kvm",

@@ -216,7 +216,8 @@ typedef struct X86CpuEnv {
     Loop *main_loop;
     /* A triple fault or INIT shutdown: ask for a reset. Any thread. */
     void (*request_reset)(void *opaque);
-    /* The accelerator cannot run it any more: the machine stops ("internal-error"). Any thread. May be NULL. */
+    /* The accelerator cannot run it any more: the machine stops ("internal-error"). Any thread. May be NULL.
+     */
     void (*failed)(void *opaque);
     void *opaque;
 } X86CpuEnv;

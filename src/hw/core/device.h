@@ -42,7 +42,7 @@ typedef enum ShutdownCause {
 typedef struct VmServices {
     void (*request_reset)(void *opaque, ShutdownCause cause);
     void (*request_shutdown)(void *opaque, ShutdownCause cause);
-    void (*internal_error)(void *opaque); /* a vCPU cannot go on: the machine stops in that state */
+    void (*internal_error)(void *opaque);           /* a vCPU cannot go on: the machine stops in that state */
     void (*request_exit)(void *opaque, int status); /* isa-debug-exit: ends the process with that status */
     void (*request_suspend)(void *opaque);          /* ACPI S3 */
     void (*request_wakeup)(void *opaque);
