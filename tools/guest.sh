@@ -80,9 +80,11 @@ cp "$modules/modules.builtin" "$modules/modules.order" "$ram/lib/modules/$releas
 "$out/root/bin/busybox" depmod -b "$ram" "$release"
 
 (cd "$ram" && find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0) | gzip -n -6 >"$out/initrd.gz.new"
-# The drivers of IDE and SATA, and what a screen's user may want, for a second ramdisk behind the first. The cloud kernel
+# The drivers of IDE and SATA, what a screen's user may want, and of older or rarer devices, for a second ramdisk behind the first. The cloud kernel
 # has no USB.
 copy_module ata_piix ahci sd_mod sr_mod virtio_scsi virtio_input uhci-hcd xhci-pci usbhid hid-generic usb-storage
+copy_module e1000 8139cp 8139too i2c-piix4 i2c-i801 i2c-dev floppy parport_pc ppdev lp virtio-gpu vmw_vsock_virtio_transport
+copy_module virtio_balloon qemu_fw_cfg i6300esb
 "$out/root/bin/busybox" depmod -b "$ram" "$release"
 (cd "$ram" && find lib/modules | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0) | gzip -n -6 >"$out/ide.gz"
 mv "$out/initrd.gz.new" "$out/initrd.gz"

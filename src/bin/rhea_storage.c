@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "block/exports.h"
+#include "host/daemon.h"
 #include "monitor/monitor.h"
 #include "object/object.h"
 #include "rhea_config.h"
@@ -207,68 +208,6 @@ static bool parse(Storage *s, int argc, char **argv, GError **error)
     return true;
 }
 
-/* The parent waits until the child is ready or has failed. Gives the child's end; the parent never returns.
- */
-static int go_to_background(void)
-{
-    int ends[2];
-    pid_t pid;
-
-    if (pipe2(ends, O_CLOEXEC) < 0 || (pid = fork()) < 0) {
-        log_error("cannot go to the background: %s", g_strerror(errno));
-        exit(EXIT_FAILURE);
-    }
-    if (pid > 0) {
-        char status = 1;
-        ssize_t n;
-
-        close(ends[1]);
-        do {
-            n = read(ends[0], &status, 1);
-        } while (n < 0 && errno == EINTR);
-        _exit(n == 1 && status == 0 ? EXIT_SUCCESS : EXIT_FAILURE);
-    }
-    close(ends[0]);
-    setsid();
-    return ends[1];
-}
-
-static void tell_parent(int fd)
-{
-    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    char ok = 0;
-
-    if (null < 0 || chdir("/") < 0) {
-        log_warning("cannot leave the directory or open /dev/null: %s", g_strerror(errno));
-    }
-    for (int i = 0; null >= 0 && i < 3; i++) {
-        dup2(null, i);
-    }
-    if (null >= 0) {
-        close(null);
-    }
-    while (write(fd, &ok, 1) < 0 && errno == EINTR) {}
-    close(fd);
-}
-
-/* Locked while the process lives, as users of pid files expect. */
-static int write_pidfile(const char *path, GError **error)
-{
-    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-    g_autofree char *text = g_strdup_printf("%d\n", (int)getpid());
-    int fd = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0644);
-
-    if (fd < 0 || fcntl(fd, F_SETLK, &lock) < 0 || ftruncate(fd, 0) < 0 ||
-        write(fd, text, strlen(text)) != (ssize_t)strlen(text)) {
-        error_set_errno(error, errno, "cannot create PID file '%s'", path);
-        if (fd >= 0) {
-            close(fd);
-        }
-        return -1;
-    }
-    return fd;
-}
-
 int main(int argc, char **argv)
 {
     g_autofree char *name = g_path_get_basename(argv[0] ? argv[0] : "rhea-storage"), *pidfile = NULL;
@@ -285,7 +224,11 @@ int main(int argc, char **argv)
     }
     pidfile = s.pidfile ? g_canonicalize_filename(s.pidfile, NULL) : NULL;
     if (s.daemonize) {
-        ready_fd = go_to_background();
+        ready_fd = daemon_start(&error);
+        if (ready_fd < 0) {
+            error_report(error);
+            return EXIT_FAILURE;
+        }
     }
     s.vm = vm_new(&error);
     if (s.vm) {
@@ -293,10 +236,10 @@ int main(int argc, char **argv)
         monitor_set_limit_commands(s.monitors, commands);
     }
     if (s.vm && parse(&s, argc, argv, &error)) {
-        pid_fd = pidfile ? write_pidfile(pidfile, &error) : -1;
+        pid_fd = pidfile ? daemon_write_pidfile(pidfile, &error) : -1;
         if (!pidfile || pid_fd >= 0) {
             if (ready_fd >= 0) {
-                tell_parent(ready_fd);
+                daemon_ready(ready_fd);
             }
             status = vm_run(s.vm);
         }

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "gdbstub/gdbstub.h"
+#include "host/daemon.h"
 #include "monitor/monitor.h"
 #include "vm/configure.h"
 
@@ -15,80 +16,6 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-/* -daemonize: the parent waits until the child is ready (or has failed), so that sockets and the pid file are
- * there when it returns. Gives the child's end of the pipe, -1 on error; the parent does not return from it.
- */
-static int daemonize(GError **error)
-{
-    int ends[2];
-
-    if (pipe2(ends, O_CLOEXEC) < 0) {
-        error_set_errno(error, errno, "cannot make a pipe");
-        return -1;
-    }
-    pid_t child = fork();
-    if (child < 0) {
-        error_set_errno(error, errno, "cannot go to the background");
-        return -1;
-    }
-    if (child > 0) {
-        char status = 1;
-        ssize_t n;
-        close(ends[1]);
-        do {
-            n = read(ends[0], &status, 1);
-        } while (n < 0 && errno == EINTR);
-        _exit(n == 1 && status == 0 ? EXIT_SUCCESS : EXIT_FAILURE);
-    }
-    close(ends[0]);
-    setsid();
-    umask(027);
-    return ends[1];
-}
-
-static void daemon_ready(int fd)
-{
-    char status = 0;
-    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-
-    if (chdir("/") < 0 || null < 0) {
-        log_warning("cannot leave the directory or open /dev/null: %s", g_strerror(errno));
-    }
-    for (int i = 0; null >= 0 && i < 3; i++) {
-        dup2(null, i);
-    }
-    if (null >= 0) {
-        close(null);
-    }
-    while (write(fd, &status, 1) < 0 && errno == EINTR) {}
-    close(fd);
-}
-
-/* The lock is held while the process lives, as users of pid files expect. */
-static int write_pidfile(const char *path, GError **error)
-{
-    int fd = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
-    char text[32];
-
-    if (fd < 0) {
-        error_set_errno(error, errno, "cannot create PID file: Cannot open pid file '%s'", path);
-        return -1;
-    }
-    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-    if (fcntl(fd, F_SETLK, &lock) < 0) {
-        error_set_errno(error, errno, "cannot create PID file: Cannot lock pid file '%s'", path);
-        close(fd);
-        return -1;
-    }
-    int length = g_snprintf(text, sizeof(text), "%ld\n", (long)getpid());
-    if (ftruncate(fd, 0) < 0 || write(fd, text, length) != length) {
-        error_set_errno(error, errno, "cannot create PID file: Failed to write '%s'", path);
-        close(fd);
-        return -1;
-    }
-    return fd;
-}
 
 static bool add_monitor(void *opaque, const VmMonitorRequest *r, GError **error)
 {
@@ -142,7 +69,7 @@ static int run(const Options *options, GError **error)
             error_set(error, "-nographic cannot be used with -daemonize");
             return status;
         }
-        ready_fd = daemonize(error);
+        ready_fd = daemon_start(error);
         if (ready_fd < 0) {
             return status;
         }
@@ -156,7 +83,7 @@ static int run(const Options *options, GError **error)
     monitor_set_gdbstub(monitors, gdb);
     bool ok = start(vm, options, monitors, error) && listen_for_gdb(gdb, options, error);
     if (ok && pidfile) {
-        pid_fd = write_pidfile(pidfile_path, error);
+        pid_fd = daemon_write_pidfile(pidfile_path, error);
         ok = pid_fd >= 0;
     }
     if (ok) {

@@ -3,8 +3,8 @@
  * replication with a failover. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/graph/dirty_bitmap.h"
-#include "block/graph/graph.h"
 #include "block/replication.h"
+#include "block/test_graph.h"
 
 #include "base/error.h"
 
@@ -16,37 +16,6 @@
 
 #define SIZE (1u << 20)
 
-static Loop *loop;
-static BlockGraph *graph;
-static char *dir;
-
-static void begin(void)
-{
-    loop = loop_new(NULL, NULL);
-    graph = block_graph_new(loop, NULL);
-    dir = g_dir_make_tmp("rhea-filters-XXXXXX", NULL);
-}
-
-static void end(void)
-{
-    g_autofree char *command = g_strdup_printf("rm -rf '%s'", dir);
-
-    block_graph_free(graph);
-    loop_free(loop);
-    g_assert_cmpint(system(command), ==, 0);
-    g_free(dir);
-}
-
-static char *make_file(const char *name, size_t size, int fill)
-{
-    char *path = g_build_filename(dir, name, NULL);
-    g_autofree char *data = g_malloc(size + 1);
-
-    memset(data, fill, size);
-    g_assert_true(g_file_set_contents(path, data, (gssize)size, NULL));
-    return path;
-}
-
 static char *make_qcow2(const char *name)
 {
     char *path = g_build_filename(dir, name, NULL);
@@ -57,24 +26,6 @@ static char *make_qcow2(const char *name)
     g_assert_no_error(error);
     json_object_put(o);
     return path;
-}
-
-static BlockNode *add(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
-static BlockNode *add(const char *fmt, ...)
-{
-    g_autoptr(QapiBlockdevOptions) options = NULL;
-    g_autoptr(GError) error = NULL;
-    g_autofree char *text = NULL;
-    BlockNode *node;
-    va_list ap;
-
-    va_start(ap, fmt);
-    text = g_strdup_vprintf(fmt, ap);
-    va_end(ap);
-    g_assert_true(qapi_option_blockdev(text, &options, &error));
-    node = block_node_open(graph, options, false, 0, &error);
-    g_assert_no_error(error);
-    return node;
 }
 
 static void refused(const char *reason, const char *fmt, ...) G_GNUC_PRINTF(2, 3);

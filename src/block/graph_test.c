@@ -4,6 +4,7 @@
  */
 #include "block/block.h"
 #include "block/graph/dirty_bitmap.h"
+#include "block/test_graph.h"
 
 #include "base/error.h"
 #include "rhea_config.h"
@@ -15,54 +16,6 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-static Loop *loop;
-static BlockGraph *graph;
-static char *dir;
-
-static void begin(void)
-{
-    loop = loop_new(NULL, NULL);
-    graph = block_graph_new(loop, NULL);
-    dir = g_dir_make_tmp("rhea-graph-XXXXXX", NULL);
-}
-
-static void end(void)
-{
-    g_autofree char *command = g_strdup_printf("rm -rf '%s'", dir);
-
-    block_graph_free(graph);
-    loop_free(loop);
-    g_assert_cmpint(system(command), ==, 0);
-    g_free(dir);
-}
-
-static char *make_file(const char *name, size_t size, int fill)
-{
-    char *path = g_build_filename(dir, name, NULL);
-    g_autofree char *data = g_malloc(size + 1);
-
-    memset(data, fill, size);
-    g_assert_true(g_file_set_contents(path, data, (gssize)size, NULL));
-    return path;
-}
-
-static BlockNode *add(const char *fmt, ...)
-{
-    g_autoptr(QapiBlockdevOptions) options = NULL;
-    g_autoptr(GError) error = NULL;
-    g_autofree char *text = NULL;
-    BlockNode *node;
-    va_list ap;
-
-    va_start(ap, fmt);
-    text = g_strdup_vprintf(fmt, ap);
-    va_end(ap);
-    g_assert_true(qapi_option_blockdev(text, &options, &error));
-    node = block_node_open(graph, options, false, 0, &error);
-    g_assert_no_error(error);
-    return node;
-}
 
 static BlockChild *root_of(BlockNode *node, unsigned perm, unsigned shared)
 {

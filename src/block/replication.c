@@ -54,38 +54,14 @@ static void note_error(ReplicationNode *r, int ret)
 
 /* ---- the filter over the secondary's disk ---- */
 
-typedef struct SaverNode {
-    BlockNode node;
-    ReplicationNode *r; /* NULL: it lets all pass */
-} SaverNode;
-
-static void save(BlockNode *node, uint64_t offset, uint64_t bytes)
+static void save(void *owner, uint64_t offset, uint64_t bytes)
 {
-    ReplicationNode *r = ((SaverNode *)node)->r;
-    int ret = r ? block_copy_range(&r->copy, offset, bytes, NULL) : 0;
+    ReplicationNode *r = owner;
+    int ret = block_copy_range(&r->copy, offset, bytes, NULL);
 
     if (ret < 0) { /* who manages both machines decides what that means */
         note_error(r, ret);
     }
-}
-
-static int saver_co_pwritev(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
-                            uint64_t from, unsigned flags)
-{
-    save(node, offset, bytes);
-    return block_co_pwritev(node->backing, offset, bytes, vec, from, flags);
-}
-
-static int saver_co_pwrite_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags)
-{
-    save(node, offset, bytes);
-    return block_co_pwrite_zeroes(node->backing, offset, bytes, flags);
-}
-
-static int saver_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t bytes)
-{
-    save(node, offset, bytes);
-    return block_co_pdiscard(node->backing, offset, bytes);
 }
 
 static int saver_co_flush(BlockNode *node)
@@ -114,11 +90,11 @@ static const BlockDriver saver_driver = {
     .name = "replication-saver",
     .is_filter = true,
     .any_alignment = true,
-    .instance_size = sizeof(SaverNode),
+    .instance_size = sizeof(BlockSaver),
     .child_perm = saver_child_perm,
-    .co_pwritev = saver_co_pwritev,
-    .co_pwrite_zeroes = saver_co_pwrite_zeroes,
-    .co_pdiscard = saver_co_pdiscard,
+    .co_pwritev = block_saver_co_pwritev,
+    .co_pwrite_zeroes = block_saver_co_pwrite_zeroes,
+    .co_pdiscard = block_saver_co_pdiscard,
     .co_flush = saver_co_flush,
 };
 
@@ -229,7 +205,7 @@ static void drop_filter(ReplicationNode *r)
     if (r->filter) {
         BlockDrain *drain = block_drain_begin(r->filter);
 
-        ((SaverNode *)r->filter)->r = NULL;
+        ((BlockSaver *)r->filter)->owner = NULL;
         block_drain_end(drain);
         r->todo = NULL; /* goes with it */
         block_node_remove_filter(r->filter);
@@ -346,7 +322,8 @@ static bool secondary_start(ReplicationNode *r, GError **error)
         r->todo->enabled = false;
         block_copy_destroy(&r->copy);
         block_copy_init(&r->copy, r->filter->backing, target, r->todo);
-        ((SaverNode *)r->filter)->r = r;
+        ((BlockSaver *)r->filter)->save = save;
+        ((BlockSaver *)r->filter)->owner = r;
     }
     block_drain_end(drain);
     return r->todo && secondary_checkpoint(r, error);

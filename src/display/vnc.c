@@ -887,8 +887,7 @@ bool vnc_add_text(VncSet *set, const char *text, const char *name, GError **erro
         ok = error_set(error, "where to listen is missing: HOST:DISPLAY or unix:PATH");
     } else if (strcmp(where, "none") != 0 || options_contains(options, "websocket")) {
 #ifdef CONFIG_VNC
-        vnc_library_init();
-        ok = add_server(set, options, where, name, error);
+        ok = vnc_library_init(error) && add_server(set, options, where, name, error);
 #else
         ok = error_set(error, "this program was built without VNC");
         error_append_hint(error, "Build it with LibVNCServer (Debian's libvncserver-dev) installed.");
@@ -904,8 +903,9 @@ gpointer vnc_client_main(gpointer opaque)
     return NULL;
 }
 
-void vnc_library_init(void)
+bool vnc_library_init(GError **error)
 {
+    return true;
 }
 
 void vnc_client_interrupt(VncClient *c)

@@ -10,6 +10,8 @@
 #include "display/vnc_internal.h"
 
 #include "base/log.h"
+#include "host/library.h"
+#include "rhea_config.h"
 #include "trace/trace.h"
 
 #include <errno.h>
@@ -21,6 +23,16 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+/* Loaded with the first server: it brings libraries for TLS and pictures, 2 ms of every start and 3 MiB. */
+/* clang-format off */
+#define RFB_SYMBOLS(X, P)                                                                            \
+    X(P, ClientConnectionGone) X(P, CloseClient) X(P, EncryptBytes) X(P, Err) X(P, GetScreen)        \
+    X(P, Log) X(P, MarkRectAsModified) X(P, MaxClientWait) X(P, NewClient) X(P, NewFramebuffer)      \
+    X(P, ProcessClientMessage) X(P, ReadExact) X(P, RegisterProtocolExtension) X(P, ScreenCleanup)   \
+    X(P, UpdateClient) X(P, WriteExact) X(, webSocketsHasDataInBuffer)
+/* clang-format on */
+LIBRARY_TABLE(rfb, rfb, RFB_SYMBOLS, SONAME_VNCSERVER, "libvncserver1", "VNC");
 
 TRACE_EVENT(vnc_library, "%s");
 TRACE_EVENT(vnc_input, "kind %d code 0x%x down %d at %d,%d");
@@ -66,7 +78,7 @@ static void push_input(Session *s, const VncInput *input)
     g_mutex_unlock(&c->shared->lock);
     bh_schedule(c->bh);
     if (flood) {
-        rfbCloseClient(s->cl);
+        rfb.CloseClient(s->cl);
     }
 }
 
@@ -122,8 +134,8 @@ static void acknowledge(rfbClientPtr cl, int encoding, unsigned x)
     put_be16(message + 10, (unsigned)cl->screen->height);
     put_be16(message + 12, (uint32_t)encoding >> 16);
     put_be16(message + 14, (uint32_t)encoding & 0xffff);
-    if (cl->sock != RFB_INVALID_SOCKET && rfbWriteExact(cl, (char *)message, sizeof(message)) < 0) {
-        rfbCloseClient(cl);
+    if (cl->sock != RFB_INVALID_SOCKET && rfb.WriteExact(cl, (char *)message, sizeof(message)) < 0) {
+        rfb.CloseClient(cl);
     }
 }
 
@@ -167,9 +179,9 @@ static rfbBool handle_message(rfbClientPtr cl, void *data, const rfbClientToServ
     if (message->type != QEMU_MESSAGE) {
         return FALSE;
     }
-    if (rfbReadExact(cl, (char *)rest, 1) <= 0 || rest[0] != 0 ||
-        rfbReadExact(cl, (char *)rest + 1, 10) <= 0) {
-        rfbCloseClient(cl); /* it went, or speaks of what was not offered */
+    if (rfb.ReadExact(cl, (char *)rest, 1) <= 0 || rest[0] != 0 ||
+        rfb.ReadExact(cl, (char *)rest + 1, 10) <= 0) {
+        rfb.CloseClient(cl); /* it went, or speaks of what was not offered */
         return TRUE;
     }
     push_input(session_of(cl),
@@ -212,18 +224,22 @@ void vnc_client_interrupt(VncClient *c)
     g_mutex_unlock(&c->shared->lock);
 }
 
-void vnc_library_init(void)
+bool vnc_library_init(GError **error)
 {
     static gsize once;
 
+    if (!library_load(&rfb_library, error)) {
+        return false;
+    }
     if (g_once_init_enter(&once)) {
-        rfbLog = rfbErr = library_log;
-        rfbMaxClientWait = STALL_MS;
-        rfbRegisterProtocolExtension(&extension);
+        *rfb.Log = *rfb.Err = library_log;
+        *rfb.MaxClientWait = STALL_MS;
+        rfb.RegisterProtocolExtension(&extension);
         struct sigaction action = { .sa_handler = on_poke };
         sigaction(POKE_SIGNAL, &action, NULL);
         g_once_init_leave(&once, 1);
     }
+    return true;
 }
 
 /* ---- password ---- */
@@ -243,7 +259,7 @@ static rfbBool check_password(rfbClientPtr cl, const char *response, int length)
         return FALSE;
     }
     memcpy(expected, cl->authChallenge, CHALLENGESIZE);
-    rfbEncryptBytes(expected, password);
+    rfb.EncryptBytes(expected, password);
     uint8_t differ = 0;
     for (int i = 0; i < CHALLENGESIZE; i++) { /* the time tells nothing */
         differ |= expected[i] ^ (uint8_t)response[i];
@@ -267,9 +283,9 @@ static void resize(Session *s, uint32_t width, uint32_t height)
     uint32_t *pixels = g_malloc0_n((gsize)width * height, sizeof(uint32_t));
 
     if (s->cl->scaledScreen != s->screen) { /* the library cannot resize those that it scales down */
-        rfbCloseClient(s->cl);
+        rfb.CloseClient(s->cl);
     }
-    rfbNewFramebuffer(s->screen, (char *)pixels, (int)width, (int)height, 8, 3, 4);
+    rfb.NewFramebuffer(s->screen, (char *)pixels, (int)width, (int)height, 8, 3, 4);
     set_format(s->screen);
     s->screen->setTranslateFunction(s->cl);
     g_free(s->pixels);
@@ -287,7 +303,7 @@ static void copy_run(Session *s, uint32_t first, uint32_t count, uint32_t row)
         size_t at = (size_t)line * shared->width + x;
         memcpy(s->pixels + at, shared->pixels + at, width * sizeof(uint32_t));
     }
-    rfbMarkRectAsModified(s->screen, (int)x, (int)y, (int)(x + width), (int)end);
+    rfb.MarkRectAsModified(s->screen, (int)x, (int)y, (int)(x + width), (int)end);
 }
 
 /* Takes over what changed; false where the size did, which is for the caller. */
@@ -367,11 +383,11 @@ static void read_messages(Session *s)
             g_mutex_unlock(&c->shared->lock);
         }
         bool was_active = s->cl->state == RFB_NORMAL;
-        rfbProcessClientMessage(s->cl);
+        rfb.ProcessClientMessage(s->cl);
         if (!was_active && s->cl->state == RFB_NORMAL && connected(s)) {
             set_state(c, VNC_ACTIVE);
         }
-    } while (connected(s) && s->cl->wsctx && webSocketsHasDataInBuffer(s->cl));
+    } while (connected(s) && s->cl->wsctx && rfb.webSocketsHasDataInBuffer(s->cl));
 }
 
 static bool told_to_stop(VncClient *c)
@@ -401,7 +417,7 @@ static void serve(Session *s)
         }
         if (connected(s)) {
             update_picture(s);
-            rfbUpdateClient(s->cl);
+            rfb.UpdateClient(s->cl);
         }
     }
 }
@@ -413,7 +429,7 @@ static bool session_open(Session *s)
     g_mutex_lock(&c->shared->lock);
     uint32_t width = c->shared->width, height = c->shared->height;
     g_mutex_unlock(&c->shared->lock);
-    s->screen = rfbGetScreen(NULL, NULL, (int)width, (int)height, 8, 3, 4);
+    s->screen = rfb.GetScreen(NULL, NULL, (int)width, (int)height, 8, 3, 4);
     if (!s->screen) {
         close(c->rfb_fd);
         return false;
@@ -435,13 +451,13 @@ static bool session_open(Session *s)
         s->screen->passwordCheck = check_password;
     }
     set_format(s->screen);
-    s->cl = rfbNewClient(s->screen, c->rfb_fd); /* waits a moment for a WebSocket's request */
+    s->cl = rfb.NewClient(s->screen, c->rfb_fd); /* waits a moment for a WebSocket's request */
     if (!s->cl) {
         return false;
     }
     if (!!s->cl->wsctx != c->websocket) { /* browsers may not come by the port that others use */
         LOG(LOG_UNIMP, "vnc: a client that is %s WebSocket was turned away", c->websocket ? "no" : "a");
-        rfbCloseClient(s->cl);
+        rfb.CloseClient(s->cl);
     }
     return true;
 }
@@ -461,16 +477,16 @@ gpointer vnc_client_main(gpointer opaque)
     g_mutex_unlock(&c->shared->lock);
     if (session_open(&s)) {
         serve(&s);
-        rfbCloseClient(s.cl);
+        rfb.CloseClient(s.cl);
         for (rfbExtensionData *e; (e = s.cl->extensions);) { /* the library forgets them */
             s.cl->extensions = e->next;
             free(e);
         }
-        rfbClientConnectionGone(s.cl);
+        rfb.ClientConnectionGone(s.cl);
     }
     if (s.screen) {
         s.screen->frameBuffer = NULL;
-        rfbScreenCleanup(s.screen);
+        rfb.ScreenCleanup(s.screen);
     }
     g_free(s.pixels);
     set_state(c, VNC_DONE);

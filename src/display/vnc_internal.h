@@ -83,8 +83,8 @@ static inline uint32_t vnc_tiles(uint32_t pixels)
 
 /* The thread of a client; ends when the connection does or it is told to stop. */
 gpointer vnc_client_main(gpointer opaque);
-/* Once, before the first client. */
-void vnc_library_init(void);
+/* Loads the library and readies it. Before the first client; once more is fine. */
+bool vnc_library_init(GError **error);
 /* Ends its waits: the connection is shut down. Main loop's thread; no lock held. */
 void vnc_client_interrupt(VncClient *c);
 

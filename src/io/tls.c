@@ -5,10 +5,11 @@
 #include "io/tls.h"
 
 #include "base/error.h"
+#include "host/library.h"
 #include "object/property.h"
 #include "object/secret.h"
+#include "rhea_config.h"
 
-#include <dlfcn.h>
 #include <errno.h>
 #include <gnutls/gnutls.h>
 #include <gnutls/x509.h>
@@ -23,59 +24,27 @@
 /* ---- the library ---- */
 
 /* Loaded when the first credentials are made: linking it would cost every start milliseconds. */
-#define GNUTLS_FILE "libgnutls.so.30"
 /* clang-format off */
-#define GNUTLS_FUNCTIONS(X)                                                                         \
-    X(anon_allocate_client_credentials) X(anon_allocate_server_credentials)                         \
-    X(anon_free_client_credentials) X(anon_free_server_credentials)                                 \
-    X(anon_set_server_known_dh_params) X(bye) X(certificate_allocate_credentials)                   \
-    X(certificate_free_credentials) X(certificate_get_peers) X(certificate_server_set_request)      \
-    X(certificate_set_known_dh_params) X(certificate_set_x509_crl_file)                             \
-    X(certificate_set_x509_key_file2) X(certificate_set_x509_trust_file)                            \
-    X(certificate_verification_status_print) X(certificate_verify_peers3) X(credentials_set)        \
-    X(deinit) X(error_is_fatal) X(handshake) X(handshake_set_timeout) X(init)                       \
-    X(priority_set_direct) X(psk_allocate_client_credentials) X(psk_allocate_server_credentials)    \
-    X(psk_free_client_credentials) X(psk_free_server_credentials) X(psk_server_get_username)        \
-    X(psk_set_client_credentials) X(psk_set_server_credentials_file)                                \
-    X(psk_set_server_known_dh_params) X(record_get_direction) X(record_recv) X(record_send)         \
-    X(server_name_set) X(strerror) X(transport_set_int2) X(x509_crt_deinit)                         \
-    X(x509_crt_get_activation_time) X(x509_crt_get_dn2) X(x509_crt_get_expiration_time)             \
-    X(x509_crt_import) X(x509_crt_init) X(x509_crt_list_import)
+#define GNUTLS_SYMBOLS(X, P)                                                                         \
+    X(P, anon_allocate_client_credentials) X(P, anon_allocate_server_credentials)                    \
+    X(P, anon_free_client_credentials) X(P, anon_free_server_credentials)                            \
+    X(P, anon_set_server_known_dh_params) X(P, bye) X(P, certificate_allocate_credentials)           \
+    X(P, certificate_free_credentials) X(P, certificate_get_peers)                                   \
+    X(P, certificate_server_set_request) X(P, certificate_set_known_dh_params)                       \
+    X(P, certificate_set_x509_crl_file) X(P, certificate_set_x509_key_file2)                         \
+    X(P, certificate_set_x509_trust_file) X(P, certificate_verification_status_print)                \
+    X(P, certificate_verify_peers3) X(P, credentials_set) X(P, deinit) X(P, error_is_fatal)          \
+    X(P, handshake) X(P, handshake_set_timeout) X(P, init) X(P, priority_set_direct)                 \
+    X(P, psk_allocate_client_credentials) X(P, psk_allocate_server_credentials)                      \
+    X(P, psk_free_client_credentials) X(P, psk_free_server_credentials)                              \
+    X(P, psk_server_get_username) X(P, psk_set_client_credentials)                                   \
+    X(P, psk_set_server_credentials_file) X(P, psk_set_server_known_dh_params)                       \
+    X(P, record_get_direction) X(P, record_recv) X(P, record_send) X(P, server_name_set)             \
+    X(P, strerror) X(P, transport_set_int2) X(P, x509_crt_deinit) X(P, x509_crt_get_activation_time) \
+    X(P, x509_crt_get_dn2) X(P, x509_crt_get_expiration_time) X(P, x509_crt_import)                  \
+    X(P, x509_crt_init) X(P, x509_crt_list_import)
 /* clang-format on */
-
-static struct {
-#define X(name) __typeof__(gnutls_##name) *name;
-    GNUTLS_FUNCTIONS(X)
-#undef X
-} gnutls;
-
-static bool gnutls_load(GError **error)
-{
-    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-    static bool loaded;
-    const char *missing = NULL;
-
-    pthread_mutex_lock(&lock);
-    if (!loaded) {
-        void *file = dlopen(GNUTLS_FILE, RTLD_NOW | RTLD_LOCAL);
-
-        missing = file ? NULL : dlerror();
-#define X(name)                                                             \
-    if (!missing) {                                                         \
-        *(void **)(void *)&gnutls.name = dlsym(file, "gnutls_" #name);      \
-        missing = gnutls.name ? NULL : GNUTLS_FILE " has no gnutls_" #name; \
-    }
-        GNUTLS_FUNCTIONS(X)
-#undef X
-        loaded = !missing;
-        if (missing) {
-            error_set(error, "TLS needs GnuTLS, which cannot be loaded: %s", missing);
-            error_append_hint(error, "Install the package libgnutls30.");
-        }
-    }
-    pthread_mutex_unlock(&lock);
-    return !missing;
-}
+LIBRARY_TABLE(gnutls, gnutls_, GNUTLS_SYMBOLS, SONAME_GNUTLS, "libgnutls30", "TLS");
 
 /* ---- credentials ---- */
 
@@ -189,7 +158,7 @@ static bool x509_complete(Object *obj, GError **error)
     if (!c->dir) {
         return error_set(error, "Missing 'dir' property value");
     }
-    if (!gnutls_load(error)) {
+    if (!library_load(&gnutls_library, error)) {
         return false;
     }
     ca = file_of(c, "ca-cert.pem", true, error);
@@ -278,7 +247,7 @@ static bool psk_complete(Object *obj, GError **error)
         return error_set(error, "username should not be set when endpoint=server");
     }
     path = file_of(c, "keys.psk", true, error);
-    if (!path || !gnutls_load(error)) {
+    if (!path || !library_load(&gnutls_library, error)) {
         return false;
     }
     if (is_server(c)) {
@@ -309,7 +278,7 @@ static bool anon_complete(Object *obj, GError **error)
     int ret;
 
     c->kind = TLS_ANON;
-    if (!gnutls_load(error)) {
+    if (!library_load(&gnutls_library, error)) {
         return false;
     }
     if (is_server(c)) {

@@ -66,6 +66,7 @@ static bool pc_init(Machine *machine, GError **error)
         if (!pm ||
             !object_property_parse(OBJECT(pm), "smm-enabled", on_off_auto(x86->smm, true) ? "on" : "off",
                                    error) ||
+            !object_property_set_uint(OBJECT(pm), "memory-size", machine->ram_size, error) ||
             !device_realize(pm, pci, NULL, error)) {
             return false;
         }

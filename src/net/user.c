@@ -8,12 +8,22 @@
  */
 #include "base/error.h"
 #include "base/log.h"
+#include "host/library.h"
 #include "net/net_internal.h"
+#include "rhea_config.h"
 
 #include <arpa/inet.h>
 #include <libslirp.h>
 #include <poll.h>
 #include <string.h>
+
+/* Loaded when the first such network is made. */
+/* clang-format off */
+#define SLIRP_SYMBOLS(X, P)                                                                          \
+    X(P, add_hostfwd) X(P, cleanup) X(P, connection_info) X(P, input) X(P, new) X(P, pollfds_fill)   \
+    X(P, pollfds_poll) X(P, remove_hostfwd)
+/* clang-format on */
+LIBRARY_TABLE(slirp, slirp_, SLIRP_SYMBOLS, SONAME_SLIRP, "libslirp0", "User networking");
 
 typedef struct Watch {
     int fd;
@@ -192,7 +202,7 @@ static void update_watches(UserState *s)
 {
     uint32_t timeout_ms = UINT32_MAX;
     g_autoptr(GArray) fds = g_array_new(FALSE, FALSE, sizeof(struct pollfd));
-    slirp_pollfds_fill(s->slirp, &timeout_ms, collect, fds);
+    slirp.pollfds_fill(s->slirp, &timeout_ms, collect, fds);
 
     GHashTableIter it;
     gpointer value;
@@ -233,9 +243,9 @@ static void poll_now(UserState *s)
 {
     uint32_t timeout_ms = UINT32_MAX;
     g_autoptr(GArray) fds = g_array_new(FALSE, FALSE, sizeof(struct pollfd));
-    slirp_pollfds_fill(s->slirp, &timeout_ms, collect, fds);
+    slirp.pollfds_fill(s->slirp, &timeout_ms, collect, fds);
     int status = poll((struct pollfd *)fds->data, fds->len, 0);
-    slirp_pollfds_poll(s->slirp, status < 0, result_of, fds);
+    slirp.pollfds_poll(s->slirp, status < 0, result_of, fds);
 }
 
 static void deliver(UserState *s)
@@ -262,7 +272,7 @@ static void work(void *opaque)
     while ((frame = net_queue_pop(&s->to_slirp)) != NULL) {
         gsize size;
         const uint8_t *data = g_bytes_get_data(frame, &size);
-        slirp_input(s->slirp, data, (int)size);
+        slirp.input(s->slirp, data, (int)size);
         g_bytes_unref(frame);
     }
     if (s->ready) {
@@ -371,8 +381,8 @@ bool net_user_forward(NetClient *nc, const char *rule, bool add, GError **error)
     } else if (!parse_forward(rule, &f, error)) {
         return false;
     }
-    if (add ? slirp_add_hostfwd(s->slirp, f.udp, f.host, f.host_port, f.guest, f.guest_port) < 0
-            : slirp_remove_hostfwd(s->slirp, f.udp, f.host, f.host_port) < 0) {
+    if (add ? slirp.add_hostfwd(s->slirp, f.udp, f.host, f.host_port, f.guest, f.guest_port) < 0
+            : slirp.remove_hostfwd(s->slirp, f.udp, f.host, f.host_port) < 0) {
         if (!add) {
             return error_set(error, "There is no host forwarding '%s'", rule);
         }
@@ -387,7 +397,7 @@ bool net_user_forward(NetClient *nc, const char *rule, bool add, GError **error)
 char *net_user_info(NetClient *nc)
 {
     UserState *s = nc->state;
-    char *text = slirp_connection_info(s->slirp);
+    char *text = slirp.connection_info(s->slirp);
     char *copy = g_strdup(text);
     free(text);
     return copy;
@@ -418,7 +428,7 @@ static void user_close(NetClient *nc)
     UserState *s = nc->state;
     bh_free(s->work_bh);
     if (s->slirp) {
-        slirp_cleanup(s->slirp);
+        slirp.cleanup(s->slirp);
     }
     timer_destroy(&s->timeout);
     g_hash_table_unref(s->watches);
@@ -459,6 +469,9 @@ static bool user_open(NetClient *nc, const QapiNetdev *options, GError **error)
             return error_set(error, "%s: '%s' lies outside of the network", what, names[i]);
         }
     }
+    if (!library_load(&slirp_library, error)) {
+        return false;
+    }
     s->nc = nc;
     s->restricted = restricted;
     g_autofree const char **search = search_list(o->dnssearch); /* libslirp copies what it needs */
@@ -488,7 +501,7 @@ static bool user_open(NetClient *nc, const QapiNetdev *options, GError **error)
     s->watches = g_hash_table_new_full(NULL, NULL, NULL, watch_free);
     s->work_bh = bh_new(net_client_loop(nc), work, s, NULL);
     timer_init(&s->timeout, net_client_loop(nc), NULL, CLOCK_TYPE_REALTIME, timed_out, s, NULL);
-    s->slirp = slirp_new(&config, &callbacks, s);
+    s->slirp = slirp.new(&config, &callbacks, s);
     if (!s->slirp) {
         user_close(nc);
         return error_set(error, "%s: libslirp could not start", what);

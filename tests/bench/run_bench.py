@@ -4,8 +4,9 @@
 
 Rounds of both programs alternate, since machines are noisy; medians and their ratio are printed. Sections:
   boot    exec to the first line of init, Debian's cloud kernel with `quiet`, 512 MiB, one vCPU, `pc`
-  first   exec to the first serial byte of a tiny guest kernel on `microvm`
-  memory  resident memory of that idle `microvm` besides guest RAM
+  first   exec to the first serial byte: of a tiny guest kernel on `microvm`, of a disk's boot sector, which SeaBIOS
+          starts, on `pc` and on `q35`
+  memory  resident memory of those three, idle, besides guest RAM
   idle    CPU time of a booted, idle guest
 """
 import argparse
@@ -45,10 +46,17 @@ def boot(program, guest, machine="pc"):
         return time.monotonic() - began
 
 
-def first_byte(program, kernel):
+def tiny_guest(machine, directory):
+    """The machine, and what makes it write R to its first serial port and halt."""
+    if machine == "microvm":
+        return ["-M", machine, "-kernel", directory / "first_byte.elf"]
+    return ["-M", machine, "-drive", f"file={directory}/first_byte.img,format=raw,if=ide"]
+
+
+def first_byte(program, guest):
     """Milliseconds from exec to the byte; read straight from the pipe, with no thread between."""
-    argv = [program.binary, "-accel", "tcg", "-M", "microvm", "-cpu", program.cpu, "-m", str(RAM_MIB), "-nodefaults",
-            "-no-reboot", "-display", "none", "-serial", "stdio", "-kernel", str(kernel)]
+    argv = [program.binary, "-accel", "tcg", "-cpu", program.cpu, "-m", str(RAM_MIB), "-nodefaults", "-no-reboot", "-display",
+            "none", "-serial", "stdio", *map(str, guest)]
     began = time.perf_counter()
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     data = os.read(process.stdout.fileno(), 64)
@@ -72,9 +80,9 @@ def ram_kib(smaps, size_mib):
     return total
 
 
-def idle_memory(program, kernel):
+def idle_memory(program, guest):
     """MiB resident besides guest RAM, a second after the guest halted."""
-    arguments = ["-M", "microvm", "-m", str(RAM_MIB), "-serial", "stdio", "-kernel", kernel]
+    arguments = ["-m", str(RAM_MIB), "-serial", "stdio", *guest]
     with start(program, arguments) as vm:
         vm.wait_text("R", 20)
         time.sleep(1)
@@ -102,10 +110,12 @@ def idle_cpu(program, guest, machine="pc", seconds=10):
 
 def build_tiny(directory):
     source = pathlib.Path(__file__).resolve().parent
-    kernel = pathlib.Path(directory) / "first_byte.elf"
+    kernel = directory / "first_byte.elf"
     subprocess.run(["cc", "-m32", "-nostdlib", "-static", "-Wl,--build-id=none", f"-Wl,-T,{source / 'first_byte.ld'}",
                     "-o", kernel, source / "first_byte.S"], check=True)
-    return kernel
+    # A boot sector that does the same: mov dx, 3f8h; mov al, 'R'; out dx, al; mov al, 10; out dx, al; cli; hlt; jmp
+    code = bytes([0xba, 0xf8, 0x03, 0xb0, ord("R"), 0xee, 0xb0, 10, 0xee, 0xfa, 0xf4, 0xeb, 0xfd])
+    (directory / "first_byte.img").write_bytes(code.ljust(510, b"\0") + b"\x55\xaa" + bytes(1 << 20))
 
 
 def main():
@@ -123,17 +133,24 @@ def main():
     else:
         print("qemu-system-x86_64 is not installed: no comparison", file=sys.stderr)
     directory = tempfile.TemporaryDirectory(prefix="rhea-bench-")
-    kernel = build_tiny(directory.name)
+    tiny = {machine: tiny_guest(machine, pathlib.Path(directory.name)) for machine in ("microvm", "pc", "q35")}
+    build_tiny(pathlib.Path(directory.name))
     sections = {
         "boot": ("boot to init, pc, cloud kernel (s)", args.rounds, lambda p: boot(p, guest)),
-        "first": ("exec to first serial byte, microvm (ms)", args.rounds * 4, lambda p: first_byte(p, kernel)),
-        "memory": ("resident besides guest RAM, idle microvm (MiB)", 3, lambda p: idle_memory(p, kernel)),
+        **{f"first {machine}": (f"exec to first serial byte, {machine} (ms)", args.rounds * 4,
+                                lambda p, machine=machine: first_byte(p, tiny[machine])) for machine in tiny},
+        **{f"memory {machine}": (f"resident besides guest RAM, idle {machine} (MiB)", 3,
+                                 lambda p, machine=machine: idle_memory(p, tiny[machine])) for machine in tiny},
         "idle": ("CPU of an idle booted guest, pc (% of a core)", 1, lambda p: idle_cpu(p, guest)),
     }
     chosen = args.only.split(",") if args.only else list(sections)
+    unknown = [word for word in chosen if not any(word in (name, name.split()[0]) for name in sections)]
+    if unknown:
+        parser.error(f"no such section: {', '.join(unknown)}; there are {', '.join(sections)}")
     results = {}
-    for name in chosen:
-        title, rounds, measure = sections[name]
+    for name, (title, rounds, measure) in sections.items():
+        if name not in chosen and name.split()[0] not in chosen:
+            continue
         figures = {program.name: [] for program in programs}
         for _ in range(rounds):
             for program in programs:

@@ -4,6 +4,7 @@
 import argparse
 import json
 import pathlib
+import re
 import shlex
 import sys
 import tempfile
@@ -77,6 +78,16 @@ def main():
         expect("websocket=0.0.0.0:7000," in out, out + err)
         status, out, err = run([rhea, "run", "--web=7001", "--print-command", raw])
         expect("websocket=127.0.0.1:7001," in out, out + err)
+
+    def few_libraries():
+        """What is linked costs every start: other libraries are loaded when somebody wants them (src/host/library.h)."""
+        cheap = {"libc", "libglib-2.0", "libjson-c", "libm", "liburcu-bp", "liburing", "libz", "libZydis", "ld-linux-x86-64"}
+        sanitizers = {"libasan", "libubsan", "libtsan", "libgcc_s", "libstdc++"}
+        for program in ("rhea-system-x86_64", "rhea-img", "rhea-io", "rhea-nbd", "rhea-storage"):
+            _, out, err = run(["objdump", "-p", args.build / program])
+            needed = set(re.findall(r"NEEDED\s+(\S+?)\.so", out))
+            expect("libglib-2.0" in needed, f"{program}: {out}{err}")
+            expect(needed <= cheap | sanitizers, f"{program} is linked with {sorted(needed - cheap - sanitizers)}")
 
     for name, function in list(locals().items()):
         if callable(function) and function.__name__ == name and name not in ("one_line_error",):

@@ -43,6 +43,21 @@ for directory in /var/lib/libvirt /var/cache/libvirt /var/log/libvirt /run/libvi
     mount -t tmpfs -o mode=755 none $directory
 done
 mkdir -p /var/lib/libvirt/qemu /var/log/libvirt/qemu
+# Where KVM could be used and the emulator does not, libvirt asks the emulator for its capabilities anew at every turn, 2 s
+# each (virQEMUCapsIsValid). So the user that emulators run as is in no group here that may use KVM.
+group=$(getent group libvirt-qemu | cut -d: -f3)
+if [ -n "$group" ]; then
+    sed "s/^\(libvirt-qemu:[^:]*:[0-9]*\):[0-9]*:/\1:$group:/" /etc/passwd >"$work/passwd"
+    sed '/^kvm:/s/:[^:]*$/:/' /etc/group >"$work/group"
+    mount --bind "$work/passwd" /etc/passwd
+    mount --bind "$work/group" /etc/group
+fi
+# Of the host's own emulators it is to see none.
+touch "$work/none"
+chmod 0 "$work/none"
+for hidden in /usr/bin/qemu-system-* /usr/bin/kvm; do
+    [ ! -e "$hidden" ] || mount --bind "$work/none" "$(readlink -f "$hidden")"
+done
 cat >"$work/libvirtd.conf" <<END
 auth_unix_rw = "none"
 auth_unix_ro = "none"
@@ -73,6 +88,9 @@ clean_up() {
     virsh destroy rhea-full >/dev/null 2>&1
     stop_libvirtd
     alive "$work/virtlogd.pid" && kill "$(cat "$work/virtlogd.pid")"
+    for mount in $(findmnt -rno TARGET,SOURCE | grep -F "[$work/" | cut -d" " -f1) /etc/passwd /etc/group; do
+        umount "$mount" 2>/dev/null
+    done
     rm -rf "$work"
 }
 trap clean_up EXIT

@@ -30,14 +30,20 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static TestBoard *board;
 static MemoryRegion pci_memory;
 static DisplaySurface surface;
+static PciBus *bus;
+static struct {
+    bool io;
+    uint64_t addr, size;
+} bars[64];
+static unsigned bar_count;
 
-static Device *add_pci(PciBus *bus, const char *type, const char *addr)
+static Device *add_pci(const char *type, const char *addr)
 {
     return test_board_add(board, type, BUS(bus), "addr", addr, "multifunction", "on", NULL);
 }
 
 /* A disk and a CD-ROM that read as zeros and take what is written. */
-static BlockRegistry *add_ide(PciBus *bus)
+static BlockRegistry *add_ide(void)
 {
     GError *error = NULL;
     BlockRegistry *blocks = block_registry_new(board->loop, NULL);
@@ -72,22 +78,32 @@ static void setup(void)
     Device *host = device_new_unattached(board->root, TYPE_I440FX_HOST, NULL);
     i440fx_set_memory(host, &board->ram, &pci_memory, NULL);
     device_realize(host, NULL, &board->env, &error);
-    PciBus *bus = i440fx_bus(host);
-    Bus *isa = piix3_isa_bus(add_pci(bus, TYPE_PIIX3, "1.0"));
-    add_pci(bus, TYPE_PIIX4_PM, "1.3");
-    BlockRegistry *blocks = add_ide(bus);
+    bus = i440fx_bus(host);
+    Bus *isa = piix3_isa_bus(add_pci(TYPE_PIIX3, "1.0"));
+    add_pci(TYPE_PIIX4_PM, "1.3");
+    BlockRegistry *blocks = add_ide();
     test_board_add(board, "VGA", BUS(bus), "addr", "2", "vgamem_mb", "1", NULL);
-    add_pci(bus, "virtio-rng-pci", "3");
-    add_pci(bus, "virtio-net-pci", "4");
-    add_pci(bus, "virtio-serial-pci", "5");
+    add_pci("virtio-rng-pci", "3");
+    add_pci("virtio-net-pci", "4");
+    add_pci("virtio-serial-pci", "5");
     board->env.inputs = input_registry_new(board->loop, board->clocks);
-    add_pci(bus, "virtio-tablet-pci", "6");
-    Device *scsi = add_pci(bus, "virtio-scsi-pci", "8");
+    add_pci("virtio-tablet-pci", "6");
+    Device *scsi = add_pci("virtio-scsi-pci", "8");
     blockdev_add_text(blocks, "driver=null-co,node-name=scsi,size=1M,read-zeroes=on", &error);
     test_board_add(board, "scsi-hd", bus_find(board->root, "SCSI", NULL, &error), "drive", "scsi", NULL);
     device_reset(scsi);
-    test_board_add(board, "usb-kbd", BUS(add_pci(bus, "piix3-usb-uhci", "1.2")->child_buses->pdata[0]), NULL);
-    test_board_add(board, "usb-tablet", BUS(add_pci(bus, "qemu-xhci", "7")->child_buses->pdata[0]), NULL);
+    test_board_add(board, "usb-kbd", BUS(add_pci("piix3-usb-uhci", "1.2")->child_buses->pdata[0]), NULL);
+    Bus *usb = BUS(add_pci("qemu-xhci", "7")->child_buses->pdata[0]);
+    test_board_add(board, "usb-tablet", usb, NULL);
+    test_board_add(board, "usb-mouse", usb, NULL);
+    blockdev_add_text(blocks, "driver=null-co,node-name=stick,size=1M,read-zeroes=on", &error);
+    test_board_add(board, "usb-storage", usb, "drive", "stick", NULL);
+    static const char *const pci_types[] = { "virtio-keyboard-pci", "virtio-mouse-pci", "i6300esb", "e1000",
+                                             "rtl8139" };
+    for (unsigned i = 0; i < G_N_ELEMENTS(pci_types); i++) {
+        g_autofree char *addr = g_strdup_printf("%x", 9 + i);
+        add_pci(pci_types[i], addr);
+    }
     Device *hpet = test_board_add(board, TYPE_HPET, NULL, NULL);
     Device *pit = device_new_unattached(board->root, TYPE_I8254, NULL);
     i8254_set_irq(pit, hpet_legacy_line(hpet, 0));
@@ -101,7 +117,44 @@ static void setup(void)
     }
     test_board_add(board, TYPE_ISA_SERIAL, isa, "chardev", "null0", NULL);
     g_assert_no_error(error);
+}
+
+/* What firmware does after a reset: addresses, and leave to be a bus master; finds out where the BARs are. */
+static void assign(void)
+{
     pci_bus_assign_resources(bus, 0xc000, 0x10000, 0xe0000000, 0xf0000000, NULL);
+    bar_count = 0;
+    for (unsigned devfn = 0; devfn < G_N_ELEMENTS(bus->devices); devfn++) {
+        const PciDevice *dev = bus->devices[devfn];
+        if (!dev) {
+            continue;
+        }
+        pci_bus_config_write(bus, devfn, PCI_COMMAND, pci_get_word(dev->config + PCI_COMMAND) | 4, 2);
+        for (unsigned i = 0; i < PCI_ROM_SLOT && bar_count < G_N_ELEMENTS(bars); i++) {
+            if (dev->regions[i].memory && dev->regions[i].addr != UINT64_MAX) {
+                bars[bar_count].io = dev->regions[i].type & PCI_BAR_IO;
+                bars[bar_count].addr = dev->regions[i].addr;
+                bars[bar_count++].size = dev->regions[i].size;
+            }
+        }
+    }
+}
+
+/* One access somewhere in one of the BARs. */
+static void access_bar(unsigned number, uint16_t offset, unsigned bytes, bool write, uint64_t value)
+{
+    uint64_t addr = bars[number].addr + offset % bars[number].size;
+    if (bars[number].io) {
+        if (write) {
+            test_out(board, (uint16_t)addr, MIN(bytes, 4), (uint32_t)value);
+        } else {
+            test_in(board, (uint16_t)addr, MIN(bytes, 4));
+        }
+    } else if (write) {
+        test_write(board, addr & ~(uint64_t)(bytes - 1), bytes, value);
+    } else {
+        test_read(board, addr & ~(uint64_t)(bytes - 1), bytes);
+    }
 }
 
 /* Ports that have something behind them are worth more tries than the other 65,000. */
@@ -121,6 +174,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         setup();
     }
     device_reset_all(board->root);
+    assign();
     for (unsigned i = 0; i < 2000 && size >= 12; i++, data += 12, size -= 12) {
         unsigned bytes = 1u << (data[1] & 3);
         uint16_t small = data[2] | data[3] << 8;
@@ -139,7 +193,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             break;
         case 2:
         case 3:
-            if (data[0] & 1) {
+            if ((data[0] & 8) && bar_count) {
+                access_bar((data[1] >> 2) % bar_count, small, bytes, data[0] & 1, value);
+            } else if (data[0] & 1) {
                 test_write(board, addresses[data[2] % G_N_ELEMENTS(addresses)] + (data[3] << 2), bytes,
                            value);
             } else {
@@ -149,7 +205,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         case 4:
         case 5: /* a configuration cycle */
             test_out(board, 0xcf8, 4,
-                     0x80000000u | (data[2] & 7) << 11 | (data[2] >> 5) << 8 | (data[3] & 0xfc));
+                     0x80000000u | (data[2] & 15) << 11 | (data[2] >> 5) << 8 | (data[3] & 0xfc));
             if (data[0] & 1) {
                 test_out(board, 0xcfc + (data[3] & 3 & ~(bytes - 1)), MIN(bytes, 4), value);
             } else {

@@ -116,3 +116,31 @@ int block_copy_range(BlockCopy *copy, uint64_t offset, uint64_t bytes, bool *is_
     }
     return ret;
 }
+
+static void save(BlockNode *node, uint64_t offset, uint64_t bytes)
+{
+    const BlockSaver *s = (BlockSaver *)node;
+
+    if (s->owner) {
+        s->save(s->owner, offset, bytes);
+    }
+}
+
+int block_saver_co_pwritev(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                           uint64_t from, unsigned flags)
+{
+    save(node, offset, bytes);
+    return block_co_pwritev(node->backing, offset, bytes, vec, from, flags);
+}
+
+int block_saver_co_pwrite_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags)
+{
+    save(node, offset, bytes);
+    return block_co_pwrite_zeroes(node->backing, offset, bytes, flags);
+}
+
+int block_saver_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t bytes)
+{
+    save(node, offset, bytes);
+    return block_co_pdiscard(node->backing, offset, bytes);
+}

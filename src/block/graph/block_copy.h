@@ -31,4 +31,19 @@ bool block_copy_unit(BlockNode *target, uint32_t *unit, GError **error);
  * copy there. *is_read (may be NULL): whether it failed at the source. [any loop] */
 int block_copy_range(BlockCopy *copy, uint64_t offset, uint64_t bytes, bool *is_read);
 
+/* ---- a filter that saves before it writes ---- */
+
+/* The node of a driver whose writing functions are the ones below. */
+typedef struct BlockSaver {
+    BlockNode node;
+    void *owner; /* NULL: it lets all pass */
+    /* In the request's coroutine, before the range of node.backing changes; in any loop. */
+    void (*save)(void *owner, uint64_t offset, uint64_t bytes);
+} BlockSaver;
+
+int block_saver_co_pwritev(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
+                           uint64_t from, unsigned flags);
+int block_saver_co_pwrite_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags);
+int block_saver_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t bytes);
+
 #endif

@@ -28,20 +28,15 @@ typedef struct BackupJob {
     bool failed_read;
 } BackupJob;
 
-typedef struct CbwNode {
-    BlockNode node;
-    BackupJob *b; /* NULL: it lets all pass */
-} CbwNode;
-
 /* ---- the filter ---- */
 
-static void before_write(BlockNode *node, uint64_t offset, uint64_t bytes)
+static void before_write(void *owner, uint64_t offset, uint64_t bytes)
 {
-    BackupJob *b = ((CbwNode *)node)->b;
+    BackupJob *b = owner;
     bool is_read = false;
     int ret;
 
-    if (!b || __atomic_load_n(&b->failed, __ATOMIC_SEQ_CST)) {
+    if (__atomic_load_n(&b->failed, __ATOMIC_SEQ_CST)) {
         return;
     }
     ret = block_copy_range(&b->copy, offset, bytes, &is_read);
@@ -49,25 +44,6 @@ static void before_write(BlockNode *node, uint64_t offset, uint64_t bytes)
         b->failed_read = is_read;
         __atomic_store_n(&b->failed, ret, __ATOMIC_SEQ_CST);
     }
-}
-
-static int cbw_co_pwritev(BlockNode *node, uint64_t offset, uint64_t bytes, const BlockVec *vec,
-                          uint64_t from, unsigned flags)
-{
-    before_write(node, offset, bytes);
-    return block_co_pwritev(node->backing, offset, bytes, vec, from, flags);
-}
-
-static int cbw_co_pwrite_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags)
-{
-    before_write(node, offset, bytes);
-    return block_co_pwrite_zeroes(node->backing, offset, bytes, flags);
-}
-
-static int cbw_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t bytes)
-{
-    before_write(node, offset, bytes);
-    return block_co_pdiscard(node->backing, offset, bytes);
 }
 
 static void cbw_child_perm(BlockNode *node, const BlockChild *child, unsigned role, unsigned perm,
@@ -81,11 +57,11 @@ static const BlockDriver cbw_driver = {
     .name = "copy-before-write",
     .is_filter = true,
     .any_alignment = true,
-    .instance_size = sizeof(CbwNode),
+    .instance_size = sizeof(BlockSaver),
     .child_perm = cbw_child_perm,
-    .co_pwritev = cbw_co_pwritev,
-    .co_pwrite_zeroes = cbw_co_pwrite_zeroes,
-    .co_pdiscard = cbw_co_pdiscard,
+    .co_pwritev = block_saver_co_pwritev,
+    .co_pwrite_zeroes = block_saver_co_pwrite_zeroes,
+    .co_pdiscard = block_saver_co_pdiscard,
 };
 
 /* ---- the job ---- */
@@ -202,7 +178,7 @@ static void backup_clean(Job *job, bool ok)
     if (b->filter) {
         BlockDrain *drain = block_drain_begin(b->filter);
 
-        ((CbwNode *)b->filter)->b = NULL;
+        ((BlockSaver *)b->filter)->owner = NULL;
         block_drain_end(drain);
         block_node_remove_filter(b->filter);
     }
@@ -301,7 +277,8 @@ static bool backup_open(BackupJob *b, const BackupStart *o, GError **error)
     }
     if (b->filter && b->root) {
         b->root->stays = true;
-        ((CbwNode *)b->filter)->b = b;
+        ((BlockSaver *)b->filter)->save = before_write;
+        ((BlockSaver *)b->filter)->owner = b;
     }
     block_drain_end(drain);
     return b->root != NULL;

@@ -7,11 +7,11 @@
 #include "block/graph/graph.h"
 
 #include "base/error.h"
+#include "host/library.h"
 #include "io/fd_table.h"
 #include "io/tls.h"
 #include "rhea_config.h"
 
-#include <dlfcn.h>
 #include <errno.h>
 #include <libnbd.h>
 #include <poll.h>
@@ -27,58 +27,23 @@
 
 /* It is loaded when the first disk wants it: what it stands on (TLS, XML, Unicode) takes as long to load as
  * all the rest of a small machine takes to start. */
-#define LIBNBD_FILE "libnbd.so.0"
 #ifdef CONFIG_LIBNBD_TLS_HOSTNAME
-#define LIBNBD_NEWER(X) X(set_tls_hostname)
+#define LIBNBD_NEWER(X, P) X(P, set_tls_hostname)
 #else
-#define LIBNBD_NEWER(X)
+#define LIBNBD_NEWER(X, P)
 #endif
 /* clang-format off */
-#define LIBNBD_FUNCTIONS(X)                                                                         \
-    X(add_meta_context) X(aio_block_status) X(aio_flush) X(aio_get_direction) X(aio_get_fd)         \
-    X(aio_is_closed) X(aio_is_dead) X(aio_notify_read) X(aio_notify_write) X(aio_pread)             \
-    X(aio_pwrite) X(aio_trim) X(aio_zero) X(can_fast_zero) X(can_flush) X(can_fua)                  \
-    X(can_meta_context) X(can_trim) X(can_zero) X(close) X(connect_socket) X(connect_tcp)           \
-    X(connect_unix) X(create) X(get_block_size) X(get_errno) X(get_error) X(get_size)               \
-    X(is_read_only) X(set_export_name) X(shutdown) X(set_tls) X(set_tls_certificates)               \
-    X(set_tls_psk_file) X(set_tls_username) X(set_tls_verify_peer)                                  \
-    LIBNBD_NEWER(X)
+#define LIBNBD_SYMBOLS(X, P)                                                                         \
+    X(P, add_meta_context) X(P, aio_block_status) X(P, aio_flush) X(P, aio_get_direction)            \
+    X(P, aio_get_fd) X(P, aio_is_closed) X(P, aio_is_dead) X(P, aio_notify_read)                     \
+    X(P, aio_notify_write) X(P, aio_pread) X(P, aio_pwrite) X(P, aio_trim) X(P, aio_zero)            \
+    X(P, can_fast_zero) X(P, can_flush) X(P, can_fua) X(P, can_meta_context) X(P, can_trim)          \
+    X(P, can_zero) X(P, close) X(P, connect_socket) X(P, connect_tcp) X(P, connect_unix)             \
+    X(P, create) X(P, get_block_size) X(P, get_errno) X(P, get_error) X(P, get_size)                 \
+    X(P, is_read_only) X(P, set_export_name) X(P, shutdown) X(P, set_tls) X(P, set_tls_certificates) \
+    X(P, set_tls_psk_file) X(P, set_tls_username) X(P, set_tls_verify_peer) LIBNBD_NEWER(X, P)
 /* clang-format on */
-
-static struct {
-#define X(name) __typeof__(nbd_##name) *name;
-    LIBNBD_FUNCTIONS(X)
-#undef X
-} libnbd;
-
-static bool libnbd_load(GError **error)
-{
-    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-    static bool loaded;
-    const char *missing = NULL;
-
-    pthread_mutex_lock(&lock);
-    if (!loaded) {
-        void *file = dlopen(LIBNBD_FILE, RTLD_NOW | RTLD_LOCAL);
-        if (!file) {
-            missing = dlerror();
-        }
-#define X(name)                                                          \
-    if (!missing) {                                                      \
-        *(void **)(void *)&libnbd.name = dlsym(file, "nbd_" #name);      \
-        missing = libnbd.name ? NULL : LIBNBD_FILE " has no nbd_" #name; \
-    }
-        LIBNBD_FUNCTIONS(X)
-#undef X
-        loaded = !missing;
-        if (missing) {
-            error_set(error, "NBD needs libnbd, which cannot be loaded: %s", missing);
-            error_append_hint(error, "Install the package libnbd0.");
-        }
-    }
-    pthread_mutex_unlock(&lock);
-    return !missing;
-}
+LIBRARY_TABLE(libnbd, nbd_, LIBNBD_SYMBOLS, SONAME_NBD, "libnbd0", "NBD");
 
 typedef enum NbdOp { NBD_READ, NBD_WRITE, NBD_ZERO, NBD_TRIM, NBD_FLUSH, NBD_STATUS } NbdOp;
 
@@ -507,7 +472,8 @@ static bool nbd_open(BlockNode *node, QapiBlockdevOptions *options, GError **err
                              node->what);
         }
     }
-    if (!libnbd_load(error) || !take_address(n, o->server, error) || !event_notifier_init(&n->wake, error)) {
+    if (!library_load(&libnbd_library, error) || !take_address(n, o->server, error) ||
+        !event_notifier_init(&n->wake, error)) {
         return false;
     }
     if (o->export && strlen(o->export) > 4096) {

@@ -3,7 +3,8 @@
  * and hot-plug of PCI functions by ACPI (pci_hotplug.c). Sources: Intel 82371AB data sheet (290562), chapter
  * 7; ACPI specification 6.4, chapter 4.8 (fixed hardware).
  *
- * Left out on purpose: the SMBus controller, device monitors, clock control, resume from S3.
+ * With the SMBus host controller (smbus.c). Left out on purpose: device monitors, clock control, resume from
+ * S3.
  *
  * Threads: registers under the HomeLock in vCPUs' threads; the PM timer is read without any lock; its
  * overflow comes from the main loop. The GPE0 block sits at a fixed port, as PC firmware tables expect it.
@@ -14,6 +15,7 @@
 #include "base/error.h"
 #include "hw/acpi/pci_hotplug.h"
 #include "hw/acpi/pm1.h"
+#include "hw/acpi/smbus.h"
 #include "trace/trace.h"
 
 #include <string.h>
@@ -23,6 +25,8 @@ TRACE_EVENT(piix4_pm_apm, "port 0xb2 value 0x%02x");
 
 /* Configuration registers. */
 enum { PIIX4_PMBA = 0x40, PIIX4_DEVACTB = 0x58, PIIX4_PMREGMISC = 0x80, PMREGMISC_PMIOSE = 1 };
+enum { PIIX4_SMBBA = 0x90, PIIX4_SMBHSTCFG = 0xd2, SMBHSTCFG_ENABLE = 1, SMBHSTCFG_IRQ9 = 8 };
+enum { PIIX4_SMBUS_BASE = 0x700 };
 #define DEVACTB_APMC_EN (1u << 25)
 enum { PM_BLOCK_SIZE = 64 };
 
@@ -33,11 +37,13 @@ typedef struct Piix4PmState {
     uint8_t gpe_status[2], gpe_enable[2];
     uint8_t apm_control, apm_status;
     AcpiPciHotplug hotplug;
+    SmbusHost smbus;
     /* derived and configured */
     bool sci_level;
     uint16_t mapped_at; /* 0: the PM block is not decoded */
     IrqLine *sci;
-    MemoryRegion block, gpe_io, apm_io;
+    MemoryRegion block, gpe_io, apm_io, smbus_io;
+    uint64_t memory_size;
     bool firmware_preset, smm_enabled, pci_hotplug;
 } Piix4PmState;
 #define PIIX4_PM(obj) OBJECT_CHECK(Piix4PmState, obj, TYPE_PIIX4_PM)
@@ -159,10 +165,27 @@ static void update_block(Piix4PmState *s)
     memory_transaction_commit();
 }
 
+static void update_smbus(Piix4PmState *s)
+{
+    const uint8_t *config = s->parent_obj.config;
+    uint16_t base = pci_get_word(config + PIIX4_SMBBA) & 0xfff0;
+    bool on = base && (config[PIIX4_SMBHSTCFG] & SMBHSTCFG_ENABLE);
+
+    memory_transaction_begin();
+    memory_region_set_enabled(&s->smbus_io, on);
+    if (on) {
+        memory_region_set_address(&s->smbus_io, base);
+    }
+    memory_transaction_commit();
+}
+
 static void piix4_pm_config_write(PciDevice *dev, uint32_t address, uint32_t value, unsigned size)
 {
     pci_default_config_write(dev, address, value, size);
     update_block(PIIX4_PM(dev));
+    if ((address & ~3u) == PIIX4_SMBBA || (address & ~3u) == (PIIX4_SMBHSTCFG & ~3u)) {
+        update_smbus(PIIX4_PM(dev));
+    }
 }
 
 /* ---- life ---- */
@@ -173,7 +196,7 @@ static void piix4_pm_reset(Device *device)
     pci_device_reset(device);
     memset(config + PCI_CONFIG_HEADER_SIZE, 0, PCI_CONFIG_SIZE - PCI_CONFIG_HEADER_SIZE);
     pci_set_long(config + PIIX4_PMBA, 1);
-    pci_set_long(config + 0x90, 1); /* SMBus base: I/O space */
+    pci_set_long(config + PIIX4_SMBBA, 1); /* SMBus base: I/O space */
     acpi_pm1_reset(&s->pm1, s->firmware_preset);
     memset(s->gpe_status, 0, sizeof(s->gpe_status));
     memset(s->gpe_enable, 0, sizeof(s->gpe_enable));
@@ -189,8 +212,12 @@ static void piix4_pm_reset(Device *device)
         pci_set_long(config + PIIX4_PMBA, PIIX4_PM_BASE | 1);
         config[PIIX4_PMREGMISC] = PMREGMISC_PMIOSE;
         config[PCI_INTERRUPT_LINE] = PIIX4_SCI_IRQ;
+        pci_set_long(config + PIIX4_SMBBA, PIIX4_SMBUS_BASE | 1);
+        config[PIIX4_SMBHSTCFG] = SMBHSTCFG_ENABLE | SMBHSTCFG_IRQ9;
     }
+    smbus_reset(&s->smbus);
     update_block(s);
+    update_smbus(s);
     update_sci(s);
 }
 
@@ -210,14 +237,19 @@ static bool piix4_pm_realize(PciDevice *dev, GError **error)
     memset(dev->wmask + PCI_CONFIG_HEADER_SIZE, 0xff, PCI_CONFIG_SIZE - PCI_CONFIG_HEADER_SIZE);
     pci_set_long(dev->wmask + PIIX4_PMBA, 0xffc0);
     pci_set_long(dev->config + PIIX4_PMBA, 1);
-    pci_set_long(dev->wmask + 0x90, 0xfff0);
+    pci_set_long(dev->wmask + PIIX4_SMBBA, 0xfff0);
 
     memory_region_init_io(&s->block, s, &rest_ops, s, "piix4-pm", PM_BLOCK_SIZE, NULL);
     acpi_pm1_init(&s->pm1, device, &s->block, update_sci, s);
     memory_region_init_io(&s->gpe_io, s, &gpe_ops, s, "acpi-gpe0", PIIX4_GPE0_LENGTH, &device->lock);
     memory_region_init_io(&s->apm_io, s, &apm_ops, s, "apm-io", 2, &device->lock);
+    memory_region_init_io(&s->smbus_io, s, &smbus_ops, &s->smbus, "piix4-smbus", SMBUS_IO_SIZE,
+                          &device->lock);
+    smbus_set_memory(&s->smbus, s->memory_size);
     memory_region_set_enabled(&s->block, false);
+    memory_region_set_enabled(&s->smbus_io, false);
     memory_region_add(env->system_io, 0, &s->block);
+    memory_region_add(env->system_io, 0, &s->smbus_io);
     memory_region_add(env->system_io, PIIX4_GPE0_BASE, &s->gpe_io);
     memory_region_add(env->system_io, PIIX4_SMI_COMMAND, &s->apm_io);
     if (s->pci_hotplug) {
@@ -230,7 +262,7 @@ static void piix4_pm_unrealize(PciDevice *dev)
 {
     Piix4PmState *s = PIIX4_PM(dev);
     const DeviceEnv *env = DEVICE(dev)->env;
-    MemoryRegion *ports[] = { &s->block, &s->gpe_io, &s->apm_io };
+    MemoryRegion *ports[] = { &s->block, &s->gpe_io, &s->apm_io, &s->smbus_io };
     for (size_t i = 0; i < G_N_ELEMENTS(ports); i++) {
         memory_region_del(env->system_io, ports[i]);
     }
@@ -259,6 +291,7 @@ static const Property piix4_pm_properties[] = {
     PROP_BOOL("acpi-root-pci-hotplug", Piix4PmState, pci_hotplug, true,
               "the guest is asked, by ACPI, before a card goes"),
     PROP_BOOL("smm-enabled", Piix4PmState, smm_enabled, true, "the machine has system management mode"),
+    PROP_SIZE("memory-size", Piix4PmState, memory_size, 0, "what the memory modules on the SMBus tell"),
     PROP_BOOL("firmware-preset", Piix4PmState, firmware_preset, false, "reset to what PC firmware leaves"),
     PROP_END,
 };
@@ -268,6 +301,7 @@ static bool piix4_pm_post_load(void *opaque, int version, GError **error)
     Piix4PmState *s = opaque;
     s->sci_level = false;
     update_block(s);
+    update_smbus(s);
     return true;
 }
 
@@ -279,6 +313,7 @@ static const VmStateField piix4_pm_fields[] = {
     VMS_UINT8(apm_control, Piix4PmState),
     VMS_UINT8(apm_status, Piix4PmState),
     VMS_STRUCT(hotplug, Piix4PmState, acpi_pci_hotplug_vmstate),
+    VMS_STRUCT(smbus, Piix4PmState, smbus_vmstate),
     VMS_END,
 };
 

@@ -18,7 +18,8 @@ static Fixture *setup(const char *preset)
     TestBoard *b = f->board = test_board_new();
     f->bus =
         pci_root_bus_new(NULL, "pci.0", &b->env, &b->memory_root, &b->io_root, b->memory, NULL, NULL, NULL);
-    f->pm = test_board_add(b, TYPE_PIIX4_PM, BUS(f->bus), "addr", "1.3", "firmware-preset", preset, NULL);
+    f->pm = test_board_add(b, TYPE_PIIX4_PM, BUS(f->bus), "addr", "1.3", "firmware-preset", preset,
+                           "memory-size", "768M", NULL);
     return f;
 }
 
@@ -51,6 +52,53 @@ static void test_power(void)
     g_assert_cmphex(test_in(b, PM(4), 2) & 1, ==, 1);
     test_outb(b, 0xb3, 0x42);
     g_assert_cmphex(test_inb(b, 0xb3), ==, 0x42);
+    teardown(f);
+}
+
+enum { SMBUS = 0x700 };
+
+static unsigned smbus(uint8_t address, unsigned protocol, uint8_t command, TestBoard *b)
+{
+    test_outb(b, SMBUS, 0x1e);
+    test_outb(b, SMBUS + 3, command);
+    test_outb(b, SMBUS + 4, address);
+    test_outb(b, SMBUS + 2, (uint8_t)(0x40 | protocol << 2));
+    return test_inb(b, SMBUS);
+}
+
+static void test_smbus(void)
+{
+    Fixture *f = setup("on");
+    TestBoard *b = f->board;
+    uint8_t sum = 0;
+    for (unsigned i = 0; i < 63; i++) { /* 768 MiB: 512 and 256 */
+        g_assert_cmphex(smbus(0xa1, 2, (uint8_t)i, b), ==, 2);
+        sum = (uint8_t)(sum + test_inb(b, SMBUS + 5));
+    }
+    smbus(0xa1, 2, 63, b);
+    g_assert_cmphex(test_inb(b, SMBUS + 5), ==, sum);
+    smbus(0xa1, 3, 2, b); /* a word: SDRAM, rows */
+    g_assert_cmphex(test_inb(b, SMBUS + 5), ==, 4);
+    g_assert_cmphex(test_inb(b, SMBUS + 6), ==, 13);
+    smbus(0xa1, 2, 31, b);
+    g_assert_cmphex(test_inb(b, SMBUS + 5), ==, 0x80);
+    smbus(0xa2, 1, 31, b); /* send the address, receive a byte */
+    smbus(0xa3, 1, 0, b);
+    g_assert_cmphex(test_inb(b, SMBUS + 5), ==, 0x40);
+    g_assert_cmphex(smbus(0xa5, 0, 0, b), ==, 4); /* nobody there */
+    g_assert_cmphex(smbus(0x11, 2, 0, b), ==, 4);
+    g_assert_cmphex(smbus(0xa1, 5, 0, b), ==, 4); /* a block of 128 bytes cannot be */
+    g_assert_cmphex(smbus(0xa1, 5, 1, b), ==, 2);
+    g_assert_cmphex(test_inb(b, SMBUS + 5), ==, 8);
+    test_inb(b, SMBUS + 2);
+    g_assert_cmphex(test_inb(b, SMBUS + 7), ==, 4);
+    g_assert_cmphex(test_inb(b, SMBUS + 7), ==, 13);
+    for (unsigned i = 0; i < 100; i++) {
+        test_outb(b, SMBUS + 7, 0xff);
+    }
+    g_assert_cmphex(smbus(0xa1, 7, 0, b), ==, 4); /* no such protocol */
+    pci_bus_config_write(f->bus, 0x0b, 0xd2, 0, 1);
+    g_assert_cmphex(test_inb(b, SMBUS + 4), ==, 0xff);
     teardown(f);
 }
 
@@ -100,5 +148,6 @@ int main(int argc, char **argv)
     g_test_add_func("/piix4-pm/power", test_power);
     g_test_add_func("/piix4-pm/timer", test_timer);
     g_test_add_func("/piix4-pm/base", test_base);
+    g_test_add_func("/piix4-pm/smbus", test_smbus);
     return g_test_run();
 }

@@ -222,6 +222,9 @@ void interp_vcpu_exec(X86Cpu *cpu)
         }
     }
     for (;;) {
+        if (G_UNLIKELY(d->between != NULL)) {
+            d->between(cpu);
+        }
         /* First this, then that: a request that comes in between sets it again. */
         if (__atomic_load_n(&cpu->interrupt_poll, __ATOMIC_RELAXED)) {
             __atomic_store_n(&cpu->interrupt_poll, 0, __ATOMIC_SEQ_CST);
@@ -248,6 +251,7 @@ void interp_vcpu_exec(X86Cpu *cpu)
             }
         }
         if (cpu->halted) {
+            cpu->inhibit_interrupts = false; /* HLT was the instruction that no interrupt came before */
             break;
         }
         if (G_UNLIKELY(cpu->inhibit_interrupts || (cpu->mode & (MODE_TF | MODE_BP)) ||

@@ -1,30 +1,10 @@
 /*
  * Handlers of the forms that run most, one per operand kind and size. Memory operands here mean 64-bit code
- * with 64-bit addresses and no FS or GS. They never fault: whatever is not a hit in the TLB tail-calls the
- * form's general handler, before anything has changed. SPDX-License-Identifier: GPL-2.0-or-later
+ * with 64-bit addresses and no FS or GS; hot_flat.c has those of flat 32-bit code. They never fault: whatever
+ * is not a hit in the TLB tail-calls the form's general handler, before anything has changed.
+ * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include "accel/soft/interp/alu.h"
-#include "accel/soft/interp/ops.h"
-
-#define SLOW()                             \
-    do {                                   \
-        interp_generic[op->form](cpu, op); \
-        return;                            \
-    } while (0)
-
-#define TYPE8  uint8_t
-#define TYPE16 uint16_t
-#define TYPE32 uint32_t
-#define TYPE64 uint64_t
-
-#define GET8(n)     (*reg8(cpu, n))
-#define GET16(n)    (*reg16(cpu, n))
-#define GET32(n)    (*reg32(cpu, n))
-#define GET64(n)    (*reg64(cpu, n))
-#define SET8(n, v)  (*reg8(cpu, n) = (uint8_t)(v))
-#define SET16(n, v) (*reg16(cpu, n) = (uint16_t)(v))
-#define SET32(n, v) (*reg64(cpu, n) = (uint32_t)(v))
-#define SET64(n, v) (*reg64(cpu, n) = (uint64_t)(v))
+#include "accel/soft/interp/hot.h"
 
 static inline uint64_t hot_address(const X86Cpu *cpu, const InterpOp *op)
 {
@@ -35,23 +15,7 @@ static inline uint64_t hot_address_segment(const X86Cpu *cpu, const InterpOp *op
     return hot_address(cpu, op) + cpu->segs[op->segment].base;
 }
 
-/* Declares name, the host pointer to an operand, or leaves for the general handler. */
-#define HOST_AT(type, name, address, access)                                                            \
-    uint64_t name##_linear = (address);                                                                 \
-    const TlbEntry *name##_tlb = (const TlbEntry *)cpu->tlb + ((name##_linear >> 12) & (TLB_SIZE - 1)); \
-    if (G_UNLIKELY(name##_linear - name##_tlb->tag[access] > 4096 - sizeof(type))) {                    \
-        SLOW();                                                                                         \
-    }                                                                                                   \
-    HostUnaligned_##type *name = (HostUnaligned_##type *)(name##_linear + (uint64_t)name##_tlb->addend)
-#define HOST(type, name, access) HOST_AT(type, name, hot_address(cpu, op), access)
-typedef uint8_t HostUnaligned_uint8_t __attribute__((may_alias));
-typedef uint16_t HostUnaligned_uint16_t __attribute__((aligned(1), may_alias));
-typedef uint32_t HostUnaligned_uint32_t __attribute__((aligned(1), may_alias));
-typedef uint64_t HostUnaligned_uint64_t __attribute__((aligned(1), may_alias));
-
 /* ---- two-operand arithmetic ---- */
-enum { RR, RI, RM, MR, MI, SHAPES };
-
 #define ALU_MODIFY(bits, type, suffix, name)                                                  \
     HANDLER(name##_rr##bits)                                                                  \
     {                                                                                         \
@@ -63,24 +27,7 @@ enum { RR, RI, RM, MR, MI, SHAPES };
         SET##bits(op->rm, alu_##name##bits(GET##bits(op->rm), (type)op->imm, &cpu->cc));      \
         NEXT();                                                                               \
     }                                                                                         \
-    HANDLER(name##_rm##bits)                                                                  \
-    {                                                                                         \
-        HOST(type, p, MMU_READ);                                                              \
-        SET##bits(op->reg, alu_##name##bits(GET##bits(op->reg), *p, &cpu->cc));               \
-        NEXT();                                                                               \
-    }                                                                                         \
-    HANDLER(name##_mr##bits)                                                                  \
-    {                                                                                         \
-        HOST(type, p, MMU_WRITE);                                                             \
-        *p = alu_##name##bits(*p, GET##bits(op->reg), &cpu->cc);                              \
-        NEXT();                                                                               \
-    }                                                                                         \
-    HANDLER(name##_mi##bits)                                                                  \
-    {                                                                                         \
-        HOST(type, p, MMU_WRITE);                                                             \
-        *p = alu_##name##bits(*p, (type)op->imm, &cpu->cc);                                   \
-        NEXT();                                                                               \
-    }
+    ALU_MODIFY_MEMORY(bits, type, suffix, name)
 #define ALU_COMPARE(bits, type, suffix, name)                              \
     HANDLER(name##_rr##bits)                                               \
     {                                                                      \
@@ -92,24 +39,7 @@ enum { RR, RI, RM, MR, MI, SHAPES };
         alu_##name##bits(GET##bits(op->rm), (type)op->imm, &cpu->cc);      \
         NEXT();                                                            \
     }                                                                      \
-    HANDLER(name##_rm##bits)                                               \
-    {                                                                      \
-        HOST(type, p, MMU_READ);                                           \
-        alu_##name##bits(GET##bits(op->reg), *p, &cpu->cc);                \
-        NEXT();                                                            \
-    }                                                                      \
-    HANDLER(name##_mr##bits)                                               \
-    {                                                                      \
-        HOST(type, p, MMU_READ);                                           \
-        alu_##name##bits(*p, GET##bits(op->reg), &cpu->cc);                \
-        NEXT();                                                            \
-    }                                                                      \
-    HANDLER(name##_mi##bits)                                               \
-    {                                                                      \
-        HOST(type, p, MMU_READ);                                           \
-        alu_##name##bits(*p, (type)op->imm, &cpu->cc);                     \
-        NEXT();                                                            \
-    }
+    ALU_COMPARE_MEMORY(bits, type, suffix, name)
 #define SIZE_ROW(name, shape)                                                         \
     {                                                                                 \
         name##_##shape##8, name##_##shape##16, name##_##shape##32, name##_##shape##64 \
@@ -138,12 +68,7 @@ ALU_ALL(ALU_COMPARE, test)
         SET##bits(op->rm, alu_##name##bits(GET##bits(op->rm), 0, &cpu->cc)); \
         NEXT();                                                              \
     }                                                                        \
-    HANDLER(name##_m##bits)                                                  \
-    {                                                                        \
-        HOST(type, p, MMU_WRITE);                                            \
-        *p = alu_##name##bits(*p, 0, &cpu->cc);                              \
-        NEXT();                                                              \
-    }
+    ALU_UNARY_MEMORY(bits, type, suffix, name)
 #define UNARY_ALL(name)        \
     FOR_SIZES(ALU_UNARY, name) \
     static InterpHandler *const table_##name[2][4] = { SIZE_ROW(name, r), SIZE_ROW(name, m) };
@@ -175,46 +100,29 @@ SHIFT_ALL(sar)
 
 /* ---- moves ---- */
 #define MOVES(bits, type, suffix, name)                            \
-    HANDLER(mov_rr##bits)                                          \
+    HANDLER(name##_rr##bits)                                       \
     {                                                              \
         SET##bits(op->rm, GET##bits(op->reg));                     \
         NEXT();                                                    \
     }                                                              \
-    HANDLER(mov_ri##bits)                                          \
+    HANDLER(name##_ri##bits)                                       \
     {                                                              \
         SET##bits(op->rm, op->imm);                                \
         NEXT();                                                    \
     }                                                              \
-    HANDLER(mov_rm##bits)                                          \
-    {                                                              \
-        HOST(type, p, MMU_READ);                                   \
-        SET##bits(op->reg, *p);                                    \
-        NEXT();                                                    \
-    }                                                              \
-    HANDLER(mov_mr##bits)                                          \
-    {                                                              \
-        HOST(type, p, MMU_WRITE);                                  \
-        *p = GET##bits(op->reg);                                   \
-        NEXT();                                                    \
-    }                                                              \
-    HANDLER(mov_mi##bits)                                          \
-    {                                                              \
-        HOST(type, p, MMU_WRITE);                                  \
-        *p = (type)op->imm;                                        \
-        NEXT();                                                    \
-    }                                                              \
-    HANDLER(mov_rs##bits)                                          \
+    HANDLER(name##_rs##bits)                                       \
     {                                                              \
         HOST_AT(type, p, hot_address_segment(cpu, op), MMU_READ);  \
         SET##bits(op->reg, *p);                                    \
         NEXT();                                                    \
     }                                                              \
-    HANDLER(mov_sr##bits)                                          \
+    HANDLER(name##_sr##bits)                                       \
     {                                                              \
         HOST_AT(type, p, hot_address_segment(cpu, op), MMU_WRITE); \
         *p = GET##bits(op->reg);                                   \
         NEXT();                                                    \
-    }
+    }                                                              \
+    MOVE_MEMORY(bits, type, suffix, name)
 FOR_SIZES(MOVES, mov)
 
 /* The commonest address by far: a base and a displacement. */
@@ -247,12 +155,7 @@ static InterpHandler *const table_mov_segment[2][4] = { SIZE_ROW(mov, rs), SIZE_
         SET##to_bits(op->reg, (cast)GET##from_bits(op->rm)); \
         NEXT();                                              \
     }                                                        \
-    HANDLER(name##_m)                                        \
-    {                                                        \
-        HOST(from_type, p, MMU_READ);                        \
-        SET##to_bits(op->reg, (cast)*p);                     \
-        NEXT();                                              \
-    }                                                        \
+    EXTEND_MEMORY(name, from_type, to_bits, cast)            \
     static InterpHandler *const table_##name[2] = { name##_r, name##_m };
 EXTEND(movzx8, 8, uint8_t, 64, uint8_t)
 EXTEND(movzx16, 16, uint16_t, 64, uint16_t)
@@ -411,53 +314,10 @@ HANDLER(ret64)
     JUMP_TO(target);
 }
 
-/* Conditions in the order of their codes, by the host's names and by cpu->cc. */
-#define CC_LESS (((cpu->cc >> 15) ^ cpu->cc) & 1)
-#define FOR_CONDITIONS(M, ...)                         \
-    M(o, (cpu->cc & CC_OF), __VA_ARGS__)               \
-    M(no, !(cpu->cc & CC_OF), __VA_ARGS__)             \
-    M(b, (cpu->cc & CC_CF), __VA_ARGS__)               \
-    M(ae, !(cpu->cc & CC_CF), __VA_ARGS__)             \
-    M(e, (cpu->cc & CC_ZF), __VA_ARGS__)               \
-    M(ne, !(cpu->cc & CC_ZF), __VA_ARGS__)             \
-    M(be, (cpu->cc & (CC_CF | CC_ZF)), __VA_ARGS__)    \
-    M(a, !(cpu->cc & (CC_CF | CC_ZF)), __VA_ARGS__)    \
-    M(s, (cpu->cc & CC_SF), __VA_ARGS__)               \
-    M(ns, !(cpu->cc & CC_SF), __VA_ARGS__)             \
-    M(p, (cpu->cc & CC_PF), __VA_ARGS__)               \
-    M(np, !(cpu->cc & CC_PF), __VA_ARGS__)             \
-    M(l, CC_LESS, __VA_ARGS__)                         \
-    M(ge, !CC_LESS, __VA_ARGS__)                       \
-    M(le, (CC_LESS || (cpu->cc & CC_ZF)), __VA_ARGS__) \
-    M(g, !(CC_LESS || (cpu->cc & CC_ZF)), __VA_ARGS__)
-
-/* The branch may be op itself or the operation behind it. */
-#define BRANCH(branch, condition)                                      \
-    do {                                                               \
-        const InterpOp *branch_ = (branch);                            \
-        InterpLink *link_ = (InterpLink *)(branch_ + 1);               \
-        if (condition) {                                               \
-            Block *target_ = link_->taken;                             \
-            cpu->rip += (uint64_t)branch_->imm;                        \
-            if (G_LIKELY(target_ != NULL) && !interrupt_wanted(cpu)) { \
-                TAIL(target_->ops);                                    \
-            }                                                          \
-            interp_link(cpu, &link_->taken, link_->taken_near);        \
-        } else {                                                       \
-            Block *target_ = link_->fall;                              \
-            cpu->rip += (uint64_t)(int64_t)branch_->disp;              \
-            if (G_LIKELY(target_ != NULL) && !interrupt_wanted(cpu)) { \
-                TAIL(target_->ops);                                    \
-            }                                                          \
-            interp_link(cpu, &link_->fall, link_->fall_near);          \
-        }                                                              \
-        return;                                                        \
-    } while (0)
-
 #define CONDITIONAL(cond, test, ...)                              \
     HANDLER(j##cond##_64)                                         \
     {                                                             \
-        BRANCH(op, test);                                         \
+        BRANCH(op, test, uint64_t);                               \
     }                                                             \
     HANDLER(set##cond##_r)                                        \
     {                                                             \
@@ -487,43 +347,35 @@ static InterpHandler *const table_cmov32[16] = { FOR_CONDITIONS(CMOV32_ENTRY, ) 
 static InterpHandler *const table_cmov64[16] = { FOR_CONDITIONS(CMOV64_ENTRY, ) };
 
 /* ---- pairs: a flag setter and the conditional branch behind it ---- */
-/* left and right are expressions; prepare declares what they need. */
-#define FUSED(cond, test, name, insn, suffix, bits, prepare, left, right) \
-    HANDLER(fused_##name##_##cond)                                        \
-    {                                                                     \
-        uint32_t f;                                                       \
-        bool taken;                                                       \
-        prepare;                                                          \
-        __asm__(insn suffix " %3, %2" SAVE_FLAGS                          \
-                : "=&a"(f), "=@cc" #cond(taken)                           \
-                : "r"((TYPE##bits)(left)), "r"((TYPE##bits)(right)));     \
-        cpu->cc = (uint16_t)f;                                            \
-        BRANCH(op + 1, taken);                                            \
-    }
-#define FUSED_ENTRY(cond, test, name, ...) fused_##name##_##cond,
-#define FUSED_ALL(name, ...)                 \
-    FOR_CONDITIONS(FUSED, name, __VA_ARGS__) \
-    static InterpHandler *const table_fused_##name[16] = { FOR_CONDITIONS(FUSED_ENTRY, name, __VA_ARGS__) };
 #define MEMORY(bits_type) HOST(bits_type, p, MMU_READ)
-FUSED_ALL(cmp_rr8, "cmp", "b", 8, , GET8(op->rm), GET8(op->reg))
-FUSED_ALL(cmp_rr32, "cmp", "l", 32, , GET32(op->rm), GET32(op->reg))
-FUSED_ALL(cmp_rr64, "cmp", "q", 64, , GET64(op->rm), GET64(op->reg))
-FUSED_ALL(cmp_ri8, "cmp", "b", 8, , GET8(op->rm), op->imm)
-FUSED_ALL(cmp_ri32, "cmp", "l", 32, , GET32(op->rm), op->imm)
-FUSED_ALL(cmp_ri64, "cmp", "q", 64, , GET64(op->rm), op->imm)
-FUSED_ALL(test_rr8, "test", "b", 8, , GET8(op->rm), GET8(op->reg))
-FUSED_ALL(test_rr32, "test", "l", 32, , GET32(op->rm), GET32(op->reg))
-FUSED_ALL(test_rr64, "test", "q", 64, , GET64(op->rm), GET64(op->reg))
-FUSED_ALL(test_ri8, "test", "b", 8, , GET8(op->rm), op->imm)
-FUSED_ALL(test_ri32, "test", "l", 32, , GET32(op->rm), op->imm)
-FUSED_ALL(cmp_mi8, "cmp", "b", 8, MEMORY(uint8_t), *p, op->imm)
-FUSED_ALL(cmp_mi32, "cmp", "l", 32, MEMORY(uint32_t), *p, op->imm)
-FUSED_ALL(cmp_mi64, "cmp", "q", 64, MEMORY(uint64_t), *p, op->imm)
-FUSED_ALL(test_mi8, "test", "b", 8, MEMORY(uint8_t), *p, op->imm)
-FUSED_ALL(cmp_rm32, "cmp", "l", 32, MEMORY(uint32_t), GET32(op->reg), *p)
-FUSED_ALL(cmp_rm64, "cmp", "q", 64, MEMORY(uint64_t), GET64(op->reg), *p)
-FUSED_ALL(cmp_mr32, "cmp", "l", 32, MEMORY(uint32_t), *p, GET32(op->reg))
-FUSED_ALL(cmp_mr64, "cmp", "q", 64, MEMORY(uint64_t), *p, GET64(op->reg))
+FUSED_ALL(cmp_rr8, uint64_t, "cmp", "b", 8, , GET8(op->rm), GET8(op->reg))
+FUSED_ALL(cmp_rr32, uint64_t, "cmp", "l", 32, , GET32(op->rm), GET32(op->reg))
+FUSED_ALL(cmp_rr64, uint64_t, "cmp", "q", 64, , GET64(op->rm), GET64(op->reg))
+FUSED_ALL(cmp_ri8, uint64_t, "cmp", "b", 8, , GET8(op->rm), op->imm)
+FUSED_ALL(cmp_ri32, uint64_t, "cmp", "l", 32, , GET32(op->rm), op->imm)
+FUSED_ALL(cmp_ri64, uint64_t, "cmp", "q", 64, , GET64(op->rm), op->imm)
+FUSED_ALL(test_rr8, uint64_t, "test", "b", 8, , GET8(op->rm), GET8(op->reg))
+FUSED_ALL(test_rr32, uint64_t, "test", "l", 32, , GET32(op->rm), GET32(op->reg))
+FUSED_ALL(test_rr64, uint64_t, "test", "q", 64, , GET64(op->rm), GET64(op->reg))
+FUSED_ALL(test_ri8, uint64_t, "test", "b", 8, , GET8(op->rm), op->imm)
+FUSED_ALL(test_ri32, uint64_t, "test", "l", 32, , GET32(op->rm), op->imm)
+FUSED_ALL(cmp_mi8, uint64_t, "cmp", "b", 8, MEMORY(uint8_t), *p, op->imm)
+FUSED_ALL(cmp_mi32, uint64_t, "cmp", "l", 32, MEMORY(uint32_t), *p, op->imm)
+FUSED_ALL(cmp_mi64, uint64_t, "cmp", "q", 64, MEMORY(uint64_t), *p, op->imm)
+FUSED_ALL(test_mi8, uint64_t, "test", "b", 8, MEMORY(uint8_t), *p, op->imm)
+FUSED_ALL(cmp_rm32, uint64_t, "cmp", "l", 32, MEMORY(uint32_t), GET32(op->reg), *p)
+FUSED_ALL(cmp_rm64, uint64_t, "cmp", "q", 64, MEMORY(uint64_t), GET64(op->reg), *p)
+FUSED_ALL(cmp_mr32, uint64_t, "cmp", "l", 32, MEMORY(uint32_t), *p, GET32(op->reg))
+FUSED_ALL(cmp_mr64, uint64_t, "cmp", "q", 64, MEMORY(uint64_t), *p, GET64(op->reg))
+
+/* The same in flat 32-bit code. */
+FUSED_ALL(flat_cmp_rr8, uint32_t, "cmp", "b", 8, , GET8(op->rm), GET8(op->reg))
+FUSED_ALL(flat_cmp_rr32, uint32_t, "cmp", "l", 32, , GET32(op->rm), GET32(op->reg))
+FUSED_ALL(flat_cmp_ri8, uint32_t, "cmp", "b", 8, , GET8(op->rm), op->imm)
+FUSED_ALL(flat_cmp_ri32, uint32_t, "cmp", "l", 32, , GET32(op->rm), op->imm)
+FUSED_ALL(flat_test_rr8, uint32_t, "test", "b", 8, , GET8(op->rm), GET8(op->reg))
+FUSED_ALL(flat_test_rr32, uint32_t, "test", "l", 32, , GET32(op->rm), GET32(op->reg))
+FUSED_ALL(flat_test_ri8, uint32_t, "test", "b", 8, , GET8(op->rm), op->imm)
 
 static const struct {
     InterpHandler *plain;
@@ -539,6 +391,11 @@ static const struct {
     { test_mi8, table_fused_test_mi8 },   { cmp_rm32, table_fused_cmp_rm32 },
     { cmp_rm64, table_fused_cmp_rm64 },   { cmp_mr32, table_fused_cmp_mr32 },
     { cmp_mr64, table_fused_cmp_mr64 },
+}, pairs_flat[] = {
+    { cmp_rr8, table_fused_flat_cmp_rr8 }, { cmp_rr32, table_fused_flat_cmp_rr32 },
+    { cmp_ri8, table_fused_flat_cmp_ri8 }, { cmp_ri32, table_fused_flat_cmp_ri32 },
+    { test_rr8, table_fused_flat_test_rr8 }, { test_rr32, table_fused_flat_test_rr32 },
+    { test_ri8, table_fused_flat_test_ri8 },
 };
 
 static bool is_jcc(const InterpOp *op)
@@ -553,12 +410,15 @@ static bool is_jcc(const InterpOp *op)
 
 bool interp_hot_fuse(InterpOp *previous, const InterpOp *op)
 {
-    if (!is_jcc(op)) {
+    bool flat = interp_hot_flat_is_jcc(op);
+    size_t count = flat ? G_N_ELEMENTS(pairs_flat) : G_N_ELEMENTS(pairs);
+
+    if (!flat && !is_jcc(op)) {
         return false;
     }
-    for (unsigned i = 0; i < G_N_ELEMENTS(pairs); i++) {
-        if (previous->handler == pairs[i].plain) {
-            previous->handler = pairs[i].fused[x86_forms[op->form].opcode & 15];
+    for (size_t i = 0; i < count; i++) {
+        if (previous->handler == (flat ? pairs_flat : pairs)[i].plain) {
+            previous->handler = (flat ? pairs_flat : pairs)[i].fused[x86_forms[op->form].opcode & 15];
             return true;
         }
     }
@@ -628,9 +488,7 @@ static InterpHandler *const (*unary_table(unsigned mnemonic))[4]
     }
 }
 
-/* How the two operands of an ALU form or MOV are given; -1: in no hot way. Afterwards a destination register
- * is op->rm and a source register op->reg. */
-static int shape_of(const X86Insn *insn, InterpOp *op, bool memory_ok)
+int interp_hot_shape(const X86Insn *insn, InterpOp *op, bool memory_ok)
 {
     const X86Form *form = insn->form;
     uint8_t first = form->operands[0].kind, second = form->operands[1].kind;
@@ -749,6 +607,11 @@ InterpHandler *interp_hot_handler(X86Cpu *cpu, const X86Insn *insn, InterpOp *op
         if (h) {
             return h;
         }
+    } else if ((cpu->mode & (MODE_FLAT | MODE_CS32)) == (MODE_FLAT | MODE_CS32)) {
+        InterpHandler *h = interp_hot_flat(cpu, insn, op);
+        if (h) {
+            return h;
+        }
     }
     unsigned bytes = form->operand_count ? x86_operand_bytes(insn, &form->operands[0]) : 0;
     unsigned size = bytes ? (unsigned)__builtin_ctz(bytes) : 0;
@@ -760,7 +623,7 @@ InterpHandler *interp_hot_handler(X86Cpu *cpu, const X86Insn *insn, InterpOp *op
             }
             return form->operands[1].kind == X86_OPERAND_G ? table_mov_segment[1][size] : NULL;
         }
-        int shape = shape_of(insn, op, memory_ok);
+        int shape = interp_hot_shape(insn, op, memory_ok);
         if (form->mnemonic == X86_MOV && insn->index == X86_REG_NONE && (shape == RM || shape == MR)) {
             return table_mov_base[shape == MR][size];
         }

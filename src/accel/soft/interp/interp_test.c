@@ -246,6 +246,196 @@ static void test_faults(void)
     rig_free(r);
 }
 
+/* ---- flat 32-bit code: what hot_flat.c does must be what the general handlers do ---- */
+#define SCRATCH       0x20000u
+#define SCRATCH_BYTES 0x3000u
+
+typedef struct Code {
+    uint8_t bytes[512];
+    size_t size;
+} Code;
+
+static void emit(Code *c, const void *bytes, size_t size)
+{
+    memcpy(c->bytes + c->size, bytes, size);
+    c->size += size;
+}
+
+static void emit8(Code *c, unsigned byte)
+{
+    uint8_t b = (uint8_t)byte;
+
+    emit(c, &b, 1);
+}
+
+static void emit32(Code *c, uint32_t value)
+{
+    emit(c, &value, 4);
+}
+
+/* A ModRM byte and what follows, of a place in the scratch pages; it may lie across their border. */
+static void emit_operand(Code *c, GRand *rand, unsigned reg)
+{
+    uint32_t at =
+        SCRATCH + (uint32_t)g_rand_int_range(rand, 0, 2) * 0xffd + (uint32_t)g_rand_int_range(rand, 0, 4);
+
+    switch (g_rand_int_range(rand, 0, 3)) {
+    case 0: /* disp32 */
+        emit8(c, reg << 3 | 5);
+        emit32(c, at);
+        break;
+    case 1: /* [ebx + disp32], which wraps where EBX is large */
+        emit8(c, 0x80 | reg << 3 | R_RBX);
+        emit32(c, at - 0xffff0000u);
+        break;
+    default: /* [esi * 4 + disp32] */
+        emit8(c, reg << 3 | 4);
+        emit8(c, 2 << 6 | R_RSI << 3 | 5);
+        emit32(c, at - 12 * 4);
+        break;
+    }
+}
+
+static void emit_random(Code *c, GRand *rand)
+{
+    /* With a ModRM byte: EAX, ECX, EDX, EBP (as a byte: CH), and memory. */
+    static const uint8_t modrm[] = { 0x00, 0x01, 0x02, 0x03, 0x08, 0x09, 0x0a, 0x0b, 0x10, 0x11,
+                                     0x12, 0x13, 0x18, 0x19, 0x1a, 0x1b, 0x20, 0x21, 0x22, 0x23,
+                                     0x28, 0x29, 0x2a, 0x2b, 0x30, 0x31, 0x32, 0x33, 0x38, 0x39,
+                                     0x3a, 0x3b, 0x84, 0x85, 0x88, 0x89, 0x8a, 0x8b, 0x8d };
+    static const uint8_t registers[] = { R_RAX, R_RCX, R_RDX, R_RBP };
+    unsigned reg = registers[g_rand_int_range(rand, 0, 4)], kind = (unsigned)g_rand_int_range(rand, 0, 10);
+
+    bool word = kind < 7 && g_rand_int_range(rand, 0, 5) == 0;
+    if (word) {
+        emit8(c, 0x66);
+    }
+    switch (kind) {
+    case 0:
+    case 1:
+    case 2:
+        emit8(c, modrm[g_rand_int_range(rand, 0, sizeof(modrm))]);
+        emit_operand(c, rand, reg);
+        break;
+    case 3: /* arithmetic with an immediate of a byte, of both sizes */
+        emit8(c, g_rand_boolean(rand) ? 0x80 : 0x83);
+        emit_operand(c, rand, (unsigned)g_rand_int_range(rand, 0, 8));
+        emit8(c, (unsigned)g_rand_int_range(rand, 0, 256));
+        break;
+    case 4: /* movzx, movsx */
+        emit8(c, 0x0f);
+        emit8(c, (g_rand_boolean(rand) ? 0xb6u : 0xbeu) + (unsigned)g_rand_int_range(rand, 0, 2));
+        emit_operand(c, rand, reg);
+        break;
+    case 5: /* not, neg, inc, dec */
+        if (g_rand_boolean(rand)) {
+            emit8(c, 0xf6u + (unsigned)g_rand_int_range(rand, 0, 2));
+            emit_operand(c, rand, 2u + (unsigned)g_rand_int_range(rand, 0, 2));
+        } else {
+            emit8(c, 0xfeu + (unsigned)g_rand_int_range(rand, 0, 2));
+            emit_operand(c, rand, (unsigned)g_rand_int_range(rand, 0, 2));
+        }
+        break;
+    case 6: /* AL or eAX and an offset; MOV of an immediate */
+        if (g_rand_boolean(rand)) {
+            emit8(c, 0xa0u + (unsigned)g_rand_int_range(rand, 0, 4));
+            emit32(c, SCRATCH + 0xffd + (uint32_t)g_rand_int_range(rand, 0, 4));
+        } else {
+            emit8(c, 0xc7);
+            emit_operand(c, rand, 0);
+            uint32_t value = g_rand_int(rand);
+            emit(c, &value, word ? 2 : 4);
+        }
+        break;
+    case 7: /* the stack: a register, an immediate, a place; then all three come back */
+        emit8(c, 0x50 | reg);
+        emit8(c, 0x6a);
+        emit8(c, (unsigned)g_rand_int_range(rand, 0, 256));
+        emit8(c, 0xff);
+        emit_operand(c, rand, 6);
+        for (int i = 0; i < 3; i++) {
+            emit8(c, 0x58 | registers[g_rand_int_range(rand, 0, 4)]);
+        }
+        break;
+    case 8: /* call over an instruction, whose return is a POP; a frame and LEAVE */
+        emit(c, "\xe8\x01\x00\x00\x00\x40\x59\x55\x89\xe5\x51\xc9", 12);
+        break;
+    default: { /* a comparison and a conditional jump over an INC; what CALL and RET do */
+        static const uint8_t compare[][2] = {
+            { 0x39, 0xc8 }, { 0x38, 0xca }, { 0x85, 0xc2 }, { 0x84, 0xd1 }, { 0x01, 0xf8 }
+        };
+        emit(c, compare[g_rand_int_range(rand, 0, 5)], 2);
+        emit8(c, 0x70u + (unsigned)g_rand_int_range(rand, 0, 16));
+        emit8(c, 1);
+        emit8(c, 0x40 | reg);
+        emit(c, "\xe8\x02\x00\x00\x00\xeb\x02\x42\xc3", 9); /* call L; jmp E; L: inc edx; ret; E: */
+        break;
+    }
+    }
+}
+
+static void run_flat(Rig *r, const Code *c, bool flat, bool small_stack, uint64_t *regs, uint16_t *cc,
+                     uint8_t *memory)
+{
+    X86Cpu *cpu = r->cpu;
+
+    address_space_write(r->as, CODE, MEMTXATTRS_NONE, c->bytes, c->size);
+    address_space_write(r->as, CODE + c->size, MEMTXATTRS_NONE, "\x0f\x0b", 2);
+    for (uint32_t i = 0; i < SCRATCH_BYTES; i++) {
+        r->host[SCRATCH + i] = (uint8_t)(i * 37 + (i >> 7));
+    }
+    memset(r->host + 0x7f00, 0, 0x100);
+    rig_mode(r, CODE32);
+    if (!flat) {
+        cpu->segs[SEG_ES].limit = 0x7fffffff; /* nobody uses it */
+    }
+    if (small_stack) {
+        cpu->segs[SEG_SS].attr &= ~(uint32_t)DESC_B;
+    }
+    x86_update_mode(cpu);
+    cpu->idt.limit = 0;
+    cpu->regs[R_RAX] = 0x12345678;
+    cpu->regs[R_RCX] = 0xfedcba98;
+    cpu->regs[R_RDX] = 0x80;
+    cpu->regs[R_RBX] = 0xffff0000;
+    cpu->regs[R_RSI] = 12;
+    cpu->regs[R_RDI] = 0x7fffffff;
+    cpu->regs[R_RSP] = UINT64_C(0xabcd00000000) | 0x8000;
+    interp_vcpu_exec(cpu);
+    g_assert_true(cpu->halted);
+    memcpy(regs, cpu->regs, sizeof(uint64_t) * 8);
+    *cc = cpu->cc;
+    memcpy(memory, r->host + SCRATCH, SCRATCH_BYTES);
+    memcpy(memory + SCRATCH_BYTES, r->host + 0x7f00, 0x100);
+}
+
+static void test_flat(void)
+{
+    Rig *r = rig_new();
+    GRand *rand = g_rand_new_with_seed(20261129);
+    g_autofree uint8_t *hot = g_malloc(SCRATCH_BYTES + 0x100), *general = g_malloc(SCRATCH_BYTES + 0x100);
+
+    for (int round = 0; round < 4000; round++) {
+        Code c = { .size = 0 };
+        uint64_t regs[2][8];
+        uint16_t cc[2];
+        bool small_stack = round % 8 == 7;
+
+        for (int i = 0; i < 12; i++) {
+            emit_random(&c, rand);
+        }
+        run_flat(r, &c, true, small_stack, regs[0], &cc[0], hot);
+        g_assert_cmphex(r->cpu->mode & MODE_FLAT, !=, 0);
+        run_flat(r, &c, false, small_stack, regs[1], &cc[1], general);
+        g_assert_cmphex(r->cpu->mode & MODE_FLAT, ==, 0);
+        g_assert_cmpmem(regs[0], sizeof(regs[0]), regs[1], sizeof(regs[1]));
+        g_assert_cmphex(cc[0], ==, cc[1]);
+        g_assert_cmpmem(hot, SCRATCH_BYTES + 0x100, general, SCRATCH_BYTES + 0x100);
+    }
+    g_rand_free(rand);
+    rig_free(r);
+}
+
 static void test_speed(void)
 {
     Rig *r = rig_new();
@@ -267,6 +457,7 @@ int main(int argc, char **argv)
     g_test_add_func("/interp/modes", test_modes);
     g_test_add_func("/interp/self-modifying", test_self_modifying);
     g_test_add_func("/interp/faults", test_faults);
+    g_test_add_func("/interp/flat", test_flat);
     g_test_add_func("/interp/speed", test_speed);
     return g_test_run();
 }

@@ -117,6 +117,8 @@ struct Interp {
     void (*run_translated)(X86Cpu *cpu);
     void (*translated_left)(X86Cpu *cpu); /* an exception ended run_translated */
     void (*page_written)(Interp *d, const uint8_t *host_page);
+    void (*between)(
+        X86Cpu *cpu); /* between two instructions, soon after interrupt_poll was set; NULL: nothing */
 #ifdef INTERP_TRAMPOLINE
     const InterpOp *resume;
 #endif

@@ -157,6 +157,8 @@ Jit *jit_new(size_t size, GError **error)
         return NULL;
     }
     pthread_mutex_init(&jit->lock, NULL);
+    g_mutex_init(&jit->turn.lock);
+    g_cond_init(&jit->turn.passed);
     jit->hash = hash_new(HASH_BITS);
     jit->pages = g_hash_table_new_full(NULL, NULL, NULL, g_free);
     jit->pages_limit = PAGES_LIMIT;
@@ -229,6 +231,8 @@ void jit_free(Jit *jit)
     g_hash_table_unref(jit->scattered);
     g_hash_table_unref(jit->varying);
     pthread_mutex_destroy(&jit->lock);
+    g_mutex_clear(&jit->turn.lock);
+    g_cond_clear(&jit->turn.passed);
     g_free(jit);
 }
 
@@ -363,6 +367,9 @@ JitLink *jit_careful_link(Jit *jit, X86Cpu *cpu, const JitCareful *way, const Ji
 {
     JitLink *link = NULL;
 
+    if (!jit->chain) {
+        return NULL; /* lockstep compares one block at a time */
+    }
     x86_fpu_leave(cpu);
     pthread_mutex_lock(&jit->lock);
     JitBlock *from = jit_block_at(jit, (const uint8_t *)way);

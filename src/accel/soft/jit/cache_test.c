@@ -24,7 +24,7 @@ static void no_reset(void *opaque)
 {
 }
 
-static void setup(Rig *r, gconstpointer data)
+static void setup_with(Rig *r, gconstpointer data, unsigned lockstep_every)
 {
     GError *error = NULL;
 
@@ -49,6 +49,11 @@ static void setup(Rig *r, gconstpointer data)
     interp_vcpu_init(cpu);
     r->jit = jit_new((size_t)GPOINTER_TO_UINT(data) << 20, &error);
     g_assert_no_error(error);
+    if (lockstep_every) {
+        r->jit->lockstep = true;
+        r->jit->lockstep_every = lockstep_every;
+        r->jit->chain = r->jit->tier = false;
+    }
     jit_vcpu_init(r->jit, cpu);
     jit_thread_enter(cpu);
     r->v = jit_vcpu(cpu);
@@ -67,6 +72,16 @@ static void setup(Rig *r, gconstpointer data)
     x86_set_rflags(cpu, FLAG_ONE);
     x86_update_mode(cpu);
     mmu_flush(cpu, false);
+}
+
+static void setup(Rig *r, gconstpointer data)
+{
+    setup_with(r, data, 0);
+}
+
+static void setup_lockstep(Rig *r, gconstpointer data)
+{
+    setup_with(r, data, 3);
 }
 
 static void teardown(Rig *r, gconstpointer data)
@@ -96,6 +111,7 @@ static uint64_t run(Rig *r, uint64_t gpa)
     __atomic_store_n(&cpu->interrupt_request, 0, __ATOMIC_SEQ_CST);
     interp_vcpu_exec(cpu);
     g_assert_true(cpu->halted);
+    g_assert_false(cpu->inhibit_interrupts); /* or nothing would wake it */
     g_assert_false(cpu->shutdown);
     return cpu->regs[R_RAX];
 }
@@ -313,6 +329,56 @@ static void test_varying(Rig *r, gconstpointer data)
     g_rand_free(rand);
 }
 
+/* Blocks that go on in their careful variants, of which lockstep compares some: each comes back by itself,
+ * also where it ran before without being compared. One that did not would end behind its own end, with flags
+ * that are right for there (dead, as ADD is next). */
+static void test_lockstep_careful(Rig *r, gconstpointer data)
+{
+    enum { PAGES = 64, RUNS = 6, BLOCK = JIT_MAX_INSNS };
+    uint64_t operands = 0x20000 + 4096 - 4;
+
+    for (unsigned page = 0; page < PAGES; page++) {
+        uint64_t at = CODE + 0x20000 + page * 4096;
+        /* mov rbx, operands; jmp to the next (one block; what follows is another) */
+        uint8_t start[] = { 0x48, 0xc7, 0xc3, 0, 0, 0, 0, 0xeb, 0x00 };
+        uint32_t address = (uint32_t)operands;
+        memcpy(start + 3, &address, 4);
+        put(r, at, start, sizeof(start));
+        at += sizeof(start);
+        put(r, at, "\x31\xc0\x31\xd2", 4); /* xor eax, eax; xor edx, edx */
+        at += 4;
+        /* A group of accesses that lies in two pages; ADDs up to the block's end. */
+        put(r, at, "\x8b\x0b\x8b\x73\x08", 5); /* mov ecx, [rbx]; mov esi, [rbx + 8] */
+        at += 5;
+        for (unsigned n = 4; n < BLOCK; n++, at += 3) {
+            put(r, at, "\x83\xc0\xff", 3); /* add eax, -1 */
+        }
+        put(r, at, "\x83\xc2\xff\x89\x13", 5); /* add edx, -1; mov [rbx], edx: the careful variant's end */
+        put(r, at + 5, "\x83\xc0\x01\x01\xd0\xf4", 6); /* add eax, 1; add eax, edx; hlt */
+        for (unsigned n = 0; n < RUNS; n++) {
+            uint64_t careful = r->v->exits[JIT_EXIT_CAREFUL], checked = jit_lockstep_checked(r->v);
+            g_assert_cmphex(run(r, CODE + 0x20000 + page * 4096), ==, (uint32_t) - (BLOCK - 4));
+            g_assert_true(r->v->exits[JIT_EXIT_CAREFUL] > careful || jit_lockstep_checked(r->v) > checked);
+        }
+    }
+    g_assert_cmpuint(r->v->exits[JIT_EXIT_CAREFUL], >=, PAGES * 2);
+    g_assert_cmpuint(jit_lockstep_checked(r->v), >=, PAGES * 2);
+}
+
+/* HLT behind what keeps interrupts away from it. */
+static void test_shadow(Rig *r, gconstpointer data)
+{
+    r->jit->tier = false;
+    put(r, CODE, "\x31\xc0\xfb\xf4", 4);           /* xor eax, eax; sti; hlt */
+    put(r, CODE + 64, "\x31\xc0\x8e\xd0\xf4", 5);  /* xor eax, eax; mov ss, ax; hlt */
+    put(r, CODE + 128, "\x31\xc0\xfb\x90\xf4", 5); /* xor eax, eax; sti; nop; hlt */
+    for (unsigned n = 0; n < 40; n++) {
+        run(r, CODE);
+        run(r, CODE + 64);
+        run(r, CODE + 128);
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -321,5 +387,9 @@ int main(int argc, char **argv)
     g_test_add("/jit/cache/straddling", Rig, GUINT_TO_POINTER(16), setup, test_straddling, teardown);
     g_test_add("/jit/cache/regions", Rig, GUINT_TO_POINTER(8), setup, test_regions, teardown);
     g_test_add("/jit/cache/varying", Rig, GUINT_TO_POINTER(16), setup, test_varying, teardown);
+    g_test_add("/jit/cache/shadow", Rig, GUINT_TO_POINTER(16), setup, test_shadow, teardown);
+    g_test_add("/jit/lockstep/shadow", Rig, GUINT_TO_POINTER(16), setup_lockstep, test_shadow, teardown);
+    g_test_add("/jit/lockstep/careful", Rig, GUINT_TO_POINTER(16), setup_lockstep, test_lockstep_careful,
+               teardown);
     return g_test_run();
 }

@@ -328,6 +328,15 @@ typedef struct JitThunks {
     uint8_t *site[2][2]; /* by user, by write */
 } JitThunks;
 
+/* Under lockstep one vCPU runs at a time: those that want to, in the order in which they came. */
+typedef struct JitTurn {
+    GMutex lock;
+    GCond passed;
+    uint64_t next, serving;
+    X86Cpu *holder; /* of the number that is served */
+    bool over;      /* atomic: others have waited for long enough */
+} JitTurn;
+
 /* What all vCPUs of a machine share. */
 typedef struct Jit {
     pthread_mutex_t lock;
@@ -363,7 +372,8 @@ typedef struct Jit {
     unsigned max_insns; /* of a block */
     bool lockstep;
     unsigned lockstep_every; /* one block of so many is compared */
-    unsigned stress;         /* JIT_STRESS_* */
+    JitTurn turn;
+    unsigned stress; /* JIT_STRESS_* */
 } Jit;
 
 #define JIT_STRESS_EVICT   1u /* blocks become stale at random */
@@ -526,6 +536,9 @@ void jit_lockstep_run(X86Cpu *cpu, JitVcpu *v, JitBlock *b);
 /* Whether a call-out is to leave the block, undone. */
 bool jit_lockstep_callout(X86Cpu *cpu);
 uint64_t jit_lockstep_checked(const JitVcpu *v);
+/* Around all that a vCPU executes, where jit->lockstep is set. */
+void jit_turn_take(Jit *jit, X86Cpu *cpu);
+void jit_turn_give(Jit *jit);
 
 /* ---- exec.c ---- */
 /* Makes what translated code relies on true again after anything that C did. */

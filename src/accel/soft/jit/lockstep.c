@@ -9,10 +9,13 @@
  *
  * Writes are found by page: no write tag is in the TLB when either of the two begins, so that the first write
  * to a page passes mmu_install or the slow path, which tell (X86Mmu.write_watch), and the page is copied.
- * Chaining is off, and a fast loop (loop.c) leaves the block after some rounds.
+ * Chaining is off, ways to careful variants included, so that the code that runs is that of one block: what
+ * is compared at its end are the flags that count there, for this block. A fast loop (loop.c) leaves the
+ * block after some rounds.
  *
- * For one vCPU; devices that write to RAM just then may be taken for the block. SPDX-License-Identifier:
- * GPL-2.0-or-later
+ * What others write to a page meanwhile would be taken for the block's, and be taken back: vCPUs take turns
+ * (JitTurn). Devices do not; those that write to RAM just then may be taken for the block.
+ * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "accel/soft/interp/native.h"
 #include "accel/soft/jit/jit.h"
@@ -58,6 +61,13 @@ struct JitLockstep {
     bool many_tags;
     bool left; /* a call-out was reached */
     Image start, translated;
+    Image interpreted;       /* as it was where the translated code had left, the last time it came there */
+    unsigned interpreted_at; /* after so many instructions; 0: it never came there */
+    struct {
+        unsigned page; /* by its number + 1; 0: all were the same then */
+        int at;
+        uint8_t bytes[32];
+    } differed;
     uint64_t checked, skipped, turns;
     uint32_t random;
 };
@@ -223,8 +233,9 @@ static uint32_t live_flags(const JitBlock *b, const X86Cpu *cpu, uint64_t rip)
     return FLAGS_ARITH & ~(uint32_t)b->undefined;
 }
 
-static const char *difference(const X86Cpu *cpu, const JitLockstep *l, const Image *m, uint32_t live)
+static const char *difference(const X86Cpu *cpu, JitLockstep *l, const Image *m, uint32_t live)
 {
+    l->differed.page = 0;
     if (cpu->rip != m->rip) {
         return "rip";
     }
@@ -245,7 +256,11 @@ static const char *difference(const X86Cpu *cpu, const JitLockstep *l, const Ima
         return "vector or x87 registers";
     }
     for (unsigned i = 0; i < l->page_count; i++) {
-        if (page_differs(&l->pages[i]) >= 0) {
+        int at = page_differs(&l->pages[i]);
+        if (at >= 0) {
+            l->differed.page = i + 1;
+            l->differed.at = MIN(at, 4096 - (int)sizeof(l->differed.bytes));
+            memcpy(l->differed.bytes, l->pages[i].host + l->differed.at, sizeof(l->differed.bytes));
             return "memory";
         }
     }
@@ -295,15 +310,13 @@ static G_NORETURN void report(X86Cpu *cpu, JitLockstep *l, const JitBlock *b, co
                               unsigned steps)
 {
     const JitArea *area = jit_area(cpu);
-    Image *now = g_new0(Image, 1);
+    Image *now = &l->interpreted;
 
-    image_take(cpu, now);
+    if (!l->interpreted_at) {
+        image_take(cpu, now);
+        l->interpreted_at = steps;
+    }
     fprintf(stderr, "lockstep: translated code does not do what the interpreter does: %s\n", what);
-    fprintf(
-        stderr,
-        "block at %016lx (%u instructions, key %x%s), left by exit %u; %u interpreted; %lu blocks before\n",
-        (unsigned long)l->start.rip, b->count, b->key & ~KEY_CAREFUL, b->key & KEY_CAREFUL ? ", careful" : "",
-        area->exit_reason, steps, (unsigned long)l->checked);
     uint8_t code[4096 + X86_INSN_MAX];
     unsigned first = MIN(b->length, 4096u - b->offset);
     memcpy(code, b->page + b->offset, first);
@@ -315,23 +328,28 @@ static G_NORETURN void report(X86Cpu *cpu, JitLockstep *l, const JitBlock *b, co
     print_bytes("host code", b->code, b->code_size);
     for (unsigned k = 0; k < b->pc_count; k++) {
         fprintf(stderr, "  instruction at +%03x: host +%x%s\n", b->pcs[k].offset, b->pcs[k].host,
-                b->pcs[k].fast ? " (loop)" : "");
+                b->pcs[k].fast   ? " (loop)"
+                : b->pcs[k].exit ? " (way out)"
+                                 : "");
+    }
+    if (l->differed.page) {
+        const Page *page = &l->pages[l->differed.page - 1];
+        fprintf(stderr, "page %p%s differs first at +%03x\n", (void *)page->host,
+                page->full ? "" : " (interpreter only)", l->differed.at);
+        print_bytes("before", page->before + l->differed.at, 32);
+        print_bytes("translated", (page->full ? page->after : page->before) + l->differed.at, 32);
+        print_bytes("interpreted", l->differed.bytes, 32);
     }
     print_image("before", &l->start, &l->start);
     print_image("translated", &l->translated, now);
     print_image("interpreted", now, &l->translated);
-    fprintf(stderr, "flags that count: %03x\n", live_flags(b, cpu, l->translated.rip));
-    for (unsigned i = 0; i < l->page_count; i++) {
-        const Page *page = &l->pages[i];
-        int at = page_differs(page);
-        if (at >= 0) {
-            fprintf(stderr, "page %p%s differs first at +%03x\n", (void *)page->host,
-                    page->full ? "" : " (interpreter only)", at);
-            print_bytes("before", page->before + at, 32);
-            print_bytes("translated", (page->full ? page->after : page->before) + at, 32);
-            print_bytes("interpreted", page->host + at, 32);
-        }
-    }
+    /* Last what matters most: ends of long outputs are what is kept. */
+    fprintf(stderr, "the interpreter was there after %u of %u instructions; flags that count: %03x\n",
+            l->interpreted_at, steps, live_flags(b, cpu, l->translated.rip));
+    fprintf(stderr,
+            "lockstep: %s: block at %016lx (%u instructions, key %x%s), left by exit %u; %lu blocks before\n",
+            what, (unsigned long)l->start.rip, b->count, b->key & ~KEY_CAREFUL,
+            b->key & KEY_CAREFUL ? ", careful" : "", area->exit_reason, (unsigned long)l->checked);
     fflush(stderr);
     _exit(EXIT_FAILURE);
 }
@@ -358,6 +376,7 @@ static bool interpret(X86Cpu *cpu, JitLockstep *l, const JitBlock *b)
     volatile unsigned steps = 0;
     unsigned limit = (b->count + 1u) * (JIT_LOCKSTEP_ROUNDS + 3);
 
+    l->interpreted_at = 0;
     cpu->fault_return = &fault;
     if (sigsetjmp(fault, 0)) {
         interp_recover(cpu);
@@ -369,6 +388,8 @@ static bool interpret(X86Cpu *cpu, JitLockstep *l, const JitBlock *b)
                 if (!what) {
                     break;
                 }
+                image_take(cpu, &l->interpreted);
+                l->interpreted_at = steps;
             }
             if (steps == limit) {
                 what = what ? what : "it never comes there";
@@ -377,6 +398,7 @@ static bool interpret(X86Cpu *cpu, JitLockstep *l, const JitBlock *b)
             /* The parts of a repeated string instruction count once. */
             steps += cpu->rip != at;
             at = cpu->rip;
+            cpu->inhibit_interrupts = false; /* that was for this one */
             interp_run_one(cpu);
         }
     }
@@ -455,10 +477,57 @@ void jit_lockstep_run(X86Cpu *cpu, JitVcpu *v, JitBlock *b)
         v->careful_rip = cpu->rip;
         v->careful_next = careful;
         if (step) {
+            cpu->inhibit_interrupts = false;
             interp_run_one(cpu);
         }
     } else {
         l->skipped++; /* the interpreter is right, wherever it came to */
+    }
+}
+
+/* ---- turns ---- */
+
+/* How long a vCPU goes on while others wait. */
+#define TURN_US 1000
+
+void jit_turn_take(Jit *jit, X86Cpu *cpu)
+{
+    JitTurn *t = &jit->turn;
+
+    g_mutex_lock(&t->lock);
+    for (uint64_t number = t->next++; t->serving != number;) {
+        if (!g_cond_wait_until(&t->passed, &t->lock, g_get_monotonic_time() + TURN_US) && t->holder) {
+            __atomic_store_n(&t->over, true, __ATOMIC_RELEASE);
+            __atomic_store_n(&t->holder->interrupt_poll, 1, __ATOMIC_SEQ_CST);
+        }
+    }
+    t->holder = cpu;
+    g_mutex_unlock(&t->lock);
+}
+
+void jit_turn_give(Jit *jit)
+{
+    JitTurn *t = &jit->turn;
+
+    g_mutex_lock(&t->lock);
+    t->holder = NULL;
+    __atomic_store_n(&t->over, false, __ATOMIC_RELEASE);
+    t->serving++;
+    g_cond_broadcast(&t->passed);
+    g_mutex_unlock(&t->lock);
+}
+
+/* Passes the turn on where others have waited for long enough. */
+static void turn_pass(X86Cpu *cpu)
+{
+    Jit *jit = jit_vcpu(cpu)->jit;
+
+    if (__atomic_load_n(&jit->turn.over, __ATOMIC_ACQUIRE)) {
+        x86_fpu_leave(cpu);
+        bool was = mmu_suspend(cpu);
+        jit_turn_give(jit);
+        jit_turn_take(jit, cpu);
+        mmu_resume(cpu, was);
     }
 }
 
@@ -485,12 +554,14 @@ void jit_lockstep_init(JitVcpu *v)
     l->random = 1;
     l->many_tags = true; /* whatever there is */
     v->cpu->mmu->write_watch = write_watch;
+    ((Interp *)v->cpu->accel_data)->between = turn_pass;
 }
 
 void jit_lockstep_free(JitVcpu *v)
 {
     if (v->lockstep) {
         v->cpu->mmu->write_watch = NULL;
+        ((Interp *)v->cpu->accel_data)->between = NULL;
         g_free(v->lockstep->pages);
         g_free(v->lockstep);
         v->lockstep = NULL;

@@ -147,10 +147,19 @@ static void tcg_vcpu_destroy(Accel *accel, X86Cpu *cpu)
 
 static void tcg_vcpu_exec(Accel *accel, X86Cpu *cpu)
 {
-    if (((TcgAccel *)accel)->jit) {
+    Jit *jit = ((TcgAccel *)accel)->jit;
+    bool lockstep = jit && jit->lockstep;
+
+    if (jit) {
         jit_thread_enter(cpu);
     }
+    if (lockstep) {
+        jit_turn_take(jit, cpu);
+    }
     interp_vcpu_exec(cpu);
+    if (lockstep) {
+        jit_turn_give(jit);
+    }
 }
 
 /* The instructions that went to the interpreter most. */
@@ -262,7 +271,8 @@ static const Property tcg_properties[] = {
     PROP_UINT32("tb-size", TcgAccel, size_mib, DEFAULT_SIZE_MIB,
                 "memory for translated code, in MiB (touched as it is used); 0: the default"),
     PROP_UINT32("max-insns", TcgAccel, max_insns, JIT_MAX_INSNS, "instructions of a block, at most"),
-    PROP_BOOL("lockstep", TcgAccel, lockstep, false, "compare each block with the interpreter (one vCPU)"),
+    PROP_BOOL("lockstep", TcgAccel, lockstep, false,
+              "compare each block with the interpreter; vCPUs take turns"),
     PROP_UINT32("lockstep-every", TcgAccel, lockstep_every, 1, "compare one block of so many"),
     PROP_STR("stress", TcgAccel, stress, NULL,
              "evict, flush, poll, windows (joined by '+'): do that at random"),

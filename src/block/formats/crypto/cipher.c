@@ -2,6 +2,8 @@
 #include "block/formats/crypto/cipher.h"
 
 #include "base/error.h"
+#include "host/library.h"
+#include "rhea_config.h"
 
 #include <errno.h>
 #include <nettle/aes.h>
@@ -25,13 +27,40 @@ const char *const crypto_iv_names[] = { "plain", "plain64", "essiv", NULL };
 const char *const crypto_hash_names[] = { "md5",    "sha1",   "sha224",    "sha256",
                                           "sha384", "sha512", "ripemd160", NULL };
 
-static const struct nettle_cipher *const ciphers[] = {
-    &nettle_aes128,     &nettle_aes192,     &nettle_aes256,     &nettle_cast128,    &nettle_serpent128,
-    &nettle_serpent192, &nettle_serpent256, &nettle_twofish128, &nettle_twofish192, &nettle_twofish256,
-};
-static const struct nettle_hash *const hashes[] = { &nettle_md5,      &nettle_sha1,   &nettle_sha224,
-                                                    &nettle_sha256,   &nettle_sha384, &nettle_sha512,
-                                                    &nettle_ripemd160 };
+/* Loaded with the first encrypted image. */
+/* clang-format off */
+#define NETTLE_SYMBOLS(X, P)                                                                        \
+    X(P, aes128) X(P, aes192) X(P, aes256) X(P, cast128) X(P, serpent128) X(P, serpent192)          \
+    X(P, serpent256) X(P, twofish128) X(P, twofish192) X(P, twofish256) X(P, md5) X(P, sha1)        \
+    X(P, sha224) X(P, sha256) X(P, sha384) X(P, sha512) X(P, ripemd160) X(P, cbc_decrypt)           \
+    X(P, cbc_encrypt) X(P, hmac_digest) X(P, hmac_set_key) X(P, hmac_update) X(P, pbkdf2)           \
+    X(P, xts_decrypt_message) X(P, xts_encrypt_message)
+/* clang-format on */
+LIBRARY_TABLE(nettle, nettle_, NETTLE_SYMBOLS, SONAME_NETTLE, "libnettle8", "Encryption");
+
+bool crypto_load(GError **error)
+{
+    return library_load(&nettle_library, error);
+}
+
+static const struct nettle_cipher *cipher_of(CryptoAlg alg)
+{
+    static const struct nettle_cipher **const ciphers[] = {
+        &nettle.aes128,     &nettle.aes192,     &nettle.aes256,     &nettle.cast128,    &nettle.serpent128,
+        &nettle.serpent192, &nettle.serpent256, &nettle.twofish128, &nettle.twofish192, &nettle.twofish256,
+    };
+
+    return *ciphers[alg];
+}
+
+static const struct nettle_hash *hash_named(CryptoHash hash)
+{
+    static const struct nettle_hash **const hashes[] = { &nettle.md5,      &nettle.sha1,   &nettle.sha224,
+                                                         &nettle.sha256,   &nettle.sha384, &nettle.sha512,
+                                                         &nettle.ripemd160 };
+
+    return *hashes[hash];
+}
 
 int crypto_name_find(const char *const *names, const char *name)
 {
@@ -45,7 +74,7 @@ int crypto_name_find(const char *const *names, const char *name)
 
 size_t crypto_key_bytes(const CryptoSpec *spec)
 {
-    return ciphers[spec->alg]->key_size * (spec->mode == CRYPTO_XTS ? 2 : 1);
+    return cipher_of(spec->alg)->key_size * (spec->mode == CRYPTO_XTS ? 2 : 1);
 }
 
 /* ---- sectors ---- */
@@ -65,11 +94,11 @@ static const struct nettle_cipher *essiv_cipher(CryptoAlg alg, size_t digest)
                                                   : CRYPTO_AES_128;
 
     if (alg == CRYPTO_CAST5_128) {
-        return digest == 16 ? ciphers[alg] : NULL;
+        return digest == 16 ? cipher_of(alg) : NULL;
     }
     for (int i = 0; i < 3; i++) {
-        if (ciphers[first + i]->key_size == digest) {
-            return ciphers[first + i];
+        if (cipher_of((CryptoAlg)(first + i))->key_size == digest) {
+            return cipher_of((CryptoAlg)(first + i));
         }
     }
     return NULL;
@@ -78,7 +107,7 @@ static const struct nettle_cipher *essiv_cipher(CryptoAlg alg, size_t digest)
 static void hash_of(CryptoHash hash, const void *a, size_t a_bytes, const void *b, size_t b_bytes,
                     uint8_t *out, size_t out_bytes)
 {
-    const struct nettle_hash *h = hashes[hash];
+    const struct nettle_hash *h = hash_named(hash);
     g_autofree void *context = g_malloc0(h->context_size);
 
     h->init(context);
@@ -90,9 +119,13 @@ static void hash_of(CryptoHash hash, const void *a, size_t a_bytes, const void *
 
 CryptoVolume *crypto_volume_new(const CryptoSpec *spec, const uint8_t *key, size_t key_bytes, GError **error)
 {
-    const struct nettle_cipher *c = ciphers[spec->alg];
+    const struct nettle_cipher *c;
     CryptoVolume *v;
 
+    if (!crypto_load(error)) {
+        return NULL;
+    }
+    c = cipher_of(spec->alg);
     if (key_bytes != crypto_key_bytes(spec)) {
         error_set(error, "Cipher '%s' in mode '%s' wants a key of %zu bytes, not %zu",
                   crypto_alg_names[spec->alg], crypto_mode_names[spec->mode], crypto_key_bytes(spec),
@@ -173,17 +206,18 @@ static void crypt_sector(const CryptoVolume *v, bool encrypt, uint64_t sector, u
     case CRYPTO_XTS:
         make_iv(v, sector, iv);
         if (encrypt) {
-            xts_encrypt_message(v->encrypt, v->tweak, c->encrypt, iv, CRYPTO_SECTOR, buf, buf);
+            nettle.xts_encrypt_message(v->encrypt, v->tweak, c->encrypt, iv, CRYPTO_SECTOR, buf, buf);
         } else {
-            xts_decrypt_message(v->decrypt, v->tweak, c->decrypt, c->encrypt, iv, CRYPTO_SECTOR, buf, buf);
+            nettle.xts_decrypt_message(v->decrypt, v->tweak, c->decrypt, c->encrypt, iv, CRYPTO_SECTOR, buf,
+                                       buf);
         }
         break;
     case CRYPTO_CBC:
         make_iv(v, sector, iv);
         if (encrypt) {
-            cbc_encrypt(v->encrypt, c->encrypt, c->block_size, iv, CRYPTO_SECTOR, buf, buf);
+            nettle.cbc_encrypt(v->encrypt, c->encrypt, c->block_size, iv, CRYPTO_SECTOR, buf, buf);
         } else {
-            cbc_decrypt(v->decrypt, c->decrypt, c->block_size, iv, CRYPTO_SECTOR, buf, buf);
+            nettle.cbc_decrypt(v->decrypt, c->decrypt, c->block_size, iv, CRYPTO_SECTOR, buf, buf);
         }
         break;
     default:
@@ -214,7 +248,7 @@ void crypto_volume_decrypt(const CryptoVolume *v, uint64_t sector, uint8_t *buf,
 
 size_t crypto_hash_bytes(CryptoHash hash)
 {
-    return hashes[hash]->digest_size;
+    return hash_named(hash)->digest_size;
 }
 
 typedef struct Hmac {
@@ -226,25 +260,25 @@ static void hmac_update_of(void *context, size_t bytes, const uint8_t *data)
 {
     Hmac *m = context;
 
-    hmac_update(m->state, m->hash, bytes, data);
+    nettle.hmac_update(m->state, m->hash, bytes, data);
 }
 
 static void hmac_digest_of(void *context, size_t bytes, uint8_t *out)
 {
     Hmac *m = context;
 
-    hmac_digest(m->outer, m->inner, m->state, m->hash, bytes, out);
+    nettle.hmac_digest(m->outer, m->inner, m->state, m->hash, bytes, out);
 }
 
 void crypto_pbkdf2(CryptoHash hash, const uint8_t *password, size_t password_bytes, const uint8_t *salt,
                    size_t salt_bytes, uint32_t iterations, uint8_t *out, size_t out_bytes)
 {
-    const struct nettle_hash *h = hashes[hash];
+    const struct nettle_hash *h = hash_named(hash);
     g_autofree uint8_t *room = g_malloc0((size_t)h->context_size * 3);
     Hmac m = { h, room, room + h->context_size, room + (size_t)h->context_size * 2 };
 
-    hmac_set_key(m.outer, m.inner, m.state, h, password_bytes, password);
-    nettle_pbkdf2(&m, hmac_update_of, hmac_digest_of, h->digest_size, MAX(iterations, 1), salt_bytes, salt,
+    nettle.hmac_set_key(m.outer, m.inner, m.state, h, password_bytes, password);
+    nettle.pbkdf2(&m, hmac_update_of, hmac_digest_of, h->digest_size, MAX(iterations, 1), salt_bytes, salt,
                   out_bytes, out);
     explicit_bzero(room, (size_t)h->context_size * 3);
 }

@@ -39,6 +39,9 @@ typedef enum CryptoHash {
     CRYPTO_HASH_COUNT
 } CryptoHash;
 
+/* Loads the library; before all that follows but names. crypto_volume_new() does it itself. */
+bool crypto_load(GError **error);
+
 /* By these names: "aes-256", "xts", "plain64", "sha256". */
 extern const char *const crypto_alg_names[];
 extern const char *const crypto_mode_names[];

@@ -32,6 +32,7 @@ static void test_pbkdf2(void)
 {
     uint8_t out[64];
 
+    g_assert_true(crypto_load(NULL));
     crypto_pbkdf2(CRYPTO_SHA1, (const uint8_t *)"password", 8, (const uint8_t *)"salt", 4, 2, out, 20);
     expect_hex(out, "ea6c014dc72d6f8ccd1ed92ace1d41f0d8de8957");
     crypto_pbkdf2(CRYPTO_SHA1, (const uint8_t *)"passwordPASSWORDpassword", 24,
@@ -116,6 +117,7 @@ static void test_ciphers(void)
 
 static void test_splitter(void)
 {
+    g_assert_true(crypto_load(NULL));
     for (int hash = 0; hash < CRYPTO_HASH_COUNT; hash++) {
         uint8_t key[64], back[64], split[64 * 100];
 

@@ -161,7 +161,7 @@ bool luks_header_decode(LuksHeader *h, const uint8_t data[LUKS_HEADER_BYTES], GE
     if (data[6] != 0 || data[7] != 1) {
         return error_set(error, "LUKS version %u is not supported", data[6] << 8 | data[7]);
     }
-    if (!text_field(data + 8, cipher, "cipher name", error) ||
+    if (!crypto_load(error) || !text_field(data + 8, cipher, "cipher name", error) ||
         !text_field(data + 40, mode, "cipher mode", error) ||
         !text_field(data + 72, hash, "hash spec", error)) {
         return false;
@@ -581,7 +581,7 @@ bool luks_create_options(LuksCreate *create, json_object *options, const char *p
     CryptoVolume *volume;
     uint8_t key[CRYPTO_MAX_KEY] = { 0 };
 
-    if (!named(options, prefix, "cipher-alg", crypto_alg_names, &alg, error) ||
+    if (!crypto_load(error) || !named(options, prefix, "cipher-alg", crypto_alg_names, &alg, error) ||
         !named(options, prefix, "cipher-mode", crypto_mode_names, &mode, error) ||
         !named(options, prefix, "ivgen-alg", crypto_iv_names, &iv, error) ||
         !named(options, prefix, "ivgen-hash-alg", crypto_hash_names, &iv_hash, error) ||

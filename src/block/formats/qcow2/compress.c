@@ -5,6 +5,7 @@
  */
 #include "block/formats/qcow2/qcow2.h"
 
+#include "host/library.h"
 #include "rhea_config.h"
 
 #include <errno.h>
@@ -14,6 +15,25 @@
 #include <string.h>
 #include <zlib.h>
 #include <zstd.h>
+
+/* Loaded when the first such image is opened. */
+/* clang-format off */
+#define ZSTD_SYMBOLS(X, P)                                                                           \
+    X(P, DCtx_reset) X(P, compressCCtx) X(P, createCCtx) X(P, createDCtx) X(P, decompressDCtx)       \
+    X(P, decompressStream) X(P, findFrameCompressedSize) X(P, freeCCtx) X(P, freeDCtx) X(P, isError)
+/* clang-format on */
+LIBRARY_TABLE(zstd, ZSTD_, ZSTD_SYMBOLS, SONAME_ZSTD, "libzstd1", "zstd compression");
+
+#ifdef CONFIG_LIBDEFLATE
+/* Loaded when the first cluster is inflated; where it is missing zlib does its work. */
+#define FAST_SYMBOLS(X, P) X(P, alloc_decompressor) X(P, deflate_decompress_ex) X(P, free_decompressor)
+LIBRARY_TABLE(fast, libdeflate_, FAST_SYMBOLS, SONAME_DEFLATE, "libdeflate0", "fast decompression");
+#endif
+
+bool qcow2_compression_load(Qcow2Compression type, GError **error)
+{
+    return type != QCOW2_ZSTD || library_load(&zstd_library, error);
+}
 
 /* What a (de)compressor needs is large and costs time to make: each thread keeps its own. */
 typedef struct Workspace {
@@ -36,10 +56,16 @@ static void workspace_free(gpointer data)
     if (w->have_out) {
         deflateEnd(&w->out);
     }
-    ZSTD_freeDCtx(w->zstd_in);
-    ZSTD_freeCCtx(w->zstd_out);
+    if (w->zstd_in) {
+        zstd.freeDCtx(w->zstd_in);
+    }
+    if (w->zstd_out) {
+        zstd.freeCCtx(w->zstd_out);
+    }
 #ifdef CONFIG_LIBDEFLATE
-    libdeflate_free_decompressor(w->fast_in);
+    if (w->fast_in) {
+        fast.free_decompressor(w->fast_in);
+    }
 #endif
     g_free(w);
 }
@@ -65,12 +91,12 @@ static int inflate_zlib(const uint8_t *in, size_t in_size, uint8_t *out, size_t 
 #ifdef CONFIG_LIBDEFLATE
     size_t used, got;
 
-    if (!w->fast_in) {
-        w->fast_in = libdeflate_alloc_decompressor();
+    if (!w->fast_in && library_load(&fast_library, NULL)) {
+        w->fast_in = fast.alloc_decompressor();
     }
     /* What it refuses (a stream that goes on, for one) zlib judges. */
     if (w->fast_in &&
-        libdeflate_deflate_decompress_ex(w->fast_in, in, in_size, out, out_size, &used, &got) ==
+        fast.deflate_decompress_ex(w->fast_in, in, in_size, out, out_size, &used, &got) ==
             LIBDEFLATE_SUCCESS &&
         got == out_size) {
         return 0;
@@ -98,28 +124,28 @@ static int inflate_zstd(const uint8_t *in, size_t in_size, uint8_t *out, size_t 
     Workspace *w = workspace();
     ZSTD_inBuffer from = { in, in_size, 0 };
     ZSTD_outBuffer to = { out, out_size, 0 };
-    size_t ret = 1, frame = ZSTD_findFrameCompressedSize(in, in_size);
+    size_t ret = 1, frame = zstd.findFrameCompressedSize(in, in_size);
 
     if (!w->zstd_in) {
-        w->zstd_in = ZSTD_createDCtx();
+        w->zstd_in = zstd.createDCtx();
     }
     if (!w->zstd_in) {
         return -ENOMEM;
     }
     /* One whole frame in one go, as a rule; anything else piece by piece. */
-    if (!ZSTD_isError(frame) && ZSTD_decompressDCtx(w->zstd_in, out, out_size, in, frame) == out_size) {
+    if (!zstd.isError(frame) && zstd.decompressDCtx(w->zstd_in, out, out_size, in, frame) == out_size) {
         return 0;
     }
-    ZSTD_DCtx_reset(w->zstd_in, ZSTD_reset_session_only);
+    zstd.DCtx_reset(w->zstd_in, ZSTD_reset_session_only);
     while (to.pos < to.size) {
         size_t in_before = from.pos, out_before = to.pos;
 
-        ret = ZSTD_decompressStream(w->zstd_in, &to, &from);
-        if (ZSTD_isError(ret) || (from.pos == in_before && to.pos == out_before)) {
+        ret = zstd.decompressStream(w->zstd_in, &to, &from);
+        if (zstd.isError(ret) || (from.pos == in_before && to.pos == out_before)) {
             break;
         }
     }
-    return !ZSTD_isError(ret) && to.pos == to.size ? 0 : -EIO;
+    return !zstd.isError(ret) && to.pos == to.size ? 0 : -EIO;
 }
 
 int qcow2_inflate(Qcow2Compression type, const uint8_t *in, size_t in_size, uint8_t *out, size_t out_size)
@@ -138,13 +164,13 @@ ssize_t qcow2_deflate(Qcow2Compression type, const uint8_t *in, size_t in_size, 
         size_t n;
 
         if (!w->zstd_out) {
-            w->zstd_out = ZSTD_createCCtx();
+            w->zstd_out = zstd.createCCtx();
         }
         if (!w->zstd_out) {
             return -ENOMEM;
         }
-        n = ZSTD_compressCCtx(w->zstd_out, out, out_size, in, in_size, ZSTD_CLEVEL_DEFAULT);
-        return ZSTD_isError(n) ? -ENOSPC : (ssize_t)n;
+        n = zstd.compressCCtx(w->zstd_out, out, out_size, in, in_size, ZSTD_CLEVEL_DEFAULT);
+        return zstd.isError(n) ? -ENOSPC : (ssize_t)n;
     }
     /* The format's window is 4 KiB. */
     if (!w->have_out) {

@@ -4,6 +4,7 @@
 #include "block/formats/qcow2/format.h"
 
 #include "base/error.h"
+#include "block/formats/qcow2/qcow2.h"
 
 #include <string.h>
 
@@ -249,6 +250,9 @@ static bool check_fields(Qcow2Header *h, const uint8_t *data, size_t size, GErro
     }
     if (h->compression_type > QCOW2_ZSTD) {
         return error_set(error, "qcow2: unknown compression type: %u", h->compression_type);
+    }
+    if (!qcow2_compression_load(h->compression_type, error)) {
+        return false;
     }
     if (h->crypt_method > 2) {
         return error_set(error, "Unsupported encryption method %u", h->crypt_method);

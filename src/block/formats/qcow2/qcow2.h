@@ -377,6 +377,8 @@ void qcow2_keep_data(Qcow2Node *s, uint64_t host, uint64_t bytes, const BlockVec
 /* The same of what is not kept: tables at their own places, compressed data. lock held. */
 void qcow2_lose_data(Qcow2Node *s);
 void qcow2_kept_clear(GArray *kept);
+/* Loads what (de)compresses so. Before the two below. */
+bool qcow2_compression_load(Qcow2Compression type, GError **error);
 int qcow2_inflate(Qcow2Compression type, const uint8_t *in, size_t in_size, uint8_t *out, size_t out_size);
 ssize_t qcow2_deflate(Qcow2Compression type, const uint8_t *in, size_t in_size, uint8_t *out,
                       size_t out_size);
