@@ -82,7 +82,8 @@ static void remote_pin(void *opaque, unsigned pin, const ApicMessage *m)
     }
     g_mutex_lock(&kvm->route_lock);
     struct kvm_irq_routing_entry *old = &kvm->routes->entries[pin];
-    if (memcmp(old, &entry, sizeof(entry)) != 0) {
+    if (old->type != entry.type || old->u.msi.address_lo != entry.u.msi.address_lo ||
+        old->u.msi.address_hi != entry.u.msi.address_hi || old->u.msi.data != entry.u.msi.data) {
         *old = entry;
         int result = kvm_ioctl(kvm->vm_fd, KVM_SET_GSI_ROUTING, kvm->routes);
         if (result < 0) {

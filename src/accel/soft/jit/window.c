@@ -762,12 +762,14 @@ bool windows_fault(Windows *w, uintptr_t host, bool write)
         if (linear < UINT64_C(1) << 47 && !window_of(s, linear) && window_add(w, s, linear)) {
             show(w, s); /* for the next time: this instruction has looked it up already */
         }
+        charge(w, s, since, COST_FAULT); /* a process may use more TiBs than it can have windows for */
         return false;
     }
     w->counts.faults++;
     linear &= PAGE_MASK_4K;
     gpointer key = page_find(s, linear, &page);
     if (key && (!write || (page & PAGE_WRITABLE))) {
+        charge(w, s, since, COST_FAULT);
         return false;
     }
     w->again += key != NULL;
