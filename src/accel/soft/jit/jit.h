@@ -99,6 +99,7 @@ typedef enum JitExit {
     JIT_EXIT_POLL,     /* cpu->interrupt_poll was set */
     JIT_EXIT_FAR_WINDOWS, /* see jit_far_windows: cpu->rip is set, exit_arg is the block */
 } JitExit;
+#define JIT_EXITS (JIT_EXIT_FAR_WINDOWS + 1)
 
 typedef enum JitIndirect { JIT_INDIRECT_JMP, JIT_INDIRECT_CALL, JIT_INDIRECT_RET } JitIndirect;
 
@@ -430,7 +431,7 @@ typedef struct JitVcpu {
     bool in_code;          /* atomic: it runs, or is about to run, translated code */
     uint64_t epoch_seen;   /* atomic */
     uint64_t lookups, steps, links, refills, refill_failures, fills;
-    uint64_t exits[JIT_EXIT_POLL + 1]; /* by JitExit */
+    uint64_t exits[JIT_EXITS]; /* by JitExit */
     uint64_t callouts[X86_MNEMONIC_COUNT];
     JitLockstep *lockstep;
     Windows *windows; /* NULL: there are none */

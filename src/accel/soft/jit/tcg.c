@@ -219,8 +219,8 @@ static char *tcg_info(Accel *accel)
                 ", entries %" G_GUINT64_FORMAT ", refills %" G_GUINT64_FORMAT " (%" G_GUINT64_FORMAT
                 " in vain), steps %" G_GUINT64_FORMAT ", interpreted blocks %u\n",
                 v->lookups, v->links, v->fills, v->refills, v->refill_failures, v->steps, d->runs);
-            static const char *const names[] = { "look-up", "table", "indirect", "link",
-                                                 "careful", "step",  "changed",  "poll" };
+            static const char *const names[] = { "look-up", "table",   "indirect", "link",       "careful",
+                                                 "step",    "changed", "poll",     "far-windows" };
             g_string_append(text, "        exits:");
             for (unsigned k = 0; k < G_N_ELEMENTS(names); k++) {
                 g_string_append_printf(text, " %s %" G_GUINT64_FORMAT, names[k], v->exits[k]);
