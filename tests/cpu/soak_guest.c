@@ -1,9 +1,9 @@
 /*
  * The first process of a guest, for cpu_guest_test.py. What it does, by "soak=" on the kernel's command line:
  *  work: programs of many kinds whose results are known (compared with the same program on the host)
- *  smp:  two threads: x86-TSO litmus tests, self- and cross-modifying code, TLB shootdowns
- * Prints "soak: NAME RESULT" lines and "soak: done". On the host: soak_guest work. SPDX-License-Identifier:
- * GPL-2.0-or-later
+ *  smp:  two threads: x86-TSO litmus tests, self- and cross-modifying code, TLB shootdowns; with four CPUs
+ * also litmus tests of four threads Prints "soak: NAME RESULT" lines and "soak: done". On the host:
+ * soak_guest work. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #define _GNU_SOURCE
 #include <math.h>
@@ -22,6 +22,7 @@
 #include <sys/reboot.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static void say(const char *name, unsigned long long result)
@@ -331,6 +332,60 @@ static uint64_t neighbours(void)
     return h;
 }
 
+/* Memory in more TiBs than anybody has windows for, as V8's heap is. It may be slower than other memory, but
+ * not by orders of magnitude. */
+enum { PLACES = 24, SCATTERED_ROUNDS = 40000 };
+static double seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static double walk(volatile uint64_t *const *at, uint64_t *h)
+{
+    double best = 1e9;
+    for (unsigned n = 0; n < 3; n++) { /* the host may be busy with something else */
+        double begun = seconds();
+        for (unsigned i = 0; i < SCATTERED_ROUNDS; i++) {
+            for (unsigned k = 0; k < PLACES; k++) {
+                *at[k] = *at[(k + i) % PLACES] * 5 + i;
+            }
+        }
+        double took = seconds() - begun;
+        best = took < best ? took : best;
+    }
+    for (unsigned k = 0; k < PLACES; k++) {
+        *h = mix(*h, *at[k]);
+    }
+    return best;
+}
+
+static uint64_t scattered(void)
+{
+    volatile uint64_t *near[PLACES], *far[PLACES];
+    uint8_t *one = mmap(NULL, PLACES * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint64_t h = 0;
+    for (unsigned k = 0; k < PLACES; k++) {
+        void *want = (void *)(uintptr_t)((2 * k + 3) * (UINT64_C(1) << 40) + 0x123000);
+        uint8_t *page = mmap(want, 4096, PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+        if (page == MAP_FAILED || one == MAP_FAILED) {
+            return 0;
+        }
+        near[k] = (volatile uint64_t *)(void *)(one + k * 4096);
+        far[k] = (volatile uint64_t *)(void *)page;
+        *near[k] = *far[k] = k;
+    }
+    for (double begun = seconds(); seconds() - begun < 0.1;) {} /* it has run for long */
+    double fast = walk(near, &h), slow = walk(far, &h);
+    for (unsigned k = 0; k < PLACES; k++) {
+        munmap((void *)(uintptr_t)far[k], 4096);
+    }
+    munmap(one, PLACES * 4096);
+    return mix(h, slow > 30 * fast + 0.2);
+}
+
 static uint64_t processes(void)
 {
     uint64_t h = 0;
@@ -359,6 +414,7 @@ static void work(void)
     say("carrying", carrying());
     say("returning", returning());
     say("neighbours", neighbours());
+    say("scattered", scattered());
     say("processes", processes());
 }
 
@@ -534,6 +590,192 @@ static void litmus_all(void)
     }
 }
 
+/* ---- four threads: many instances at once, each in cache lines of its own, so that they need not meet for
+ * each ---- */
+
+enum { THREADS = 4, INSTANCES = 256, BATCHES = 150 };
+typedef struct Places {
+    _Alignas(64) volatile uint32_t x;
+    _Alignas(64) volatile uint32_t y;
+} Places;
+static Places places[INSTANCES];
+static uint32_t read_by[THREADS][INSTANCES][2];
+
+typedef struct Litmus4 {
+    const char *name;
+    void (*run[THREADS])(Places *p, uint32_t r[2]); /* NULL: fewer threads */
+    bool (*forbidden)(const Places *p, unsigned i);
+} Litmus4;
+
+static void write_x(Places *p, uint32_t r[2])
+{
+    (void)r;
+    STORE(p->x, 1);
+}
+static void write_y(Places *p, uint32_t r[2])
+{
+    (void)r;
+    STORE(p->y, 1);
+}
+static void read_xy(Places *p, uint32_t r[2])
+{
+    LOAD(r[0], p->x);
+    LOAD(r[1], p->y);
+}
+static void read_yx(Places *p, uint32_t r[2])
+{
+    LOAD(r[0], p->y);
+    LOAD(r[1], p->x);
+}
+static void add_x(Places *p, uint32_t r[2])
+{
+    (void)r;
+    __asm__ volatile("lock addl $1, %0" : "+m"(p->x) : : "memory");
+}
+static void pass_x_to_y(Places *p, uint32_t r[2])
+{
+    LOAD(r[0], p->x);
+    STORE(p->y, 1);
+}
+static void write_y_fence_read_x(Places *p, uint32_t r[2])
+{
+    STORE(p->y, 1);
+    FENCE();
+    LOAD(r[0], p->x);
+}
+static void write_x_then_y(Places *p, uint32_t r[2])
+{
+    (void)r;
+    STORE(p->x, 1);
+    STORE(p->y, 2);
+}
+static void write_y_then_x(Places *p, uint32_t r[2])
+{
+    (void)r;
+    STORE(p->y, 1);
+    STORE(p->x, 2);
+}
+static void stream_x_then_y(Places *p, uint32_t r[2])
+{
+    (void)r;
+    __asm__ volatile("movntil %1, %0\n\tsfence" : "=m"(p->x) : "r"(1) : "memory");
+    STORE(p->y, 1);
+}
+static void two_x(Places *p, uint32_t r[2])
+{
+    LOAD(r[0], p->x);
+    LOAD(r[1], p->x);
+}
+static void write_x_2(Places *p, uint32_t r[2])
+{
+    (void)r;
+    STORE(p->x, 2);
+}
+
+/* Two readers see two writes in different orders. */
+static bool iriw_bad(const Places *p, unsigned i)
+{
+    (void)p;
+    return read_by[2][i][0] == 1 && read_by[2][i][1] == 0 && read_by[3][i][0] == 1 && read_by[3][i][1] == 0;
+}
+static bool wrc_bad(const Places *p, unsigned i)
+{
+    (void)p;
+    return read_by[1][i][0] == 1 && read_by[2][i][0] == 1 && read_by[2][i][1] == 0;
+}
+static bool rwc_bad(const Places *p, unsigned i)
+{
+    (void)p;
+    return read_by[1][i][0] == 1 && read_by[1][i][1] == 0 && read_by[2][i][0] == 0;
+}
+static bool twice_bad(const Places *p, unsigned i)
+{
+    (void)i;
+    return p->x == 1 && p->y == 1;
+}
+static bool stream_bad(const Places *p, unsigned i)
+{
+    (void)p;
+    return (read_by[1][i][0] == 1 && read_by[1][i][1] == 0) ||
+           (read_by[2][i][0] == 1 && read_by[2][i][1] == 0);
+}
+static bool count_bad(const Places *p, unsigned i)
+{
+    (void)i;
+    return p->x != THREADS;
+}
+static bool corr_bad(const Places *p, unsigned i)
+{
+    const uint32_t *a = read_by[2][i], *b = read_by[3][i];
+    return (a[0] == 1 && a[1] == 2 && b[0] == 2 && b[1] == 1) ||
+           (a[0] == 2 && a[1] == 1 && b[0] == 1 && b[1] == 2) || (a[0] && !a[1]) || (b[0] && !b[1]) ||
+           (p->x != 1 && p->x != 2);
+}
+
+static const Litmus4 litmus4[] = {
+    { "IRIW", { write_x, write_y, read_xy, read_yx }, iriw_bad },
+    { "IRIW+locked", { add_x, write_y, read_xy, read_yx }, iriw_bad },
+    { "WRC", { write_x, pass_x_to_y, read_yx, NULL }, wrc_bad },
+    { "RWC+mfence", { write_x, read_xy, write_y_fence_read_x, NULL }, rwc_bad },
+    { "2+2W", { write_x_then_y, write_y_then_x, NULL, NULL }, twice_bad },
+    { "MP+movnti+sfence", { stream_x_then_y, read_yx, read_yx, NULL }, stream_bad },
+    { "CoRR2", { write_x, write_x_2, two_x, two_x }, corr_bad },
+    { "locked-adds", { add_x, add_x, add_x, add_x }, count_bad },
+};
+static const Litmus4 *current4;
+static _Alignas(64) atomic_uint arrived4;
+
+static void meet4(unsigned n)
+{
+    atomic_fetch_add(&arrived4, 1);
+    for (unsigned spins = 0; atomic_load(&arrived4) < THREADS * n;) {
+        if (++spins % 256 == 0) {
+            usleep(1); /* gives the host's processor to a CPU that has something to do */
+        }
+    }
+}
+
+static unsigned long long found4;
+static void *litmus4_thread(void *number)
+{
+    unsigned t = (unsigned)(uintptr_t)number;
+    pin((int)t);
+    for (unsigned n = 0; n < BATCHES; n++) {
+        if (t == 0) {
+            memset(places, 0, sizeof(places));
+        }
+        meet4(3 * n + 1);
+        for (unsigned i = 0; i < INSTANCES && current4->run[t]; i++) {
+            unsigned at = (t & n & 1) ? INSTANCES - 1 - i : i;
+            current4->run[t](&places[at], read_by[t][at]);
+        }
+        meet4(3 * n + 2);
+        for (unsigned i = 0; i < INSTANCES && t == 0; i++) {
+            found4 += current4->forbidden(&places[i], i);
+        }
+        meet4(3 * n + 3);
+    }
+    return NULL;
+}
+
+static void litmus4_all(void)
+{
+    for (unsigned k = 0; k < sizeof(litmus4) / sizeof(litmus4[0]); k++) {
+        pthread_t thread[THREADS];
+        current4 = &litmus4[k];
+        found4 = 0;
+        atomic_store(&arrived4, 0);
+        for (unsigned t = 1; t < THREADS; t++) {
+            pthread_create(&thread[t], NULL, litmus4_thread, (void *)(uintptr_t)t);
+        }
+        litmus4_thread(NULL);
+        for (unsigned t = 1; t < THREADS; t++) {
+            pthread_join(thread[t], NULL);
+        }
+        say(litmus4[k].name, found4);
+    }
+}
+
 static void serialize(void)
 {
     uint32_t a = 0, b, c = 0, d;
@@ -667,6 +909,10 @@ static void smp(void)
 {
     pin(0);
     say("cpus", (unsigned long long)sysconf(_SC_NPROCESSORS_ONLN));
+    if (sysconf(_SC_NPROCESSORS_ONLN) >= THREADS) {
+        litmus4_all();
+        pin(0);
+    }
     litmus_all();
     code_make();
     say("self-modifying", self_modifying());

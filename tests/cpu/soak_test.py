@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A static program (soak_guest.c) as the first process of a Linux guest. --lockstep: the kernel's boot and programs of many
 kinds, with translated blocks compared with the interpreter, and with the translator's stress switches; results are compared
-with the host's. --smp: two CPUs do litmus tests, modify code, and take pages from each other; a count of what must not be
+with the host's. --smp: two CPUs and four do litmus tests, modify code, and take pages from each other; a count of what must not be
 is to be 0. --long: more of both (`make soak-cpu`)."""
 import argparse
 import os
@@ -65,21 +65,24 @@ def main():
             got = boot(accel, "work", 1)
             expect(len(host) >= 8 and got == host, f"host: {host}\nguest: {got}")
 
-        def smp(accel):
-            got = boot(accel, "smp", 2)
-            expect(got.pop("cpus", None) == "2", f"two CPUs: {got}")
-            expect(len(got) >= 9 and set(got.values()) == {"0"}, f"seen what must not be: {got}")
+        def smp(accel, cpus):
+            got = boot(accel, "smp", cpus)
+            expect(got.pop("cpus", None) == str(cpus), f"{cpus} CPUs: {got}")
+            expect(len(got) >= (17 if cpus >= 4 else 9) and set(got.values()) == {"0"}, f"seen what must not be: {got}")
 
         lockstep = ["tcg,lockstep=on,lockstep-every=100", "tcg,stress=evict+flush+poll", "tcg", "tcg,stress=windows"]
-        two = ["tcg"]
+        two, four = ["tcg"], ["tcg"]
         if args.long:
             lockstep += ["tcg,lockstep=on", "tcg,lockstep=on,elide=off", "tcg,lockstep=on,lockstep-every=5,stress=evict+flush",
                          "tcg,lockstep=on,lockstep-every=5,max-insns=3"]
             two += ["tcg,stress=evict+flush+poll", "tcg,chain=off", "tcg,jit=off"] + ["tcg"] * 10
+            four += ["tcg,stress=evict+flush+poll", "tcg,jit=off", "tcg,windows=off"] + ["tcg"] * 3
         for accel in lockstep if args.lockstep else []:
             tap.test(f"-accel {accel}", work, accel)
         for accel in two if args.smp else []:
-            tap.test(f"-accel {accel} -smp 2", smp, accel)
+            tap.test(f"-accel {accel} -smp 2", smp, accel, 2)
+        for accel in four if args.smp else []:
+            tap.test(f"-accel {accel} -smp 4", smp, accel, 4)
     tap.finish()
 
 
