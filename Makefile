@@ -60,6 +60,13 @@ bench-io: all
 soak-cpu: all guest
 	@RHEA_GUEST=$(GUEST) tests/cpu/soak_test.py --build $(BUILD) --long
 
+# Compilers, codecs, cryptography, run-time translators and test suites in a guest: results as on the host. As root. ARGS: see
+# tests/cpu/programs_test.py --help.
+soak-programs: all guest
+	@tools/install-deps.sh --programs
+	@tests/cpu/programs/tree.sh $(if $(OPENSSL_TESTS),-s) $(BUILD)/programs
+	@tests/cpu/programs_test.py --build $(BUILD) --guest $(GUEST) $(ARGS)
+
 # An image server that is killed, 50 times for each kind of image; as root the power is cut too.
 soak-io: all
 	@tests/block/soak_io.py --build $(BUILD) --kills 50
@@ -76,10 +83,6 @@ soak-hotplug: all guest
 # A guest that works is taken over by a new process 20 times, on each machine, with one CPU and with two.
 soak-state: all guest
 	@tests/migration/soak_state.py --build $(BUILD) --guest $(GUEST) --rounds 100 --pause 0.6
-
-# Real programs from Debian's packages in a guest, their output compared with the host's. ARGS: see tests/cpu/programs_test.py --help.
-soak-programs: all guest
-	@tests/cpu/programs_test.py --build $(BUILD) --guest $(GUEST) $(ARGS)
 
 # A whole Debian, made here, starts from each kind of disk through SeaBIOS and OVMF. ARGS: see tests/boot/debian_test.py --help.
 soak-disks: all

@@ -34,7 +34,7 @@ const functions = [
     // (n) -> i32: fibonacci, calls
     ['fib', [I32], [I32], [], [...get(0), ...i32(2), 0x48, 0x04, I32, ...get(0), 0x05, ...get(0), ...i32(1), 0x6b, 0x10, 5, ...get(0), ...i32(2), 0x6b, 0x10, 5, 0x6a, 0x0b]],
     // (n) -> i32: i8x16, i16x8, i32x4, f32x4 operations and a shuffle
-    ['simd', [I32], [I32], [V128, V128], [...i32(0x01020304), 0xfd, 17, ...set(1), ...times(0, [...get(0), 0xfd, 17, ...get(1), 0xfd, ...uleb(174), ...get(1), 0xfd, ...uleb(149), ...get(0), 0xfd, 15, 0xfd, 110, 0xfd, 81, ...get(1), ...get(1), 0xfd, 13, 3, 18, 1, 16, 7, 22, 5, 20, 11, 26, 9, 24, 15, 30, 13, 28, 0xfd, ...uleb(174), ...set(1)]),
+    ['simd', [I32], [I32], [V128, V128], [0xfd, 12, 1, 2, 3, 4, 55, 66, 77, 88, 99, 111, 122, 133, 144, 155, 166, 177, ...set(1), ...times(0, [...get(0), 0xfd, 17, ...get(1), 0xfd, ...uleb(174), ...get(1), 0xfd, ...uleb(149), ...get(0), 0xfd, 15, 0xfd, 110, ...get(1), 0xfd, 81, ...get(1), ...get(1), 0xfd, 13, 3, 18, 1, 16, 7, 22, 5, 20, 11, 26, 9, 24, 15, 30, 13, 28, 0xfd, ...uleb(174), ...set(1)]),
         ...get(1), 0xfd, 27, 0, ...get(1), 0xfd, 27, 1, 0x73, ...get(1), 0xfd, 27, 2, 0x6a, ...get(1), 0xfd, 27, 3, 0x73]],
     // traps: by zero, out of memory, no integer
     ['divide', [I32], [I32], [], [...i32(7), ...get(0), 0x6d]],

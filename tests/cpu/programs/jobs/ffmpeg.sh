@@ -6,7 +6,7 @@ ff() { ffmpeg -nostdin -hide_banner -loglevel error -y "$@"; }
 ff -f lavfi -i testsrc2=size=352x288:rate=25:duration=2 -pix_fmt yuv420p -bitexact source.y4m
 ff -f lavfi -i "aevalsrc=0.4*sin(440*2*PI*t)+0.3*sin(t*t*900)|0.5*cos(3000*t):s=44100:d=3" -c:a pcm_s16le -bitexact source.wav
 sha256sum source.y4m source.wav
-for codec in mpeg1video mpeg2video mpeg4 msmpeg4 h263p flv mjpeg ljpeg ffv1 huffyuv ffvhuff utvideo png snow vp8 dnxhd prores "prores_ks" jpeg2000 cinepak dvvideo gif "libx264 -preset medium -threads 2" "libx264 -preset veryslow -threads 1" \
+for codec in mpeg1video mpeg2video mpeg4 msmpeg4 h263p flv mjpeg ljpeg ffv1 huffyuv ffvhuff utvideo png snow vp8 dnxhd prores "prores_ks" jpeg2000 cinepak dvvideo gif "libx264 -preset medium -threads 1" "libx264 -preset veryslow -threads 1" \
     "libx265 -preset fast -x265-params log-level=error:pools=1:frame-threads=1" "libvpx -deadline good -cpu-used 2 -threads 1 -b:v 500k" "libvpx-vp9 -deadline good -cpu-used 4 -threads 1 -b:v 500k" "libaom-av1 -cpu-used 8 -threads 1 -b:v 300k" libtheora; do
     set -- $codec
     name=$1
