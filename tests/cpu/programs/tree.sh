@@ -47,14 +47,14 @@ if [ -n "$with_tests" ] && [ ! -d "$out/tree/opt/openssl" ]; then
     tar -C openssl --strip-components=1 -xf openssl.orig.tar
     cd openssl
     ./Configure linux-x86_64 no-shared no-module >configure.log
-    programs=$(cd test && ls *test.c | sed 's/\.c$//' | grep -E '^(evp_|bn|ec|exp|rsa_|rsa_mp_|dsa|dh|sha_|hmac|des|idea|rc4|threads|sanity|lhash_|bio_enc_|ecdsa|igetest|packet|constant_time_|aesgcm|sparse_array_|(poly1305|chacha|curve448|modes|siphash|sm2|sm4|ffc|asn1)_internal_)test$|^(igetest|ectest)$' | sed 's,^,test/,')
+    programs=$(cd test && ls *test.c | sed 's/\.c$//' | grep -E '^(evp_|bn|ec|exp|rsa_|rsa_mp_|dsa|dh|sha_|hmac|des|idea|rc4|sanity|lhash_|bio_enc_|ecdsa|igetest|packet|constant_time_|aesgcm|sparse_array_|(poly1305|chacha|curve448|modes|siphash|sm2|sm4|ffc|asn1)_internal_)test$|^(igetest|ectest)$' | sed 's,^,test/,')
     # shellcheck disable=SC2086
     make -s -j"${JOBS:-1}" build_generated libcrypto.a libssl.a providers/liblegacy.a >make.log
     # shellcheck disable=SC2086
     make -s -j"${JOBS:-1}" $programs >>make.log
     mkdir -p "$out/tree/opt/openssl.new/test/recipes" "$out/tree/opt/openssl.new/apps"
     # shellcheck disable=SC2086
-    cp $programs test/default.cnf "$out/tree/opt/openssl.new/test/"
+    cp $programs test/default.cnf test/default-and-legacy.cnf "$out/tree/opt/openssl.new/test/"
     cp -r test/recipes/30-test_evp_data test/recipes/10-test_bn_data "$out/tree/opt/openssl.new/test/recipes/"
     cp apps/openssl.cnf "$out/tree/opt/openssl.new/apps/"
     mv "$out/tree/opt/openssl.new" "$out/tree/opt/openssl"

@@ -10,10 +10,10 @@ run() {
     echo "$(basename "$*") $status"
     if [ $status != 0 ]; then echo "== $*"; tail -n 40 /work/tmp/test.log; fi >&2
 }
-for data in recipes/30-test_evp_data/*.txt; do run ./evp_test -config default.cnf "$data"; done
+for data in recipes/30-test_evp_data/*.txt; do run ./evp_test -config default-and-legacy.cnf "$data"; done
 for program in sanitytest sha_test ectest exptest bntest rsa_test rsa_mp_test dsatest dhtest poly1305_internal_test \
     chacha_internal_test curve448_internal_test modes_internal_test siphash_internal_test sm2_internal_test \
-    sm4_internal_test aesgcmtest ideatest hmactest destest threadstest lhash_test asn1_internal_test bio_enc_test \
+    sm4_internal_test aesgcmtest ideatest hmactest destest lhash_test asn1_internal_test bio_enc_test \
     constant_time_test ecdsatest ffc_internal_test igetest packettest rc4test sparse_array_test; do
     [ -x ./$program ] && run ./$program
 done
