@@ -4,6 +4,7 @@
  */
 #include "soft_run.h"
 
+#include "accel/soft/jit/jit.h"
 #include "arch/x86/cpu.h"
 #include "mem/memory.h"
 
@@ -171,6 +172,36 @@ static void test_stack(void)
     g_assert_cmphex(outcome.state.regs[R_RSP], ==, HIGH);
 }
 
+/* An operand that is expected as far away as the stack, and often is not: the block is made anew. */
+static void test_expected(void)
+{
+    prepare();
+    soft_map(PLACE, 1, true);
+    soft_map(HIGH, 2, true);
+    state.regs[R_RSP] = HIGH + 64;
+    expect_read(HIGH, 2);
+    const JitVcpu *v = jit_vcpu(soft_cpu());
+    soft_cpu()->rip = CASE_CODE_BASE + READ;
+    const JitBlock *b = jit_find_now(soft_cpu(), v->jit, jit_area(soft_cpu())->key);
+    g_assert_nonnull(b);
+    g_assert_cmpint(b->far_windows, ==, JIT_FAR_WINDOWS);
+    for (unsigned k = 0; k <= 2 * JIT_FAR_WINDOWS; k++) {
+        expect_read(PLACE, 1);
+        expect_read(HIGH, 2);
+    }
+    /* They ran out: too soon, or the count began anew. */
+    g_assert_true(b->stale || b->in_vain_since != 0);
+    state.regs[R_RAX] = 9;
+    g_assert_cmpint(run(WRITE, PLACE + 8), ==, -1);
+    g_assert_cmpint(soft_data()[CASE_PAGE + 8], ==, 9);
+    g_assert_cmpint(run(WRITE, HIGH + 8), ==, -1);
+    g_assert_cmpint(soft_data()[2 * CASE_PAGE + 8], ==, 9);
+    state.regs[R_RSP] = PLACE + 64;
+    expect_read(PLACE, 1);
+    expect_read(HIGH, 2);
+    state.regs[R_RSP] = 0;
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -185,5 +216,6 @@ int main(int argc, char **argv)
     g_test_add_func("/windows/dirty", test_dirty);
     g_test_add_func("/windows/nowhere", test_nowhere);
     g_test_add_func("/windows/stack", test_stack);
+    g_test_add_func("/windows/expected", test_expected);
     return g_test_run();
 }

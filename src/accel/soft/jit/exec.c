@@ -1091,6 +1091,10 @@ bool jit_step_one(X86Cpu *cpu)
                 block_left(cpu, v->jit, area);
                 continue;
             }
+            if (area->exit_reason == JIT_EXIT_FAR_WINDOWS) {
+                jit_far_windows(v->jit, cpu, area->exit_arg);
+                continue;
+            }
             if (area->exit_reason == JIT_EXIT_POLL) {
                 __atomic_store_n(&cpu->interrupt_poll, 0, __ATOMIC_SEQ_CST);
                 continue;

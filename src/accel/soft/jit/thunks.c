@@ -67,6 +67,16 @@ static void leave_with(Asm *a, const JitThunks *t, JitExit reason)
     a_jmp(a, t->leave);
 }
 
+/* The same, with the guest address in T0 and exit_arg in T1. */
+static uint8_t *leave_at(Asm *a, const JitThunks *t, JitExit reason)
+{
+    uint8_t *start = a->p;
+    a_mov_store(a, CPU(rip), T0);
+    a_mov_store(a, AREA(exit_arg), T1);
+    leave_with(a, t, reason);
+    return start;
+}
+
 /* So that the C stack is aligned, below what is pushed. */
 #define FRAME 8
 
@@ -318,20 +328,11 @@ bool jit_thunks_make(Jit *jit, Asm *a)
     make_leave(a);
 
     make_lookup(a, t);
-    /* T0: the guest address, T1: JIT_FAR_INFO where a far jump has led here. */
-    t->poll = a->p;
-    a_mov_store(a, CPU(rip), T0);
-    a_mov_store(a, AREA(exit_arg), T1);
-    leave_with(a, t, JIT_EXIT_POLL);
-    /* The same, and T1: the block. */
-    t->changed = a->p;
-    a_mov_store(a, CPU(rip), T0);
-    a_mov_store(a, AREA(exit_arg), T1);
-    leave_with(a, t, JIT_EXIT_CHANGED);
-    t->far_windows = a->p;
-    a_mov_store(a, CPU(rip), T0);
-    a_mov_store(a, AREA(exit_arg), T1);
-    leave_with(a, t, JIT_EXIT_FAR_WINDOWS);
+    /* T1: JIT_FAR_INFO where a far jump has led here. */
+    t->poll = leave_at(a, t, JIT_EXIT_POLL);
+    /* T1: the block. */
+    t->changed = leave_at(a, t, JIT_EXIT_CHANGED);
+    t->far_windows = leave_at(a, t, JIT_EXIT_FAR_WINDOWS);
     t->step = a->p;
     a_mov_store(a, CPU(rip), T0);
     leave_with(a, t, JIT_EXIT_STEP);

@@ -1144,7 +1144,7 @@ JitBlock *jit_translate(Jit *jit, X86Cpu *cpu, const JitPage *first_page, unsign
         first_page->has_split && g_hash_table_contains(jit->split, jit_split_key(page + offset, key));
     t->careful = (key & KEY_CAREFUL) || !jit->elide || (!t->window && split);
     t->known = 0;
-    t->no_near = !t->window || t->careful || split || !jit->chain;
+    t->no_near = !t->window || t->careful || split;
     if (!t->no_near) {
         t->all_near = windows_near(cpu->rip, cpu->regs[R_RSP]) &&
                       windows_all_near(jit_vcpu(cpu)->windows, cpu->regs[R_RSP]);
