@@ -32,9 +32,8 @@ TRACE_EVENT(e1000_send, "size %zu result %zd");
 #define MMIO_SIZE       0x20000
 #define IO_SIZE         0x40
 #define REGISTERS       (0x5a00 / 4)
-#define PACKET_MAX      (65536 + 256) /* a packet to be segmented with its headers */
-#define TX_BURST        256           /* descriptors; then others have their turn */
-#define RX_MAX          16384         /* without its check sequence */
+#define TX_BURST        256   /* descriptors; then others have their turn */
+#define RX_MAX          16384 /* without its check sequence */
 #define ITR_UNIT_NS     256
 #define TAGGED          0x10000u
 
@@ -195,12 +194,6 @@ typedef struct E1000Context {
     uint32_t payload;
 } E1000Context;
 
-/* The packet that descriptors put together. */
-typedef struct E1000Packet {
-    uint32_t size;
-    uint8_t bytes[PACKET_MAX];
-} E1000Packet;
-
 typedef struct E1000 {
     PciDevice parent_obj;
     /* saved */
@@ -210,7 +203,7 @@ typedef struct E1000 {
     Eeprom93c46 eeprom;
     E1000Context context, segment_context; /* for checksums alone, for segmentation */
     /* The packet under way: its bytes, what its descriptors said, how much of its payload was sent. */
-    E1000Packet packet;
+    EthPacket packet;
     uint32_t tx_sent, tx_number;
     uint32_t tx_tag; /* with TAGGED: the VLAN tag to put in */
     uint8_t tx_popts;
@@ -229,7 +222,6 @@ typedef struct E1000 {
 #define E1000(obj) OBJECT_CHECK(E1000, obj, TYPE_E1000_BASE)
 
 typedef struct E1000Model {
-    const char *description;
     uint16_t device_id, phy_id2;
 } E1000Model;
 
@@ -776,7 +768,7 @@ static void take_bytes(E1000 *s, const uint8_t *d, bool legacy)
         s->tx_popts = d[13];
         s->tx_segment = d[11] & CMD_TSE;
     }
-    if (s->tx_too_long || size > PACKET_MAX - s->packet.size) {
+    if (s->tx_too_long || size > ETH_PACKET_MAX - s->packet.size) {
         s->tx_too_long = true;
         return;
     }
@@ -1150,40 +1142,12 @@ static void e1000_unrealize(PciDevice *dev)
     memory_region_destroy(&s->io);
 }
 
-static bool packet_save(VmStateWriter *w, const void *field, GError **error)
-{
-    const E1000Packet *packet = field;
-
-    vmstate_put_u64(w, packet->size);
-    vmstate_put(w, packet->bytes, packet->size);
-    return true;
-}
-
-static bool packet_load(VmStateReader *r, void *field, GError **error)
-{
-    E1000Packet *packet = field;
-    uint64_t size;
-
-    packet->size = 0;
-    if (!vmstate_get_u64(r, &size, error)) {
-        return false;
-    }
-    if (size > PACKET_MAX) {
-        return error_set(error, "a packet of %" PRIu64 " bytes, at most %u are possible", size, PACKET_MAX);
-    }
-    if (!vmstate_get(r, packet->bytes, size, error)) {
-        return false;
-    }
-    packet->size = (uint32_t)size;
-    return true;
-}
-
 static bool e1000_post_load(void *opaque, int version, GError **error)
 {
     E1000 *s = opaque;
     const E1000Context *c = &s->segment_context;
 
-    if (s->tx_sent > s->packet.size || s->packet.size > PACKET_MAX ||
+    if (s->tx_sent > s->packet.size || s->packet.size > ETH_PACKET_MAX ||
         (s->tx_sent && c->header > s->packet.size - s->tx_sent)) {
         packet_done(s);
         return error_set(error, "e1000: impossible state of its packet");
@@ -1216,7 +1180,7 @@ static const VmStateField e1000_fields[] = {
     VMS_STRUCT(eeprom, E1000, eeprom93c46_vmstate),
     VMS_STRUCT(context, E1000, context_vmstate),
     VMS_STRUCT(segment_context, E1000, context_vmstate),
-    VMS_CUSTOM(packet, E1000, packet_save, packet_load),
+    VMS_CUSTOM(packet, E1000, eth_packet_save, eth_packet_load),
     VMS_UINT32(tx_sent, E1000),
     VMS_UINT32(tx_number, E1000),
     VMS_UINT32(tx_tag, E1000),
@@ -1263,9 +1227,9 @@ static void e1000_class_init(ObjectClass *klass, const void *data)
 }
 
 static const E1000Model models[] = {
-    { "Intel Gigabit Ethernet (82540EM)", 0x100e, 0x0c20 },
-    { "Intel Gigabit Ethernet (82544GC)", 0x100c, 0x0c30 },
-    { "Intel Gigabit Ethernet (82545EM)", 0x100f, 0x0c20 },
+    { 0x100e, 0x0c20 },
+    { 0x100c, 0x0c30 },
+    { 0x100f, 0x0c20 },
 };
 
 static const TypeInfo e1000_base_info = {

@@ -1,6 +1,9 @@
 /* What emulated Ethernet cards share. SPDX-License-Identifier: GPL-2.0-or-later */
 #include "hw/net/ethernet.h"
 
+#include "base/error.h"
+
+#include <inttypes.h>
 #include <string.h>
 #include <zlib.h>
 
@@ -78,4 +81,33 @@ size_t eth_segment(const uint8_t *packet, size_t size, const EthSegment *g, uint
         eth_put16(transport + UDP_LENGTH, (uint16_t)(total - g->transport));
     }
     return total;
+}
+
+bool eth_packet_save(VmStateWriter *w, const void *field, GError **error)
+{
+    const EthPacket *packet = field;
+
+    vmstate_put_u64(w, packet->size);
+    vmstate_put(w, packet->bytes, packet->size);
+    return true;
+}
+
+bool eth_packet_load(VmStateReader *r, void *field, GError **error)
+{
+    EthPacket *packet = field;
+    uint64_t size;
+
+    packet->size = 0;
+    if (!vmstate_get_u64(r, &size, error)) {
+        return false;
+    }
+    if (size > ETH_PACKET_MAX) {
+        return error_set(error, "a packet of %" PRIu64 " bytes, at most %u are possible", size,
+                         ETH_PACKET_MAX);
+    }
+    if (!vmstate_get(r, packet->bytes, size, error)) {
+        return false;
+    }
+    packet->size = (uint32_t)size;
+    return true;
 }

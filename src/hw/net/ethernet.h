@@ -6,6 +6,8 @@
 #ifndef RHEA_HW_NET_ETHERNET_H
 #define RHEA_HW_NET_ETHERNET_H
 
+#include "vmstate/vmstate.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -39,6 +41,16 @@ typedef struct EthSegment {
  * this segment; checksums are the caller's. out has room for header + bytes, which it returns; 0: the headers
  * do not hold what they should. */
 size_t eth_segment(const uint8_t *packet, size_t size, const EthSegment *segment, uint8_t *out);
+
+/* What a card's descriptors put together, at most a packet to be segmented with its headers; saved by
+ * VMS_CUSTOM(field, Card, eth_packet_save, eth_packet_load), which refuses what is larger. */
+#define ETH_PACKET_MAX (65536u + 256)
+typedef struct EthPacket {
+    uint32_t size;
+    uint8_t bytes[ETH_PACKET_MAX];
+} EthPacket;
+bool eth_packet_save(VmStateWriter *w, const void *field, GError **error);
+bool eth_packet_load(VmStateReader *r, void *field, GError **error);
 
 static inline uint16_t eth_get16(const uint8_t *p)
 {

@@ -132,12 +132,6 @@ typedef struct __attribute__((packed)) Rtl8139Tally {
 } Rtl8139Tally;
 G_STATIC_ASSERT(sizeof(Rtl8139Tally) == 64);
 
-/* The packet that descriptors put together. */
-typedef struct Rtl8139Packet {
-    uint32_t size;
-    uint8_t bytes[PACKET_MAX];
-} Rtl8139Packet;
-
 typedef struct Rtl8139 {
     PciDevice parent_obj;
     /* saved */
@@ -146,7 +140,7 @@ typedef struct Rtl8139 {
     uint8_t tx_next; /* the buffer of the old mode whose turn it is */
     uint32_t tx_index, rx_index;
     Rtl8139Tally tally;
-    Rtl8139Packet packet;
+    EthPacket packet;
     uint32_t tx_options, tx_tag; /* of the packet's first descriptor */
     uint32_t tx_sent, tx_number; /* what of its payload went out, in how many frames */
     bool tx_complete;            /* waits for the back end */
@@ -1044,40 +1038,12 @@ static void rtl8139_unrealize(PciDevice *dev)
     memory_region_destroy(&s->mmio);
 }
 
-static bool packet_save(VmStateWriter *w, const void *field, GError **error)
-{
-    const Rtl8139Packet *packet = field;
-
-    vmstate_put_u64(w, packet->size);
-    vmstate_put(w, packet->bytes, packet->size);
-    return true;
-}
-
-static bool packet_load(VmStateReader *r, void *field, GError **error)
-{
-    Rtl8139Packet *packet = field;
-    uint64_t size;
-
-    packet->size = 0;
-    if (!vmstate_get_u64(r, &size, error)) {
-        return false;
-    }
-    if (size > PACKET_MAX) {
-        return error_set(error, "a packet of %" PRIu64 " bytes, at most %u are possible", size, PACKET_MAX);
-    }
-    if (!vmstate_get(r, packet->bytes, size, error)) {
-        return false;
-    }
-    packet->size = (uint32_t)size;
-    return true;
-}
-
 static bool rtl8139_post_load(void *opaque, int version, GError **error)
 {
     Rtl8139 *s = opaque;
 
-    if (s->tx_next > 3 || s->tx_index >= RING_MAX || s->rx_index >= RING_MAX || s->tx_sent > s->packet.size ||
-        (s->tx_complete && s->packet.size < 14)) {
+    if (s->tx_next > 3 || s->tx_index >= RING_MAX || s->rx_index >= RING_MAX || s->packet.size > PACKET_MAX ||
+        s->tx_sent > s->packet.size || (s->tx_complete && s->packet.size < 14)) {
         reset_registers(s, true);
         return error_set(error, "%s: impossible state of its rings or packet", TYPE_RTL8139);
     }
@@ -1094,7 +1060,7 @@ static const VmStateField rtl8139_fields[] = {
     VMS_UINT32(tx_index, Rtl8139),
     VMS_UINT32(rx_index, Rtl8139),
     VMS_BUFFER(tally, Rtl8139),
-    VMS_CUSTOM(packet, Rtl8139, packet_save, packet_load),
+    VMS_CUSTOM(packet, Rtl8139, eth_packet_save, eth_packet_load),
     VMS_UINT32(tx_options, Rtl8139),
     VMS_UINT32(tx_tag, Rtl8139),
     VMS_UINT32(tx_sent, Rtl8139),
