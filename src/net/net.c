@@ -178,6 +178,7 @@ void net_nic_deinit(NetNic *nic)
         nic->client = NULL;
     }
     nic->ops = NULL;
+    g_clear_pointer(&nic->flows, g_free);
     g_clear_pointer(&nic->model, g_free);
     g_clear_pointer(&nic->name, g_free);
 }
@@ -189,7 +190,83 @@ void net_nic_set_mac(NetNic *nic, const MacAddr *mac)
 
 int net_nic_queues(const NetNic *nic)
 {
-    return 1;
+    return nic->client ? nic->client->queues : 1;
+}
+
+/* ---- flows and queues ---- */
+
+#define FLOWS 256
+
+/* A number that both directions of a connection have: of the addresses and ports of IPv4 and IPv6. */
+static unsigned flow_of(const uint8_t *frame, size_t size)
+{
+    size_t at = 14, addresses, address_bytes, ports;
+    uint32_t hash = 0;
+    if (size >= 18 && frame[12] == 0x81 && frame[13] == 0) {
+        at += 4;
+    }
+    if (size < at + 20) {
+        return 0;
+    }
+    if (frame[at - 2] == 0x08 && frame[at - 1] == 0) {
+        addresses = at + 12;
+        address_bytes = 8;
+        ports = at + 4u * (frame[at] & 15);
+    } else if (frame[at - 2] == 0x86 && frame[at - 1] == 0xdd) {
+        addresses = at + 8;
+        address_bytes = 32;
+        ports = at + 40;
+    } else {
+        return 0;
+    }
+    for (size_t i = 0; i < address_bytes && addresses + i < size; i++) {
+        hash += frame[addresses + i] * (i % 4 * 2 + 1u);
+    }
+    for (size_t i = 0; i < 4 && ports + i < size; i++) {
+        hash += frame[ports + i] * (i % 2 * 30 + 7u);
+    }
+    return (hash ^ hash >> 8) % FLOWS;
+}
+
+/* The flow's place in nic->flows, or NULL where there is nothing to choose from. */
+static uint8_t *flow_slot(NetNic *nic, const struct iovec *iov, int iov_count)
+{
+    uint8_t head[14 + 4 + 60 + 4];
+    size_t size = 0, skip = (size_t)nic->header_bytes;
+    if (__atomic_load_n(&nic->active_queues, __ATOMIC_ACQUIRE) <= 1 || !nic->flows) {
+        return NULL;
+    }
+    for (int i = 0; i < iov_count && size < sizeof(head); i++) {
+        size_t drop = MIN(skip, iov[i].iov_len), part = MIN(iov[i].iov_len - drop, sizeof(head) - size);
+        memcpy(head + size, (const uint8_t *)iov[i].iov_base + drop, part);
+        skip -= drop;
+        size += part;
+    }
+    return &nic->flows[flow_of(head, size)];
+}
+
+static int queue_for(NetNic *nic, const struct iovec *iov, int iov_count)
+{
+    uint8_t *slot = flow_slot(nic, iov, iov_count);
+    if (!slot) {
+        return 0;
+    }
+    int active = __atomic_load_n(&nic->active_queues, __ATOMIC_RELAXED);
+    int queue = __atomic_load_n(slot, __ATOMIC_RELAXED);
+    /* One that the guest began spreads as its number falls. */
+    return queue && queue <= active ? queue - 1 : (int)((size_t)(slot - nic->flows) % (size_t)MAX(active, 1));
+}
+
+void net_nic_set_active_queues(NetNic *nic, int queues)
+{
+    NetClient *nc = nic->client;
+    if (queues > 1 && !nic->flows && !(nc && nc->type->set_active_queues)) {
+        nic->flows = g_new0(uint8_t, FLOWS); /* stays, for those who look without a lock */
+    }
+    __atomic_store_n(&nic->active_queues, queues, __ATOMIC_RELEASE);
+    if (nc && nc->type->set_active_queues) {
+        nc->type->set_active_queues(nc, queues);
+    }
 }
 
 bool net_nic_link_up(const NetNic *nic)
@@ -214,7 +291,11 @@ ssize_t net_nic_send(NetNic *nic, int queue, const struct iovec *iov, int iov_co
     if (!nc || !net_nic_link_up(nic)) {
         return (ssize_t)iov_size(iov, iov_count);
     }
-    ssize_t taken = nc->type->send(nc, iov, iov_count);
+    uint8_t *slot = flow_slot(nic, iov, iov_count);
+    if (slot) {
+        __atomic_store_n(slot, (uint8_t)(queue + 1), __ATOMIC_RELAXED);
+    }
+    ssize_t taken = nc->type->send(nc, queue, iov, iov_count);
     if (taken == 0) {
         __atomic_fetch_or(&nic->want_write, 1u << queue, __ATOMIC_SEQ_CST);
     }
@@ -248,6 +329,7 @@ bool net_nic_set_vnet_header(NetNic *nic, int header_bytes, GError **error)
     if (!nc || !nc->type->set_vnet_header || !nc->has_vnet_header) {
         return error_set(error, "Network back end '%s' carries no virtio-net header", nc ? nc->id : "(none)");
     }
+    nic->header_bytes = header_bytes;
     return nc->type->set_vnet_header(nc, header_bytes, error);
 }
 
@@ -270,7 +352,21 @@ FdTable *net_client_fds(NetClient *nc)
     return nc->registry->fds;
 }
 
+bool net_client_set_queues(NetClient *nc, uint32_t queues, GError **error)
+{
+    if (queues < 1 || queues > NET_MAX_QUEUES) {
+        return error_set(error, "netdev '%s': 'queues' must be between 1 and %d", nc->id, NET_MAX_QUEUES);
+    }
+    nc->queues = (int)queues;
+    return true;
+}
+
 ssize_t net_client_deliver(NetClient *nc, const struct iovec *iov, int iov_count)
+{
+    return net_client_deliver_queue(nc, nc->nic ? queue_for(nc->nic, iov, iov_count) : 0, iov, iov_count);
+}
+
+ssize_t net_client_deliver_queue(NetClient *nc, int queue, const struct iovec *iov, int iov_count)
 {
     NetNic *nic = nc->nic;
     ssize_t size = (ssize_t)iov_size(iov, iov_count);
@@ -279,8 +375,8 @@ ssize_t net_client_deliver(NetClient *nc, const struct iovec *iov, int iov_count
     }
     bool locked = nic->lock && home_lock_enter(nic->lock);
     ssize_t taken = 0;
-    if (!nic->ops->can_receive || nic->ops->can_receive(nic->opaque, 0)) {
-        taken = nic->ops->receive(nic->opaque, 0, iov, iov_count);
+    if (!nic->ops->can_receive || nic->ops->can_receive(nic->opaque, queue)) {
+        taken = nic->ops->receive(nic->opaque, queue, iov, iov_count);
     }
     if (locked) {
         home_unlock(nic->lock);
@@ -431,6 +527,7 @@ NetClient *net_client_add(NetRegistry *reg, const QapiNetdev *options, GError **
     nc->registry = reg;
     nc->type = type;
     nc->id = g_strdup(options->id);
+    nc->queues = 1;
     nc->state = g_malloc0(type->state_size);
     nc->input_bh = bh_new(reg->loop, client_input, nc, NULL);
     if (!type->open(nc, options, error)) {

@@ -66,6 +66,9 @@ typedef struct NetNic {
     NetRegistry *registry;
     bool link_down;
     uint32_t want_write; /* a bit per queue that waits for writable */
+    int active_queues;   /* that frames come in on: 0 is 1. Atomic */
+    int header_bytes;    /* of the virtio-net header */
+    uint8_t *flows;      /* queue + 1 by a flow's hash, where the client has no queues of its own; atomic */
 } NetNic;
 
 /* After the properties are set: names the card and gives it its handlers (ops borrowed for ever). No frame
@@ -80,6 +83,9 @@ void net_macaddr_default_if_unset(MacAddr *mac);
 void net_nic_set_mac(NetNic *nic, const MacAddr *mac);
 
 int net_nic_queues(const NetNic *nic); /* queue pairs the client has; 1 without a client */
+/* The guest uses the first `queues` pairs (1 until this is called): frames come in on these. A client without
+ * queues of its own gives a flow's frames to the queue that the flow was last sent on. Home lock held. */
+void net_nic_set_active_queues(NetNic *nic, int queues);
 /* Sends a frame. Returns its size once it is taken or dropped (also where the link is down), or 0 where the
  * client is busy: ops->writable follows. Never blocks. [any thread] */
 ssize_t net_nic_send(NetNic *nic, int queue, const struct iovec *iov, int iov_count);

@@ -19,12 +19,13 @@ typedef struct NetClientType {
     bool (*open)(NetClient *nc, const QapiNetdev *options, GError **error);
     void (*close)(NetClient *nc);
     /* Takes a frame (returns its size) or is busy (0; net_client_writable() follows). [any thread] */
-    ssize_t (*send)(NetClient *nc, const struct iovec *iov, int iov_count);
+    ssize_t (*send)(NetClient *nc, int queue, const struct iovec *iov, int iov_count);
     /* The card takes frames again: deliver what was kept. In the client's loop. */
     void (*accept_input)(NetClient *nc);
     bool (*set_vnet_header)(NetClient *nc, int header_bytes, GError **error); /* NULL: cannot */
     void (*set_offloads)(NetClient *nc, uint32_t offloads);
-    void (*describe)(NetClient *nc, GString *out); /* "net=10.0.2.0,restrict=off" */
+    void (*set_active_queues)(NetClient *nc, int queues); /* NULL: it has none of its own */
+    void (*describe)(NetClient *nc, GString *out);        /* "net=10.0.2.0,restrict=off" */
 } NetClientType;
 
 struct NetClient {
@@ -35,6 +36,7 @@ struct NetClient {
     bool link_down;
     bool has_vnet_header;
     uint32_t offloads; /* what this client can do */
+    int queues;        /* pairs that a card may have; open may set it */
     BottomHalf *input_bh;
     void *state; /* the type's */
 };
@@ -44,6 +46,10 @@ FdTable *net_client_fds(NetClient *nc);
 /* Gives a frame to the card: its size (also where there is no card or the link is down), or 0: keep it and
  * stop. In the client's loop, with no lock held. */
 ssize_t net_client_deliver(NetClient *nc, const struct iovec *iov, int iov_count);
+/* The same for a client with queues of its own. */
+ssize_t net_client_deliver_queue(NetClient *nc, int queue, const struct iovec *iov, int iov_count);
+/* The option `queues` of a client: 1 to NET_MAX_QUEUES. */
+bool net_client_set_queues(NetClient *nc, uint32_t queues, GError **error);
 /* After send gave 0: calls the card's writable. In the client's loop, with no lock held. */
 void net_client_writable(NetClient *nc);
 

@@ -4,7 +4,11 @@
 #include "base/error.h"
 
 #include <fcntl.h>
+#include <net/if.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -248,6 +252,10 @@ static void test_bad_options(Fixture *f, gconstpointer data)
         { "user,id=n,restrict=perhaps", "'restrict' expects" },
         { "user,id=n,hostfwt=1", "Did you mean 'hostfwd'" },
         { "tap,id=n,queues=some", "'queues' expects integer" },
+        { "tap,id=n,queues=0", "'queues' must be between 1 and 16" },
+        { "user,id=n,queues=17", "'queues' must be between 1 and 16" },
+        { "tap,id=n,fds=9998:9999,queues=2", "do not go with" },
+        { "tap,id=n,fds=9998:9999", "9998" },
         { "stream,id=n,addr.type=unix", "'addr.path' is missing" },
         { "stream,id=n,addr.type=unix,addr.path=/nonexistent/s", "/nonexistent/s" },
         { "{\"type\":\"user\",\"id\":\"n\",\"restrict\":\"on\"}", "'restrict', expected: boolean" },
@@ -314,6 +322,45 @@ static void test_user(Fixture *f, gconstpointer data)
     g_assert_nonnull(strstr(info, "u0"));
 }
 
+/* Several queues of a tap interface that the kernel makes for us: frames leave on each of them. Where that is
+ * not allowed, nothing is tested. */
+static void test_tap_queues(Fixture *f, gconstpointer data)
+{
+    g_autoptr(GError) error = NULL;
+    uint8_t frame[60] = {
+        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x52, 0x54, 0x00, 0x12, 0x34, 0x56, 0x88, 0xb5
+    };
+    if (!net_client_add_text(f->reg, "tap,id=t0,queues=3", &error)) {
+        g_test_skip(error->message);
+        return;
+    }
+    plug(f, "t0");
+    g_assert_cmpint(net_nic_queues(&f->card.nic), ==, 3);
+    g_autofree char *info = net_info(f->reg);
+    g_assert_nonnull(strstr(info, ",queues=3"));
+    char name[IFNAMSIZ] = { 0 };
+    g_assert_cmpint(sscanf(strstr(info, "ifname="), "ifname=%15[^,\n]", name), ==, 1);
+    g_autofree char *command = g_strdup_printf("/sys/class/net/%s/statistics/rx_packets", name);
+    int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    struct ifreq request = { .ifr_flags = IFF_UP };
+    memcpy(request.ifr_name, name, sizeof(name));
+    g_assert_cmpint(ioctl(sock, SIOCSIFFLAGS, &request), ==, 0);
+    close(sock);
+    net_nic_set_active_queues(&f->card.nic, 2);
+    g_assert_true(net_nic_set_vnet_header(&f->card.nic, 0, &error));
+    for (int queue = 0; queue < 2; queue++) {
+        const struct iovec iov = { frame, sizeof(frame) };
+        g_assert_cmpint(net_nic_send(&f->card.nic, queue, &iov, 1), ==, sizeof(frame));
+    }
+    g_autofree char *count = NULL;
+    g_assert_true(g_file_get_contents(command, &count, NULL, NULL));
+    g_assert_cmpint(atoi(count), ==, 2);
+    /* One queue more, and one less, than is attached. */
+    net_nic_set_active_queues(&f->card.nic, 3);
+    net_nic_set_active_queues(&f->card.nic, 1);
+    run_a_while(f);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -323,6 +370,7 @@ int main(int argc, char **argv)
     ADD("link-and-removal", test_link_and_removal);
     ADD("bad-options", test_bad_options);
     ADD("user", test_user);
+    ADD("tap-queues", test_tap_queues);
     g_test_add_func("/net/mac", test_mac);
     g_test_add_func("/net/checksum", test_checksum);
     return g_test_run();

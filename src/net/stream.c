@@ -170,7 +170,7 @@ static void stream_incoming(void *opaque)
     stream_take(s, fd);
 }
 
-static ssize_t stream_send(NetClient *nc, const struct iovec *iov, int iov_count)
+static ssize_t stream_send(NetClient *nc, int queue, const struct iovec *iov, int iov_count)
 {
     StreamState *s = nc->state;
     size_t size = 0;
@@ -226,6 +226,9 @@ static bool stream_open(NetClient *nc, const QapiNetdev *options, GError **error
     g_autofree char *what = g_strdup_printf("netdev '%s'", nc->id);
     bool server = o->has_server && o->server;
 
+    if (o->has_queues && !net_client_set_queues(nc, o->queues, error)) {
+        return false;
+    }
     s->addr = socket_address_from_qapi(o->addr, what, error);
     if (!s->addr) {
         return false;

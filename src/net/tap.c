@@ -19,47 +19,56 @@
 
 #define TAP_DEVICE "/dev/net/tun"
 
+/* A queue of the interface, which the host's kernel has one descriptor for. */
+typedef struct TapQueue {
+    NetClient *nc;
+    int number, fd;
+    LoopFd *lfd;
+    bool want_write; /* atomic */
+    bool attached;   /* the kernel gives it frames */
+    BottomHalf *write_bh;
+    size_t held; /* bytes of a frame in buffer that the card refused */
+    uint8_t buffer[NET_MAX_FRAME];
+} TapQueue;
+
 typedef struct TapState {
     NetClient *nc;
-    int fd;
     char name[IFNAMSIZ];
-    LoopFd *lfd;
-    bool reading, want_write; /* loop's thread; want_write: atomic */
-    BottomHalf *write_bh;
+    TapQueue *queues[NET_MAX_QUEUES];
+    int queue_count;
     int header_bytes;        /* agreed with the card */
-    int kernel_header_bytes; /* what the descriptor has now */
-    size_t held;             /* bytes of a frame in buffer that the card refused */
+    int kernel_header_bytes; /* what the descriptors have now */
     char *down_script;
-    uint8_t buffer[NET_MAX_FRAME];
 } TapState;
 
-static void tap_watch(TapState *s);
+static void tap_watch(TapQueue *q);
 
 /* Hands over what was read; false: the card has no room. */
-static bool tap_deliver(TapState *s, size_t size)
+static bool tap_deliver(TapQueue *q, size_t size)
 {
+    const TapState *s = q->nc->state;
     /* The kernel puts a header on every frame once it was opened so; a card that wants none gets none. */
     size_t skip = s->header_bytes == 0 ? MIN(size, (size_t)s->kernel_header_bytes) : 0;
-    const struct iovec iov = { .iov_base = s->buffer + skip, .iov_len = size - skip };
-    if (iov.iov_len > 0 && net_client_deliver(s->nc, &iov, 1) == 0) {
-        s->held = size;
+    const struct iovec iov = { .iov_base = q->buffer + skip, .iov_len = size - skip };
+    if (iov.iov_len > 0 && net_client_deliver_queue(q->nc, q->number, &iov, 1) == 0) {
+        q->held = size;
         return false;
     }
-    s->held = 0;
+    q->held = 0;
     return true;
 }
 
 static void tap_readable(void *opaque)
 {
-    TapState *s = opaque;
+    TapQueue *q = opaque;
     /* A burst at a time, so that others get their turn. */
     for (int i = 0; i < 64; i++) {
-        ssize_t got = read(s->fd, s->buffer, sizeof(s->buffer));
+        ssize_t got = read(q->fd, q->buffer, sizeof(q->buffer));
         if (got <= 0) {
             return;
         }
-        if (!tap_deliver(s, (size_t)got)) {
-            tap_watch(s);
+        if (!tap_deliver(q, (size_t)got)) {
+            tap_watch(q);
             return;
         }
     }
@@ -67,16 +76,16 @@ static void tap_readable(void *opaque)
 
 static void tap_writable(void *opaque)
 {
-    TapState *s = opaque;
-    __atomic_store_n(&s->want_write, false, __ATOMIC_SEQ_CST);
-    tap_watch(s);
-    net_client_writable(s->nc);
+    TapQueue *q = opaque;
+    __atomic_store_n(&q->want_write, false, __ATOMIC_SEQ_CST);
+    tap_watch(q);
+    net_client_writable(q->nc);
 }
 
-static void tap_watch(TapState *s)
+static void tap_watch(TapQueue *q)
 {
-    loop_fd_set(s->lfd, s->held ? NULL : tap_readable,
-                __atomic_load_n(&s->want_write, __ATOMIC_SEQ_CST) ? tap_writable : NULL);
+    loop_fd_set(q->lfd, q->held ? NULL : tap_readable,
+                __atomic_load_n(&q->want_write, __ATOMIC_SEQ_CST) ? tap_writable : NULL);
 }
 
 static void tap_write_later(void *opaque)
@@ -87,14 +96,18 @@ static void tap_write_later(void *opaque)
 static void tap_accept_input(NetClient *nc)
 {
     TapState *s = nc->state;
-    if (s->held == 0 || tap_deliver(s, s->held)) {
-        tap_watch(s);
+    for (int i = 0; i < s->queue_count; i++) {
+        TapQueue *q = s->queues[i];
+        if (q->held == 0 || tap_deliver(q, q->held)) {
+            tap_watch(q);
+        }
     }
 }
 
-static ssize_t tap_send(NetClient *nc, const struct iovec *iov, int iov_count)
+static ssize_t tap_send(NetClient *nc, int queue, const struct iovec *iov, int iov_count)
 {
     TapState *s = nc->state;
+    TapQueue *q = s->queues[queue < s->queue_count ? queue : 0];
     static const uint8_t no_header[12];
     g_autofree struct iovec *with_header = NULL;
     size_t size = 0;
@@ -110,11 +123,11 @@ static ssize_t tap_send(NetClient *nc, const struct iovec *iov, int iov_count)
     }
     ssize_t sent;
     do {
-        sent = writev(s->fd, iov, iov_count);
+        sent = writev(q->fd, iov, iov_count);
     } while (sent < 0 && errno == EINTR);
     if (sent < 0 && errno == EAGAIN) {
-        __atomic_store_n(&s->want_write, true, __ATOMIC_SEQ_CST);
-        bh_schedule(s->write_bh);
+        __atomic_store_n(&q->want_write, true, __ATOMIC_SEQ_CST);
+        bh_schedule(q->write_bh);
         return 0;
     }
     return (ssize_t)size; /* what the host refuses is lost, as on a wire */
@@ -123,11 +136,13 @@ static ssize_t tap_send(NetClient *nc, const struct iovec *iov, int iov_count)
 static bool tap_set_vnet_header(NetClient *nc, int header_bytes, GError **error)
 {
     TapState *s = nc->state;
-    if (header_bytes != 0) {
-        if (ioctl(s->fd, TUNSETVNETHDRSZ, &header_bytes) < 0) {
+    for (int i = 0; header_bytes != 0 && i < s->queue_count; i++) {
+        if (ioctl(s->queues[i]->fd, TUNSETVNETHDRSZ, &header_bytes) < 0) {
             return error_set_errno(error, errno, "netdev '%s': a virtio-net header of %d bytes", nc->id,
                                    header_bytes);
         }
+    }
+    if (header_bytes != 0) {
         s->kernel_header_bytes = header_bytes;
     }
     s->header_bytes = header_bytes;
@@ -143,8 +158,22 @@ static void tap_set_offloads(NetClient *nc, uint32_t offloads)
     if (!(wanted & NET_OFFLOAD_CSUM)) {
         wanted = 0;
     }
-    if (ioctl(s->fd, TUNSETOFFLOAD, wanted) < 0) {
-        ioctl(s->fd, TUNSETOFFLOAD, wanted & ~(unsigned long)NET_OFFLOAD_UFO);
+    /* Of the interface, whichever descriptor it is told by. */
+    if (ioctl(s->queues[0]->fd, TUNSETOFFLOAD, wanted) < 0) {
+        ioctl(s->queues[0]->fd, TUNSETOFFLOAD, wanted & ~(unsigned long)NET_OFFLOAD_UFO);
+    }
+}
+
+/* The kernel spreads flows over the queues that are attached. */
+static void tap_set_active_queues(NetClient *nc, int queues)
+{
+    TapState *s = nc->state;
+    for (int i = 0; s->queue_count > 1 && i < s->queue_count; i++) {
+        bool attach = i < queues;
+        struct ifreq request = { .ifr_flags = attach ? IFF_ATTACH_QUEUE : IFF_DETACH_QUEUE };
+        if (attach != s->queues[i]->attached && ioctl(s->queues[i]->fd, TUNSETQUEUE, &request) == 0) {
+            s->queues[i]->attached = attach;
+        }
     }
 }
 
@@ -163,8 +192,8 @@ static bool run_script(const char *script, const char *name, GError **error)
     return true;
 }
 
-static int tap_open_interface(const char *what, const char *name, bool vnet_header, char *real_name,
-                              GError **error)
+static int tap_open_interface(const char *what, const char *name, bool vnet_header, bool several,
+                              char *real_name, GError **error)
 {
     int fd = open(TAP_DEVICE, O_RDWR | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0) {
@@ -174,7 +203,8 @@ static int tap_open_interface(const char *what, const char *name, bool vnet_head
                                                   : "Use a tap interface that is yours, or -netdev user.");
         return -1;
     }
-    struct ifreq request = { .ifr_flags = IFF_TAP | IFF_NO_PI | (vnet_header ? IFF_VNET_HDR : 0) };
+    struct ifreq request = { .ifr_flags = IFF_TAP | IFF_NO_PI | (vnet_header ? IFF_VNET_HDR : 0) |
+                                          (several ? IFF_MULTI_QUEUE : 0) };
     if (name) {
         if (strlen(name) >= IFNAMSIZ) {
             error_set(error, "%s: interface name '%s' is too long", what, name);
@@ -188,6 +218,10 @@ static int tap_open_interface(const char *what, const char *name, bool vnet_head
         error_set_errno(error, reason, "%s: could not set up interface '%s'", what, name ? name : "tap%d");
         if (reason == EPERM) {
             error_append_hint(error, "Make it yours first: ip tuntap add dev %s mode tap user $USER",
+                              name ? name : "tap0");
+        } else if (reason == EINVAL && several) {
+            error_append_hint(error,
+                              "Was it made for several queues? ip tuntap add dev %s mode tap multi_queue",
                               name ? name : "tap0");
         } else if (reason == EBUSY) {
             error_append_hint(error, "Another program has it open.");
@@ -203,12 +237,6 @@ static int tap_open_interface(const char *what, const char *name, bool vnet_head
 static void tap_close(NetClient *nc)
 {
     TapState *s = nc->state;
-    if (s->lfd) {
-        loop_remove_fd(s->lfd);
-    }
-    if (s->write_bh) {
-        bh_free(s->write_bh);
-    }
     if (s->down_script) {
         g_autoptr(GError) error = NULL;
         if (!run_script(s->down_script, s->name, &error)) {
@@ -216,7 +244,111 @@ static void tap_close(NetClient *nc)
         }
         g_free(s->down_script);
     }
-    close(s->fd);
+    for (int i = 0; i < s->queue_count; i++) {
+        TapQueue *q = s->queues[i];
+        if (q->lfd) {
+            loop_remove_fd(q->lfd);
+            bh_free(q->write_bh);
+        }
+        close(q->fd);
+        g_free(q);
+    }
+    s->queue_count = 0;
+}
+
+static void add_queue(NetClient *nc, int fd)
+{
+    TapState *s = nc->state;
+    TapQueue *q = g_new0(TapQueue, 1);
+    q->nc = nc;
+    q->fd = fd;
+    q->number = s->queue_count;
+    q->attached = true;
+    s->queues[s->queue_count++] = q;
+}
+
+/* Descriptors that were handed over: all of one interface. */
+static bool take_descriptors(NetClient *nc, const char *what, const char *list, bool *vnet_header,
+                             GError **error)
+{
+    TapState *s = nc->state;
+    g_auto(GStrv) names = g_strsplit(list, ":", -1);
+    if (!net_client_set_queues(nc, g_strv_length(names), error)) {
+        return false;
+    }
+    for (char **name = names; *name; name++) {
+        int fd = fd_table_take(net_client_fds(nc), *name, error);
+        if (fd < 0) {
+            error_prefix(error, "%s: ", what);
+            return false;
+        }
+        add_queue(nc, fd);
+        struct ifreq request = { 0 };
+        if (ioctl(fd, TUNGETIFF, &request) < 0) {
+            return error_set(error, "%s: descriptor '%s' is not a tap interface", what, *name);
+        }
+        bool header = request.ifr_flags & IFF_VNET_HDR;
+        if (s->queue_count > 1 &&
+            (header != *vnet_header || strncmp(request.ifr_name, s->name, IFNAMSIZ) != 0)) {
+            return error_set(error, "%s: descriptor '%s' is not a queue of interface '%s'", what, *name,
+                             s->name);
+        }
+        *vnet_header = header;
+        memcpy(s->name, request.ifr_name, IFNAMSIZ - 1);
+        fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+    }
+    return true;
+}
+
+/* An interface by name, or a new one. */
+static bool open_descriptors(NetClient *nc, const char *what, const QapiNetdevTapOptions *o, bool vnet_header,
+                             GError **error)
+{
+    TapState *s = nc->state;
+    if (o->has_queues && !net_client_set_queues(nc, o->queues, error)) {
+        return false;
+    }
+    for (int i = 0; i < nc->queues; i++) {
+        int fd =
+            tap_open_interface(what, i ? s->name : o->ifname, vnet_header, nc->queues > 1, s->name, error);
+        if (fd < 0) {
+            return false;
+        }
+        add_queue(nc, fd);
+    }
+    const char *up = o->script, *down = o->downscript;
+    if (up && *up && strcmp(up, "no") != 0 && !run_script(up, s->name, error)) {
+        return false;
+    }
+    if (down && *down && strcmp(down, "no") != 0) {
+        s->down_script = g_strdup(down);
+    }
+    return true;
+}
+
+static bool set_send_buffer(const TapState *s, const char *what, uint64_t size, GError **error)
+{
+    /* 0 means "no limit", as in the kernel the largest number does. */
+    int bytes = size == 0 || size > INT_MAX ? INT_MAX : (int)size;
+    if (ioctl(s->queues[0]->fd, TUNSETSNDBUF, &bytes) < 0) {
+        return error_set_errno(error, errno, "%s: could not set 'sndbuf'", what);
+    }
+    return true;
+}
+
+static bool open_queues(NetClient *nc, const char *what, const QapiNetdevTapOptions *o, bool *vnet_header,
+                        GError **error)
+{
+    const char *fds = o->fd ? o->fd : o->fds;
+    if (fds && (o->ifname || o->script || o->downscript || o->has_queues || (o->fd && o->fds))) {
+        return error_set(
+            error, "%s: 'ifname', 'script', 'downscript' and 'queues' do not go with 'fd' or 'fds'", what);
+    }
+    if (!(fds ? take_descriptors(nc, what, fds, vnet_header, error)
+              : open_descriptors(nc, what, o, *vnet_header, error))) {
+        return false;
+    }
+    return !o->has_sndbuf || set_send_buffer(nc->state, what, o->sndbuf, error);
 }
 
 static bool tap_open(NetClient *nc, const QapiNetdev *options, GError **error)
@@ -224,66 +356,31 @@ static bool tap_open(NetClient *nc, const QapiNetdev *options, GError **error)
     TapState *s = nc->state;
     const QapiNetdevTapOptions *o = options->u_tap;
     g_autofree char *what = g_strdup_printf("netdev '%s'", nc->id);
-    const char *fd_name = o->fd, *name = o->ifname, *script = o->script, *down_script = o->downscript;
     bool vnet_header = !o->has_vnet_hdr || o->vnet_hdr;
 
     if (o->has_vhost && o->vhost) {
         return error_set(error, "%s: vhost is not supported yet", what);
     }
-    if ((o->has_queues && o->queues != 1) || o->fds) {
-        return error_set(error, "%s: several queues are not supported yet", what);
-    }
-    if (fd_name) {
-        if (name || script || down_script) {
-            return error_set(error, "%s: 'ifname', 'script' and 'downscript' do not go with 'fd'", what);
-        }
-        s->fd = fd_table_take(net_client_fds(nc), fd_name, error);
-        if (s->fd < 0) {
-            error_prefix(error, "%s: ", what);
-            return false;
-        }
-        struct ifreq request = { 0 };
-        if (ioctl(s->fd, TUNGETIFF, &request) < 0) {
-            close(s->fd);
-            return error_set(error, "%s: descriptor '%s' is not a tap interface", what, fd_name);
-        }
-        vnet_header = request.ifr_flags & IFF_VNET_HDR;
-        memcpy(s->name, request.ifr_name, IFNAMSIZ - 1);
-        fcntl(s->fd, F_SETFL, fcntl(s->fd, F_GETFL) | O_NONBLOCK);
-    } else {
-        s->fd = tap_open_interface(what, name, vnet_header, s->name, error);
-        if (s->fd < 0) {
-            return false;
-        }
-        if (script && *script && strcmp(script, "no") != 0 && !run_script(script, s->name, error)) {
-            close(s->fd);
-            return false;
-        }
-        if (down_script && *down_script && strcmp(down_script, "no") != 0) {
-            s->down_script = g_strdup(down_script);
-        }
-    }
-    if (o->has_sndbuf) {
-        /* 0 means "no limit", as in the kernel the largest number does. */
-        int bytes = o->sndbuf == 0 || o->sndbuf > INT_MAX ? INT_MAX : (int)o->sndbuf;
-        if (ioctl(s->fd, TUNSETSNDBUF, &bytes) < 0) {
-            error_set_errno(error, errno, "%s: could not set 'sndbuf'", what);
-            close(s->fd);
-            g_clear_pointer(&s->down_script, g_free);
-            return false;
-        }
-    }
     s->nc = nc;
+    if (!open_queues(nc, what, o, &vnet_header, error)) {
+        g_clear_pointer(&s->down_script, g_free);
+        tap_close(nc);
+        return false;
+    }
     nc->has_vnet_header = vnet_header;
     if (vnet_header) {
         int bytes = 10;
-        ioctl(s->fd, TUNGETVNETHDRSZ, &bytes);
+        ioctl(s->queues[0]->fd, TUNGETVNETHDRSZ, &bytes);
         s->kernel_header_bytes = bytes;
         nc->offloads = NET_OFFLOAD_CSUM | NET_OFFLOAD_TSO4 | NET_OFFLOAD_TSO6 | NET_OFFLOAD_ECN;
-        ioctl(s->fd, TUNSETOFFLOAD, 0);
+        ioctl(s->queues[0]->fd, TUNSETOFFLOAD, 0);
     }
-    s->write_bh = bh_new(net_client_loop(nc), tap_write_later, s, NULL);
-    s->lfd = loop_add_fd(net_client_loop(nc), s->fd, tap_readable, NULL, NULL, s, NULL);
+    for (int i = 0; i < s->queue_count; i++) {
+        TapQueue *q = s->queues[i];
+        q->write_bh = bh_new(net_client_loop(nc), tap_write_later, q, NULL);
+        q->lfd = loop_add_fd(net_client_loop(nc), q->fd, tap_readable, NULL, NULL, q, NULL);
+    }
+    tap_set_active_queues(nc, 1);
     return true;
 }
 
@@ -291,6 +388,9 @@ static void tap_describe(NetClient *nc, GString *out)
 {
     const TapState *s = nc->state;
     g_string_append_printf(out, "ifname=%s", s->name);
+    if (s->queue_count > 1) {
+        g_string_append_printf(out, ",queues=%d", s->queue_count);
+    }
 }
 
 const NetClientType net_client_tap = {
@@ -302,5 +402,6 @@ const NetClientType net_client_tap = {
     .accept_input = tap_accept_input,
     .set_vnet_header = tap_set_vnet_header,
     .set_offloads = tap_set_offloads,
+    .set_active_queues = tap_set_active_queues,
     .describe = tap_describe,
 };

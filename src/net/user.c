@@ -295,7 +295,7 @@ static void timed_out(void *opaque)
 
 /* ---- the client ---- */
 
-static ssize_t user_send(NetClient *nc, const struct iovec *iov, int iov_count)
+static ssize_t user_send(NetClient *nc, int queue, const struct iovec *iov, int iov_count)
 {
     UserState *s = nc->state;
     size_t size = 0;
@@ -447,6 +447,9 @@ static bool user_open(NetClient *nc, const QapiNetdev *options, GError **error)
 
     inet_pton(AF_INET, "10.0.2.0", &s->network);
     inet_pton(AF_INET, "255.255.255.0", &s->mask);
+    if (o->has_queues && !net_client_set_queues(nc, o->queues, error)) {
+        return false;
+    }
     if (o->net && !parse_network(what, o->net, &s->network, &s->mask, error)) {
         return false;
     }

@@ -80,7 +80,7 @@ def test_errors(binary, directory):
         ({"driver": "virtio-net-pci", "mac": "not:a:mac"}, "mac"),
         ({"driver": "virtio-rng-pci", "period": 0}, "period"),
         ({"driver": "virtio-rng-pci", "vectors": 5000}, "vectors"),
-        ({"driver": "virtio-rng-pci", "disable-legacy": "off"}, "disable-legacy"),
+        ({"driver": "virtio-tablet-pci", "disable-legacy": "off"}, "disable-legacy"),
         ({"driver": "virtserialport"}, "bus"),
         ({"driver": "virtio-blk-device"}, ""),
     ]

@@ -1,10 +1,10 @@
 /*
  * virtio-net: a network card. Source: VIRTIO 1.2, section 5.1.
  *
- * One queue pair and the control queue; mergeable receive buffers; checksum and segmentation offload as far
- * as the back end's virtio-net header goes (partial checksums of the guest always: they are completed here
- * where the back end cannot). Left out: several queue pairs, hash reports, notification coalescing, standby
- * (failover).
+ * Queue pairs, as many as the back end has queues, and the control queue; mergeable receive buffers; checksum
+ * and segmentation offload as far as the back end's virtio-net header goes (partial checksums of the guest
+ * always: they are completed here where the back end cannot). Left out: hash reports and receive-side
+ * scaling, notification coalescing, standby (failover).
  *
  * Runs in the main loop: queues and the back end's frames, all with the home lock held.
  * SPDX-License-Identifier: GPL-2.0-or-later
@@ -46,6 +46,7 @@ enum {
     F_CTRL_VLAN = 19,
     F_CTRL_RX_EXTRA = 20,
     F_GUEST_ANNOUNCE = 21,
+    F_MQ = 22,
     F_CTRL_MAC_ADDR = 23,
     F_GUEST_USO4 = 54,
     F_GUEST_USO6 = 55,
@@ -54,7 +55,7 @@ enum {
 };
 
 /* The control queue (5.1.6.5). */
-enum { CTRL_RX = 0, CTRL_MAC = 1, CTRL_VLAN = 2, CTRL_ANNOUNCE = 3, CTRL_OFFLOADS = 5 };
+enum { CTRL_RX = 0, CTRL_MAC = 1, CTRL_VLAN = 2, CTRL_ANNOUNCE = 3, CTRL_MQ = 4, CTRL_OFFLOADS = 5 };
 enum { RX_PROMISC, RX_ALLMULTI, RX_ALLUNI, RX_NOMULTI, RX_NOUNI, RX_NOBCAST, RX_MODES };
 enum { ACK_OK = 0, ACK_ERR = 1 };
 
@@ -62,9 +63,9 @@ enum { STATUS_LINK_UP = 1, STATUS_ANNOUNCE = 2 };
 enum { HDR_F_NEEDS_CSUM = 1 };
 
 #define HEADER_SIZE     12
+#define LEGACY_HEADER   10 /* without num_buffers (5.1.6.1) */
 #define MAC_TABLE_MAX   64
 #define VLANS           4096
-#define CONTROL_QUEUE   2
 #define CONTROL_ENTRIES 64
 #define TX_BURST        256
 #define CONTROL_MAX     4096 /* bytes of a command: two MAC tables fit */
@@ -95,6 +96,7 @@ typedef struct VirtioNet {
     uint8_t unicast_overflow, multicast_overflow;
     uint8_t vlans[VLANS / 8];
     uint64_t offloads; /* feature bits of what the guest takes; may be switched by the guest */
+    uint16_t active_pairs;
     /* from properties */
     NetNic nic;
     MacAddr own_mac;
@@ -104,24 +106,41 @@ typedef struct VirtioNet {
     int32_t speed, bootindex;
     char *duplex, *tx;
     /* derived */
-    VirtQueue *rx_queue, *tx_queue, *ctrl_queue;
-    bool vnet_header;             /* frames to and from the back end begin with a NetHeader */
-    VirtQueueElement *tx_waiting; /* the back end was busy */
-    bool announce;                /* the card may be elsewhere on its network now */
+    uint16_t pairs;                               /* that there are queues for */
+    bool vnet_header;                             /* frames to and from the back end begin with a NetHeader */
+    VirtQueueElement *tx_waiting[NET_MAX_QUEUES]; /* by pair: the back end was busy */
+    bool announce;                                /* the card may be elsewhere on its network now */
 } VirtioNet;
 #define VIRTIO_NET(obj) OBJECT_CHECK(VirtioNet, obj, TYPE_VIRTIO_NET)
+
+/* Receive and transmit queue of a pair (5.1.2). */
+static VirtQueue *rx_of(VirtioNet *s, int pair)
+{
+    return &s->parent_obj.queues[2 * pair];
+}
+
+static VirtQueue *tx_of(VirtioNet *s, int pair)
+{
+    return &s->parent_obj.queues[2 * pair + 1];
+}
+
+static size_t header_size(const VirtioNet *s)
+{
+    const VirtioDevice *vdev = &s->parent_obj;
+    return virtio_is_legacy(vdev) && !virtio_has_feature(vdev, F_MRG_RXBUF) ? LEGACY_HEADER : HEADER_SIZE;
+}
 
 /* ---- to the host ---- */
 
 /* The frame behind the header; linear only where its checksum is finished here. 0: the back end is busy. */
-static ssize_t send_frame(VirtioNet *s, VirtQueueElement *e)
+static ssize_t send_frame(VirtioNet *s, int pair, VirtQueueElement *e)
 {
-    NetHeader header;
-    size_t size = e->out_size - HEADER_SIZE;
+    NetHeader header = { 0 };
+    size_t skip = header_size(s), size = e->out_size - skip;
     struct iovec iov[VIRTQUEUE_MAX_SG];
-    iov_read(e->out, e->out_count, 0, &header, sizeof(header));
+    iov_read(e->out, e->out_count, 0, &header, skip);
     if (s->vnet_header) {
-        return net_nic_send(&s->nic, 0, e->out, (int)e->out_count);
+        return net_nic_send(&s->nic, pair, e->out, (int)e->out_count);
     }
     if (header.gso_type) {
         TRACE(virtio_net_drop, size, "segmentation that was not offered");
@@ -129,15 +148,14 @@ static ssize_t send_frame(VirtioNet *s, VirtQueueElement *e)
     }
     if (header.flags & HDR_F_NEEDS_CSUM) {
         g_autofree uint8_t *frame = g_malloc(size);
-        iov_read(e->out, e->out_count, HEADER_SIZE, frame, size);
+        iov_read(e->out, e->out_count, skip, frame, size);
         if (!net_finish_checksum(frame, size, header.csum_start, header.csum_offset)) {
             TRACE(virtio_net_drop, size, "checksum outside of the frame");
             return (ssize_t)size;
         }
-        return net_nic_send(&s->nic, 0, &(struct iovec){ frame, size }, 1);
+        return net_nic_send(&s->nic, pair, &(struct iovec){ frame, size }, 1);
     }
     unsigned count = 0;
-    size_t skip = HEADER_SIZE;
     for (unsigned i = 0; i < e->out_count; i++) {
         if (skip >= e->out[i].iov_len) {
             skip -= e->out[i].iov_len;
@@ -146,58 +164,59 @@ static ssize_t send_frame(VirtioNet *s, VirtQueueElement *e)
         iov[count++] = (struct iovec){ (uint8_t *)e->out[i].iov_base + skip, e->out[i].iov_len - skip };
         skip = 0;
     }
-    return net_nic_send(&s->nic, 0, iov, (int)count);
+    return net_nic_send(&s->nic, pair, iov, (int)count);
 }
 
 /* Sends what waits; false where the back end is busy or the device broke. */
-static bool flush_tx(VirtioNet *s, unsigned burst)
+static bool flush_tx(VirtioNet *s, int pair, unsigned burst)
 {
     VirtioDevice *vdev = &s->parent_obj;
+    VirtQueue *vq = tx_of(s, pair);
     bool pushed = false, busy = false;
     if (!virtio_device_active(vdev)) {
         return false;
     }
     while (burst--) {
-        VirtQueueElement *e = g_steal_pointer(&s->tx_waiting);
+        VirtQueueElement *e = g_steal_pointer(&s->tx_waiting[pair]);
         if (!e) {
-            e = virtqueue_pop(s->tx_queue, sizeof(*e));
+            e = virtqueue_pop(vq, sizeof(*e));
         }
         if (!e) {
             break;
         }
-        if (e->out_size <= HEADER_SIZE || e->in_size) {
+        if (e->out_size <= header_size(s) || e->in_size) {
             virtio_device_error(vdev, "transmit queue: %zu bytes out and %zu in", e->out_size, e->in_size);
             virtqueue_discard(e);
             return false;
         }
         if (e->out_size <= NET_MAX_FRAME) {
-            ssize_t result = send_frame(s, e);
+            ssize_t result = send_frame(s, pair, e);
             TRACE(virtio_net_send, e->out_size, result);
             if (result == 0) {
-                s->tx_waiting = e;
+                s->tx_waiting[pair] = e;
                 busy = true;
                 break;
             }
         } else {
             TRACE(virtio_net_drop, e->out_size, "too long to send");
         }
-        virtqueue_push(s->tx_queue, e, 0);
+        virtqueue_push(vq, e, 0);
         pushed = true;
     }
     if (pushed) {
-        virtqueue_notify(s->tx_queue);
+        virtqueue_notify(vq);
     }
     return !busy;
 }
 
-static void handle_tx(VirtioDevice *vdev, VirtQueue *vq)
+static void handle_tx(VirtioNet *s, int pair)
 {
-    VirtioNet *s = VIRTIO_NET(vdev);
-    if (s->tx_waiting) {
+    VirtQueue *vq = tx_of(s, pair);
+    if (s->tx_waiting[pair]) {
         return; /* the back end says when to go on */
     }
     virtqueue_set_notification(vq, false);
-    if (!flush_tx(s, TX_BURST)) {
+    if (!flush_tx(s, pair, TX_BURST)) {
         return;
     }
     virtqueue_set_notification(vq, true);
@@ -209,10 +228,20 @@ static void handle_tx(VirtioDevice *vdev, VirtQueue *vq)
 static void nic_writable(void *opaque, int queue)
 {
     VirtioNet *s = opaque;
-    if (flush_tx(s, TX_BURST)) {
-        virtqueue_set_notification(s->tx_queue, true);
-        if (!virtqueue_empty(s->tx_queue)) {
-            event_notifier_set(&s->tx_queue->notifier);
+    VirtQueue *vq = tx_of(s, queue);
+    if (queue < s->pairs && flush_tx(s, queue, TX_BURST)) {
+        virtqueue_set_notification(vq, true);
+        if (!virtqueue_empty(vq)) {
+            event_notifier_set(&vq->notifier);
+        }
+    }
+}
+
+static void drop_waiting(VirtioNet *s)
+{
+    for (unsigned i = 0; i < NET_MAX_QUEUES; i++) {
+        if (s->tx_waiting[i]) {
+            virtqueue_discard(g_steal_pointer(&s->tx_waiting[i]));
         }
     }
 }
@@ -265,23 +294,24 @@ static bool wanted(VirtioNet *s, const uint8_t *head, size_t size)
 static bool nic_can_receive(void *opaque, int queue)
 {
     VirtioNet *s = opaque;
-    return virtio_device_active(&s->parent_obj) && !virtqueue_empty(s->rx_queue);
+    return virtio_device_active(&s->parent_obj) &&
+           !virtqueue_empty(rx_of(s, queue < s->active_pairs ? queue : 0));
 }
 
 /* Copies `size` bytes at `offset` of the whole (header, then frame) into a chain. */
-static void place(const VirtQueueElement *e, const NetHeader *header, const struct iovec *iov,
-                  unsigned iov_count, size_t frame_skip, size_t offset, size_t size)
+static void place(const VirtQueueElement *e, const NetHeader *header, size_t header_bytes,
+                  const struct iovec *iov, unsigned iov_count, size_t frame_skip, size_t offset, size_t size)
 {
     size_t at = 0;
     uint8_t bounce[2048];
     while (size) {
         size_t part;
-        if (offset < HEADER_SIZE) {
-            part = MIN(HEADER_SIZE - offset, size);
+        if (offset < header_bytes) {
+            part = MIN(header_bytes - offset, size);
             memcpy(bounce, (const uint8_t *)header + offset, part);
         } else {
             part = MIN(size, sizeof(bounce));
-            iov_read(iov, iov_count, frame_skip + offset - HEADER_SIZE, bounce, part);
+            iov_read(iov, iov_count, frame_skip + offset - header_bytes, bounce, part);
         }
         iov_write(e->in, e->in_count, at, bounce, part);
         at += part;
@@ -291,13 +321,13 @@ static void place(const VirtQueueElement *e, const NetHeader *header, const stru
 }
 
 /* No buffers: asks the guest to tell of new ones. True where some came at that very moment. */
-static bool wait_for_buffers(VirtioNet *s, size_t size)
+static bool wait_for_buffers(VirtQueue *vq, size_t size)
 {
-    virtqueue_set_notification(s->rx_queue, true);
-    if (!virtqueue_has_room(s->rx_queue, size)) {
+    virtqueue_set_notification(vq, true);
+    if (!virtqueue_has_room(vq, size)) {
         return false;
     }
-    virtqueue_set_notification(s->rx_queue, false);
+    virtqueue_set_notification(vq, false);
     return true;
 }
 
@@ -305,8 +335,9 @@ static ssize_t nic_receive(void *opaque, int queue, const struct iovec *iov, int
 {
     VirtioNet *s = opaque;
     VirtioDevice *vdev = &s->parent_obj;
-    VirtQueue *vq = s->rx_queue;
-    size_t given = iov_total(iov, (unsigned)iov_count), skip = s->vnet_header ? HEADER_SIZE : 0;
+    VirtQueue *vq = rx_of(s, queue < s->active_pairs ? queue : 0);
+    size_t header_bytes = header_size(s);
+    size_t given = iov_total(iov, (unsigned)iov_count), skip = s->vnet_header ? header_bytes : 0;
     uint8_t head[18] = { 0 };
     NetHeader header = { 0 };
     if (!virtio_device_active(vdev) || !virtqueue_ready(vq)) {
@@ -315,7 +346,7 @@ static ssize_t nic_receive(void *opaque, int queue, const struct iovec *iov, int
     if (given <= skip || given > NET_MAX_FRAME) {
         return (ssize_t)given;
     }
-    size_t frame = given - skip, total = frame + HEADER_SIZE;
+    size_t frame = given - skip, total = frame + header_bytes;
     iov_read(iov, (unsigned)iov_count, 0, &header, skip);
     iov_read(iov, (unsigned)iov_count, skip, head, sizeof(head));
     if (!wanted(s, head, frame)) {
@@ -323,7 +354,7 @@ static ssize_t nic_receive(void *opaque, int queue, const struct iovec *iov, int
         return (ssize_t)given;
     }
     bool mergeable = virtio_has_feature(vdev, F_MRG_RXBUF);
-    if (!virtqueue_has_room(vq, mergeable ? total : 1) && !wait_for_buffers(s, mergeable ? total : 1)) {
+    if (!virtqueue_has_room(vq, mergeable ? total : 1) && !wait_for_buffers(vq, mergeable ? total : 1)) {
         return vdev->broken ? (ssize_t)given : 0;
     }
     VirtQueueElement *chains[VIRTQUEUE_MAX_SIZE];
@@ -336,7 +367,7 @@ static ssize_t nic_receive(void *opaque, int queue, const struct iovec *iov, int
         }
         chains[count++] = e;
         room += e->in_size;
-        if (e->in_size == 0 || e->out_size || (count == 1 && e->in_size < HEADER_SIZE)) {
+        if (e->in_size == 0 || e->out_size || (count == 1 && e->in_size < header_bytes)) {
             virtio_device_error(vdev, "receive queue: buffer with %zu bytes out and %zu in", e->out_size,
                                 e->in_size);
             break;
@@ -354,21 +385,20 @@ static ssize_t nic_receive(void *opaque, int queue, const struct iovec *iov, int
     size_t offset = 0;
     for (unsigned i = 0; i < count; i++) {
         size_t part = MIN(chains[i]->in_size, total - offset);
-        place(chains[i], &header, iov, (unsigned)iov_count, skip, offset, part);
-        virtqueue_fill(vq, chains[i], part, i);
+        place(chains[i], &header, header_bytes, iov, (unsigned)iov_count, skip, offset, part);
+        virtqueue_fill(vq, chains[i], part);
         offset += part;
     }
-    virtqueue_flush(vq, count);
+    virtqueue_flush(vq);
     virtqueue_notify(vq);
     TRACE(virtio_net_receive, frame, count);
     return (ssize_t)given;
 }
 
-static void handle_rx(VirtioDevice *vdev, VirtQueue *vq)
+static void handle_rx(VirtioNet *s, int pair)
 {
-    VirtioNet *s = VIRTIO_NET(vdev);
-    virtqueue_set_notification(vq, false);
-    net_nic_accept_input(&s->nic, 0);
+    virtqueue_set_notification(rx_of(s, pair), false);
+    net_nic_accept_input(&s->nic, pair);
 }
 
 static void nic_link_changed(void *opaque, bool up)
@@ -496,6 +526,28 @@ static bool control_offloads(VirtioNet *s, uint8_t command, const uint8_t *data,
     return true;
 }
 
+static void set_active_pairs(VirtioNet *s, uint16_t pairs)
+{
+    s->active_pairs = pairs;
+    net_nic_set_active_queues(&s->nic, pairs);
+    for (int i = 0; i < pairs; i++) { /* frames may wait for its buffers */
+        net_nic_accept_input(&s->nic, i);
+    }
+}
+
+static bool control_mq(VirtioNet *s, uint8_t command, const uint8_t *data, size_t size)
+{
+    if (command != 0 || size != 2 || !virtio_has_feature(&s->parent_obj, F_MQ)) {
+        return false;
+    }
+    unsigned pairs = data[0] | data[1] << 8;
+    if (pairs < 1 || pairs > s->pairs) {
+        return false;
+    }
+    set_active_pairs(s, (uint16_t)pairs);
+    return true;
+}
+
 static bool control(VirtioNet *s, uint8_t class, uint8_t command, const uint8_t *data, size_t size)
 {
     switch (class) {
@@ -511,6 +563,8 @@ static bool control(VirtioNet *s, uint8_t class, uint8_t command, const uint8_t 
             return true;
         }
         return false;
+    case CTRL_MQ:
+        return control_mq(s, command, data, size);
     case CTRL_OFFLOADS:
         return control_offloads(s, command, data, size);
     }
@@ -540,6 +594,19 @@ static void handle_control(VirtioDevice *vdev, VirtQueue *vq)
     }
 }
 
+/* Which queue does what depends on what was agreed (5.1.2): the control queue is behind the last pair that
+ * could be used. */
+static void handle_queue(VirtioDevice *vdev, VirtQueue *vq)
+{
+    VirtioNet *s = VIRTIO_NET(vdev);
+    unsigned pairs = virtio_has_feature(vdev, F_MQ) ? s->pairs : 1;
+    if (vq->index < 2 * pairs) {
+        (vq->index % 2 ? handle_tx : handle_rx)(s, vq->index / 2);
+    } else if (vq->index == 2 * pairs && virtio_has_feature(vdev, F_CTRL_VQ)) {
+        handle_control(vdev, vq);
+    }
+}
+
 /* ---- features and configuration ---- */
 
 static uint64_t net_get_features(VirtioDevice *vdev)
@@ -565,9 +632,9 @@ static uint64_t net_get_features(VirtioDevice *vdev)
         }
     }
     if (!(features & VIRTIO_BIT(F_CTRL_VQ))) {
-        features &=
-            ~(VIRTIO_BIT(F_CTRL_RX) | VIRTIO_BIT(F_CTRL_VLAN) | VIRTIO_BIT(F_CTRL_RX_EXTRA) |
-              VIRTIO_BIT(F_GUEST_ANNOUNCE) | VIRTIO_BIT(F_CTRL_MAC_ADDR) | VIRTIO_BIT(F_CTRL_GUEST_OFFLOADS));
+        features &= ~(VIRTIO_BIT(F_CTRL_RX) | VIRTIO_BIT(F_CTRL_VLAN) | VIRTIO_BIT(F_CTRL_RX_EXTRA) |
+                      VIRTIO_BIT(F_GUEST_ANNOUNCE) | VIRTIO_BIT(F_MQ) | VIRTIO_BIT(F_CTRL_MAC_ADDR) |
+                      VIRTIO_BIT(F_CTRL_GUEST_OFFLOADS));
     }
     if (s->mtu) {
         features |= VIRTIO_BIT(F_MTU);
@@ -582,17 +649,12 @@ static uint64_t net_get_features(VirtioDevice *vdev)
 static bool net_validate_features(VirtioDevice *vdev, uint64_t features)
 {
     static const uint8_t needs[][2] = {
-        { F_GUEST_TSO4, F_GUEST_CSUM },
-        { F_GUEST_TSO6, F_GUEST_CSUM },
-        { F_GUEST_UFO, F_GUEST_CSUM },
-        { F_HOST_TSO4, F_CSUM },
-        { F_HOST_TSO6, F_CSUM },
-        { F_HOST_UFO, F_CSUM },
-        { F_CTRL_RX, F_CTRL_VQ },
-        { F_CTRL_VLAN, F_CTRL_VQ },
-        { F_GUEST_ANNOUNCE, F_CTRL_VQ },
-        { F_CTRL_MAC_ADDR, F_CTRL_VQ },
-        { F_CTRL_GUEST_OFFLOADS, F_CTRL_VQ },
+        { F_GUEST_TSO4, F_GUEST_CSUM },  { F_GUEST_TSO6, F_GUEST_CSUM },
+        { F_GUEST_UFO, F_GUEST_CSUM },   { F_HOST_TSO4, F_CSUM },
+        { F_HOST_TSO6, F_CSUM },         { F_HOST_UFO, F_CSUM },
+        { F_CTRL_RX, F_CTRL_VQ },        { F_CTRL_VLAN, F_CTRL_VQ },
+        { F_GUEST_ANNOUNCE, F_CTRL_VQ }, { F_MQ, F_CTRL_VQ },
+        { F_CTRL_MAC_ADDR, F_CTRL_VQ },  { F_CTRL_GUEST_OFFLOADS, F_CTRL_VQ },
     };
     for (size_t i = 0; i < G_N_ELEMENTS(needs); i++) {
         if ((features & VIRTIO_BIT(needs[i][0])) && !(features & VIRTIO_BIT(needs[i][1]))) {
@@ -607,7 +669,7 @@ static void net_get_config(VirtioDevice *vdev, uint8_t *config)
     VirtioNet *s = VIRTIO_NET(vdev);
     NetConfig c = {
         .status = s->status,
-        .max_virtqueue_pairs = 1,
+        .max_virtqueue_pairs = s->pairs,
         .mtu = s->mtu,
         .speed = (uint32_t)s->speed,
         .duplex = !s->duplex ? 0xff : strcmp(s->duplex, "full") == 0,
@@ -616,9 +678,33 @@ static void net_get_config(VirtioDevice *vdev, uint8_t *config)
     memcpy(config, &c, sizeof(c));
 }
 
+/* A legacy driver without CTRL_MAC_ADDR writes the address here, byte by byte (5.1.4.3). */
+static void net_set_config(VirtioDevice *vdev, uint32_t offset, const uint8_t *data, unsigned size)
+{
+    VirtioNet *s = VIRTIO_NET(vdev);
+    if (!virtio_is_legacy(vdev) || !vdev->bus->legacy || virtio_has_feature(vdev, F_CTRL_MAC_ADDR) ||
+        offset + size > sizeof(s->mac)) {
+        return;
+    }
+    memcpy(s->mac + offset, data, size);
+    MacAddr mac;
+    memcpy(mac.a, s->mac, sizeof(mac.a));
+    net_nic_set_mac(&s->nic, &mac);
+}
+
+/* The back end puts as much in front of a frame as the driver expects. */
+static void agree_on_header(VirtioNet *s)
+{
+    g_autoptr(GError) error = NULL;
+    if (s->vnet_header && !net_nic_set_vnet_header(&s->nic, (int)header_size(s), &error)) {
+        LOG(LOG_UNIMP, "virtio-net: %s", error->message);
+    }
+}
+
 static void net_start(VirtioDevice *vdev)
 {
     VirtioNet *s = VIRTIO_NET(vdev);
+    agree_on_header(s);
     s->offloads = vdev->driver_features & OFFLOAD_FEATURES;
     apply_offloads(s);
 }
@@ -639,9 +725,7 @@ static void net_reset(VirtioDevice *vdev)
 {
     VirtioNet *s = VIRTIO_NET(vdev);
     s->announce = false;
-    if (s->tx_waiting) {
-        virtqueue_discard(g_steal_pointer(&s->tx_waiting));
-    }
+    drop_waiting(s);
     memcpy(s->mac, s->own_mac.a, sizeof(s->mac));
     memset(s->rx_mode, 0, sizeof(s->rx_mode));
     s->rx_mode[RX_PROMISC] = 1; /* until the driver says what it wants */
@@ -651,6 +735,7 @@ static void net_reset(VirtioDevice *vdev)
     s->status = net_nic_link_up(&s->nic) ? STATUS_LINK_UP : 0;
     s->offloads = 0;
     apply_offloads(s);
+    set_active_pairs(s, 1);
 }
 
 /* ---- life ---- */
@@ -688,10 +773,16 @@ static bool net_realize(VirtioDevice *vdev, GError **error)
         return false;
     }
     vdev->config_size = sizeof(NetConfig);
-    s->rx_queue = virtio_queue_add(vdev, s->rx_queue_size, handle_rx, NULL);
-    s->tx_queue = virtio_queue_add(vdev, s->tx_queue_size, handle_tx, NULL);
+    s->pairs = (uint16_t)((s->wanted & VIRTIO_BIT(F_MQ)) && (s->wanted & VIRTIO_BIT(F_CTRL_VQ))
+                              ? net_nic_queues(&s->nic)
+                              : 1);
+    s->active_pairs = 1;
+    for (unsigned i = 0; i < s->pairs; i++) {
+        virtio_queue_add(vdev, s->rx_queue_size, handle_queue, NULL);
+        virtio_queue_add(vdev, s->tx_queue_size, handle_queue, NULL);
+    }
     if (s->wanted & VIRTIO_BIT(F_CTRL_VQ)) {
-        s->ctrl_queue = virtio_queue_add(vdev, CONTROL_ENTRIES, handle_control, NULL);
+        virtio_queue_add(vdev, CONTROL_ENTRIES, handle_queue, NULL);
     }
     s->rx_mode[RX_PROMISC] = 1;
     s->status = net_nic_link_up(&s->nic) ? STATUS_LINK_UP : 0;
@@ -702,9 +793,7 @@ static void net_unrealize(VirtioDevice *vdev)
 {
     VirtioNet *s = VIRTIO_NET(vdev);
     net_nic_deinit(&s->nic);
-    if (s->tx_waiting) {
-        virtqueue_discard(g_steal_pointer(&s->tx_waiting));
-    }
+    drop_waiting(s);
 }
 
 #define FEATURE(n, bit, on, text) PROP_BIT64(n, VirtioNet, wanted, bit, on, text)
@@ -721,6 +810,7 @@ static const Property net_properties[] = {
     FEATURE("guest_uso4", F_GUEST_USO4, true, "UDP segmentation over IPv4 for the guest"),
     FEATURE("guest_uso6", F_GUEST_USO6, true, "UDP segmentation over IPv6 for the guest"),
     FEATURE("guest_announce", F_GUEST_ANNOUNCE, true, "the guest announces itself when told"),
+    FEATURE("mq", F_MQ, false, "several queue pairs, as many as the back end has"),
     FEATURE("host_tso4", F_HOST_TSO4, true, "large TCP segments over IPv4 from the guest"),
     FEATURE("host_tso6", F_HOST_TSO6, true, "large TCP segments over IPv6 from the guest"),
     FEATURE("host_ecn", F_HOST_ECN, true, "large segments with ECN from the guest"),
@@ -756,6 +846,7 @@ static const VmStateField net_fields[] = {
     VMS_UINT8(multicast_overflow, VirtioNet),
     VMS_BUFFER(vlans, VirtioNet),
     VMS_UINT64(offloads, VirtioNet),
+    VMS_FIELD_(active_pairs, VirtioNet, VMS_KIND_UINT, .size = 2, .count = 1, .since_version = 2),
     VMS_END,
 };
 
@@ -766,16 +857,20 @@ static bool net_post_load(void *opaque, int version, GError **error)
         (s->offloads & ~(s->parent_obj.driver_features & OFFLOAD_FEATURES))) {
         return error_set(error, "address tables or offloads are out of bounds");
     }
-    if (s->tx_waiting) {
-        virtqueue_discard(g_steal_pointer(&s->tx_waiting));
+    if (s->active_pairs < 1 || s->active_pairs > s->pairs) {
+        return error_set(error, "%u queue pairs of %u", s->active_pairs, s->pairs);
     }
+    drop_waiting(s);
+    agree_on_header(s);
     apply_offloads(s);
+    set_active_pairs(s, s->active_pairs);
     s->announce = true;
     return true;
 }
 
+/* Version 2: several queue pairs. */
 static const VmState net_vmstate = {
-    .name = "virtio-net", .version = 1, .fields = net_fields, .post_load = net_post_load
+    .name = "virtio-net", .version = 2, .minimum_version = 1, .fields = net_fields, .post_load = net_post_load
 };
 
 static void net_class_init(ObjectClass *klass, const void *data)
@@ -789,6 +884,7 @@ static void net_class_init(ObjectClass *klass, const void *data)
     vc->get_features = net_get_features;
     vc->validate_features = net_validate_features;
     vc->get_config = net_get_config;
+    vc->set_config = net_set_config;
     vc->start = net_start;
     vc->reset = net_reset;
     vc->resume = net_resume;

@@ -15,6 +15,7 @@ enum {
     F_CTRL_VQ = 17,
     F_CTRL_RX = 18,
     F_CTRL_VLAN = 19,
+    F_MQ = 22,
     F_CTRL_MAC = 23
 };
 enum { RX, TX, CTRL };
@@ -28,7 +29,7 @@ typedef struct Bench {
     int peer;
 } Bench;
 
-static void bench_new(Bench *b, uint64_t features, unsigned queues)
+static void bench_new_mq(Bench *b, uint64_t features, unsigned queues, unsigned pairs)
 {
     g_autoptr(GError) error = NULL;
     int pair[2];
@@ -39,16 +40,23 @@ static void bench_new(Bench *b, uint64_t features, unsigned queues)
     g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), ==, 0);
     fcntl(pair[1], F_SETFL, O_NONBLOCK);
     b->peer = pair[1];
-    g_autofree char *text = g_strdup_printf("stream,id=s0,addr.type=fd,addr.str=%d", pair[0]);
+    g_autofree char *text =
+        g_strdup_printf("stream,id=s0,queues=%u,addr.type=fd,addr.str=%d", pairs, pair[0]);
     if (!net_client_add_text(b->nets, text, &error)) {
         g_error("%s", error->message);
     }
     object_property_set_str(b->t.device, "mac", "52:54:00:aa:bb:cc", &error);
     object_property_set_str(b->t.device, "netdev", "s0", &error);
+    object_property_set_bool(b->t.device, "mq", pairs > 1, &error);
     g_assert_no_error(error);
     vt_realize(&b->t, &error);
     g_assert_no_error(error);
     vt_start(&b->t, features, queues);
+}
+
+static void bench_new(Bench *b, uint64_t features, unsigned queues)
+{
+    bench_new_mq(b, features, queues, 1);
 }
 
 static void bench_free(Bench *b)
@@ -311,6 +319,97 @@ static void test_filters(void)
     bench_free(&b);
 }
 
+/* A command on queue 4, where the control queue of two pairs is. */
+static uint8_t control_mq(Bench *b, uint8_t class, uint8_t command, const void *data, uint32_t size)
+{
+    uint8_t bytes[64] = { class, command };
+    memcpy(bytes + 2, data, size);
+    uint32_t at = vt_alloc(&b->t, bytes, size + 2), ack = vt_alloc(&b->t, "\xff", 1);
+    vt_add(&b->t, 4, 0, (VtBuffer[]){ { at, size + 2, false }, { ack, 1, true } }, 2);
+    vt_kick(&b->t, 4);
+    vt_take(&b->t, 4, NULL);
+    return (uint8_t)vt_ram(&b->t, ack, 1);
+}
+
+/* An UDP frame over IPv4 between a port of the guest and one of the peer. */
+static void make_udp(uint8_t *frame, bool from_guest, uint16_t guest_port)
+{
+    static const uint8_t guest_ip[4] = { 10, 0, 0, 2 }, peer_ip[4] = { 10, 0, 0, 9 };
+    uint16_t ports[2] = { htons(from_guest ? guest_port : 53), htons(from_guest ? 53 : guest_port) };
+    memset(frame, 0, 60);
+    memcpy(frame, from_guest ? (const uint8_t *)"\x02\0\0\0\0\1" : guest_mac, 6);
+    frame[12] = 8;
+    frame[14] = 0x45;
+    frame[23] = 17;
+    memcpy(frame + 26, from_guest ? guest_ip : peer_ip, 4);
+    memcpy(frame + 30, from_guest ? peer_ip : guest_ip, 4);
+    memcpy(frame + 34, ports, 4);
+}
+
+static void guest_sends(Bench *b, unsigned pair, uint16_t port)
+{
+    uint8_t both[72] = { 0 }, got[128];
+    make_udp(both + 12, true, port);
+    uint32_t at = vt_alloc(&b->t, both, sizeof(both));
+    vt_add(&b->t, 2 * pair + 1, 0, (VtBuffer[]){ { at, sizeof(both), false } }, 1);
+    vt_kick(&b->t, 2 * pair + 1);
+    vt_take(&b->t, 2 * pair + 1, NULL);
+    g_assert_cmpint(peer_receive(b, got, sizeof(got)), ==, 60);
+}
+
+/* The pair on which an answer comes in, where both have buffers. */
+static unsigned answer_arrives_on(Bench *b, uint16_t port)
+{
+    uint8_t frame[60];
+    for (unsigned pair = 0; pair < 2; pair++) {
+        if (vt_used_idx(&b->t, 2 * pair) == b->t.avail[2 * pair]) {
+            uint32_t at = vt_alloc(&b->t, NULL, 128);
+            vt_add(&b->t, 2 * pair, 0, (VtBuffer[]){ { at, 128, true } }, 1);
+            vt_kick(&b->t, 2 * pair);
+        }
+    }
+    vt_settle(&b->t);
+    uint16_t before = vt_used_idx(&b->t, 2);
+    make_udp(frame, false, port);
+    peer_send(b, frame, 60);
+    vt_settle(&b->t);
+    return vt_used_idx(&b->t, 2) != before;
+}
+
+static void test_queue_pairs(void)
+{
+    Bench b;
+    g_autoptr(GError) error = NULL;
+    bench_new_mq(&b, CTRL_FEATURES | 1ull << F_MQ, 5, 2);
+    g_assert_cmpuint(vt_config(&b.t, 8, 2), ==, 2);
+    g_assert_cmpuint(answer_arrives_on(&b, 7), ==, 0); /* one pair until the driver says more */
+    g_assert_cmpuint(control_mq(&b, 4, 0, "\x03\0", 2), ==, 1);
+    g_assert_cmpuint(control_mq(&b, 4, 0, "\0\0", 2), ==, 1);
+    g_assert_cmpuint(control_mq(&b, 4, 0, "\x02", 1), ==, 1);
+    g_assert_cmpuint(control_mq(&b, 4, 0, "\x02\0", 2), ==, 0);
+    for (uint16_t port = 1000; port < 1008; port++) { /* a flow's frames go where it was last sent on */
+        guest_sends(&b, port & 1, port);
+        g_assert_cmpuint(answer_arrives_on(&b, port), ==, port & 1);
+    }
+    guest_sends(&b, 0, 1001);
+    g_assert_cmpuint(answer_arrives_on(&b, 1001), ==, 0);
+    g_autoptr(GByteArray) state = vmstate_save(DEVICE_GET_CLASS(b.t.device)->vmstate, b.t.device, &error);
+    guest_sends(&b, 1, 1001);
+    g_assert_cmpuint(control_mq(&b, 4, 0, "\x01\0", 2), ==, 0);
+    g_assert_cmpuint(answer_arrives_on(&b, 1001), ==, 0);
+    bench_free(&b);
+    /* The state of two pairs goes into such a card, but not into one with one pair. */
+    bench_new_mq(&b, 0, 2, 1);
+    g_assert_false(
+        vmstate_load(DEVICE_GET_CLASS(b.t.device)->vmstate, b.t.device, state->data, state->len, NULL));
+    bench_free(&b);
+    /* Without MQ the control queue is number 2, whatever the back end could do. */
+    bench_new_mq(&b, CTRL_FEATURES, 3, 2);
+    g_assert_cmpuint(control(&b, 0, 0, "\0", 1), ==, 0);
+    g_assert_cmpuint(control(&b, 4, 0, "\x01\0", 2), ==, 1);
+    bench_free(&b);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -321,5 +420,6 @@ int main(int argc, char **argv)
     g_test_add_func("/virtio-net/receive-broken", test_receive_broken);
     g_test_add_func("/virtio-net/mergeable", test_mergeable);
     g_test_add_func("/virtio-net/filters", test_filters);
+    g_test_add_func("/virtio-net/queue-pairs", test_queue_pairs);
     return g_test_run();
 }

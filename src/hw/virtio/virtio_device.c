@@ -171,18 +171,26 @@ void virtio_bus_ring(VirtioBus *bus, unsigned n)
 
 /* ---- features and status ---- */
 
+#define LEGACY_ONLY VIRTIO_BIT(VIRTIO_F_ANY_LAYOUT)
+
 uint64_t virtio_device_features(VirtioDevice *vdev)
 {
-    return vdev->device_features;
+    return vdev->device_features & ~LEGACY_ONLY;
+}
+
+uint32_t virtio_legacy_features(VirtioDevice *vdev)
+{
+    return (uint32_t)vdev->device_features;
 }
 
 static void compute_features(VirtioDevice *vdev)
 {
     VirtioDeviceClass *vc = VIRTIO_DEVICE_GET_CLASS(vdev);
-    vdev->device_features = VIRTIO_BIT(VIRTIO_F_VERSION_1) |
-                            (vdev->use_event_idx ? VIRTIO_BIT(VIRTIO_F_EVENT_IDX) : 0) |
-                            (vdev->use_indirect ? VIRTIO_BIT(VIRTIO_F_INDIRECT_DESC) : 0) |
-                            (vc->get_features ? vc->get_features(vdev) : 0);
+    vdev->device_features =
+        VIRTIO_BIT(VIRTIO_F_VERSION_1) | (vdev->use_event_idx ? VIRTIO_BIT(VIRTIO_F_EVENT_IDX) : 0) |
+        (vdev->use_indirect ? VIRTIO_BIT(VIRTIO_F_INDIRECT_DESC) : 0) |
+        (vdev->use_packed ? VIRTIO_BIT(VIRTIO_F_RING_PACKED) : 0) | (vdev->bus->legacy ? LEGACY_ONLY : 0) |
+        (vc->get_features ? vc->get_features(vdev) : 0);
 }
 
 void virtio_set_driver_features(VirtioDevice *vdev, unsigned half, uint32_t value)
@@ -198,7 +206,7 @@ void virtio_set_driver_features(VirtioDevice *vdev, unsigned half, uint32_t valu
 static bool features_ok(VirtioDevice *vdev, uint64_t features)
 {
     VirtioDeviceClass *vc = VIRTIO_DEVICE_GET_CLASS(vdev);
-    return !(features & ~vdev->device_features) && (features & VIRTIO_BIT(VIRTIO_F_VERSION_1)) &&
+    return !(features & ~virtio_device_features(vdev)) && (features & VIRTIO_BIT(VIRTIO_F_VERSION_1)) &&
            (!vc->validate_features || vc->validate_features(vdev, features));
 }
 
@@ -283,6 +291,29 @@ void virtio_set_status(VirtioDevice *vdev, uint8_t status)
         }
         virtio_device_kick_all(vdev); /* what it notified before it was up (3.1.1 allows it to) */
     }
+}
+
+uint8_t virtio_legacy_get_status(const VirtioDevice *vdev)
+{
+    return vdev->status & (uint8_t)~VIRTIO_STATUS_FEATURES_OK;
+}
+
+void virtio_legacy_set_status(VirtioDevice *vdev, uint8_t status)
+{
+    VirtioDeviceClass *vc = VIRTIO_DEVICE_GET_CLASS(vdev);
+    status &= (uint8_t)~VIRTIO_STATUS_FEATURES_OK;
+    if ((status & VIRTIO_STATUS_DRIVER_OK) && !vdev->resetting &&
+        !(vdev->status & VIRTIO_STATUS_FEATURES_OK)) {
+        uint64_t features = vdev->driver_features & virtio_legacy_features(vdev);
+        if (vc->validate_features && !vc->validate_features(vdev, features)) {
+            virtio_device_error(vdev, "driver's features 0x%" PRIx64 " do not go together", features);
+            return;
+        }
+        TRACE(virtio_set_features, name_of(vdev), features);
+        vdev->driver_features = features;
+        vdev->status |= VIRTIO_STATUS_FEATURES_OK;
+    }
+    virtio_set_status(vdev, status);
 }
 
 void virtio_device_power_reset(VirtioDevice *vdev)
@@ -450,7 +481,9 @@ static const VmStateField queue_fields[] = {
     VMS_UINT16(used_idx, VirtQueue),
     VMS_UINT16(signalled_used, VirtQueue),
     VMS_BOOL(signalled_valid, VirtQueue),
-    VMS_VBUFFER(in_flight, VirtQueue, in_flight_bytes, VIRTQUEUE_MAX_SIZE * sizeof(uint16_t)),
+    VMS_VBUFFER(in_flight, VirtQueue, in_flight_bytes, VIRTQUEUE_MAX_SIZE * 16),
+    VMS_FIELD_(avail_wrap, VirtQueue, VMS_KIND_BOOL, .size = sizeof(bool), .count = 1, .since_version = 2),
+    VMS_FIELD_(used_wrap, VirtQueue, VMS_KIND_BOOL, .size = sizeof(bool), .count = 1, .since_version = 2),
     VMS_END,
 };
 static bool queue_pre_save(void *opaque, GError **error)
@@ -459,9 +492,12 @@ static bool queue_pre_save(void *opaque, GError **error)
     return true;
 }
 
-static const VmState queue_vmstate = {
-    .name = "virtqueue", .version = 1, .fields = queue_fields, .pre_save = queue_pre_save
-};
+/* Version 2: packed rings. */
+static const VmState queue_vmstate = { .name = "virtqueue",
+                                       .version = 2,
+                                       .minimum_version = 1,
+                                       .fields = queue_fields,
+                                       .pre_save = queue_pre_save };
 
 static const VmStateField device_fields[] = {
     VMS_UINT8(status, VirtioDevice),
@@ -478,6 +514,7 @@ const VmState virtio_device_vmstate = {
 static const Property device_properties[] = {
     PROP_BOOL("indirect_desc", VirtioDevice, use_indirect, true, "offer indirect descriptors"),
     PROP_BOOL("event_idx", VirtioDevice, use_event_idx, true, "offer the event index"),
+    PROP_BOOL("packed", VirtioDevice, use_packed, false, "offer packed rings"),
     PROP_END,
 };
 

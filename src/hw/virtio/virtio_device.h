@@ -27,11 +27,13 @@
 #define VIRTIO_STATUS_NEEDS_RESET 64
 #define VIRTIO_STATUS_FAILED      128
 
-/* Feature bits of every device (6). */
+/* Feature bits of every device (6; ANY_LAYOUT is of the legacy interface alone, 6.3). */
+#define VIRTIO_F_ANY_LAYOUT      27
 #define VIRTIO_F_INDIRECT_DESC   28
 #define VIRTIO_F_EVENT_IDX       29
 #define VIRTIO_F_VERSION_1       32
 #define VIRTIO_F_ACCESS_PLATFORM 33
+#define VIRTIO_F_RING_PACKED     34
 #define VIRTIO_F_RING_RESET      40
 #define VIRTIO_BIT(n)            (1ull << (n))
 
@@ -65,6 +67,7 @@ typedef struct VirtioBus {
     void *opaque;
     HomeLock *home;
     AddressSpace *dma_as;
+    bool legacy; /* the transport has the legacy interface, too */
     VirtioDevice
         *vdev; /* NULL: none; set while it is realized. Atomic; readers outside of the lock use RCU */
 } VirtioBus;
@@ -80,7 +83,7 @@ struct VirtioDevice {
     uint32_t queue_count;
     VirtQueue *queues; /* queue_count of them */
     /* from properties */
-    bool use_event_idx, use_indirect, use_ring_reset;
+    bool use_event_idx, use_indirect, use_packed;
     /* derived */
     uint64_t device_features;
     HomeLock *home;
@@ -136,6 +139,11 @@ static inline bool virtio_has_feature(const VirtioDevice *vdev, unsigned bit)
 {
     return (vdev->driver_features >> bit) & 1;
 }
+/* Whether the driver came by the legacy interface; known from DRIVER_OK on. */
+static inline bool virtio_is_legacy(const VirtioDevice *vdev)
+{
+    return !virtio_has_feature(vdev, VIRTIO_F_VERSION_1);
+}
 /* Whether the driver is up and the machine runs: queues may be worked on. */
 bool virtio_device_active(const VirtioDevice *vdev);
 /* The driver broke a rule: stops the device until it is reset, and tells the driver so (2.1.2). Never aborts.
@@ -151,6 +159,11 @@ void virtio_device_kick_all(VirtioDevice *vdev);
 
 /* ---- for transports; the home lock is held unless said otherwise ---- */
 uint64_t virtio_device_features(VirtioDevice *vdev);
+/* The same as the legacy interface shows them, and its status register, which knows no FEATURES_OK: DRIVER_OK
+ * fixes the features; those that were not offered are left out. */
+uint32_t virtio_legacy_features(VirtioDevice *vdev);
+void virtio_legacy_set_status(VirtioDevice *vdev, uint8_t status);
+uint8_t virtio_legacy_get_status(const VirtioDevice *vdev);
 /* Half 0 or 1 of the driver's features; ignored once FEATURES_OK is set. */
 void virtio_set_driver_features(VirtioDevice *vdev, unsigned half, uint32_t value);
 void virtio_set_status(VirtioDevice *vdev, uint8_t status);

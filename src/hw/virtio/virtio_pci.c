@@ -1,10 +1,10 @@
 /*
  * Virtio over PCI: the functions "virtio-blk-pci" and so on, each with its virtio device as child
- * "virtio-backend". Source: VIRTIO 1.2, section 4.1 (modern interface).
+ * "virtio-backend". Source: VIRTIO 1.2, section 4.1. This file is the modern interface; virtio_pci_legacy.c
+ * is the legacy one.
  *
- * BAR 1 has the MSI-X table, BAR 4 (64 bit, 16 KiB) common configuration, interrupt status, device
- * configuration and notifications, 4 KiB each. Left out: the legacy and transitional interface (4.1.4.10),
- * shared memory, SR-IOV.
+ * BAR 0 has the legacy registers, BAR 1 the MSI-X table, BAR 4 (64 bit, 16 KiB) common configuration,
+ * interrupt status, device configuration and notifications, 4 KiB each. Left out: shared memory, SR-IOV.
  *
  * All registers are under the function's HomeLock, which the virtio device borrows, but for notifications:
  * they only ring a queue's notifier, whose handler runs in the queue's loop. SPDX-License-Identifier:
@@ -12,8 +12,7 @@
  */
 #include "base/error.h"
 #include "base/log.h"
-#include "hw/pci/pci.h"
-#include "hw/virtio/virtio_device.h"
+#include "hw/virtio/virtio_pci_internal.h"
 #include "trace/trace.h"
 
 #include <string.h>
@@ -22,7 +21,6 @@ TRACE_EVENT(virtio_pci_common_read, "%s offset 0x%x size %u value 0x%x")
 TRACE_EVENT(virtio_pci_common_write, "%s offset 0x%x size %u value 0x%x")
 TRACE_EVENT(virtio_pci_irq, "%s isr 0x%x vector 0x%x")
 
-#define TYPE_VIRTIO_PCI     "virtio-pci"
 #define TYPE_VIRTIO_PCI_BUS "virtio-pci-bus"
 
 /* Common configuration (4.1.4.3). */
@@ -65,30 +63,12 @@ enum { CAP_TYPE = 3, CAP_BAR = 4, CAP_OFFSET = 8, CAP_LENGTH = 12, CAP_SIZE = 16
 #define DEVICE_ID_MODERN    0x1040
 #define SUBSYSTEM_ID_MODERN 0x1100
 
-typedef struct VirtioPci {
-    PciDevice parent_obj;
-    /* saved */
-    uint32_t device_feature_select, driver_feature_select;
-    uint16_t queue_select;
-    /* from properties */
-    uint32_t vectors;
-    int disable_legacy;
-    bool disable_modern;
-    bool ioeventfd;
-    /* derived */
-    unsigned vector_count; /* 0: no MSI-X */
-    uint8_t pci_cap;       /* offset of the configuration access capability */
-    MemoryRegion bar, common, isr, device, notify;
-    VirtioBus *bus;
-    VirtioDevice *vdev; /* child "virtio-backend" */
-} VirtioPci;
-#define VIRTIO_PCI(obj) OBJECT_CHECK(VirtioPci, obj, TYPE_VIRTIO_PCI)
-
 /* What makes the types differ: class_data. */
 typedef struct VirtioPciKind {
     const char *backend;
     uint16_t virtio_id;
     uint16_t class_id;
+    uint16_t transitional_id; /* 4.1.2.1; 0: there is no legacy interface for it */
     const char *category;
 } VirtioPciKind;
 
@@ -213,7 +193,7 @@ static uint64_t common_read(void *opaque, hwaddr offset, unsigned size)
     return value;
 }
 
-static uint16_t checked_vector(VirtioPci *s, uint64_t value)
+uint16_t virtio_pci_checked_vector(VirtioPci *s, uint64_t value)
 {
     return value < s->vector_count ? (uint16_t)value : VIRTIO_NO_VECTOR;
 }
@@ -232,7 +212,7 @@ static void set_address(uint64_t *address, hwaddr offset, uint64_t value, unsign
 static void queue_set(VirtioPci *s, VirtQueue *vq, hwaddr offset, uint64_t value, unsigned size)
 {
     if (offset == COMMON_QUEUE_VECTOR) {
-        vq->vector = checked_vector(s, value);
+        vq->vector = virtio_pci_checked_vector(s, value);
         return;
     }
     if (offset == COMMON_QUEUE_ENABLE) {
@@ -289,7 +269,7 @@ static void common_write(void *opaque, hwaddr offset, uint64_t value, unsigned s
         virtio_set_driver_features(vdev, s->driver_feature_select, (uint32_t)value);
         break;
     case COMMON_CONFIG_VECTOR:
-        vdev->config_vector = checked_vector(s, value);
+        vdev->config_vector = virtio_pci_checked_vector(s, value);
         break;
     case COMMON_STATUS:
         virtio_set_status(vdev, (uint8_t)value);
@@ -323,15 +303,17 @@ static const MemoryRegionOps common_ops = {
 
 /* ---- interrupt status, device configuration, notifications ---- */
 
+uint8_t virtio_pci_take_isr(VirtioPci *s)
+{
+    uint8_t isr = virtio_take_isr(s->vdev);
+    pci_set_irq(PCI_DEVICE(s), false);
+    return isr;
+}
+
 static uint64_t isr_read(void *opaque, hwaddr offset, unsigned size)
 {
     VirtioPci *s = opaque;
-    if (offset || !s->bus->vdev) {
-        return 0;
-    }
-    uint8_t isr = virtio_take_isr(s->bus->vdev);
-    pci_set_irq(PCI_DEVICE(s), false);
-    return isr;
+    return offset || !s->bus->vdev ? 0 : virtio_pci_take_isr(s);
 }
 
 static void isr_write(void *opaque, hwaddr offset, uint64_t value, unsigned size)
@@ -526,23 +508,43 @@ static void destroy_regions(VirtioPci *s)
     memory_region_destroy(&s->notify);
 }
 
-enum { LEGACY_AUTO, LEGACY_ON, LEGACY_OFF };
 static const char *const on_off_auto_names[] = { "auto", "on", "off" };
 static const EnumLookup on_off_auto_lookup = { "OnOffAuto", on_off_auto_names, 3 };
+
+/* Which interfaces it has; as QEMU decides where nothing is said: no legacy one below a PCI Express port,
+ * where there may be no I/O ports. */
+static bool choose_interfaces(VirtioPci *s, GError **error)
+{
+    const VirtioPciKind *kind = ((VirtioPciClass *)OBJECT(s)->klass)->kind;
+    PciBus *bus = PCI_BUS(DEVICE(s)->bus);
+    bool below_port = pci_bus_is_express(bus) && !pci_bus_is_root(bus);
+    s->modern = !s->disable_modern;
+    s->legacy = s->disable_legacy == LEGACY_OFF ||
+                (s->disable_legacy == LEGACY_AUTO && kind->transitional_id && !below_port);
+    if (s->legacy && !kind->transitional_id) {
+        return error_set(error, "Device '%s' has no legacy interface: use 'disable-legacy=on'", name_of(s));
+    }
+    if (!s->modern && !s->legacy) {
+        return error_set(error,
+                         "Device '%s' cannot work with 'disable-modern=on': it has no legacy interface",
+                         name_of(s));
+    }
+    if (s->legacy) {
+        pci_set_word(PCI_DEVICE(s)->config + PCI_DEVICE_ID, kind->transitional_id);
+        pci_set_word(PCI_DEVICE(s)->config + PCI_SUBSYSTEM_ID, kind->virtio_id);
+        PCI_DEVICE(s)->config[PCI_REVISION_ID] = 0;
+    }
+    return true;
+}
 
 static bool virtio_pci_realize(PciDevice *pci, GError **error)
 {
     VirtioPci *s = VIRTIO_PCI(pci);
-    if (s->disable_modern) {
-        return error_set(error,
-                         "Property 'disable-modern=on' is not supported: there is no legacy interface");
-    }
-    if (s->disable_legacy == LEGACY_OFF) {
-        return error_set(error,
-                         "Property 'disable-legacy=off' is not supported: there is no legacy interface");
-    }
     if (!pci->dma_as) {
         return error_set(error, "Device '%s' has no memory to work on", name_of(s));
+    }
+    if (!choose_interfaces(s, error)) {
+        return false;
     }
     /* With a reference of its own: the core lets the bus go while registers can still be reached. */
     s->bus =
@@ -551,6 +553,7 @@ static bool virtio_pci_realize(PciDevice *pci, GError **error)
     s->bus->opaque = s;
     s->bus->home = &DEVICE(s)->lock;
     s->bus->dma_as = pci->dma_as;
+    s->bus->legacy = s->legacy;
     if (!device_realize(DEVICE(s->vdev), BUS(s->bus), NULL, error)) {
         object_unref(OBJECT(s->bus));
         s->bus = NULL;
@@ -558,14 +561,19 @@ static bool virtio_pci_realize(PciDevice *pci, GError **error)
     }
     pci->config[PCI_INTERRUPT_PIN] = 1;
     init_regions(s);
-    if (!add_caps(s, error) || !init_msix(s, error)) {
+    if ((s->modern && !add_caps(s, error)) || !init_msix(s, error)) {
         device_unrealize(DEVICE(s->vdev));
         destroy_regions(s);
         object_unref(OBJECT(s->bus));
         s->bus = NULL;
         return false;
     }
-    pci_register_bar(pci, MODERN_BAR, PCI_BAR_MEM64 | PCI_BAR_PREFETCH, &s->bar);
+    if (s->modern) {
+        pci_register_bar(pci, MODERN_BAR, PCI_BAR_MEM64 | PCI_BAR_PREFETCH, &s->bar);
+    }
+    if (s->legacy) {
+        virtio_pci_legacy_init(s);
+    }
     return true;
 }
 
@@ -573,6 +581,9 @@ static void virtio_pci_unrealize(PciDevice *pci)
 {
     VirtioPci *s = VIRTIO_PCI(pci);
     destroy_regions(s);
+    if (s->legacy) {
+        virtio_pci_legacy_destroy(s);
+    }
     object_unref(OBJECT(s->bus));
     s->bus = NULL;
     s->pci_cap = 0;
@@ -619,8 +630,8 @@ static const Property virtio_pci_properties[] = {
     PROP_UINT32("vectors", VirtioPci, vectors, UINT32_MAX,
                 "MSI-X vectors (default: one per queue and one more; 0: INTx)"),
     PROP_ENUM("disable-legacy", VirtioPci, disable_legacy, on_off_auto_lookup, LEGACY_AUTO,
-              "no legacy interface (the only choice)"),
-    PROP_BOOL("disable-modern", VirtioPci, disable_modern, false, "no modern interface (not supported)"),
+              "no legacy interface (auto: there is one, but below PCI Express ports)"),
+    PROP_BOOL("disable-modern", VirtioPci, disable_modern, false, "no modern interface"),
     PROP_BOOL("ioeventfd", VirtioPci, ioeventfd, true,
               "queues are rung without the device's lock (always so)"),
     PROP_END,
@@ -681,34 +692,45 @@ static void kind_class_init(ObjectClass *klass, const void *data)
     virtio_proxy_class_add_backend_properties(klass, kind->backend, backend_of);
 }
 
-/* "virtio-X-pci" and its other name "virtio-X-pci-non-transitional". */
-#define VIRTIO_PCI_TYPE(x, x_name, id, pci_class, category_name)                                        \
-    static const VirtioPciKind x##_kind = { "virtio-" x_name "-device", id, pci_class, category_name }; \
-    static const TypeInfo x##_info = {                                                                  \
-        .name = "virtio-" x_name "-pci",                                                                \
-        .parent = TYPE_VIRTIO_PCI,                                                                      \
-        .class_init = kind_class_init,                                                                  \
-        .class_data = &x##_kind,                                                                        \
-        .instance_init = virtio_pci_instance_init,                                                      \
-        .instance_finalize = virtio_pci_instance_finalize,                                              \
-    };                                                                                                  \
-    TYPE_REGISTER(x##_info);                                                                            \
-    static const TypeInfo x##_modern_info = {                                                           \
-        .name = "virtio-" x_name "-pci-non-transitional",                                               \
-        .parent = TYPE_VIRTIO_PCI,                                                                      \
-        .class_init = kind_class_init,                                                                  \
-        .class_data = &x##_kind,                                                                        \
-        .instance_init = virtio_pci_instance_init,                                                      \
-        .instance_finalize = virtio_pci_instance_finalize,                                              \
-    };                                                                                                  \
-    TYPE_REGISTER(x##_modern_info)
+static void force_legacy(Object *obj)
+{
+    virtio_pci_instance_init(obj);
+    ((VirtioPci *)obj)->disable_legacy = LEGACY_OFF;
+}
 
-VIRTIO_PCI_TYPE(blk, "blk", VIRTIO_ID_BLOCK, 0x0100, "Storage");
-VIRTIO_PCI_TYPE(net, "net", VIRTIO_ID_NET, 0x0200, "Network");
-VIRTIO_PCI_TYPE(rng, "rng", VIRTIO_ID_ENTROPY, 0x00ff, "Misc");
-VIRTIO_PCI_TYPE(serial, "serial", VIRTIO_ID_CONSOLE, 0x0780, "Input");
-VIRTIO_PCI_TYPE(scsi, "scsi", VIRTIO_ID_SCSI, 0x0100, "Storage");
-VIRTIO_PCI_TYPE(keyboard, "keyboard", VIRTIO_ID_INPUT, 0x0900, "Input");
-VIRTIO_PCI_TYPE(mouse, "mouse", VIRTIO_ID_INPUT, 0x0902, "Input");
-VIRTIO_PCI_TYPE(tablet, "tablet", VIRTIO_ID_INPUT, 0x0902, "Input");
-VIRTIO_PCI_TYPE(balloon, "balloon", VIRTIO_ID_BALLOON, 0x00ff, "Misc");
+static void force_modern(Object *obj)
+{
+    virtio_pci_instance_init(obj);
+    ((VirtioPci *)obj)->disable_legacy = LEGACY_ON;
+}
+
+#define VIRTIO_PCI_NAME_(symbol, suffix, x, x_name, init)  \
+    static const TypeInfo symbol = {                       \
+        .name = "virtio-" x_name "-pci" suffix,            \
+        .parent = TYPE_VIRTIO_PCI,                         \
+        .class_init = kind_class_init,                     \
+        .class_data = &x##_kind,                           \
+        .instance_init = (init),                           \
+        .instance_finalize = virtio_pci_instance_finalize, \
+    };                                                     \
+    TYPE_REGISTER(symbol)
+/* "virtio-X-pci" and its other name "virtio-X-pci-non-transitional". */
+#define VIRTIO_PCI_MODERN_TYPE(x, x_name, id, pci_class, transitional, category_name)                \
+    static const VirtioPciKind x##_kind = { "virtio-" x_name "-device", id, pci_class, transitional, \
+                                            category_name };                                         \
+    VIRTIO_PCI_NAME_(x##_info, "", x, x_name, virtio_pci_instance_init);                             \
+    VIRTIO_PCI_NAME_(x##_modern_info, "-non-transitional", x, x_name, force_modern)
+/* With "virtio-X-pci-transitional", too. */
+#define VIRTIO_PCI_TYPE(x, x_name, id, pci_class, transitional, category_name)     \
+    VIRTIO_PCI_MODERN_TYPE(x, x_name, id, pci_class, transitional, category_name); \
+    VIRTIO_PCI_NAME_(x##_legacy_info, "-transitional", x, x_name, force_legacy)
+
+VIRTIO_PCI_TYPE(blk, "blk", VIRTIO_ID_BLOCK, 0x0100, 0x1001, "Storage");
+VIRTIO_PCI_TYPE(net, "net", VIRTIO_ID_NET, 0x0200, 0x1000, "Network");
+VIRTIO_PCI_TYPE(rng, "rng", VIRTIO_ID_ENTROPY, 0x00ff, 0x1005, "Misc");
+VIRTIO_PCI_TYPE(serial, "serial", VIRTIO_ID_CONSOLE, 0x0780, 0x1003, "Input");
+VIRTIO_PCI_TYPE(scsi, "scsi", VIRTIO_ID_SCSI, 0x0100, 0x1004, "Storage");
+VIRTIO_PCI_TYPE(balloon, "balloon", VIRTIO_ID_BALLOON, 0x00ff, 0x1002, "Misc");
+VIRTIO_PCI_MODERN_TYPE(keyboard, "keyboard", VIRTIO_ID_INPUT, 0x0900, 0, "Input");
+VIRTIO_PCI_MODERN_TYPE(mouse, "mouse", VIRTIO_ID_INPUT, 0x0902, 0, "Input");
+VIRTIO_PCI_MODERN_TYPE(tablet, "tablet", VIRTIO_ID_INPUT, 0x0902, 0, "Input");

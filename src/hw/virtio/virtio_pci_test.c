@@ -59,16 +59,21 @@ static void map_bars(Fixture *f)
     set(f, PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
 }
 
-static Fixture *setup(const char *vectors)
+static Fixture *setup_type(const char *type, const char *vectors)
 {
     Fixture *f = g_new0(Fixture, 1);
     f->board = test_board_new();
     f->bus = pci_root_bus_new(NULL, "pci.0", &f->board->env, &f->board->memory_root, &f->board->io_root,
                               f->board->memory, map_irq, set_irq, f);
-    f->dev = PCI_DEVICE(test_board_add(f->board, "virtio-rng-pci", BUS(f->bus), "addr", "3",
-                                       vectors ? "vectors" : NULL, vectors, NULL));
+    f->dev = PCI_DEVICE(
+        test_board_add(f->board, type, BUS(f->bus), "addr", "3", vectors ? "vectors" : NULL, vectors, NULL));
     map_bars(f);
     return f;
+}
+
+static Fixture *setup(const char *vectors)
+{
+    return setup_type("virtio-rng-pci", vectors);
 }
 
 static void teardown(Fixture *f)
@@ -125,9 +130,17 @@ static void fill(Fixture *f)
 
 static void test_identity(void)
 {
-    Fixture *f = setup(NULL);
+    Fixture *f = setup_type("virtio-rng-pci-non-transitional", NULL);
     g_assert_cmphex(get(f, 0, 4), ==, 0x10441af4);
     g_assert_cmphex(get(f, PCI_SUBSYSTEM_VENDOR_ID, 4), ==, 0x11001af4);
+    g_assert_cmphex(get(f, PCI_REVISION_ID, 1), ==, 1);
+    g_assert_cmphex(get(f, 0x10, 4), ==, 0);
+    teardown(f);
+    f = setup(NULL); /* transitional, on a conventional bus */
+    g_assert_cmphex(get(f, 0, 4), ==, 0x10051af4);
+    g_assert_cmphex(get(f, PCI_SUBSYSTEM_VENDOR_ID, 4), ==, 0x00041af4);
+    g_assert_cmphex(get(f, PCI_REVISION_ID, 1), ==, 0);
+    g_assert_cmphex(get(f, 0x10, 4), ==, 1);
     for (uint8_t type = 1; type <= 5; type++) {
         g_assert_cmpuint(find_cap(f, type), !=, 0);
     }
@@ -146,6 +159,104 @@ static void test_identity(void)
     uint64_t period = 0;
     g_assert_true(object_property_get_uint(OBJECT(f->dev), "period", &period, &error));
     g_assert_cmpuint(period, ==, 65536);
+    teardown(f);
+}
+
+/* ---- the legacy interface ---- */
+
+#define PORT        0xc000u
+#define LEGACY_PAGE 0x10u /* the rings begin at 10000h */
+
+static uint32_t in(Fixture *f, unsigned offset, unsigned size)
+{
+    return test_in(f->board, (uint16_t)(PORT + offset), size);
+}
+
+static void out(Fixture *f, unsigned offset, unsigned size, uint32_t value)
+{
+    test_out(f->board, (uint16_t)(PORT + offset), size, value);
+}
+
+static void legacy_start(Fixture *f, uint32_t features)
+{
+    f->avail = 0;
+    address_space_set(f->board->memory, LEGACY_PAGE << 12, 0, 0x3000, MEMTXATTRS_NONE);
+    out(f, 0x12, 1, 0);
+    out(f, 0x12, 1, 3);
+    out(f, 0x04, 4, features);
+    out(f, 0x0e, 2, 0);
+    g_assert_cmpuint(in(f, 0x0c, 2), ==, 8);
+    g_assert_cmphex(in(f, 0x08, 4), ==, 0);
+    out(f, 0x08, 4, LEGACY_PAGE);
+    g_assert_cmphex(in(f, 0x08, 4), ==, LEGACY_PAGE);
+    out(f, 0x12, 1, 7);
+    g_assert_cmphex(in(f, 0x12, 1), ==, 7);
+    while (loop_iterate(f->board->loop, false)) {}
+}
+
+/* One buffer through the queue: 8 descriptors, the available ring behind them, the used ring on the next
+ * page. */
+static void legacy_fill(Fixture *f)
+{
+    uint32_t rings = LEGACY_PAGE << 12;
+    wr(f, rings, 8, BUFFER);
+    wr(f, rings + 8, 4, 32);
+    wr(f, rings + 12, 4, 2);
+    wr(f, rings + 128 + 4 + 2 * (f->avail % 8), 2, 0);
+    wr(f, rings + 128 + 2, 2, ++f->avail);
+    out(f, 0x10, 2, 0);
+    for (int i = 0; i < 1000 && rd(f, rings + 0x1002, 2) != f->avail; i++) {
+        loop_iterate(f->board->loop, false);
+    }
+    g_assert_cmpuint(rd(f, rings + 0x1002, 2), ==, f->avail);
+}
+
+static void test_legacy(void)
+{
+    Fixture *f = setup_type("virtio-rng-pci-transitional", "0");
+    set(f, 0x10, 4, PORT);
+    set(f, PCI_COMMAND, 2, PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+    uint32_t offered = in(f, 0x00, 4);
+    g_assert_cmphex(offered, ==, 1u << 29 | 1u << 28 | 1u << 27);
+    wr(f, COMMON + 0x00, 4, 0);
+    g_assert_cmphex(rd(f, COMMON + 0x04, 4), ==, 1u << 29 | 1u << 28); /* ANY_LAYOUT is legacy's alone */
+    legacy_start(f, UINT32_MAX); /* what was not offered does not count */
+    g_assert_cmphex(in(f, 0x04, 4), ==, offered);
+    legacy_fill(f);
+    g_assert_true(f->input[3]);
+    g_assert_cmphex(in(f, 0x13, 1), ==, VIRTIO_ISR_QUEUE);
+    g_assert_false(f->input[3]);
+    legacy_fill(f);
+    out(f, 0x08, 4, 0); /* the queue is taken away */
+    g_assert_cmphex(in(f, 0x08, 4), ==, 0);
+    out(f, 0x0e, 2, 1);
+    g_assert_cmpuint(in(f, 0x0c, 2), ==, 0); /* no such queue */
+    legacy_start(f, 0);
+    legacy_fill(f);
+    out(f, 0x12, 1, 0);
+    f->avail = 0;
+    start(f, 0); /* the same function by its modern interface */
+    g_assert_cmphex(rd(f, COMMON + 0x20, 8), ==, RINGS);
+    fill(f);
+    teardown(f);
+}
+
+static void test_legacy_msix(void)
+{
+    Fixture *f = setup_type("virtio-rng-pci-transitional", NULL);
+    set(f, 0x10, 4, PORT);
+    set(f, PCI_COMMAND, 2, PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+    wr(f, BAR1 + 16, 4, MSI_TARGET);
+    wr(f, BAR1 + 24, 4, 0x4321);
+    wr(f, BAR1 + 28, 4, 0);
+    set(f, f->dev->msix_cap + 2u, 2, PCI_MSIX_ENABLE);
+    legacy_start(f, 0);
+    out(f, 0x16, 2, 9); /* no such vector */
+    g_assert_cmphex(in(f, 0x16, 2), ==, 0xffff);
+    out(f, 0x16, 2, 1);
+    g_assert_cmphex(in(f, 0x16, 2), ==, 1);
+    legacy_fill(f);
+    g_assert_cmphex(rd(f, MSI_TARGET, 4), ==, 0x4321);
     teardown(f);
 }
 
@@ -222,13 +333,14 @@ static void test_window(void)
 
 static void test_refusals(void)
 {
-    static const char *const options[][2] = { { "disable-legacy", "off" },
-                                              { "disable-modern", "on" },
-                                              { "vectors", "3000" } };
+    static const char *const options[][3] = { { "disable-legacy", "off", "virtio-vsock-pci" },
+                                              { "disable-modern", "on", "virtio-vsock-pci" },
+                                              { "disable-modern", "on", "virtio-rng-pci-non-transitional" },
+                                              { "vectors", "3000", "virtio-rng-pci" } };
     Fixture *f = setup(NULL);
     for (size_t i = 0; i < G_N_ELEMENTS(options); i++) {
         g_autoptr(GError) error = NULL;
-        Device *dev = device_new_unattached(f->board->root, "virtio-rng-pci", NULL);
+        Device *dev = device_new_unattached(f->board->root, options[i][2], NULL);
         g_assert_true(object_property_parse(OBJECT(dev), options[i][0], options[i][1], &error));
         g_assert_false(device_realize(dev, BUS(f->bus), NULL, &error));
         g_assert_nonnull(error);
@@ -307,6 +419,8 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/virtio-pci/identity", test_identity);
+    g_test_add_func("/virtio-pci/legacy", test_legacy);
+    g_test_add_func("/virtio-pci/legacy-msix", test_legacy_msix);
     g_test_add_func("/virtio-pci/msix", test_msix);
     g_test_add_func("/virtio-pci/intx", test_intx);
     g_test_add_func("/virtio-pci/window", test_window);

@@ -1,8 +1,7 @@
-/* Split virtqueues: see virtqueue.h. SPDX-License-Identifier: GPL-2.0-or-later */
-#include "hw/virtio/virtqueue.h"
-
+/* What both kinds of virtqueues share: see virtqueue.h. SPDX-License-Identifier: GPL-2.0-or-later */
 #include "base/error.h"
 #include "hw/virtio/virtio_device.h"
+#include "hw/virtio/virtqueue_internal.h"
 #include "mem/rcu.h"
 #include "trace/trace.h"
 
@@ -11,26 +10,6 @@
 TRACE_EVENT(virtqueue_pop, "%s queue %u head %u out %zu in %zu")
 TRACE_EVENT(virtqueue_push, "%s queue %u head %u written %zu")
 TRACE_EVENT(virtqueue_notify, "%s queue %u")
-
-#define DESC_F_NEXT     1
-#define DESC_F_WRITE    2
-#define DESC_F_INDIRECT 4
-#define DESC_SIZE       16
-
-#define AVAIL_F_NO_INTERRUPT 1
-#define USED_F_NO_NOTIFY     1
-
-/* Offsets in the rings (2.7.6, 2.7.8). */
-#define RING_FLAGS   0
-#define RING_IDX     2
-#define RING_ENTRIES 4
-#define USED_SIZE    8
-
-typedef struct Descriptor {
-    uint64_t addr;
-    uint32_t length;
-    uint16_t flags, next;
-} Descriptor;
 
 static const char *name_of(const VirtQueue *vq)
 {
@@ -89,7 +68,7 @@ void virtqueue_init(VirtQueue *vq, VirtioDevice *vdev, uint16_t index, uint16_t 
     vq->index = index;
     vq->max_size = max_size;
     vq->notifier.fd = -1;
-    vq->popped = g_new0(uint32_t, max_size);
+    g_queue_init(&vq->taken);
     virtqueue_reset(vq);
 }
 
@@ -100,13 +79,23 @@ static void drop_caches(VirtQueue *vq)
     memory_cache_destroy(&vq->used_cache);
 }
 
+static void detach(VirtQueueElement *e)
+{
+    if (e->link.data) {
+        g_queue_unlink(&e->vq->taken, &e->link);
+        e->link.data = NULL;
+    }
+}
+
+/* Elements that are out stay their owners' and mean nothing to the queue any more. */
 static void forget_in_flight(VirtQueue *vq)
 {
-    memset(vq->popped, 0, vq->max_size * sizeof(*vq->popped));
-    vq->pop_count = 0;
+    while (vq->taken.head) {
+        detach(vq->taken.head->data);
+    }
     vq->in_use = 0;
-    g_free(vq->again);
-    vq->again = NULL;
+    vq->filled_count = vq->filled_slots = 0;
+    g_clear_pointer(&vq->again, g_free);
     vq->again_at = vq->again_count = 0;
 }
 
@@ -114,11 +103,13 @@ void virtqueue_reset(VirtQueue *vq)
 {
     drop_caches(vq);
     forget_in_flight(vq);
+    vq->ring = &virtqueue_split;
     vq->size = vq->max_size;
     vq->vector = VIRTIO_NO_VECTOR;
     vq->enabled = false;
     vq->desc = vq->driver = vq->device = 0;
     vq->last_avail = vq->used_idx = vq->signalled_used = 0;
+    vq->avail_wrap = vq->used_wrap = true;
     vq->signalled_valid = false;
     vq->notify_on = true;
 }
@@ -126,71 +117,55 @@ void virtqueue_reset(VirtQueue *vq)
 void virtqueue_destroy(VirtQueue *vq)
 {
     drop_caches(vq);
-    g_free(vq->popped);
-    g_free(vq->in_flight);
-    vq->popped = NULL;
-    vq->in_flight = NULL;
+    forget_in_flight(vq);
+    g_clear_pointer(&vq->in_flight, g_free);
+    g_clear_pointer(&vq->filled, g_free);
 }
 
 /* ---- what is in flight when the state is saved ---- */
 
-static int compare_age(const void *a, const void *b, void *opaque)
-{
-    const uint32_t *popped = opaque;
-    int32_t order = (int32_t)(popped[*(const uint16_t *)a] - popped[*(const uint16_t *)b]);
-    return order < 0 ? -1 : order > 0;
-}
-
 void virtqueue_note_in_flight(VirtQueue *vq)
 {
-    GArray *heads = g_array_new(FALSE, FALSE, sizeof(uint16_t));
-    for (uint32_t head = 0; vq->in_use && head < vq->max_size; head++) {
-        uint16_t narrow = (uint16_t)head;
-        if (vq->popped[head]) {
-            g_array_append_val(heads, narrow);
-        }
+    GByteArray *bytes = g_byte_array_new();
+    for (GList *l = vq->taken.head; l; l = l->next) {
+        vq->ring->note(l->data, bytes);
     }
-    g_array_sort_with_data(heads, compare_age, vq->popped);
-    g_array_append_vals(heads, vq->again + vq->again_at, vq->again_count - vq->again_at);
-    vq->in_flight_bytes = heads->len * (uint32_t)sizeof(uint16_t);
+    if (vq->again_at < vq->again_count) {
+        size_t unit = vq->ring->unit;
+        g_byte_array_append(bytes, vq->again + vq->again_at * unit,
+                            (guint)((vq->again_count - vq->again_at) * unit));
+    }
+    vq->in_flight_bytes = bytes->len;
     g_free(vq->in_flight);
-    vq->in_flight = (uint8_t *)g_array_free(heads, vq->in_flight_bytes == 0);
+    vq->in_flight = g_byte_array_free(bytes, bytes->len == 0);
 }
 
 /* What came in is taken again, before anything new. */
 static bool restore_in_flight(VirtQueue *vq, GError **error)
 {
-    uint32_t count = vq->in_flight_bytes / sizeof(uint16_t);
-    vq->again = g_new(uint16_t, count);
-    if (count) {
-        memcpy(vq->again, vq->in_flight, count * sizeof(uint16_t));
+    size_t unit = vq->ring->unit;
+    vq->again_count = (uint32_t)(vq->in_flight_bytes / unit);
+    vq->again = vq->again_count ? g_memdup2(vq->in_flight, vq->again_count * unit) : NULL;
+    if (vq->in_flight_bytes % unit || vq->again_count > vq->size || !vq->ring->in_flight_valid(vq)) {
+        forget_in_flight(vq);
+        return error_set(error, "queue %u: impossible chain in flight", vq->index);
     }
-    vq->again_count = count;
-    for (uint32_t i = 0; i < count; i++) {
-        if (vq->again[i] >= vq->size || vq->popped[vq->again[i]]) {
-            forget_in_flight(vq);
-            return error_set(error, "queue %u: impossible chain in flight", vq->index);
-        }
-        vq->popped[vq->again[i]] = 1;
-    }
-    memset(vq->popped, 0, vq->max_size * sizeof(*vq->popped));
     return true;
 }
 
-static void make_caches(VirtQueue *vq)
+/* As the features say that both sides have agreed on. */
+static void choose_ring(VirtQueue *vq)
 {
-    AddressSpace *as = vq->vdev->dma_as;
-    memory_cache_init(&vq->desc_cache, as, vq->desc, (uint64_t)vq->size * DESC_SIZE, false);
-    memory_cache_init(&vq->avail_cache, as, vq->driver, RING_ENTRIES + 2ull * vq->size + 2, false);
-    memory_cache_init(&vq->used_cache, as, vq->device, RING_ENTRIES + (uint64_t)USED_SIZE * vq->size + 2,
-                      true);
+    bool packed = virtio_has_feature(vq->vdev, VIRTIO_F_RING_PACKED);
+    vq->ring = packed ? &virtqueue_packed : &virtqueue_split;
+    if (packed && !vq->filled) {
+        vq->filled = g_new(VirtQueueUsed, vq->max_size);
+    }
 }
 
-/* Alignment (2.7): 16, 2 and 4; a size that is a power of two (2.7.5 asks it of split queues). */
 static bool layout_valid(const VirtQueue *vq)
 {
-    return vq->size && vq->size <= vq->max_size && !(vq->size & (vq->size - 1)) && !(vq->desc & 15) &&
-           !(vq->driver & 1) && !(vq->device & 3);
+    return vq->size && vq->size <= vq->max_size && vq->ring->layout_valid(vq);
 }
 
 void virtqueue_enable(VirtQueue *vq)
@@ -198,11 +173,12 @@ void virtqueue_enable(VirtQueue *vq)
     if (vq->enabled) {
         return;
     }
+    choose_ring(vq);
     if (!layout_valid(vq)) {
         virtio_device_error(vq->vdev, "queue %u: size %u or addresses not allowed", vq->index, vq->size);
         return;
     }
-    make_caches(vq);
+    vq->ring->make_caches(vq);
     vq->enabled = true;
 }
 
@@ -214,17 +190,18 @@ bool virtqueue_restore(VirtQueue *vq, GError **error)
     if (!vq->enabled) {
         return true;
     }
+    choose_ring(vq);
     if (!layout_valid(vq)) {
         return error_set(error, "queue %u: size %u or addresses not allowed", vq->index, vq->size);
     }
-    if ((uint16_t)(vq->last_avail - vq->used_idx) > vq->size) {
+    if (!vq->ring->indices_valid(vq)) {
         return error_set(error, "queue %u: indices %u and %u do not fit its size %u", vq->index,
                          vq->last_avail, vq->used_idx, vq->size);
     }
     if (!restore_in_flight(vq, error)) {
         return false;
     }
-    make_caches(vq);
+    vq->ring->make_caches(vq);
     return true;
 }
 
@@ -233,7 +210,7 @@ bool virtqueue_ready(const VirtQueue *vq)
     return vq->enabled && !vq->vdev->broken && !vq->vdev->resetting;
 }
 
-static bool ring_gone(VirtQueue *vq, const char *what)
+bool virtqueue_ring_gone(VirtQueue *vq, const char *what)
 {
     virtio_device_error(vq->vdev, "queue %u: its %s ring is not in RAM", vq->index, what);
     return false;
@@ -241,114 +218,38 @@ static bool ring_gone(VirtQueue *vq, const char *what)
 
 /* ---- taking chains ---- */
 
-/* How many chains the driver has made available; false: the queue cannot be used. */
-static bool available(VirtQueue *vq, uint16_t *count)
-{
-    uint16_t idx;
-    if (!virtqueue_ready(vq)) {
-        return false;
-    }
-    if (!memory_cache_load16(&vq->avail_cache, RING_IDX, &idx)) {
-        return ring_gone(vq, "driver");
-    }
-    *count = idx - vq->last_avail;
-    if (*count > vq->size) {
-        virtio_device_error(vq->vdev, "queue %u: driver's index moved from %u to %u", vq->index,
-                            vq->last_avail, idx);
-        return false;
-    }
-    return true;
-}
-
 bool virtqueue_empty(VirtQueue *vq)
 {
-    uint16_t count;
-    return !available(vq, &count) || (count == 0 && vq->again_at == vq->again_count);
+    return !virtqueue_ready(vq) || (!vq->ring->waiting(vq) && vq->again_at == vq->again_count);
 }
 
-/* Where a chain's descriptors are read from: the queue's table or an indirect one. */
-typedef struct Table {
-    VirtQueue *vq;
-    bool indirect;
-    uint64_t addr; /* of an indirect table */
-    uint32_t count;
-} Table;
-
-static bool read_descriptor(const Table *t, uint32_t index, Descriptor *desc)
+bool virtqueue_read_indirect(VirtQueue *vq, uint64_t table, uint32_t index, VirtDescriptor *desc)
 {
-    if (t->indirect) {
-        if (address_space_read(t->vq->vdev->dma_as, t->addr + (uint64_t)index * DESC_SIZE, MEMTXATTRS_DMA,
-                               desc, DESC_SIZE) != MEMTX_OK) {
-            virtio_device_error(t->vq->vdev, "queue %u: indirect table is not in RAM", t->vq->index);
-            return false;
-        }
-        return true;
+    if (address_space_read(vq->vdev->dma_as, table + (uint64_t)index * VIRT_DESC_SIZE, MEMTXATTRS_DMA, desc,
+                           VIRT_DESC_SIZE) != MEMTX_OK) {
+        virtio_device_error(vq->vdev, "queue %u: indirect table is not in RAM", vq->index);
+        return false;
     }
-    const uint8_t *host = memory_cache_host(&t->vq->desc_cache, (uint64_t)index * DESC_SIZE, DESC_SIZE);
-    if (!host) {
-        return ring_gone(t->vq, "descriptor");
-    }
-    guest_memory_copy(desc, host, DESC_SIZE);
     return true;
 }
 
-/* Calls fn for every buffer of the chain that begins at head; false where the chain is not well formed. */
-static bool walk_chain(VirtQueue *vq, uint16_t head, bool (*fn)(void *opaque, const Descriptor *desc),
-                       void *opaque)
+bool virtqueue_indirect_valid(VirtQueue *vq, const VirtBuffer *table)
 {
-    Table table = { .vq = vq, .count = vq->size };
-    uint32_t index = head, steps = 0;
-    for (;;) {
-        Descriptor desc;
-        if (index >= table.count) {
-            virtio_device_error(vq->vdev, "queue %u: descriptor %u of %u", vq->index, index, table.count);
-            return false;
-        }
-        if (!read_descriptor(&table, index, &desc)) {
-            return false;
-        }
-        if (desc.flags & DESC_F_INDIRECT) {
-            /* 2.7.5.3: never inside an indirect table, never with NEXT, a whole number of entries. */
-            uint32_t count = desc.length / DESC_SIZE;
-            if (!virtio_has_feature(vq->vdev, VIRTIO_F_INDIRECT_DESC) || table.indirect ||
-                (desc.flags & DESC_F_NEXT) || desc.length % DESC_SIZE || count == 0 ||
-                desc.addr > UINT64_MAX - desc.length) {
-                virtio_device_error(vq->vdev, "queue %u: malformed indirect descriptor", vq->index);
-                return false;
-            }
-            table = (Table){ .vq = vq, .indirect = true, .addr = desc.addr, .count = count };
-            index = 0;
-            continue;
-        }
-        if (++steps > VIRTQUEUE_MAX_SIZE || (!table.indirect && steps > vq->size)) {
-            virtio_device_error(vq->vdev, "queue %u: chain is too long or has a loop", vq->index);
-            return false;
-        }
-        if (!fn(opaque, &desc)) {
-            return false;
-        }
-        if (!(desc.flags & DESC_F_NEXT)) {
-            return true;
-        }
-        index = desc.next;
+    if (!virtio_has_feature(vq->vdev, VIRTIO_F_INDIRECT_DESC) || (table->flags & VIRT_DESC_F_NEXT) ||
+        table->length % VIRT_DESC_SIZE || table->length == 0 || table->addr > UINT64_MAX - table->length) {
+        virtio_device_error(vq->vdev, "queue %u: malformed indirect descriptor", vq->index);
+        return false;
     }
+    return true;
 }
 
-typedef struct Gather {
-    VirtQueue *vq;
-    unsigned out_count, in_count;
-    size_t out_size, in_size;
-    struct iovec iov[VIRTQUEUE_MAX_SG];
-    VirtSg sg[VIRTQUEUE_MAX_SG];
-} Gather;
-
-static bool gather(void *opaque, const Descriptor *desc)
+static bool gather(void *opaque, const VirtBuffer *buffer)
 {
-    Gather *g = opaque;
+    VirtGather *g = opaque;
     VirtioDevice *vdev = g->vq->vdev;
-    bool write = desc->flags & DESC_F_WRITE;
-    uint64_t addr = desc->addr;
-    uint32_t left = desc->length;
+    bool write = buffer->flags & VIRT_DESC_F_WRITE;
+    uint64_t addr = buffer->addr;
+    uint32_t left = buffer->length;
     if (left == 0) {
         virtio_device_error(vdev, "queue %u: buffer of no size", g->vq->index);
         return false;
@@ -380,18 +281,22 @@ static bool gather(void *opaque, const Descriptor *desc)
     return true;
 }
 
-static VirtQueueElement *element_new(VirtQueue *vq, uint16_t head, const Gather *g, size_t struct_size)
+static VirtQueueElement *element_new(VirtQueue *vq, const VirtGather *g, size_t struct_size)
 {
     unsigned count = g->out_count + g->in_count;
     size_t iov_at = (struct_size + 15) & ~(size_t)15;
     size_t sg_at = iov_at + count * sizeof(struct iovec);
-    uint8_t *memory = g_malloc(sg_at + count * sizeof(VirtSg));
+    size_t descs_at = sg_at + count * sizeof(VirtSg), descs_size = (size_t)g->desc_count * VIRT_DESC_SIZE;
+    uint8_t *memory = g_malloc(descs_at + descs_size);
     memset(memory, 0, struct_size);
     memcpy(memory + iov_at, g->iov, count * sizeof(struct iovec));
     memcpy(memory + sg_at, g->sg, count * sizeof(VirtSg));
+    memcpy(memory + descs_at, g->descs, descs_size);
     VirtQueueElement *e = (VirtQueueElement *)(void *)memory;
     e->vq = vq;
-    e->head = head;
+    e->head = g->head;
+    e->slots = g->slots;
+    e->descs = memory + descs_at;
     e->out_count = g->out_count;
     e->in_count = g->in_count;
     e->out_size = g->out_size;
@@ -406,109 +311,68 @@ static VirtQueueElement *element_new(VirtQueue *vq, uint16_t head, const Gather 
     return e;
 }
 
-/* The head of the chain `ahead` places behind the next one; false where it breaks a rule. */
-static bool read_head(VirtQueue *vq, uint16_t ahead, uint16_t *head)
+/* The element is the queue's until it is given back. */
+static void attach(VirtQueue *vq, VirtQueueElement *e, bool again)
 {
-    unsigned slot = (uint16_t)(vq->last_avail + ahead) & (vq->size - 1);
-    if (!memory_cache_load16(&vq->avail_cache, RING_ENTRIES + 2 * slot, head)) {
-        return ring_gone(vq, "driver");
+    e->retaken = again;
+    if (again) {
+        vq->again_at += e->slots;
+    } else {
+        vq->ring->move(vq, e->slots);
     }
-    if (*head >= vq->size) {
-        virtio_device_error(vq->vdev, "queue %u: head %u of %u", vq->index, *head, vq->size);
-        return false;
-    }
-    return true;
-}
-
-/* The event index field behind the used ring: "notify me when you add the chain with this index". */
-static void store_avail_event(VirtQueue *vq, uint16_t value)
-{
-    if (!memory_cache_store16(&vq->used_cache, RING_ENTRIES + (uint64_t)USED_SIZE * vq->size, value)) {
-        ring_gone(vq, "device");
-    }
+    vq->in_use += e->slots;
+    e->link.data = e;
+    g_queue_push_tail_link(&vq->taken, &e->link);
 }
 
 void *virtqueue_pop(VirtQueue *vq, size_t struct_size)
 {
-    uint16_t count, head;
-    if (!available(vq, &count)) {
+    if (!virtqueue_ready(vq)) {
         return NULL;
     }
     bool again = vq->again_at < vq->again_count;
-    if (again) {
-        head = vq->again[vq->again_at];
-    } else if (count == 0 || !read_head(vq, 0, &head)) {
+    if (!vq->ring->waiting(vq) && !again) {
         return NULL;
     }
-    if (vq->in_use >= vq->size) {
-        virtio_device_error(vq->vdev, "queue %u: more chains than entries", vq->index);
-        return NULL;
-    }
-    Gather g;
+    VirtGather g;
     g.vq = vq;
-    g.out_count = g.in_count = 0;
+    g.out_count = g.in_count = g.desc_count = 0;
     g.out_size = g.in_size = 0;
     VirtQueueElement *e = NULL;
     memory_rcu_lock();
-    if (walk_chain(vq, head, gather, &g)) {
-        e = element_new(vq, head, &g, struct_size);
+    if (virtqueue_ready(vq) && vq->ring->take(vq, again, gather, &g)) {
+        e = element_new(vq, &g, struct_size);
     }
     memory_rcu_unlock();
     if (!e) {
         return NULL;
     }
-    e->retaken = again;
-    vq->again_at += again;
-    vq->last_avail += !again;
-    vq->in_use++;
-    vq->pop_count += vq->pop_count == UINT32_MAX ? 2 : 1;
-    vq->popped[head] = vq->pop_count;
+    attach(vq, e, again);
     if (vq->notify_on && virtio_has_feature(vq->vdev, VIRTIO_F_EVENT_IDX)) {
-        store_avail_event(vq, vq->last_avail);
+        vq->ring->ask_from_here(vq);
     }
-    TRACE(virtqueue_pop, name_of(vq), vq->index, head, e->out_size, e->in_size);
+    TRACE(virtqueue_pop, name_of(vq), vq->index, e->head, e->out_size, e->in_size);
     return e;
 }
 
-typedef struct Room {
-    size_t bytes;
-} Room;
-
-static bool add_room(void *opaque, const Descriptor *desc)
+bool virtqueue_add_room(void *opaque, const VirtBuffer *buffer)
 {
-    if (desc->flags & DESC_F_WRITE) {
-        ((Room *)opaque)->bytes += desc->length;
+    if (buffer->flags & VIRT_DESC_F_WRITE) {
+        *(size_t *)opaque += buffer->length;
     }
     return true;
 }
 
 bool virtqueue_has_room(VirtQueue *vq, size_t in_bytes)
 {
-    uint16_t count, head;
-    Room room = { 0 };
-    if (!available(vq, &count)) {
-        return false;
-    }
-    for (uint16_t i = 0; i < count && room.bytes < in_bytes; i++) {
-        if (!read_head(vq, i, &head)) {
-            return false;
-        }
-        size_t before = room.bytes;
-        if (!walk_chain(vq, head, add_room, &room)) {
-            return false;
-        }
-        if (room.bytes == before) { /* else a queue full of such chains would be walked for every frame */
-            virtio_device_error(vq->vdev, "queue %u: chain without a writable buffer", vq->index);
-            return false;
-        }
-    }
-    return room.bytes >= in_bytes;
+    return virtqueue_ready(vq) && vq->ring->has_room(vq, in_bytes);
 }
 
 /* ---- giving them back ---- */
 
 static void element_free(VirtQueueElement *e, size_t written)
 {
+    detach(e);
     for (unsigned i = 0; i < e->out_count + e->in_count; i++) {
         if (i >= e->out_count && written) {
             size_t part = MIN(written, e->out[i].iov_len);
@@ -530,91 +394,56 @@ void virtqueue_discard(void *element)
 void virtqueue_unpop(VirtQueue *vq, void *element)
 {
     VirtQueueElement *e = element;
-    if (e->retaken && vq->again_at) {
-        vq->again_at--;
-    } else {
-        vq->last_avail--;
+    if (e->link.data) {
+        if (e->retaken) {
+            vq->again_at -= e->slots;
+        } else {
+            vq->ring->move(vq, -(int)e->slots);
+        }
+        vq->in_use -= e->slots;
     }
-    vq->in_use--;
-    vq->popped[e->head] = 0;
-    element_free(element, 0);
+    element_free(e, 0);
 }
 
-void virtqueue_fill(VirtQueue *vq, void *element, size_t written, unsigned number)
+void virtqueue_fill(VirtQueue *vq, void *element, size_t written)
 {
     VirtQueueElement *e = element;
     TRACE(virtqueue_push, name_of(vq), vq->index, e->head, written);
-    vq->popped[e->head] = 0;
-    if (virtqueue_ready(vq)) {
-        uint64_t offset =
-            RING_ENTRIES + (uint64_t)USED_SIZE * ((uint16_t)(vq->used_idx + number) & (vq->size - 1));
-        uint8_t *host = memory_cache_host(&vq->used_cache, offset, USED_SIZE);
-        uint32_t entry[2] = { e->head, (uint32_t)MIN(written, UINT32_MAX) };
-        if (host) {
-            guest_memory_copy(host, entry, sizeof(entry));
-            memory_cache_written(&vq->used_cache, offset, sizeof(entry));
-        } else {
-            ring_gone(vq, "device");
+    if (e->link.data) { /* else the queue was reset meanwhile */
+        if (virtqueue_ready(vq)) {
+            vq->ring->fill(vq, e, (uint32_t)MIN(written, UINT32_MAX));
         }
+        vq->filled_count++;
+        vq->filled_slots += e->slots;
     }
     element_free(e, written);
 }
 
-void virtqueue_flush(VirtQueue *vq, unsigned count)
+void virtqueue_flush(VirtQueue *vq)
 {
-    vq->in_use = (uint16_t)(vq->in_use >= count ? vq->in_use - count : 0);
-    if (!virtqueue_ready(vq)) {
-        return;
-    }
-    uint16_t old = vq->used_idx;
-    vq->used_idx = (uint16_t)(old + count);
-    /* With release order: the entries and the buffers are there before the index. */
-    if (!memory_cache_store16(&vq->used_cache, RING_IDX, vq->used_idx)) {
-        ring_gone(vq, "device");
-    }
-    /* The notification remembered is a whole round old: nothing can be concluded from it (2.7.10). */
-    if ((uint16_t)(vq->used_idx - vq->signalled_used) < count) {
-        vq->signalled_valid = false;
+    unsigned count = vq->filled_count, slots = vq->filled_slots;
+    vq->filled_count = vq->filled_slots = 0;
+    vq->in_use = (uint16_t)(vq->in_use - slots);
+    if (count && virtqueue_ready(vq)) {
+        vq->ring->flush(vq, count);
     }
 }
 
 void virtqueue_push(VirtQueue *vq, void *element, size_t written)
 {
-    virtqueue_fill(vq, element, written, 0);
-    virtqueue_flush(vq, 1);
+    virtqueue_fill(vq, element, written);
+    virtqueue_flush(vq);
 }
 
 /* ---- notifications ---- */
 
-/* 2.7.10: whether `event` lies in what was added since the last notification. */
-static bool event_passed(uint16_t event, uint16_t new_idx, uint16_t old_idx)
-{
-    return (uint16_t)(new_idx - event - 1) < (uint16_t)(new_idx - old_idx);
-}
-
-static bool driver_wants_notification(VirtQueue *vq)
-{
-    uint16_t value;
-    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* the used index before the driver's wish */
-    if (!virtio_has_feature(vq->vdev, VIRTIO_F_EVENT_IDX)) {
-        if (!memory_cache_load16(&vq->avail_cache, RING_FLAGS, &value)) {
-            return ring_gone(vq, "driver");
-        }
-        return !(value & AVAIL_F_NO_INTERRUPT);
-    }
-    if (!memory_cache_load16(&vq->avail_cache, RING_ENTRIES + 2ull * vq->size, &value)) {
-        return ring_gone(vq, "driver");
-    }
-    bool valid = vq->signalled_valid;
-    uint16_t old = vq->signalled_used;
-    vq->signalled_used = vq->used_idx;
-    vq->signalled_valid = true;
-    return !valid || event_passed(value, vq->used_idx, old);
-}
-
 void virtqueue_notify(VirtQueue *vq)
 {
-    if (!virtqueue_ready(vq) || !driver_wants_notification(vq)) {
+    if (!virtqueue_ready(vq)) {
+        return;
+    }
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* what was used before the driver's wish */
+    if (!vq->ring->driver_wants_notification(vq)) {
         return;
     }
     TRACE(virtqueue_notify, name_of(vq), vq->index);
@@ -630,20 +459,8 @@ void virtqueue_set_notification(VirtQueue *vq, bool on)
     if (!virtqueue_ready(vq)) {
         return;
     }
-    if (virtio_has_feature(vq->vdev, VIRTIO_F_EVENT_IDX)) {
-        if (on) {
-            /* Up to what the driver has added, so that only the next chain notifies. */
-            uint16_t idx;
-            if (!memory_cache_load16(&vq->avail_cache, RING_IDX, &idx)) {
-                ring_gone(vq, "driver");
-                return;
-            }
-            store_avail_event(vq, idx);
-        }
-    } else if (!memory_cache_store16(&vq->used_cache, RING_FLAGS, on ? 0 : USED_F_NO_NOTIFY)) {
-        ring_gone(vq, "device");
-    }
+    vq->ring->set_notification(vq, on);
     if (on) {
-        __atomic_thread_fence(__ATOMIC_SEQ_CST); /* the wish before the next look at the index */
+        __atomic_thread_fence(__ATOMIC_SEQ_CST); /* the wish before the next look at the ring */
     }
 }

@@ -1,5 +1,5 @@
 /*
- * Split virtqueues: descriptor table, available ring, used ring. Source: VIRTIO 1.2, section 2.7.
+ * Virtqueues, split (VIRTIO 1.2, section 2.7) and packed (2.8), as the driver has agreed to.
  *
  * Everything in the rings is the guest's and may change at any time: each field is read once, checked, and
  * used from the copy. Whatever breaks a rule stops the device (virtio_device_error); no length, index or loop
@@ -19,6 +19,7 @@
 
 struct VirtioDevice;
 typedef struct VirtQueue VirtQueue;
+typedef struct VirtQueueRing VirtQueueRing;
 typedef void VirtQueueHandler(struct VirtioDevice *vdev, VirtQueue *vq);
 
 struct VirtQueue {
@@ -30,20 +31,25 @@ struct VirtQueue {
     uint16_t vector;
     bool enabled;
     uint64_t desc, driver, device; /* guest addresses of the three parts */
-    /* saved: where both sides are (free-running indices) */
+    /* saved: where both sides are. Split: free-running indices. Packed: places in the ring, and the wrap
+     * counters. */
     uint16_t last_avail, used_idx;
+    bool avail_wrap, used_wrap;
     uint16_t signalled_used; /* used_idx at the last notification; event index compares against it */
     bool signalled_valid;
-    /* saved: the heads of chains that were taken and not given back, in the order of their taking; after a
-     * load they are taken again first. */
-    uint8_t *in_flight; /* uint16_t each */
+    /* saved: the chains that were taken and not given back, in the order of their taking; after a load they
+     * are taken again first. Split: their heads. Packed: their descriptors, since used ones may have taken
+     * their place. */
+    uint8_t *in_flight;
     uint32_t in_flight_bytes;
     /* derived */
-    uint16_t in_use;  /* chains popped and not yet pushed */
-    uint32_t *popped; /* by head: when it was popped, counted by pop_count; 0: it is not out */
-    uint32_t pop_count;
-    uint16_t *again; /* heads that are to be taken again, from again_at on */
+    const VirtQueueRing *ring; /* split or packed */
+    uint16_t in_use;           /* entries of the ring that popped chains hold */
+    GQueue taken;              /* elements that are out, in the order of their taking */
+    uint8_t *again;            /* what in_flight was: to be taken again, from again_at on, in entries */
     uint32_t again_at, again_count;
+    struct VirtQueueUsed *filled; /* packed: what the next flush shows */
+    unsigned filled_count, filled_slots;
     bool notify_on; /* the driver is asked to notify */
     MemoryCache desc_cache, avail_cache, used_cache;
     EventNotifier notifier; /* the driver's notifications */
@@ -61,7 +67,10 @@ typedef struct VirtSg {
 /* A chain of buffers taken from a queue. It is the first member of what virtqueue_pop() allocates. */
 typedef struct VirtQueueElement {
     VirtQueue *vq;
-    uint16_t head;
+    GList link;                   /* in vq->taken; its data is NULL once the queue was reset */
+    uint16_t head;                /* packed: the buffer id */
+    uint16_t slots;               /* entries of the ring that it holds; split: 1 */
+    uint8_t *descs;               /* packed: its descriptors as they were in the ring */
     bool retaken;                 /* was in flight when the state was saved */
     unsigned out_count, in_count; /* iovecs that the device reads and those that it writes */
     struct iovec *out, *in;
@@ -75,9 +84,9 @@ typedef struct VirtQueueElement {
 void *virtqueue_pop(VirtQueue *vq, size_t struct_size);
 /* Gives a chain back, `written` bytes of its in part filled, and frees it. */
 void virtqueue_push(VirtQueue *vq, void *element, size_t written);
-/* The same in two steps for several chains that appear at once: fill for number 0, 1, ..., then flush. */
-void virtqueue_fill(VirtQueue *vq, void *element, size_t written, unsigned number);
-void virtqueue_flush(VirtQueue *vq, unsigned count);
+/* The same in two steps for several chains that appear at once: fill for each, then flush. */
+void virtqueue_fill(VirtQueue *vq, void *element, size_t written);
+void virtqueue_flush(VirtQueue *vq);
 /* Puts the chain taken last back as if it had not been popped, and frees it. */
 void virtqueue_unpop(VirtQueue *vq, void *element);
 /* Frees an element without telling the guest (the device is being reset). */
