@@ -7,6 +7,7 @@
 #include "hw/acpi/piix4_pm.h"
 #include "hw/isa/piix3.h"
 #include "hw/pci/i440fx.h"
+#include "hw/storage/fdc.h"
 #include "hw/storage/piix3_ide.h"
 #include "machine/firmware.h"
 #include "object/property.h"
@@ -44,7 +45,8 @@ static bool pc_init(Machine *machine, GError **error)
     }
     if (!device_realize(piix3, pci, NULL, error) ||
         !x86_machine_init_timers(x86, on_off_auto(x86->pit, true), true, pc->hpet, error) ||
-        !pc_init_isa(pc, piix3_isa_bus(piix3), error)) {
+        !pc_init_isa(pc, piix3_isa_bus(piix3), error) ||
+        !x86_machine_add_device(x86, TYPE_ISA_FDC, piix3_isa_bus(piix3), error, NULL)) {
         return false;
     }
     if (x86->pit_dev &&

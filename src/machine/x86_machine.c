@@ -12,6 +12,7 @@
 #include "hw/char/serial.h"
 #include "hw/intc/i8259.h"
 #include "hw/intc/ioapic.h"
+#include "hw/storage/fdc.h"
 #include "hw/timer/hpet.h"
 #include "hw/timer/i8254.h"
 #include "hw/timer/mc146818rtc.h"
@@ -232,6 +233,22 @@ bool x86_machine_init_timers(X86Machine *x86, bool pit, bool rtc, bool hpet, GEr
     return true;
 }
 
+/* CMOS says what floppy disk drives there are, and the equipment byte how many. */
+static bool describe_floppies(Object *child, void *opaque)
+{
+    Machine *machine = opaque;
+    Device *fdc = object_dynamic_cast(child, TYPE_ISA_FDC);
+
+    if (!fdc || !fdc->realized || !machine->rtc) {
+        return true;
+    }
+    uint8_t types = isa_fdc_cmos_types(fdc);
+    unsigned drives = (types >> 4 != 0) + ((types & 15) != 0);
+    mc146818rtc_set_cmos(machine->rtc, 0x10, types);
+    mc146818rtc_set_cmos(machine->rtc, 0x14, (uint8_t)(0x06 | (drives ? 0x01 | (drives - 1) << 6 : 0)));
+    return false;
+}
+
 bool x86_machine_init_fw_cfg(X86Machine *x86, GError **error)
 {
     Machine *machine = MACHINE(x86);
@@ -294,6 +311,8 @@ bool x86_machine_ready(X86Machine *x86, const AcpiBoard *described, const char *
     Machine *machine = MACHINE(x86);
     bool acpi = on_off_auto(x86->acpi, true);
     AcpiBoard *board = &x86->acpi_board;
+
+    object_child_foreach(machine->config.root, true, describe_floppies, machine);
 
     if (!machine->kernel && (machine->initrd || machine->append)) {
         return error_set(error, "-%s only allowed with -kernel option",

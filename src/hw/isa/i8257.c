@@ -219,6 +219,16 @@ uint32_t i8257_transfer(Device *dev, unsigned channel, uint8_t *buffer, uint32_t
     return moved;
 }
 
+Device *i8257_find(Bus *isa)
+{
+    for (guint i = 0; i < isa->children->len; i++) {
+        if (object_dynamic_cast(OBJECT(isa->children->pdata[i]), TYPE_I8257)) {
+            return isa->children->pdata[i];
+        }
+    }
+    return NULL;
+}
+
 /* ---- life ---- */
 
 static void i8257_reset(Device *dev)

@@ -12,4 +12,7 @@
  */
 uint32_t i8257_transfer(Device *dev, unsigned channel, uint8_t *buffer, uint32_t size, bool *done);
 
+/* The controllers of a bus; NULL: it has none. Borrowed. */
+Device *i8257_find(Bus *isa);
+
 #endif
