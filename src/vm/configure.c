@@ -31,6 +31,7 @@ typedef struct Setup {
     char *kernel_irqchip; /* of -machine, for -accel kvm; or NULL */
     bool nodefaults, nographic;
     int serials; /* -serial options seen */
+    int parallels;
     int monitor_count, nic_count;
 } Setup;
 
@@ -498,6 +499,21 @@ static bool add_ide_drive(Setup *s, const BlockDrive *drive, unsigned *used, GEr
                       unit, "drive", bb_name(drive->bb), "bootindex", bootindex, NULL);
 }
 
+/* A drive of the floppy controller, which a board that has none by default gets with its first. */
+static bool add_floppy_drive(Setup *s, const BlockDrive *drive, GError **error)
+{
+    int place = drive->index >= 0 ? drive->index : drive->unit;
+    g_autofree char *unit = place >= 0 ? g_strdup_printf("%d", place) : NULL;
+    g_autofree char *bootindex = drive->bootindex >= 0 ? g_strdup_printf("%d", drive->bootindex) : NULL;
+
+    if (!bus_find(vm_root(s->vm), "floppy-bus", NULL, NULL) && !add_device(s, error, "isa-fdc", NULL)) {
+        error_prefix(error, "drive '%s': ", bb_name(drive->bb));
+        return false;
+    }
+    return add_device(s, error, "floppy", "unit", unit, "drive", bb_name(drive->bb), "bootindex", bootindex,
+                      NULL);
+}
+
 /* -drive if=virtio and the like: a device for each drive whose interface says so. */
 static bool configure_drive_devices(Setup *s, GError **error)
 {
@@ -536,8 +552,14 @@ static bool configure_drive_devices(Setup *s, GError **error)
             }
             continue;
         }
+        if (strcmp(interface, "floppy") == 0) {
+            if (!add_floppy_drive(s, drive, error)) {
+                return false;
+            }
+            continue;
+        }
         error_set(error, "-drive: interface '%s' is not supported yet", interface);
-        error_append_hint(error, "Use if=virtio or if=ide, or if=none with a -device.");
+        error_append_hint(error, "Use if=virtio, if=ide or if=floppy, or if=none with a -device.");
         return false;
     }
     return true;
@@ -921,8 +943,22 @@ static bool step_audio(Setup *s, const Option *o, GError **error)
 
 static bool step_parallel(Setup *s, const Option *o, GError **error)
 {
-    return !strcmp(o->argument, "none") || !strcmp(o->argument, "null") ||
-           error_set(error, "parallel ports are not supported");
+    g_autofree char *id = g_strdup_printf("parallel%d", s->parallels),
+                    *index = g_strdup_printf("%d", s->parallels);
+    g_autoptr(GError) local = NULL;
+
+    s->parallels++;
+    if (strcmp(o->argument, "none") == 0) {
+        return true;
+    }
+    if (!chardev_add_legacy(vm_chardevs(s->vm), id, o->argument, NULL, &local)) {
+        if (local) {
+            g_propagate_error(error, g_steal_pointer(&local));
+            return false;
+        }
+        return true;
+    }
+    return add_device(s, error, "isa-parallel", "index", index, "chardev", id, NULL);
 }
 
 static bool step_boot(Setup *s, const Option *o, GError **error)
@@ -1016,11 +1052,12 @@ static bool step_drive(Setup *s, const Option *o, GError **error)
 /* -hda and its kin. */
 static bool step_disk(Setup *s, const Option *o, GError **error)
 {
-    bool cdrom = o->info->id == OPT_CDROM;
+    bool cdrom = o->info->id == OPT_CDROM, floppy = o->info->id == OPT_FDA || o->info->id == OPT_FDB;
     g_auto(GStrv) parts = g_strsplit(o->argument, ",", -1);
     g_autofree char *file = g_strjoinv(",,", parts);
-    g_autofree char *text = g_strdup_printf("media=%s,index=%d,file=%s", cdrom ? "cdrom" : "disk",
-                                            cdrom ? 2 : (int)(o->info->id - OPT_HDA), file);
+    int index = cdrom ? 2 : (int)(o->info->id - (floppy ? OPT_FDA : OPT_HDA));
+    g_autofree char *text = g_strdup_printf("media=%s,index=%d%s,file=%s", cdrom ? "cdrom" : "disk", index,
+                                            floppy ? ",if=floppy" : "", file);
 
     return block_drive_add_text(vm_blocks(s->vm), text, s->mc->default_disk_interface, error) != NULL;
 }
@@ -1029,7 +1066,8 @@ static bool configure_disks(Setup *s, GError **error)
 {
     return for_each(s, OPT_HDA, step_disk, error) && for_each(s, OPT_HDB, step_disk, error) &&
            for_each(s, OPT_HDC, step_disk, error) && for_each(s, OPT_HDD, step_disk, error) &&
-           for_each(s, OPT_CDROM, step_disk, error);
+           for_each(s, OPT_CDROM, step_disk, error) && for_each(s, OPT_FDA, step_disk, error) &&
+           for_each(s, OPT_FDB, step_disk, error);
 }
 
 static bool step_netdev(Setup *s, const Option *o, GError **error)
@@ -1042,8 +1080,7 @@ static bool configure_vm(Setup *s, GError **error)
     /* General settings. */
     if (!for_each(s, OPT_NAME, configure_name, error) || !for_each(s, OPT_UUID, step_uuid, error) ||
         !for_each(s, OPT_DISPLAY, step_display, error) || !for_each(s, OPT_VGA, step_vga, error) ||
-        !for_each(s, OPT_AUDIODEV, step_audio, error) || !for_each(s, OPT_PARALLEL, step_parallel, error) ||
-        !for_each(s, OPT_ACTION, configure_actions, error) ||
+        !for_each(s, OPT_AUDIODEV, step_audio, error) || !for_each(s, OPT_ACTION, configure_actions, error) ||
         !for_each(s, OPT_WATCHDOG_ACTION, step_watchdog, error) ||
         !for_each(s, OPT_SMP, configure_smp, error) || !for_each(s, OPT_M, configure_memory, error) ||
         !for_each(s, OPT_ADD_FD, configure_add_fd, error)) {
@@ -1134,6 +1171,7 @@ static bool configure_vm(Setup *s, GError **error)
     /* What hangs on it. */
     ok = for_each(s, OPT_FW_CFG, configure_fw_cfg, error) && configure_video(s, error) &&
          for_each(s, OPT_USBDEVICE, step_usbdevice, error) &&
+         for_each(s, OPT_PARALLEL, step_parallel, error) &&
          for_each(s, OPT_DEVICE, configure_device, error) && configure_drive_devices(s, error) &&
          configure_networks(s, error) && for_each(s, OPT_VNC, step_vnc, error) &&
          for_each(s, OPT_DISPLAY, step_vnc_display, error);

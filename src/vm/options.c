@@ -77,6 +77,8 @@ static const OptionInfo option_table[] = {
     { "hdc", "file", BLOCK, "the third, index=2", OPT_HDC },
     { "hdd", "file", BLOCK, "the fourth, index=3", OPT_HDD },
     { "cdrom", "file", BLOCK, "a CD-ROM: the same as -drive file=FILE,index=2,media=cdrom", OPT_CDROM },
+    { "fda", "file", BLOCK, "the first floppy disk: the same as -drive file=FILE,if=floppy,index=0", OPT_FDA },
+    { "fdb", "file", BLOCK, "the second, index=1", OPT_FDB },
     { "snapshot", NULL, BLOCK, "temporary overlays", OPT_UNSUPPORTED, NULL, "temporary overlays are not supported yet" },
 
     { "device", "driver[,prop=value...]", STANDARD,
@@ -96,7 +98,7 @@ static const OptionInfo option_table[] = {
       "backend,id,path,host,port,server,wait,reconnect,fd,mux,signal,logfile,logappend,append" },
     { "serial", "dev", CHARDEV, "connects a serial port: stdio, mon:stdio, pty, null, none, file:F, pipe:P, unix:P, tcp:H:P, "
       "chardev:ID", OPT_SERIAL },
-    { "parallel", "dev", CHARDEV, "parallel port (only 'none' and 'null')", OPT_PARALLEL },
+    { "parallel", "dev", CHARDEV, "connects a parallel port's printer: the same back ends", OPT_PARALLEL },
     { "monitor", "dev", CHARDEV, "connects a monitor for people (HMP)", OPT_MONITOR },
     { "qmp", "dev", CHARDEV, "connects a monitor for programs (QMP)", OPT_QMP },
     { "qmp-pretty", "dev", CHARDEV, "the same with indented JSON", OPT_QMP_PRETTY },

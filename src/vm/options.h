@@ -83,6 +83,8 @@ typedef enum OptionId {
     OPT_HDC,
     OPT_HDD,
     OPT_CDROM,
+    OPT_FDA,
+    OPT_FDB,
     OPT_BIOS,
     OPT_DATA_DIR,
     OPT_OPTION_ROM,
