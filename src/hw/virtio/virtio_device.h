@@ -45,6 +45,7 @@
 #define VIRTIO_ID_BALLOON 5
 #define VIRTIO_ID_SCSI    8
 #define VIRTIO_ID_INPUT   18
+#define VIRTIO_ID_VSOCK   19
 
 #define VIRTIO_NO_VECTOR  0xffff
 #define VIRTIO_QUEUE_MAX  1024 /* queues of a device */

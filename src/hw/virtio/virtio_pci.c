@@ -731,6 +731,7 @@ VIRTIO_PCI_TYPE(rng, "rng", VIRTIO_ID_ENTROPY, 0x00ff, 0x1005, "Misc");
 VIRTIO_PCI_TYPE(serial, "serial", VIRTIO_ID_CONSOLE, 0x0780, 0x1003, "Input");
 VIRTIO_PCI_TYPE(scsi, "scsi", VIRTIO_ID_SCSI, 0x0100, 0x1004, "Storage");
 VIRTIO_PCI_TYPE(balloon, "balloon", VIRTIO_ID_BALLOON, 0x00ff, 0x1002, "Misc");
+VIRTIO_PCI_MODERN_TYPE(vsock, "vsock", VIRTIO_ID_VSOCK, 0x0780, 0, "Misc");
 VIRTIO_PCI_MODERN_TYPE(keyboard, "keyboard", VIRTIO_ID_INPUT, 0x0900, 0, "Input");
 VIRTIO_PCI_MODERN_TYPE(mouse, "mouse", VIRTIO_ID_INPUT, 0x0902, 0, "Input");
 VIRTIO_PCI_MODERN_TYPE(tablet, "tablet", VIRTIO_ID_INPUT, 0x0902, 0, "Input");
