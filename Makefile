@@ -11,7 +11,7 @@ JOBS       ?= $(shell nproc)
 MESON      ?= meson
 SECONDS    ?= 600
 
-.PHONY: all run test check bench bench-cpu bench-io soak-cpu soak-io soak-guest-disk soak-hotplug soak-state soak-programs soak-disks fuzz tsan format install clean deps deps-test guest
+.PHONY: all run test check bench bench-cpu bench-io soak-cpu soak-io soak-guest-disk soak-hotplug soak-state soak-programs soak-disks soak-devices fuzz tsan format install clean deps deps-test guest
 
 all: $(BUILD)/build.ninja
 	ninja -C $(BUILD) -j $(JOBS)
@@ -87,6 +87,10 @@ soak-state: all guest
 # A whole Debian, made here, starts from each kind of disk through SeaBIOS and OVMF. ARGS: see tests/boot/debian_test.py --help.
 soak-disks: all
 	@tests/boot/debian_test.py --build $(BUILD) $(ARGS)
+
+# Linux's drivers with every variant of the devices that have some.
+soak-devices: all
+	@tests/boot/devices_test.py --build $(BUILD) --long $(ARGS)
 
 # Each fuzz target for SECONDS, under the sanitizers.
 fuzz: deps-test

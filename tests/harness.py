@@ -36,6 +36,18 @@ def tiny_kernel(directory):
     return path
 
 
+def cpio(files):
+    """An archive in the "newc" format of cpio(5): name -> (mode, contents)."""
+    out = bytearray()
+    for number, (name, (mode, data)) in enumerate([*files.items(), ("TRAILER!!!", (0, b""))]):
+        encoded = name.encode() + b"\0"
+        fields = [number + 1, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(encoded), 0]
+        out += b"070701" + b"".join(b"%08X" % field for field in fields) + encoded
+        out += bytes(-len(out) % 4) + data
+        out += bytes(-len(out) % 4)
+    return bytes(out)
+
+
 class Qmp:
     """One QMP client. Replies are matched by id; events are kept in order."""
 

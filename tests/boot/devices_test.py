@@ -1,16 +1,22 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A Linux guest's own drivers with devices that a machine has only when asked: network cards move data."""
+"""A Linux guest's own drivers with devices that a machine has only when asked: network cards, packed and legacy virtio, floppy disks,
+a printer, sockets to the host, the balloon."""
 import argparse
+import hashlib
 import pathlib
+import random
 import re
+import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
+import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-from harness import ROOT, Machine, Tap, expect  # noqa: E402
+from harness import ROOT, Machine, Tap, cpio, expect  # noqa: E402
 
 
 class Echo:
@@ -49,14 +55,15 @@ class Guests:
         if not (self.guest / "ide.gz").exists():
             raise Tap.Skip(f"no guest in {self.guest}: run tools/guest.sh -k generic")
 
-    def check(self, directory, checks, arguments, append="", machine="pc", during=None):
-        """Boots a guest that makes these checks and powers off; all must pass."""
+    def check(self, directory, checks, arguments, append="", machine="pc", during=None, files=None):
+        """Boots a guest that makes these checks and powers off; all must pass. files: more of them for the guest."""
         initrd = pathlib.Path(directory) / "initrd"
-        initrd.write_bytes((self.guest / "initrd.gz").read_bytes() + (self.guest / "ide.gz").read_bytes())
+        initrd.write_bytes((self.guest / "initrd.gz").read_bytes() + (self.guest / "ide.gz").read_bytes() +
+                           (cpio(files) if files else b""))
         qmp = pathlib.Path(directory) / "qmp"
         command = ["-M", machine, "-accel", self.args.accel, "-m", "512", "-nodefaults", "-no-reboot", "-display",
                    "none", "-serial", "stdio", "-kernel", self.guest / "vmlinuz", "-initrd", initrd,
-                   "-qmp", f"unix:{qmp},server=on,wait=off",
+                   "-qmp", f"unix:{qmp},server=on,wait=off", "-d", "guest_errors",
                    "-append", f"console=ttyS0 quiet rhea.test={checks} {append}", *arguments]
         with Machine(self.args.build / "rhea-system-x86_64", command, directory) as vm:
             if during:
@@ -77,6 +84,161 @@ def network_card(guests, card, driver, module):
         expect(not re.search(r"(?i)transmit timed out|tx hang|netdev watchdog", text), text)
 
 
+def blank_disk(directory, size=8 << 20):
+    path = pathlib.Path(directory) / "disk.img"
+    path.write_bytes(bytes(size))
+    return path
+
+
+def virtio(guests, options, features, disk="virtio-blk-pci", card="virtio-net-pci", machine="pc"):
+    """A disk and a network card with these options move data; features: bits that the drivers have (or not:N, have not)."""
+    with tempfile.TemporaryDirectory(prefix="rhea-devices-") as directory, Echo() as echo:
+        text = guests.check(directory, "disk,fs,tcp,features",
+                            ["-drive", f"file={blank_disk(directory)},format=raw,if=none,id=b0", "-device", f"{disk},drive=b0{options}",
+                             "-netdev", "user,id=n", "-device", f"{card},netdev=n{options}"],
+                            f"rhea.driver=virtio_net rhea.tcp={echo.port} rhea.features={features}", machine)
+        expect(echo.bytes == 4 << 20, f"{echo.bytes} bytes came")
+        expect(not re.search(r"virtio\S*: .*queue \d+", text), text)
+
+
+def queue_pairs(guests):
+    with tempfile.TemporaryDirectory(prefix="rhea-devices-") as directory, Echo() as echo:
+        guests.check(directory, "queues,tcp", ["-smp", "3", "-netdev", "user,id=n,queues=3", "-device",
+                                               "virtio-net-pci,netdev=n,mq=on,vectors=8"],
+                     f"rhea.queues=3 rhea.driver=virtio_net rhea.tcp={echo.port}")
+
+
+def floppy(guests, machine):
+    with tempfile.TemporaryDirectory(prefix="rhea-devices-") as directory:
+        path = pathlib.Path(directory) / "floppy.img"
+        path.write_bytes(random.Random(7).randbytes(1474560))
+        guests.check(directory, "floppy", ["-drive", f"file={path},format=raw,if=floppy"],
+                     f"rhea.floppy={hashlib.sha256(path.read_bytes()).hexdigest()}", machine)
+        image = path.read_bytes()
+        expect(len(image) == 1474560 and image[0x438:0x43a] == b"\x53\xef", "no file system came onto the disk")
+
+
+def floppy_boot(guests):
+    """SeaBIOS starts a boot sector, which reads the disk's last sector through the BIOS and prints it."""
+    code = bytes.fromhex("31c08ed88ec0"    # xor ax, ax; mov ds, ax; mov es, ax
+                         "b80102bb007e"    # mov ax, 0201h; mov bx, 7e00h
+                         "b9124fba0001"    # mov cx, 4f12h; mov dx, 0100h: cylinder 79, sector 18, head 1, drive 0
+                         "cd13"            # int 13h
+                         "be007ebaf803"    # mov si, 7e00h; mov dx, 3f8h
+                         "ac84c07403eeebf8"  # lodsb; test al, al; jz +3; out dx, al; jmp lodsb
+                         "f4ebfd")         # hlt; jmp hlt
+    image = bytearray(1474560)
+    image[:len(code)] = code
+    image[510:512] = b"\x55\xaa"
+    image[-512:] = b"read from the last sector\0".ljust(512, b"\0")
+    with tempfile.TemporaryDirectory(prefix="rhea-devices-") as directory:
+        path = pathlib.Path(directory) / "floppy.img"
+        path.write_bytes(image)
+        command = ["-M", "pc", "-accel", guests.args.accel, "-m", "32", "-nodefaults", "-display", "none", "-serial", "stdio", "-fda",
+                   path]
+        with Machine(guests.args.build / "rhea-system-x86_64", command, directory) as vm:
+            vm.wait_text("read from the last sector", guests.args.timeout)
+
+
+def printer(guests):
+    with tempfile.TemporaryDirectory(prefix="rhea-devices-") as directory:
+        path = pathlib.Path(directory) / "paper"
+        busybox = pathlib.Path(guests.guest / "ramfs/bin/busybox").read_bytes()
+        guests.check(directory, "printer", ["-parallel", f"file:{path}"])
+        expect(path.read_bytes() == busybox[:100000], f"{path.stat().st_size} bytes were printed")
+
+
+def vsock(guests):
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if not compiler:
+        raise Tap.Skip("no C compiler")
+    with tempfile.TemporaryDirectory(prefix="rhea-devices-") as directory:
+        program = pathlib.Path(directory) / "vsock-guest"
+        subprocess.run([compiler, "-O1", "-static", "-o", program, pathlib.Path(__file__).parent / "vsock_guest.c"], check=True)
+        path = f"{directory}/v"
+        server = socket.socket(socket.AF_UNIX)
+        server.bind(f"{path}_5000")
+        server.listen()
+
+        def echo():
+            connection, _ = server.accept()
+            with connection:
+                while data := connection.recv(65536):
+                    connection.sendall(data)
+
+        threading.Thread(target=echo, daemon=True).start()
+
+        def during(vm):
+            vm.wait_text("vsock: 4194304 bytes to the host and back", guests.args.timeout)
+            vm.wait_text("vsock: listening", guests.args.timeout)
+            data = random.Random(5).randbytes(1 << 20)
+            with socket.socket(socket.AF_UNIX) as refused:
+                refused.settimeout(60)
+                refused.connect(path)
+                refused.sendall(b"CONNECT 6001\n")
+                expect(refused.recv(64) == b"", "a port where nobody listens took a connection")
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(120)
+                client.connect(path)
+                client.sendall(b"CONNECT 6000\n")
+                line = b""
+                while not line.endswith(b"\n"):
+                    line += client.recv(1)
+                expect(re.fullmatch(rb"OK \d+\n", line), f"greeting {line!r}")
+                sender = threading.Thread(target=lambda: (client.sendall(data), client.shutdown(socket.SHUT_WR)))
+                sender.start()
+                got = b""
+                while piece := client.recv(65536):
+                    got += piece
+                sender.join()
+                expect(got == data, f"{len(got)} bytes came back, not all the same")
+
+        guests.check(directory, "vsock", ["-device", f"virtio-vsock-pci,guest-cid=42,socket={path}"], during=during,
+                     files={"bin/vsock-guest": (0o100755, program.read_bytes())})
+        server.close()
+
+
+def resident_kib(vm):
+    status = pathlib.Path(f"/proc/{vm.process.pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+)", status)[1])
+
+
+def wait_for(condition, what, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        expect(time.monotonic() < deadline, f"not within {seconds} s: {what}")
+        time.sleep(0.2)
+
+
+def balloon(guests):
+    device = "/machine/peripheral/b0"
+
+    def during(vm):
+        qmp = vm.qmp
+        qmp.command("qom-set", path=device, property="guest-stats-polling-interval", value=1)
+        vm.wait_text("balloon: filled", guests.args.timeout)
+        filled = resident_kib(vm)
+        expect(filled > 150000, f"{filled} KiB resident")
+        vm.wait_text("balloon: freed", guests.args.timeout)
+        wait_for(lambda: resident_kib(vm) < filled - 100000, f"free pages come back to the host (from {filled} KiB)")
+        stats = {}
+
+        def told():
+            stats.update(qmp.command("qom-get", path=device, property="guest-stats"))
+            return stats["last-update"] > 0 and 0 < stats["stats"]["stat-free-memory"] < 512 << 20
+        wait_for(told, f"statistics ({stats})")
+        expect(400 << 20 < stats["stats"]["stat-total-memory"] < 512 << 20, f"{stats}")
+        qmp.command("balloon", value=300 << 20)
+        wait_for(lambda: qmp.command("query-balloon")["actual"] == 300 << 20, "the balloon grows")
+        qmp.wait_event("BALLOON_CHANGE")
+        vm.wait_text("balloon: shrunk", guests.args.timeout)
+        qmp.command("balloon", value=512 << 20)
+        wait_for(lambda: qmp.command("query-balloon")["actual"] == 512 << 20, "the balloon shrinks")
+
+    with tempfile.TemporaryDirectory(prefix="rhea-devices-") as directory:
+        guests.check(directory, "balloon", ["-device", "virtio-balloon-pci,id=b0,free-page-reporting=on"], during=during)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build")
@@ -84,12 +246,13 @@ def main():
     parser.add_argument("--accel", default="tcg", help="as -accel takes it")
     parser.add_argument("--timeout", type=int, default=300)
     parser.add_argument("--only", default="", help="a regular expression over the tests' names")
+    parser.add_argument("--long", action="store_true", help="all of them, not only what the everyday run has time for")
     parser.add_argument("--verbose", action="store_true", help="show the guest's console")
     args = parser.parse_args()
     tap = Tap()
 
-    def test(name, function, *arguments):
-        if re.search(args.only, name):
+    def test(name, function, *arguments, long=False):
+        if re.search(args.only, name) and (args.long or not long):
             tap.test(name, lambda: function(Guests(args), *arguments))
 
     for card, driver, module in (("e1000", "e1000", "e1000"), ("e1000-82545em", "e1000", "e1000"),
@@ -100,6 +263,21 @@ def main():
         with tempfile.TemporaryDirectory(prefix="rhea-devices-") as directory:
             guests.check(directory, "spd", [], "rhea.modules=i2c-dev,i2c-piix4")
 
+    test("virtio-blk and virtio-net with packed rings", virtio, ",packed=on", "34,29,28,32", "virtio-blk-pci", "virtio-net-pci", "q35")
+    test("virtio-blk and virtio-net with packed rings, without event index and indirect descriptors", virtio,
+         ",packed=on,event_idx=off,indirect_desc=off", "34,not:29,not:28", long=True)
+    test("virtio-blk and virtio-net, transitional", virtio, "", "32", "virtio-blk-pci-transitional", "virtio-net-pci-transitional",
+         long=True)
+    test("virtio-blk and virtio-net, legacy interface alone", virtio, ",disable-modern=on", "not:32,28", long=True)
+    test("virtio-blk and virtio-net, legacy interface alone, with INTx and small headers", virtio, ",disable-modern=on,vectors=0",
+         "not:32,not:15", "virtio-blk-pci", "virtio-net-pci,mrg_rxbuf=off")
+    test("virtio-net with three queue pairs", queue_pairs)
+    test("floppy: Linux reads and writes a disk (pc)", floppy, "pc")
+    test("floppy: Linux reads and writes a disk (q35)", floppy, "q35", long=True)
+    test("floppy: SeaBIOS boots from one", floppy_boot)
+    test("parallel: Linux prints", printer, long=True)
+    test("vsock: both ways", vsock)
+    test("balloon: free page reporting, statistics, target", balloon)
     test("smbus: Linux's driver i2c-piix4 reads a memory module's EEPROM", spd)
     tap.finish()
 

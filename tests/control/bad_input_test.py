@@ -33,6 +33,8 @@ def main():
             expect(part in err, f"{part!r} is not in: {err}")
         expect(out == "", f"standard output says: {out[:200]}")
 
+    odd = base / "odd.img"
+    odd.write_bytes(bytes(9999))
     cases = [
         ("unknown option", ["-mahcine", "pc"], "-mahcine", "-machine"),
         ("unknown machine", ["-M", "pcc"], "pcc"),
@@ -61,6 +63,16 @@ def main():
         ("unknown netdev type", ["-M", "pc", "-netdev", "usre,id=n"], "usre"),
         ("duplicate id", ["-M", "pc", "-device", "virtio-rng-pci,id=a", "-device", "virtio-rng-pci,id=a"], "a"),
         ("missing argument", ["-M"], "-M"),
+        ("a floppy disk of no known size", ["-M", "pc", "-fda", odd], "9999", "no floppy disk"),
+        ("a third floppy disk", ["-M", "pc", "-drive", "if=floppy,index=2"], "unit 2"),
+        ("two disks in a floppy drive", ["-M", "pc", "-drive", "if=floppy,index=0", "-drive", "if=floppy,index=0"], "in use"),
+        ("a parallel port too many", ["-M", "pc"] + 4 * ["-parallel", "null"], "parallel ports"),
+        ("vsock without an address", ["-M", "pc", "-device", "virtio-vsock-pci,socket=x"], "guest-cid"),
+        ("vsock without a socket", ["-M", "pc", "-device", "virtio-vsock-pci,guest-cid=3"], "'socket' is missing"),
+        ("vsock where there is no place", ["-M", "pc", "-device", f"virtio-vsock-pci,guest-cid=3,socket={base}/no/such"], "no/such"),
+        ("legacy interface of a newer device", ["-M", "pc", "-device", "virtio-tablet-pci,disable-legacy=off"], "no legacy interface"),
+        ("no interface at all", ["-M", "pc", "-device", "virtio-tablet-pci,disable-modern=on"], "disable-modern"),
+        ("more queues than there may be", ["-M", "pc", "-netdev", "user,id=n,queues=99"], "'queues'", "16"),
     ]
     # The structured options say the same to the same mistake in either spelling: an unknown key with its nearest, a
     # value of the wrong type with its key, what is missing, and what is not among the accepted values.

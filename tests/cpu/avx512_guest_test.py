@@ -13,19 +13,7 @@ import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from harness import ROOT, Machine, Tap, expect  # noqa: E402
-
-
-def cpio(files):
-    """An archive in the "newc" format of cpio(5): name -> (mode, contents)."""
-    out = bytearray()
-    for number, (name, (mode, data)) in enumerate([*files.items(), ("TRAILER!!!", (0, b""))]):
-        encoded = name.encode() + b"\0"
-        fields = [number + 1, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(encoded), 0]
-        out += b"070701" + b"".join(b"%08X" % field for field in fields) + encoded
-        out += bytes(-len(out) % 4) + data
-        out += bytes(-len(out) % 4)
-    return bytes(out)
+from harness import ROOT, Machine, Tap, cpio, expect  # noqa: E402
 
 
 def lines_of(text):

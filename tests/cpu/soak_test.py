@@ -15,8 +15,7 @@ import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
-from avx512_guest_test import cpio  # noqa: E402
-from harness import ROOT, Machine, Tap, expect  # noqa: E402
+from harness import ROOT, Machine, Tap, cpio, expect  # noqa: E402
 
 
 def results(text):

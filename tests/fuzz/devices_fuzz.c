@@ -19,6 +19,7 @@
 #include "hw/isa/piix3.h"
 #include "hw/misc/port92.h"
 #include "hw/pci/i440fx.h"
+#include "hw/storage/fdc.h"
 #include "hw/storage/piix3_ide.h"
 #include "hw/timer/hpet.h"
 #include "hw/timer/i8254.h"
@@ -116,6 +117,11 @@ static void setup(void)
         test_board_add(board, isa_types[i], isa, NULL);
     }
     test_board_add(board, TYPE_ISA_SERIAL, isa, "chardev", "null0", NULL);
+    chardev_add_text(chardevs, "null,id=null1", &error);
+    test_board_add(board, "isa-parallel", isa, "chardev", "null1", NULL);
+    blockdev_add_text(blocks, "driver=null-co,node-name=floppy,size=1474560,read-zeroes=on", &error);
+    Device *fdc = test_board_add(board, TYPE_ISA_FDC, isa, NULL);
+    test_board_add(board, TYPE_FLOPPY, fdc->child_buses->pdata[0], "drive", "floppy", NULL);
     g_assert_no_error(error);
 }
 
@@ -158,15 +164,33 @@ static void access_bar(unsigned number, uint16_t offset, unsigned bytes, bool wr
 }
 
 /* Ports that have something behind them are worth more tries than the other 65,000. */
-static const uint16_t ports[] = { 0x20,   0x40,   0x60,   0x70,  0x92,  0xa0,   0xb2,  0xe0,
-                                  0xe8,   0x3f8,  0x4d0,  0x501, 0x505, 0x510,  0x514, 0x600,
-                                  0xafe0, 0xc000, 0xc020, 0xcf8, 0xcfc, 0x2000, 0x1f0, 0x1f0,
-                                  0x3f0,  0x3b0,  0x3c0,  0x3cc, 0x1ce, 0x00,   0x80,  0xc0 };
+static const uint16_t ports[] = { 0x20,   0x40,  0x60,  0x70,   0x92,  0xa0,  0xb2,  0xe0,   0xe8,
+                                  0x3f8,  0x4d0, 0x501, 0x505,  0x510, 0x514, 0x600, 0xafe0, 0xc000,
+                                  0xc020, 0xcf8, 0xcfc, 0x2000, 0x1f0, 0x1f0, 0x3f0, 0x3b0,  0x3c0,
+                                  0x3cc,  0x1ce, 0x00,  0x80,   0xc0,  0x3f2, 0x378 };
 static const uint32_t addresses[] = {
     HPET_ADDRESS, HPET_ADDRESS + 0x100, IOAPIC_ADDRESS, 0xff000000, 0xe0000000, 0xe0001000,
     0xe0004000,   0xe0008000,           0xe000c000,     0xc0000,    0xa0000,    0xb8000,
     0xe0010000,   0xe0014000,           0xe0018000,     0xe001c000, 0xe0016000, 0xe0017000
 };
+
+/* The command and what is likeliest to be seen of the others: drive, cylinder, head, sector. */
+static void floppy_command(const uint8_t *data)
+{
+    static const uint8_t rest[] = { 2, 18, 0x1b, 0xff };
+    test_out(board, 0x3f2, 1, 0x1c);
+    test_out(board, 0x3f7, 1, 0);
+    for (unsigned i = 0; i < 5; i++) {
+        test_out(board, 0x3f5, 1, i == 1 ? data[i] & 5 : i > 1 ? data[i] & 0x1f : data[i]);
+    }
+    for (unsigned i = 0; i < sizeof(rest); i++) {
+        test_out(board, 0x3f5, 1, rest[i]);
+    }
+    while (loop_iterate(board->loop, false)) {}
+    for (unsigned i = 0; i < data[7]; i++) {
+        test_in(board, 0x3f5, 1);
+    }
+}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -183,6 +207,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         switch (data[0] % 8) {
         case 0:
         case 1:
+            if ((data[0] & 0x30) ==
+                0x30) { /* a whole command for the floppy controller: single bytes rarely make one */
+                floppy_command(data + 2);
+                break;
+            }
             bytes = MIN(bytes, 4);
             small = small & 0x8000 ? small : ports[data[2] % G_N_ELEMENTS(ports)] + (data[3] & 0x1f);
             if (data[0] & 1) {

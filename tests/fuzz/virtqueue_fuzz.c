@@ -1,8 +1,8 @@
 /*
- * Virtqueues and virtio registers: the input is what a hostile driver does to virtio-rng, -blk, -net and
- * -serial on the MMIO transport: register writes, descriptors, ring entries, notifications, resets. Whatever
- * comes, the devices neither crash nor touch memory that is not theirs. SPDX-License-Identifier:
- * GPL-2.0-or-later
+ * Virtqueues, split and packed, and virtio registers: the input is what a hostile driver does to virtio-rng,
+ * -blk, -net (with several queue pairs), -serial, -vsock and -balloon on the MMIO transport: register writes,
+ * descriptors, ring entries, notifications, resets. Whatever comes, the devices neither crash nor touch
+ * memory that is not theirs. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/block.h"
 #include "chardev/chardev.h"
@@ -11,18 +11,21 @@
 
 #include <fcntl.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { DEVICES = 4, MAX_STEPS = 300 };
+enum { DEVICES = 6, MAX_STEPS = 300 };
+enum { VSOCK = 4 };
 
 typedef struct Input {
     const uint8_t *at, *end;
 } Input;
 
 static VirtioTest benches[DEVICES];
-static int net_peer;
+static int net_peer, vsock_peer = -1;
+static char *vsock_path;
 
 static uint64_t take(Input *in, unsigned bytes)
 {
@@ -61,9 +64,11 @@ static void setup_net(VirtioTest *t)
     net_property_set_registry(nets);
     must(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == 0, NULL);
     net_peer = pair[1];
-    g_autofree char *text = g_strdup_printf("stream,id=s0,addr.type=fd,addr.str=%d", pair[0]);
+    g_autofree char *text = g_strdup_printf("stream,id=s0,queues=2,addr.type=fd,addr.str=%d", pair[0]);
     must(net_client_add_text(nets, text, &error) != NULL, error);
     must(object_property_set_str(t->device, "netdev", "s0", &error), error);
+    must(object_property_set_bool(t->device, "mq", true, &error), error);
+    must(object_property_set_bool(t->device, "packed", true, &error), error);
     must(vt_realize(t, &error), error);
 }
 
@@ -81,10 +86,61 @@ static void setup_serial(VirtioTest *t)
     must(device_realize(console, DEVICE(t->device)->child_buses->pdata[0], NULL, &error), error);
 }
 
+static void remove_socket(void)
+{
+    unlink(vsock_path);
+}
+
+/* Nobody listens for the guest's connections, but for the host's program on port 5 that the fuzzer plays. */
+static void setup_vsock(VirtioTest *t)
+{
+    g_autoptr(GError) error = NULL;
+    vt_new(t, "virtio-vsock-device");
+    vsock_path = g_strdup_printf("%s/rhea-fuzz-vsock-%d", g_get_tmp_dir(), (int)getpid());
+    must(object_property_set_uint(t->device, "guest-cid", 3, &error), error);
+    must(object_property_set_str(t->device, "socket", vsock_path, &error), error);
+    must(vt_realize(t, &error), error);
+    atexit(remove_socket);
+}
+
+static void setup_balloon(VirtioTest *t)
+{
+    g_autoptr(GError) error = NULL;
+    vt_new(t, "virtio-balloon-device");
+    must(object_property_set_bool(t->device, "packed", true, &error), error);
+    must(object_property_set_bool(t->device, "free-page-reporting", true, &error), error);
+    must(vt_realize(t, &error), error);
+}
+
+/* Connects and says hello, or goes. */
+static void host_program(VirtioTest *t, uint8_t what)
+{
+    struct sockaddr_un addr = { .sun_family = AF_UNIX };
+    uint8_t bytes[256] = "CONNECT 5\n";
+    if (t != &benches[VSOCK]) {
+        return;
+    }
+    if (vsock_peer < 0) {
+        g_strlcpy(addr.sun_path, vsock_path, sizeof(addr.sun_path));
+        vsock_peer = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        (void)!connect(vsock_peer, (struct sockaddr *)&addr, sizeof(addr));
+        (void)!send(vsock_peer, bytes, 10, MSG_NOSIGNAL);
+    } else if (what & 1) {
+        close(vsock_peer);
+        vsock_peer = -1;
+    } else {
+        (void)!send(vsock_peer, bytes, what, MSG_NOSIGNAL);
+        while (recv(vsock_peer, bytes, sizeof(bytes), 0) > 0) {}
+    }
+}
+
 static void setup(void)
 {
     vt_new(&benches[0], "virtio-rng-device");
+    must(object_property_set_bool(benches[0].device, "packed", true, NULL), NULL);
     must(vt_realize(&benches[0], NULL), NULL);
+    setup_vsock(&benches[VSOCK]);
+    setup_balloon(&benches[5]);
     setup_blk(&benches[1]);
     setup_net(&benches[2]);
     setup_serial(&benches[3]);
@@ -124,15 +180,34 @@ static void put_descriptor(VirtioTest *t, Input *in)
     vt_put_desc(t, at, addr, length, flags & 0x87 ? flags & 7 : flags, (uint16_t)take(in, 1) % 18);
 }
 
+/* A descriptor of a packed ring, mostly as it would be made available, and where the queue is looked at. */
+static void put_packed(VirtioTest *t, Input *in)
+{
+    unsigned queue = (unsigned)take(in, 1) % VT_QUEUES, slot = (unsigned)take(in, 1) % VT_QUEUE_SIZE;
+    uint64_t addr = take_addr(in);
+    uint32_t length = (uint32_t)take(in, 2);
+    unsigned kind = (unsigned)take(in, 1);
+    uint16_t flags = (uint16_t)((kind & 7) | (kind & 8 ? 1u << 15 : 1u << 7));
+    if (flags & 4) {
+        addr = VT_INDIRECT;
+        length &= 0xff0;
+    }
+    vt_put_desc(t, vt_desc(queue) + 16 * slot, addr, length, (uint16_t)take(in, 1), flags);
+    if (kind & 16) {
+        vt_kick(t, queue);
+    }
+}
+
 static void step(VirtioTest *t, Input *in)
 {
     unsigned queue;
-    switch (take(in, 1) % 12) {
+    switch (take(in, 1) % 14) {
     case 0:
         vt_write(t, 4 * (uint32_t)take(in, 1) % 0x100, (uint32_t)take(in, 4));
         break;
     case 1:
-        (void)vt_try_start(t, take(in, 8) | take(in, 1) << 28, 1 + (unsigned)take(in, 1) % VT_QUEUES);
+        (void)vt_try_start(t, take(in, 8) | take(in, 1) << 28 | (take(in, 1) & 1) << VIRTIO_F_RING_PACKED,
+                           1 + (unsigned)take(in, 1) % VT_QUEUES);
         break;
     case 2:
         address_space_store(t->as, VT_MMIO + 0x100 + take(in, 1), 1u << take(in, 1) % 4, take(in, 4),
@@ -162,6 +237,14 @@ static void step(VirtioTest *t, Input *in)
     case 8:
         vt_set_ram(t, VT_DATA + (uint32_t)take(in, 2), 8, take(in, 8));
         break;
+    case 9:
+        put_packed(t, in);
+        run(t);
+        break;
+    case 10:
+        host_program(t, (uint8_t)take(in, 1));
+        run(t);
+        break;
     default:
         put_descriptor(t, in);
     }
@@ -180,7 +263,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     memset(t->avail, 0, sizeof(t->avail));
     memset(t->used, 0, sizeof(t->used));
     address_space_set(t->as, 0, 0, VT_DATA + 0x11000, MEMTXATTRS_NONE);
-    (void)vt_try_start(t, take(&in, 4) | take(&in, 1) << 28, VT_QUEUES);
+    (void)vt_try_start(t, take(&in, 4) | take(&in, 1) << 28 | (take(&in, 1) & 1) << VIRTIO_F_RING_PACKED,
+                       VT_QUEUES);
     for (unsigned i = 0; i < MAX_STEPS && in.at < in.end; i++) {
         step(t, &in);
     }

@@ -40,6 +40,7 @@ static const struct {
     { "ide-hd", "drive", "disk0" },
     { "isa-debugcon", "chardev", "null0" },
     { "pci-bridge", "chassis_nr", "3" },
+    { "isa-parallel", "chardev", "null0" },
     { "isa-serial", "chardev", "null0" },
     { "scsi-cd", "drive", "cd0" },
     { "scsi-hd", "drive", "disk0" },
@@ -49,15 +50,26 @@ static const struct {
     { "virtio-blk-device", "drive", "disk0" },
     { "virtio-blk-pci", "drive", "disk0" },
     { "virtio-blk-pci-non-transitional", "drive", "disk0" },
+    { "virtio-blk-pci-transitional", "drive", "disk0" },
+    { "virtio-vsock-device", "guest-cid", "3" },
+    { "virtio-vsock-device", "socket", "vsock.socket" },
+    { "virtio-vsock-pci", "guest-cid", "3" },
+    { "virtio-vsock-pci", "socket", "vsock.socket" },
+    { "virtio-vsock-pci-non-transitional", "guest-cid", "3" },
+    { "virtio-vsock-pci-non-transitional", "socket", "vsock.socket" },
 };
 
 /* Who brings a bus that the board has not. */
 static const struct {
     const char *bus_type, *provider;
 } providers[] = {
-    { "IDE", "piix3-ide" },          { "PCIE", "q35-pcihost" },
-    { "SCSI", "virtio-scsi-pci" },   { "usb-bus", "piix3-usb-uhci" },
-    { "virtio-bus", "virtio-mmio" }, { "virtio-serial-bus", "virtio-serial-pci" },
+    { "IDE", "piix3-ide" },
+    { "PCIE", "q35-pcihost" },
+    { "SCSI", "virtio-scsi-pci" },
+    { "usb-bus", "piix3-usb-uhci" },
+    { "floppy-bus", "isa-fdc" },
+    { "virtio-bus", "virtio-mmio" },
+    { "virtio-serial-bus", "virtio-serial-pci" },
 };
 
 static void bench_init(Bench *n)
@@ -110,7 +122,8 @@ static bool bench_realize(Bench *n, const char *type, GError **error)
     for (size_t i = 0; dc->bus_type && i < G_N_ELEMENTS(providers); i++) {
         if (!strcmp(dc->bus_type, providers[i].bus_type)) {
             DeviceClass *provider = DEVICE_CLASS(object_class_by_name(providers[i].provider));
-            Bus *its_bus = provider->bus_type ? BUS(i440fx_bus(n->host)) : NULL;
+            Bus *its_bus =
+                provider->bus_type ? bus_find(n->board->root, provider->bus_type, NULL, error) : NULL;
             test_board_add(n->board, providers[i].provider, its_bus, NULL);
         }
     }
