@@ -17,6 +17,8 @@
 #include "net/net.h"
 #include "vmstate/vmstate.h"
 
+#include <unistd.h>
+
 typedef struct Bench {
     TestBoard *board;
     MemoryRegion pci_memory;
@@ -52,11 +54,11 @@ static const struct {
     { "virtio-blk-pci-non-transitional", "drive", "disk0" },
     { "virtio-blk-pci-transitional", "drive", "disk0" },
     { "virtio-vsock-device", "guest-cid", "3" },
-    { "virtio-vsock-device", "socket", "vsock.socket" },
+    { "virtio-vsock-device", "socket", "" },
     { "virtio-vsock-pci", "guest-cid", "3" },
-    { "virtio-vsock-pci", "socket", "vsock.socket" },
+    { "virtio-vsock-pci", "socket", "" },
     { "virtio-vsock-pci-non-transitional", "guest-cid", "3" },
-    { "virtio-vsock-pci-non-transitional", "socket", "vsock.socket" },
+    { "virtio-vsock-pci-non-transitional", "socket", "" },
 };
 
 /* Who brings a bus that the board has not. */
@@ -135,8 +137,15 @@ static bool bench_realize(Bench *n, const char *type, GError **error)
     }
     n->dev = device_new_unattached(n->board->root, type, NULL);
     for (size_t i = 0; i < G_N_ELEMENTS(needs); i++) {
-        if (!strcmp(needs[i].type, type) &&
-            !object_property_parse(OBJECT(n->dev), needs[i].name, needs[i].value, error)) {
+        if (strcmp(needs[i].type, type) != 0) {
+            continue;
+        }
+        /* Of sockets each device has its own. */
+        static unsigned sockets;
+        g_autofree char *path =
+            g_strdup_printf("%s/rhea-all-devices-%d-%u", g_get_tmp_dir(), (int)getpid(), sockets++);
+        const char *value = strcmp(needs[i].name, "socket") == 0 ? path : needs[i].value;
+        if (!object_property_parse(OBJECT(n->dev), needs[i].name, value, error)) {
             return false;
         }
     }
