@@ -159,7 +159,7 @@ static void reset_hard(X86Cpu *cpu)
     memcpy(cpu->xsave + 512, &xstate_bv, 8);
     cpu->xcr0 = 1;
     cpu->xss = 0;
-    cpu->pkru = 0;
+    cpu->pkru = cpu->pkrs = 0;
     cpu->star = cpu->lstar = cpu->cstar = cpu->fmask = cpu->kernel_gs_base = cpu->tsc_aux = 0;
     cpu->sysenter_cs = cpu->sysenter_esp = cpu->sysenter_eip = 0;
     cpu->pat = UINT64_C(0x0007040600070406);
@@ -917,6 +917,7 @@ static bool cpu_pre_load(void *opaque, GError **error)
     X86Cpu *cpu = opaque;
 
     cpu->avx512_loaded = false;
+    cpu->pkrs = 0;
     return true;
 }
 
@@ -960,7 +961,22 @@ static const VmState avx512_vmstate = {
     .pre_save = avx512_pre_save,
     .post_load = avx512_post_load,
 };
-static const VmState *const cpu_subsections[] = { &avx512_vmstate, NULL };
+static bool pks_needed(const void *opaque)
+{
+    const X86Cpu *cpu = opaque;
+
+    return cpu->pkrs != 0;
+}
+
+static const VmStateField pks_fields[] = { VMS_UINT32(pkrs, X86Cpu), VMS_END };
+static const VmState pks_vmstate = {
+    .name = "cpu/pks",
+    .version = 1,
+    .minimum_version = 1,
+    .fields = pks_fields,
+    .needed = pks_needed,
+};
+static const VmState *const cpu_subsections[] = { &avx512_vmstate, &pks_vmstate, NULL };
 
 /* Behind fields and subsections: what other hosts have behind AVX means nothing here. */
 static void place_avx512(X86Cpu *cpu)

@@ -145,7 +145,7 @@ static const char *const implemented =
     "f16c rdrand "
     "hypervisor "
     "fsgsbase tsc-adjust bmi1 avx2 smep bmi2 erms invpcid rdseed adx smap clflushopt clwb sha-ni umip fsrm "
-    "spec-ctrl "
+    "spec-ctrl pku pks "
     "arch-capabilities md-clear ssbd stibp "
     "syscall nx mmxext fxsr-opt pdpe1gb rdtscp lm lahf-lm cmp-legacy cr8legacy abm misalignsse 3dnowprefetch "
     "topoext "
@@ -685,10 +685,11 @@ uint64_t cpuid_xcr0_mask(const X86Cpu *cpu)
     if (!cpu_has_feature(cpu, FEAT_1_ECX, CPUID_EXT_XSAVE)) {
         return 0;
     }
+    uint64_t keys = cpu_has_feature(cpu, FEAT_7_0_ECX, CPUID_7C_PKU) ? XCR0_PKRU : 0;
     if (!cpu_has_feature(cpu, FEAT_1_ECX, CPUID_EXT_AVX)) {
-        return 3;
+        return 3 | keys;
     }
-    return XCR0_BASE | (cpu_has_feature(cpu, FEAT_7_0_EBX, CPUID_7_AVX512F) ? XCR0_AVX512 : 0);
+    return XCR0_BASE | keys | (cpu_has_feature(cpu, FEAT_7_0_EBX, CPUID_7_AVX512F) ? XCR0_AVX512 : 0);
 }
 
 bool cpuid_xcr0_valid(uint64_t xcr0)
@@ -779,7 +780,10 @@ static void leaf_extended_topology(X86Cpu *cpu, uint32_t subleaf, uint32_t out[4
 /* Where XSAVE's standard format ends with these components. */
 static uint32_t xsave_size(uint64_t components)
 {
-    return components & XCR0_AVX512 ? XSAVE_GUEST_AVX512_END : components & 4 ? 832 : 576;
+    return components & XCR0_PKRU     ? XSAVE_GUEST_PKRU + XSAVE_PKRU_SIZE
+           : components & XCR0_AVX512 ? XSAVE_GUEST_AVX512_END
+           : components & 4           ? 832
+                                      : 576;
 }
 
 static void leaf_xsave(X86Cpu *cpu, uint32_t subleaf, uint32_t out[4])
@@ -789,7 +793,8 @@ static void leaf_xsave(X86Cpu *cpu, uint32_t subleaf, uint32_t out[4])
     } parts[] = { { 2, 256, 576 },
                   { 5, XSAVE_OPMASK_SIZE, XSAVE_GUEST_OPMASK },
                   { 6, XSAVE_ZMM_HI_SIZE, XSAVE_GUEST_ZMM_HI },
-                  { 7, XSAVE_HI16_SIZE, XSAVE_GUEST_HI16 } };
+                  { 7, XSAVE_HI16_SIZE, XSAVE_GUEST_HI16 },
+                  { 9, XSAVE_PKRU_SIZE, XSAVE_GUEST_PKRU } };
     uint64_t mask = cpuid_xcr0_mask(cpu);
 
     if (mask == 0) {
@@ -802,7 +807,8 @@ static void leaf_xsave(X86Cpu *cpu, uint32_t subleaf, uint32_t out[4])
     } else if (subleaf == 1) {
         out[0] = cpu->cpuid_features[FEAT_XSAVE];
         if (out[0] & (CPUID_XSAVEC | CPUID_XSAVES)) {
-            out[1] = (cpu->xcr0 & 4 ? 832 : 576) + (cpu->xcr0 & XCR0_AVX512 ? XSAVE_AVX512_SIZE : 0);
+            out[1] = (cpu->xcr0 & 4 ? 832 : 576) + (cpu->xcr0 & XCR0_AVX512 ? XSAVE_AVX512_SIZE : 0) +
+                     (cpu->xcr0 & XCR0_PKRU ? XSAVE_PKRU_SIZE : 0);
         }
     }
     for (size_t i = 0; i < G_N_ELEMENTS(parts); i++) {
@@ -858,7 +864,7 @@ static void leaf_basic(X86Cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t ou
         if (subleaf == 0) {
             out[0] = cpu->cpuid_features[FEAT_7_1_EAX] ? 1 : 0;
             out[1] = cpu->cpuid_features[FEAT_7_0_EBX];
-            out[2] = cpu->cpuid_features[FEAT_7_0_ECX];
+            out[2] = cpu->cpuid_features[FEAT_7_0_ECX] | (cpu->cr4 & CR4_PKE ? CPUID_7C_OSPKE : 0);
             out[3] = cpu->cpuid_features[FEAT_7_0_EDX];
         } else if (subleaf == 1) {
             out[0] = cpu->cpuid_features[FEAT_7_1_EAX];

@@ -91,6 +91,8 @@ typedef enum FeatureWord {
 #define CPUID_7_1A_AVX512BF16          (1u << 5)
 #define CPUID_7C_UMIP                  (1u << 2)
 #define CPUID_7C_PKU                   (1u << 3)
+#define CPUID_7C_OSPKE                 (1u << 4)
+#define CPUID_7C_PKS                   (1u << 31)
 #define CPUID_7C_RDPID                 (1u << 22)
 #define CPUID_7D_SPEC_CTRL             (1u << 26)
 #define CPUID_7D_ARCH_CAPABILITIES     (1u << 29)

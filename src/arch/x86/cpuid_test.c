@@ -103,14 +103,20 @@ static void test_avx512(CpuFixture *f, gconstpointer data)
     }
     cpu->cr4 |= CR4_OSXSAVE;
     cpuid_leaf(cpu, 0xd, 0, out);
-    g_assert_cmphex(out[0], ==, 0xe7);
+    g_assert_cmphex(out[0], ==, 0x2e7);
     g_assert_cmpuint(out[1], ==, 576);
-    g_assert_cmpuint(out[2], ==, 2688);
+    g_assert_cmpuint(out[2], ==, 2696);
     xsetbv(cpu, 0xe7, -1);
     cpuid_leaf(cpu, 0xd, 0, out);
     g_assert_cmpuint(out[1], ==, 2688);
     cpuid_leaf(cpu, 0xd, 1, out);
     g_assert_cmpuint(out[1], ==, 576 + 256 + 64 + 512 + 1024);
+    xsetbv(cpu, 0x2e7, -1);
+    cpuid_leaf(cpu, 0xd, 0, out);
+    g_assert_cmpuint(out[1], ==, 2696);
+    cpuid_leaf(cpu, 0xd, 1, out);
+    g_assert_cmpuint(out[1], ==, 576 + 256 + 64 + 512 + 1024 + 8);
+    xsetbv(cpu, 0xe7, -1);
     xsetbv(cpu, 0xe3, EXC_GP);
     xsetbv(cpu, 0x27, EXC_GP);
     xsetbv(cpu, 0x67, EXC_GP);
