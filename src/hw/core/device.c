@@ -324,8 +324,8 @@ static bool device_set_options(Device *dev, const QapiDeviceOptions *options, GE
     return ok;
 }
 
-Device *device_create(Object *root, const QapiDeviceOptions *options, bool hotplug, GPtrArray *globals,
-                      GError **error)
+Device *device_create(Object *root, const DeviceEnv *env, const QapiDeviceOptions *options, bool hotplug,
+                      GPtrArray *globals, GError **error)
 {
     const char *driver = options->driver, *id = options->id, *bus_name = options->bus;
     DeviceClass *dc = device_class_find(driver, hotplug, error);
@@ -382,7 +382,7 @@ Device *device_create(Object *root, const QapiDeviceOptions *options, bool hotpl
         return NULL;
     }
     bool ok = (!globals || object_apply_globals(obj, globals, error)) &&
-              device_set_options(dev, options, error) && device_realize(dev, bus, NULL, error);
+              device_set_options(dev, options, error) && device_realize(dev, bus, bus ? NULL : env, error);
     if (!ok) {
         object_unparent(obj);
         object_unref(obj);
@@ -392,11 +392,13 @@ Device *device_create(Object *root, const QapiDeviceOptions *options, bool hotpl
     return dev;
 }
 
-Device *device_create_text(Object *root, const char *text, bool hotplug, GPtrArray *globals, GError **error)
+Device *device_create_text(Object *root, const DeviceEnv *env, const char *text, bool hotplug,
+                           GPtrArray *globals, GError **error)
 {
     g_autoptr(QapiDeviceOptions) options = NULL;
-    return qapi_option_device(text, &options, error) ? device_create(root, options, hotplug, globals, error)
-                                                     : NULL;
+    return qapi_option_device(text, &options, error)
+               ? device_create(root, env, options, hotplug, globals, error)
+               : NULL;
 }
 
 bool device_delete(Object *root, const char *id, GError **error)

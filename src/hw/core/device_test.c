@@ -84,7 +84,7 @@ TYPE_REGISTER(toy_builtin_info);
 
 static Device *create(TestBoard *b, const char *options, bool hotplug, GError **error)
 {
-    return device_create_text(b->root, options, hotplug, NULL, error);
+    return device_create_text(b->root, &b->env, options, hotplug, NULL, error);
 }
 
 static void expect(TestBoard *b, const char *options, bool hotplug, const char *message, const char *hint)

@@ -42,6 +42,7 @@
 #define VIRTIO_ID_ENTROPY 4
 #define VIRTIO_ID_BALLOON 5
 #define VIRTIO_ID_SCSI    8
+#define VIRTIO_ID_GPU     16
 #define VIRTIO_ID_INPUT   18
 
 #define VIRTIO_NO_VECTOR  0xffff
