@@ -221,6 +221,6 @@ int main(int argc, char **argv)
     g_test_add_func("/acpi/pc", test_pc);
     g_test_add_func("/acpi/hardware-reduced", test_reduced);
     g_test_add_func("/acpi/too-many-cpus", test_too_many_cpus);
-    g_test_add_func("/acpi-tables/part", test_part);
+    g_test_add_func("/acpi/part", test_part);
     return g_test_run();
 }

@@ -122,13 +122,13 @@ def generation_id_firmware(guests, args):
     with tempfile.TemporaryDirectory(prefix="rhea-devices-") as name:
         directory = pathlib.Path(name)
         with Machine(args.build / "rhea-system-x86_64",
-                     ["-M", "pc", "-accel", args.accel, "-m", "64", "-nodefaults", "-display", "none", "-device",
+                     ["-M", "pc", "-accel", args.accel, "-m", "16", "-nodefaults", "-display", "none", "-device",
                       f"vmgenid,guid={guid}", "-trace", f"fw_cfg_written,file={directory}/trace",
                       "-qmp", f"unix:{directory}/qmp,server=on,wait=off"], directory) as vm:
             deadline, found = time.monotonic() + 60, None
             while not found and time.monotonic() < deadline:
                 time.sleep(0.5)
-                vm.qmp.command("pmemsave", val=0, size=64 << 20, filename=str(directory / "memory"))
+                vm.qmp.command("pmemsave", val=0, size=16 << 20, filename=str(directory / "memory"))
                 found = re.search(re.escape(uuid.UUID(guid).bytes_le), (directory / "memory").read_bytes())
             expect(found and found.start() % 4096 == 40, "the ID is not in memory at offset 40 of a page")
             expect(vm.qmp.command("query-vm-generation-id")["guid"] == guid, "it is another ID")

@@ -300,8 +300,13 @@ def main():
             return Machine(binary, ["-nodefaults", "-display", "none", "-accel", args.accel, "-m", "256",
                                     "-qmp", f"unix:{directory}/qmp,server=on,wait=off", *options], directory)
 
-        def seabios_text(*options):
-            with firmware_screen("-M", "pc", *options) as vm:
+        def vga_seabios():
+            with firmware_screen("-M", "pc", "-vga", "virtio") as vm:
+                wait_screen(vm, r"SeaBIOS \(version", 60)  # the VGA in it is in a text mode
+                expect(picture(vm)[:2] == (720, 400), str(picture(vm)[:2]))
+
+        def ramfb_seabios():
+            with firmware_screen("-M", "pc", "-device", "ramfb") as vm:
                 wait_picture(vm, "SeaBIOS (version", 60)
 
         def ramfb_ovmf():
@@ -323,8 +328,8 @@ def main():
                  "USB: UHCI of the PIIX3": lambda: usb(["-usb"], "uhci-hcd"),
                  "virtio-gpu-pci: Linux's console": lambda: virtio_gpu("virtio-gpu-pci"),
                  "virtio-vga: Linux's console": lambda: virtio_gpu("virtio-vga"),
-                 "virtio-vga: SeaBIOS": lambda: seabios_text("-vga", "virtio"),
-                 "ramfb: SeaBIOS": lambda: seabios_text("-device", "ramfb"),
+                 "virtio-vga: SeaBIOS": vga_seabios,
+                 "ramfb: SeaBIOS": ramfb_seabios,
                  "ramfb: OVMF": ramfb_ovmf,
                  "USB: xHCI": lambda: usb(["-device", "qemu-xhci"], "xhci-pci")}
         for label, function in tests.items():

@@ -63,7 +63,7 @@ static void test_fixed(void)
     GError *error = NULL;
     setup();
     g_assert_null(vmgenid_query(b->root, &error));
-    g_assert_cmpstr(error->message, ==, "VM Generation ID device not found");
+    g_assert_true(g_str_has_prefix(error->message, "VM Generation ID device not found"));
     g_clear_error(&error);
     Device *dev = test_board_add(b, "vmgenid", NULL, "guid", GUID, NULL);
     g_autofree char *guid = vmgenid_query(b->root, &error);
