@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`make soak-hotplug`, second part: a disk, a network card and a serial port come to a whole Debian and leave it, all three with
-traffic until they are gone: by ACPI on pc, by PCI Express root ports on q35. Kinds of disk and card take turns."""
+traffic until they are gone: by ACPI on pc, by PCI Express root ports on q35. Kinds of disk, card and port take turns."""
 import argparse
 import hashlib
 import os
@@ -21,27 +21,33 @@ from harness import Tap, expect  # noqa: E402
 DISK_BYTES = 4 << 20
 DISKS = ["virtio-blk", "virtio-scsi"]
 CARDS = ["virtio-net-pci", "e1000", "rtl8139"]
+PORTS = ["virtio-serial", "virtio-serial", "pci-serial"]
 MAC = "52:54:00:52:68:65"
 # Sourced by the guest's shell. What `come` starts ends when its device goes; `leave` waits for that.
 SCRIPT = f"""
-find_disk() {{ disk=$(readlink -e /dev/disk/by-id/*hot$1); }}
-find_card() {{ card=$(basename $(dirname $(grep -l {MAC} /sys/class/net/*/address)) 2>&-); }}
-until_true() {{ n=0; until "$@" 2>&-; do n=$((n+1)); [ $n -lt 600 ] || {{ echo "never: $*"; return 1; }}; sleep 0.1; done; }}
+find_disk() {{ disk=$(readlink -e /dev/disk/by-id/*hot$1 | head -n 1); [ -b "$disk" ]; }}
+find_card() {{ card=$(basename $(dirname $(grep -l {MAC} /sys/class/net/*/address)) 2>/dev/null); }}
+until_true() {{ n=0; until "$@" 2>/dev/null; do n=$((n+1)); [ $n -lt 600 ] || {{ echo "never: $*"; return 1; }}; sleep 0.1; done; }}
 disk_traffic() {{ while dd if=$disk of=/dev/null bs=64k iflag=direct && dd if=/dev/zero of=$disk bs=64k count=16 oflag=direct; do :; done; }}
 card_traffic() {{ cat /dev/zero >/dev/tcp/10.0.2.2/$1 & cat </dev/tcp/10.0.2.2/$2 >/dev/null & }}
-port_traffic() {{ exec 7<>/dev/virtio-ports/hot; cat /dev/zero >&7 & cat <&7 >/dev/null & exec 7>&-; }}
+find_port() {{
+    port=/dev/virtio-ports/hot
+    [ -e $port ] || port=/dev/$(basename /sys/bus/pci/devices/*/tty/ttyS*)
+    [ -c $port ]
+}}
+port_traffic() {{ case $port in */ttyS*) stty -F $port raw -echo clocal;; esac; exec 7<>$port; cat /dev/zero >&7 & cat <&7 >/dev/null & exec 7>&-; }}
 come() {{
-    until_true find_disk $1 && until_true find_card && until_true test -c /dev/virtio-ports/hot || return
-    echo "sum $(dd if=$disk bs=64k iflag=direct 2>&- | sha256sum | cut -c1-64)"
+    until_true find_disk $1 && until_true find_card && until_true find_port || return
+    echo "sum $(dd if=$disk bs=64k iflag=direct 2>/dev/null | sha256sum | cut -c1-64)"
     ip addr add 10.0.2.15/24 dev $card && ip link set $card up || return
-    {{ disk_traffic & card_traffic $2 $3; port_traffic; }} 2>&-
+    {{ disk_traffic & card_traffic $2 $3; port_traffic; }} 2>/dev/null
 }}
 no_disk() {{ ! ls /dev/disk/by-id/*hot*; }}
 no_card() {{ ! grep -l {MAC} /sys/class/net/*/address; }}
-no_port() {{ ! test -e /dev/virtio-ports/hot; }}
+no_port() {{ ! find_port; }}
 leave() {{
     until_true no_disk >/dev/null && until_true no_card >/dev/null && until_true no_port || return
-    kill $(jobs -p) 2>&-; wait; lspci -n | sort >/run/left; cmp /run/cards /run/left
+    kill $(jobs -p) 2>/dev/null; wait; lspci -n | sort >/run/left; cmp /run/cards /run/left
 }}
 lspci -n | sort >/run/cards
 """
@@ -124,13 +130,17 @@ class HotPlug:
         qmp.command("device_add", driver=CARDS[n % len(CARDS)], id="card", netdev="net", mac=MAC, **self.slots[1])
         qmp.command("chardev-add", id="line", backend={"type": "socket", "data": {
             "addr": {"type": "unix", "data": {"path": str(self.directory / "line")}}, "server": True, "wait": False}})
+        if PORTS[n % len(PORTS)] == "pci-serial":
+            qmp.command("device_add", driver="pci-serial", id="serial", chardev="line", **self.slots[2])
+            return {*gone, "card", "serial"}
         qmp.command("device_add", driver="virtio-serial-pci", id="serial", **self.slots[2])
         qmp.command("device_add", driver="virtserialport", id="port", bus="serial.0", chardev="line", name="hot")
         return {*gone, "card", "serial", "port"}
 
     def unplug(self, n, expected):
+        """Each of them asked for, or going with what it sits on; each is told of once."""
         qmp = self.qmp
-        if n % 2:  # the port by itself; else with its controller
+        if n % 2 and "port" in expected:
             qmp.command("device_del", id="port")
         for name in ("card", "disk", "serial"):
             qmp.command("device_del", id=name)

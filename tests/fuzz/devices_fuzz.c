@@ -120,8 +120,9 @@ static void setup(void)
     test_board_add(board, "usb-mouse", usb, NULL);
     blockdev_add_text(blocks, "driver=null-co,node-name=stick,size=1M,read-zeroes=on", &error);
     test_board_add(board, "usb-storage", usb, "drive", "stick", NULL);
-    static const char *const pci_types[] = { "virtio-keyboard-pci", "virtio-mouse-pci", "i6300esb", "e1000",
-                                             "rtl8139" };
+    static const char *const pci_types[] = {
+        "virtio-keyboard-pci", "virtio-mouse-pci", "i6300esb", "pci-serial", "e1000", "rtl8139"
+    };
     for (unsigned i = 0; i < G_N_ELEMENTS(pci_types); i++) {
         g_autofree char *addr = g_strdup_printf("%x", 9 + i);
         add_pci(pci_types[i], addr);

@@ -43,6 +43,7 @@ static const struct {
     { "ide-hd", "drive", "disk0" },
     { "isa-debugcon", "chardev", "null0" },
     { "pci-bridge", "chassis_nr", "3" },
+    { "pci-serial", "chardev", "null0" },
     { "isa-serial", "chardev", "null0" },
     { "scsi-cd", "drive", "cd0" },
     { "scsi-hd", "drive", "disk0" },

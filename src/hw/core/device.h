@@ -148,7 +148,8 @@ Bus *bus_new(const char *bus_type, Device *owner, const char *name, const Device
  * composition tree. On success the bus holds a reference. */
 bool device_realize(Device *dev, Bus *bus, const DeviceEnv *env, GError **error);
 void device_unrealize(Device *dev);
-/* Takes a device out of bus and tree for good and emits DEVICE_DELETED. Main loop's thread. */
+/* Takes a device, and what sits on its buses, out of bus and tree for good; DEVICE_DELETED of each, its own
+ * last. Main loop's thread. */
 void device_unplug_done(Device *dev);
 /* A new device of a type that the program knows, for boards: placed below /machine/unattached as name (NULL:
  * "device[N]"). Borrowed result; set its properties and realize it. */
