@@ -86,8 +86,11 @@ void kvm_dirty_harvest(KvmAccel *kvm, unsigned index)
 /* ---- rings ---- */
 
 /* Processors buffer what they log until a vCPU leaves the guest. */
-static void flush_vcpus(KvmAccel *kvm)
+void kvm_dirty_flush(KvmAccel *kvm)
 {
+    if (!kvm->ring_entries) {
+        return;
+    }
     g_mutex_lock(&kvm->lock);
     for (guint i = 0; i < kvm->vcpus->len; i++) {
         KvmVcpu *v = kvm->vcpus->pdata[i];
@@ -185,9 +188,7 @@ static void dirty_sync(RamListener *l, RamBlock *block, uint64_t offset, uint64_
 {
     KvmAccel *kvm = (KvmAccel *)((uint8_t *)l - offsetof(KvmAccel, ram_listener));
 
-    if (kvm->ring_entries) {
-        flush_vcpus(kvm);
-    }
+    kvm_dirty_flush(kvm);
     g_mutex_lock(&kvm->slot_lock);
     if (kvm->ring_entries) {
         reap_rings(kvm);

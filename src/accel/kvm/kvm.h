@@ -159,7 +159,9 @@ void kvm_memory_stop(KvmAccel *kvm);
 bool kvm_dirty_setup(KvmAccel *kvm, GError **error);
 bool kvm_dirty_map_ring(KvmVcpu *v, GError **error);
 void kvm_dirty_unmap_ring(KvmVcpu *v);
-/* Starts or stops logging; slot_lock is held. */
+/* Makes vCPUs bring what they have buffered to their rings; no lock but the topology's is held. */
+void kvm_dirty_flush(KvmAccel *kvm);
+/* Starts or stops logging (kvm_dirty_flush was before that); slot_lock is held. */
 void kvm_dirty_log(KvmAccel *kvm, unsigned index, bool on);
 /* Reports what a slot's log has; slot_lock is held. Not for rings. */
 void kvm_dirty_harvest(KvmAccel *kvm, unsigned index);

@@ -107,6 +107,7 @@ static void listen_del(MemoryListener *l, const MemoryRegionSection *section)
         /* A device that has just left its readable state has a slot still. */
         slot.gpa = (section->addr + PAGE - 1) & ~(PAGE - 1);
     }
+    kvm_dirty_flush(kvm);
     g_mutex_lock(&kvm->slot_lock);
     for (guint i = 0; i < kvm->slots->len; i++) {
         KvmSlot *place = &g_array_index(kvm->slots, KvmSlot, i);
@@ -131,6 +132,7 @@ static void set_log(KvmAccel *kvm, const MemoryRegionSection *section, bool on)
     if (!section_slot(section, &slot)) {
         return;
     }
+    kvm_dirty_flush(kvm);
     g_mutex_lock(&kvm->slot_lock);
     for (guint i = 0; i < kvm->slots->len; i++) {
         const KvmSlot *place = &g_array_index(kvm->slots, KvmSlot, i);

@@ -136,7 +136,7 @@ static bool watch_queues(VirtioDevice *vdev, GError **error)
 static void connect_queues(VirtioDevice *vdev, bool on)
 {
     const VirtioBus *bus = vdev->bus;
-    if (!bus->ops->connect_queue) {
+    if (!bus->ops || !bus->ops->connect_queue) {
         return;
     }
     memory_transaction_begin();
