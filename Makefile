@@ -11,7 +11,7 @@ JOBS       ?= $(shell nproc)
 MESON      ?= meson
 SECONDS    ?= 600
 
-.PHONY: all run test check bench bench-cpu bench-io soak-cpu soak-io soak-guest-disk soak-hotplug soak-state soak-programs soak-disks soak-systems fuzz tsan format install clean deps deps-test guest
+.PHONY: all run test check bench bench-cpu bench-io soak-cpu soak-io soak-guest-disk soak-hotplug soak-state soak-programs soak-disks soak-systems soak-kvm fuzz tsan format install clean deps deps-test guest
 
 all: $(BUILD)/build.ninja
 	ninja -C $(BUILD) -j $(JOBS)
@@ -75,6 +75,11 @@ soak-io: all
 # A guest that is killed at random under fsync load, 50 times: every acknowledged transaction is in its qcow2 image.
 soak-guest-disk: all guest
 	@tests/block/soak_guest.py --build $(BUILD) --guest $(GUEST) --kills 50
+
+# The accelerator kvm on a host without /dev/kvm: in a machine that has one, emulated by QEMU. As root; some minutes.
+soak-kvm: all
+	@tools/guest.sh -k generic -o $(BUILD)/guest-generic
+	@tests/machine/nested_kvm.py --build $(BUILD) --guest $(BUILD)/guest-generic
 
 # Cards come and go 50 times on each PC: with a small guest, then with a whole Debian and traffic on all of them.
 soak-hotplug: all guest

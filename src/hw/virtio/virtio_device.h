@@ -58,6 +58,9 @@ typedef struct VirtioDeviceClass VirtioDeviceClass;
 typedef struct VirtioTransportOps {
     void (*notify_queue)(void *opaque, VirtQueue *vq); /* the used buffer notification */
     void (*notify_config)(void *opaque);               /* the configuration change notification */
+    /* Where the driver's notifications of a queue arrive: its notifier is connected to that place, or taken
+     * away again. */
+    void (*connect_queue)(void *opaque, VirtQueue *vq, bool on);
 } VirtioTransportOps;
 
 typedef struct VirtioBus {

@@ -107,8 +107,19 @@ static void notify_config(void *opaque)
     interrupt(s, VIRTIO_ISR_CONFIG, s->vdev->config_vector);
 }
 
+/* The queue is told by the address (4.1.4.4), whatever is written there. */
+static void connect_queue(void *opaque, VirtQueue *vq, bool on)
+{
+    VirtioPci *s = opaque;
+    if (s->ioeventfd) {
+        (on ? memory_region_add_eventfd : memory_region_del_eventfd)(
+            &s->notify, vq->index * NOTIFY_MULTIPLIER, 0, false, 0, &vq->notifier);
+    }
+}
+
 static const VirtioTransportOps transport_ops = { .notify_queue = notify_queue,
-                                                  .notify_config = notify_config };
+                                                  .notify_config = notify_config,
+                                                  .connect_queue = connect_queue };
 
 /* ---- common configuration ---- */
 
@@ -543,13 +554,14 @@ bool virtio_pci_realize(PciDevice *pci, GError **error)
     s->bus->opaque = s;
     s->bus->home = &DEVICE(s)->lock;
     s->bus->dma_as = pci->dma_as;
+    init_regions(s); /* the device connects its queues */
     if (!device_realize(DEVICE(s->vdev), BUS(s->bus), NULL, error)) {
+        destroy_regions(s);
         object_unref(OBJECT(s->bus));
         s->bus = NULL;
         return false;
     }
     pci->config[PCI_INTERRUPT_PIN] = 1;
-    init_regions(s);
     if (!add_caps(s, error) || !init_msix(s, error)) {
         device_unrealize(DEVICE(s->vdev));
         destroy_regions(s);
@@ -614,7 +626,7 @@ static const Property virtio_pci_properties[] = {
               "no legacy interface (the only choice)"),
     PROP_BOOL("disable-modern", VirtioPci, disable_modern, false, "no modern interface (not supported)"),
     PROP_BOOL("ioeventfd", VirtioPci, ioeventfd, true,
-              "queues are rung without the device's lock (always so)"),
+              "an accelerator that can (KVM) rings queues without leaving the guest"),
     PROP_END,
 };
 
