@@ -84,7 +84,7 @@ def main():
         sys.exit(f"{sys.argv[0]}: only root may show all of the host's files to the machine")
     build = args.build.resolve()
     command = " ".join(args.command) or (f"{build}/src/test_accel_kvm_kvm_test --tap && "
-                                         f"tests/machine/kvm_test.py --build {build}")
+                                         f"python3 tests/machine/kvm_test.py --build {build}")
     with tempfile.TemporaryDirectory(prefix="rhea-nested-") as name:
         directory = pathlib.Path(name)
         share = args.share.resolve() if args.share else directory

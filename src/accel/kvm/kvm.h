@@ -223,6 +223,5 @@ static inline bool kvm_has_lapic(const KvmAccel *kvm)
     return kvm->irqchip != KVM_IRQCHIP_OFF;
 }
 bool kvm_irqchip_setup(KvmAccel *kvm, GError **error);
-void kvm_irqchip_free(KvmAccel *kvm);
 
 #endif
