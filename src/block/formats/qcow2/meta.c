@@ -287,6 +287,7 @@ void qcow2_page_unpin(Qcow2Node *s, Qcow2Page *page)
 void qcow2_page_dirty(Qcow2Node *s, Qcow2Page *page, uint32_t from, uint32_t bytes)
 {
     page->learned = false;
+    s->table_changes += page->kind == QCOW2_PAGE_L2 || page->kind == QCOW2_PAGE_L1;
     if (!page->dirty[0] && !page->dirty[1]) {
         page->pins++;
         g_ptr_array_add(s->dirty_pages, page);
