@@ -405,6 +405,7 @@ bool machine_init(Machine *machine, const MachineConfig *config, GError **error)
         .firmware_dirs = config->firmware_dirs,
         .displays = config->displays,
         .inputs = config->inputs,
+        .acpi_parts = g_ptr_array_new(),
     };
     /* libvirt and the monitor look for these even where they are empty. */
     container_get(config->root, "/machine/peripheral");
@@ -498,6 +499,7 @@ void machine_fini(Machine *machine)
     }
     machine->rtc = NULL;
     machine->fw_cfg = NULL;
+    g_clear_pointer(&machine->env.acpi_parts, g_ptr_array_unref);
     for (unsigned i = 0; machine->cpu_slots && i < machine->smp.max_cpus; i++) {
         X86Cpu *cpu = machine->cpu_slots[i].cpu;
         if (cpu) {

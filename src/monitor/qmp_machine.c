@@ -1,6 +1,7 @@
 /* QMP: run state, machine, CPUs, memory. SPDX-License-Identifier: GPL-2.0-or-later */
 #include "arch/x86/cpuid.h"
 #include "base/error.h"
+#include "hw/acpi/vmgenid.h"
 #include "hw/virtio/virtio_balloon.h"
 #include "monitor/monitor_internal.h"
 #include "rhea_config.h"
@@ -399,4 +400,15 @@ bool qmp_query_balloon(QmpContext *ctx, QapiBalloonInfo **ret, GError **error)
 bool qmp_balloon(QmpContext *ctx, int64_t value, GError **error)
 {
     return virtio_balloon_set_target(vm_root(ctx->vm), machine_ram_size(ctx), value, error);
+}
+
+bool qmp_query_vm_generation_id(QmpContext *ctx, QapiGuidInfo **ret, GError **error)
+{
+    char *guid = vmgenid_query(vm_root(ctx->vm), error);
+    if (!guid) {
+        return false;
+    }
+    *ret = g_new0(QapiGuidInfo, 1);
+    (*ret)->guid = guid;
+    return true;
 }
