@@ -1,6 +1,7 @@
 /* What every board has: the class list, -smp, RAM, CPUs, reset. SPDX-License-Identifier: GPL-2.0-or-later */
 #include "machine/machine.h"
 
+#include "arch/x86/cpuid.h"
 #include "base/error.h"
 #include "base/nearest.h"
 #if __has_include("mem/memory_backend.h")
@@ -199,7 +200,8 @@ static bool machine_find_cpu_type(Machine *machine, const char *model, GError **
     }
     const char *comma = strchr(model, ',');
     g_autofree char *name = comma ? g_strndup(model, comma - model) : g_strdup(model);
-    g_autofree char *type = g_strconcat(name, "-x86_64-cpu", NULL);
+    const char *meant = mc->latest_cpu_models ? x86_cpu_model_latest(name) : name;
+    g_autofree char *type = g_strconcat(meant, "-x86_64-cpu", NULL);
     ObjectClass *klass = object_class_by_name(type);
     if (!klass || !object_class_cast(klass, TYPE_X86_CPU) || object_class_is_abstract(klass)) {
         GPtrArray *classes = object_class_list(TYPE_X86_CPU, false);

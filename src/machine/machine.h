@@ -101,6 +101,7 @@ struct MachineClass {
     const char *deprecation_reason; /* NULL: not deprecated */
     unsigned max_cpus;
     bool hotpluggable_cpus;
+    bool latest_cpu_models; /* a CPU model's name without a version is its latest one, not the first */
     bool numa_mem_supported;
     const char *default_cpu_type; /* a QOM type: "qemu64-x86_64-cpu" */
     const char *default_ram_id;   /* "pc.ram" */

@@ -5,6 +5,7 @@
  */
 #include "vm/configure.h"
 
+#include "arch/x86/cpuid.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/nearest.h"
@@ -1249,7 +1250,7 @@ static bool print_properties(const char *type, const char *ancestor, GError **er
     return true;
 }
 
-static void print_types(const char *title, const char *ancestor, const char *suffix, bool descriptions)
+static void print_types(const char *title, const char *ancestor, const char *suffix)
 {
     GPtrArray *classes = object_class_list(ancestor, false);
 
@@ -1260,8 +1261,7 @@ static void print_types(const char *title, const char *ancestor, const char *suf
         if (cut) {
             *cut = 0;
         }
-        const char *description = ((ObjectClass *)classes->pdata[i])->type->description;
-        printf(descriptions && description ? "  %-20s %s\n" : "  %s\n", name, description);
+        printf("  %s\n", name);
     }
     g_ptr_array_unref(classes);
 }
@@ -1324,13 +1324,12 @@ bool vm_answer_help(const Options *options, bool *failed, GError **error)
             break;
         case OPT_CPU:
             if (is_help(o->argument)) {
-                print_types("Available CPUs:", TYPE_X86_CPU, "-x86_64-cpu", true);
-                return true;
+                text = x86_cpu_models_help();
             }
             break;
         case OPT_ACCEL:
             if (is_help(o->argument)) {
-                print_types("Accelerators supported:", TYPE_ACCEL, "-accel", false);
+                print_types("Accelerators supported:", TYPE_ACCEL, "-accel");
                 return true;
             }
             break;
@@ -1346,7 +1345,7 @@ bool vm_answer_help(const Options *options, bool *failed, GError **error)
             break;
         case OPT_OBJECT:
             if (is_help(o->argument)) {
-                print_types("List of user creatable objects:", TYPE_USER_CREATABLE, NULL, false);
+                print_types("List of user creatable objects:", TYPE_USER_CREATABLE, NULL);
                 return true;
             }
             if (name) {

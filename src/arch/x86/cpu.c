@@ -249,8 +249,9 @@ static void warn_unavailable(X86Cpu *cpu)
         for (unsigned b = 0; b < 32; b++) {
             if (s->unavailable[w] >> b & 1) {
                 const char *name = cpuid_feature_name((FeatureWord)w, b);
-                log_warning("this CPU cannot have feature %s (%s [bit %u])", name ? name : "?",
-                            cpuid_word_location((FeatureWord)w), b);
+                log_warning("%s doesn't support requested feature: %s%s%s [bit %u]",
+                            cpuid_is_native() ? "host" : "TCG", cpuid_word_location((FeatureWord)w),
+                            name ? "." : "", name ? name : "", b);
             }
         }
     }
@@ -289,7 +290,7 @@ bool x86_cpu_realize(X86Cpu *cpu, const X86CpuEnv *env, GError **error)
         warn_unavailable(cpu);
     }
     if (missing && s->enforce) {
-        return error_set(error, "Host doesn't support requested features");
+        return error_set(error, "%s doesn't support requested features", cpuid_is_native() ? "Host" : "TCG");
     }
     if (!cpu_has_feature(cpu, FEAT_1_EDX, CPUID_APIC)) {
         return error_set(error, "CPU %u: a CPU without an APIC is not supported", cpu->index);
@@ -739,12 +740,15 @@ TYPE_REGISTER(cpu_type);
 /* One type a model: before main, since the types' table is read at the first look-up. */
 static void __attribute__((constructor)) register_models(void)
 {
-    for (unsigned i = 0; i < x86_cpu_model_count; i++) {
-        const X86CpuModel *model = &x86_cpu_models[i];
+    unsigned count;
+    const X86CpuModel *models = x86_cpu_models(&count);
+
+    for (unsigned i = 0; i < count; i++) {
+        const X86CpuModel *model = &models[i];
         TypeInfo *info = g_new0(TypeInfo, 1);
         info->name = g_strconcat(model->name, "-" TYPE_X86_CPU, NULL);
         info->parent = TYPE_X86_CPU;
-        info->description = model->description;
+        info->description = model->description ? model->description : model->alias_of;
         info->class_init = model_class_init;
         info->class_data = model;
         info->instance_init = model_instance_init;
