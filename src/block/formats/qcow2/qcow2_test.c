@@ -518,37 +518,6 @@ static void test_compressed_room(gconstpointer options)
     end();
 }
 
-/* ---- fault injection ---- */
-
-/* A table that is read makes its event, however it is read: blkdebug then fails the read. */
-static void test_load_events(void)
-{
-    g_autofree char *path = NULL, *name = NULL;
-    g_autoptr(GError) error = NULL;
-    uint8_t buf[512];
-    BlockNode *node;
-    BlockChild *root;
-
-    begin();
-    path = at("events.qcow2");
-    make(path, 4u << 20, "");
-    root = open_image(path, true);
-    fill(root, 1u << 20, 65536, 1);
-    block_root_free(root);
-    name =
-        g_strdup_printf("json:{\"driver\": \"qcow2\", \"file\": {\"driver\": \"blkdebug\", \"inject-error\": "
-                        "[{\"event\": \"l2_load\", \"once\": true}], \"image.filename\": \"%s\"}}",
-                        path);
-    node = block_node_open_image(graph, name, NULL, 0, &error);
-    g_assert_no_error(error);
-    root = block_root_new(node, "test", BLOCK_PERM_CONSISTENT_READ, BLOCK_PERM_ALL, NULL, NULL, &error);
-    g_assert_no_error(error);
-    g_assert_cmpint(blk_pread(root, 1u << 20, sizeof(buf), buf, 0), ==, -EIO);
-    expect(root, 1u << 20, 65536, 1);
-    block_root_free(root);
-    end();
-}
-
 /* ---- size ---- */
 
 static void test_resize(gconstpointer options)
@@ -896,7 +865,6 @@ int main(int argc, char **argv)
     g_test_add_data_func("/qcow2/snapshots/journal", "journal=on", test_snapshots);
     g_test_add_data_func("/qcow2/snapshots/v2", "compat=v2,cluster_size=4096", test_snapshots);
     g_test_add_data_func("/qcow2/snapshots/subclusters", "extended_l2=on", test_snapshots);
-    g_test_add_func("/qcow2/load-events", test_load_events);
     g_test_add_data_func("/qcow2/compressed-room/default", "cluster_size=4k", test_compressed_room);
     g_test_add_data_func("/qcow2/compressed-room/journal", "cluster_size=4k,journal=on",
                          test_compressed_room);
