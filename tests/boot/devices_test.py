@@ -113,7 +113,9 @@ def generation_id(guests):
     with tempfile.TemporaryDirectory(prefix="rhea-devices-") as directory:
         disk = pathlib.Path(directory) / "state.qcow2"
         run([guests.args.build / "rhea-img", "create", "-f", "qcow2", disk, "64M"])
-        guests.check(directory, "wait", ["-device", "vmgenid", "-drive", f"file={disk},if=virtio"], "loglevel=6", during=during)
+        # RDRAND fills the kernel's random numbers at once: only then it says that it renews them.
+        guests.check(directory, "wait", ["-cpu", "max", "-device", "vmgenid", "-drive", f"file={disk},if=virtio"], "loglevel=6",
+                     during=during)
 
 
 def generation_id_firmware(guests, args):
