@@ -5,7 +5,7 @@
 set -eu
 
 build="gcc libc6-dev meson ninja-build pkg-config python3 libglib2.0-dev liburing-dev liburcu-dev libjson-c-dev
-       libslirp-dev libzydis-dev zlib1g-dev libdeflate-dev libzstd-dev nettle-dev libgnutls28-dev libnbd-dev
+       libslirp-dev libzydis-dev zlib1g-dev libbz2-dev libdeflate-dev libzstd-dev nettle-dev libgnutls28-dev libnbd-dev
        libvncserver-dev"
 run="cpio gzip ca-certificates"
 test="clang clang-format clang-tidy libclang-rt-14-dev qemu-system-x86 qemu-utils seabios ipxe-qemu grub-common grub-pc-bin e2fsprogs iproute2 passt
