@@ -28,7 +28,9 @@ class Image:
         run(maker["img"], "create", "-q", "-f", "qcow2", *(["-o", options] if options else []), self.path, str(SIZE))
 
     def commands(self, tool):
-        out = []
+        # QEMU 7.2 goes on in the host cluster that it last compressed into, after a write has freed it and another has
+        # taken it: its next compressed write in that run destroys the other's data. So it compresses no more then.
+        out, squeezed, stale = [], set(), False
         for _ in range(self.rand.randrange(1, 12)):
             unit = self.rand.choice([512, 4096, 65536])
             at = self.rand.randrange(SIZE // unit) * unit
@@ -41,6 +43,7 @@ class Image:
                 value = self.rand.randrange(1, 256)
                 out.append(f"write -P {value} {at} {size}")
                 self.model[at:at + size] = bytes([value]) * size
+                stale = stale or (tool is self.tools[0] and not squeezed.isdisjoint(covered))
             elif kind == "zero":
                 out.append(f"write -z {'-u ' if self.rand.random() < .5 else ''}{at} {size}")
                 self.model[at:at + size] = bytes(size)
@@ -49,11 +52,12 @@ class Image:
             else:
                 at = at // self.cluster * self.cluster
                 # An allocated cluster cannot be compressed by every version of QEMU: only empty ones.
-                if not any(self.model[at:at + self.cluster]) and self.fresh(at):
+                if not stale and not any(self.model[at:at + self.cluster]) and self.fresh(at):
                     value = self.rand.randrange(1, 256)
                     out.append(f"write -c -P {value} {at} {self.cluster}")
                     self.model[at:at + self.cluster] = bytes([value]) * self.cluster
                     self.packed.add(at // self.cluster)
+                    squeezed.add(at // self.cluster)
             self.touched.add(at // self.cluster)
             self.touched.update(range(at // self.cluster, (at + size) // self.cluster + 1))
         return out
@@ -94,6 +98,7 @@ def main():
     parser.add_argument("--build", required=True)
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
+    parser.add_argument("--kind", type=int, choices=range(1, len(KINDS) + 1), help="only the test of this number")
     args = parser.parse_args()
     tools = [{"img": shutil.which("qemu-img"), "io": shutil.which("qemu-io")},
              {"img": os.path.join(args.build, "rhea-img"), "io": os.path.join(args.build, "rhea-io")}]
@@ -106,6 +111,9 @@ def main():
     print(f"1..{len(KINDS)}\n# seed {args.seed}")
     failed = 0
     for n, options in enumerate(KINDS):
+        if args.kind not in (None, n + 1):
+            print(f"ok {n + 1} {options or 'default'} # SKIP not asked for")
+            continue
         with tempfile.TemporaryDirectory() as directory:
             try:
                 image = Image(directory, tools, options, args.seed + n)
