@@ -101,8 +101,8 @@ struct MachineClass {
     const char *deprecation_reason; /* NULL: not deprecated */
     unsigned max_cpus;
     bool hotpluggable_cpus;
-    bool latest_cpu_models; /* a CPU model's name without a version is its latest one, not the first */
     bool numa_mem_supported;
+    bool latest_cpu_models; /* a CPU model's name without a version is its latest one, not the first */
     const char *default_cpu_type; /* a QOM type: "qemu64-x86_64-cpu" */
     const char *default_ram_id;   /* "pc.ram" */
     uint64_t default_ram_size;
