@@ -109,12 +109,18 @@ static void convert_line(const RamfbFormat *f, const uint8_t *from, uint32_t *to
     }
 }
 
+static bool same_mode(const RamfbMode *a, const RamfbMode *b)
+{
+    return a->format == b->format && a->gpa == b->gpa && a->width == b->width && a->height == b->height &&
+           a->stride == b->stride;
+}
+
 static RamfbMode current_mode(RamfbState *s)
 {
     RamfbFile file = { 0 };
     fw_cfg_read_file(DEVICE(s)->env->fw_cfg, RAMFB_FILE, &file, sizeof(file));
     RamfbMode m = mode_check(&file);
-    if (memcmp(&m, &s->mode, sizeof(m)) != 0) {
+    if (!same_mode(&m, &s->mode)) {
         TRACE(ramfb_mode, m.gpa, GUINT32_FROM_BE(file.fourcc), m.width, m.height, m.stride, m.format != NULL);
         if (!m.format && file.fourcc) {
             LOG(LOG_GUEST_ERROR, "ramfb: %ux%u in format 0x%08x, %u bytes a line, cannot be shown", m.width,

@@ -315,8 +315,10 @@ static void write_count(I8254State *s, int n, uint8_t value)
     }
 }
 
-static uint8_t read_count(I8254State *s, PitChannel *c)
+/* *changed: what was latched, or which byte comes next. */
+static uint8_t read_count(I8254State *s, PitChannel *c, bool *changed)
 {
+    *changed = true;
     if (c->status_latched) {
         c->status_latched = false;
         return c->status;
@@ -328,6 +330,7 @@ static uint8_t read_count(I8254State *s, PitChannel *c)
         return value;
     }
     uint16_t value = counter(c, now_ns(s));
+    *changed = c->rw != RW_LSB && c->rw != RW_MSB;
     if (c->rw == RW_LSB) {
         return value;
     }
@@ -367,9 +370,9 @@ static uint64_t pit_read(void *opaque, hwaddr offset, unsigned size)
         return 0;
     }
     pull(s);
-    PitChannel *c = &s->channel[offset], before = *c;
-    uint8_t value = read_count(s, c);
-    if (memcmp(&before, c, sizeof(before)) != 0) {
+    bool changed;
+    uint8_t value = read_count(s, &s->channel[offset], &changed);
+    if (changed) {
         push(s);
     }
     return value;

@@ -691,7 +691,8 @@ static void insert_run(Deflater *d, const uint8_t *in, uint32_t from, uint32_t e
 /* Literals: of a position without a match, and of more where nothing has matched for long. */
 static uint32_t pass_by(Deflater *d, const uint8_t *in, uint32_t pos, uint32_t size)
 {
-    uint32_t end = MIN(size, pos + 1 + MIN(d->misses++ >> PATIENCE, LEAP_MAX));
+    uint32_t leap = MIN(d->misses >> PATIENCE, LEAP_MAX), end = MIN(size, pos + 1 + leap);
+    d->misses++;
 
     insert_run(d, in, pos + 1, end, size);
     while (pos < end) {
