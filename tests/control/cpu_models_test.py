@@ -10,7 +10,7 @@ import sys
 import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-from harness import ROOT, Machine, Tap, expect, run  # noqa: E402
+from harness import ROOT, Machine, Tap, expect, run, tiny_kernel  # noqa: E402
 
 QEMU = "qemu-system-x86_64"
 ANY = {"max", "host"}  # what the accelerator gives, which differs; "base" has none
@@ -49,7 +49,8 @@ class Models:
     def __init__(self, binary, machine):
         with tempfile.TemporaryDirectory(prefix="rhea-cpu-") as directory:
             with Machine(binary, ["-M", machine, "-accel", "tcg", "-nodefaults", "-display", "none", "-S",
-                                  "-qmp", f"unix:{directory}/qmp,server=on,wait=off"], directory) as vm:
+                                  "-qmp", f"unix:{directory}/qmp,server=on,wait=off",
+                                  *(["-kernel", tiny_kernel(directory)] if machine == "microvm" else [])], directory) as vm:
                 version = vm.qmp.command("query-version")["qemu"]
                 self.version = (version["major"], version["minor"])
                 self.definitions = {d["name"]: d for d in vm.qmp.command("query-cpu-definitions")}
