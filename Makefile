@@ -11,7 +11,7 @@ JOBS       ?= $(shell nproc)
 MESON      ?= meson
 SECONDS    ?= 600
 
-.PHONY: all run test check bench bench-cpu bench-io soak-cpu soak-io soak-guest-disk soak-hotplug soak-state soak-programs soak-disks soak-devices fuzz tsan format install clean deps deps-test guest
+.PHONY: all run test check bench bench-cpu bench-io soak-cpu soak-io soak-guest-disk soak-hotplug soak-state soak-programs soak-disks soak-systems soak-kvm soak-devices fuzz tsan format install clean deps deps-test guest
 
 all: $(BUILD)/build.ninja
 	ninja -C $(BUILD) -j $(JOBS)
@@ -76,21 +76,37 @@ soak-io: all
 soak-guest-disk: all guest
 	@tests/block/soak_guest.py --build $(BUILD) --guest $(GUEST) --kills 50
 
-# Cards come and go 50 times on each PC.
-soak-hotplug: all guest
-	@tests/boot/hotplug_test.py --build $(BUILD) --guest $(GUEST) --rounds 50
+# The accelerator kvm on a host without /dev/kvm: in a machine that has one, emulated by QEMU. As root; some minutes.
+soak-kvm: all
+	@tools/guest.sh -k generic -o $(BUILD)/guest-generic
+	@tests/machine/nested_kvm.py --build $(BUILD) --guest $(BUILD)/guest-generic
 
-# A guest that works is taken over by a new process 20 times, on each machine, with one CPU and with two.
+# Cards come and go 50 times on each PC: with a small guest, then with a whole Debian and traffic on all of them.
+soak-hotplug: all guest
+	@tools/install-deps.sh --disks
+	@tests/boot/hotplug_test.py --build $(BUILD) --guest $(GUEST) --rounds 50
+	@tests/boot/debian_hotplug.py --build $(BUILD) --rounds 50 $(ARGS)
+
+# A guest that works is taken over by a new process 20 times, on each machine, with one CPU and with two; then a whole Debian
+# that compiles a program.
 soak-state: all guest
+	@tools/install-deps.sh --disks
 	@tests/migration/soak_state.py --build $(BUILD) --guest $(GUEST) --rounds 100 --pause 0.6
+	@tests/migration/debian_state.py --build $(BUILD) $(ARGS)
 
 # A whole Debian, made here, starts from each kind of disk through SeaBIOS and OVMF. ARGS: see tests/boot/debian_test.py --help.
 soak-disks: all
+	@tools/install-deps.sh --disks
 	@tests/boot/debian_test.py --build $(BUILD) $(ARGS)
 
 # Linux's drivers with every variant of the devices that have some.
 soak-devices: all
 	@tests/boot/devices_test.py --build $(BUILD) --long $(ARGS)
+
+# memtest86+ and Debian's installer, as packages have them. ARGS: see tests/boot/systems_test.py --help.
+soak-systems: all
+	@tools/install-deps.sh --disks
+	@tests/boot/systems_test.py --build $(BUILD) $(ARGS)
 
 # Each fuzz target for SECONDS, under the sanitizers.
 fuzz: deps-test

@@ -48,12 +48,14 @@ def character(cell):
     return known.get(rows) or known.get(bytes(~b & 0xff for b in rows)) or "?"
 
 
-def text_of(width, height, rgb):
-    """The picture's text, line by line."""
+def text_of(width, height, rgb, first=0):
+    """The picture's text, line by line, from a row of pixels on. VGA's own text mode may have a ninth column between
+    characters (80 of 9 by 16)."""
     lines, seen, stride = [], {}, 3 * width
-    for top in range(0, height - HEIGHT + 1, HEIGHT):
+    step = 9 if (width, height) == (720, 400) else WIDTH
+    for top in range(first, height - HEIGHT + 1, HEIGHT):
         line = ""
-        for left in range(0, width - WIDTH + 1, WIDTH):
+        for left in range(0, width - WIDTH + 1, step):
             at = top * stride + 3 * left
             cell = [rgb[at + y * stride:at + y * stride + 3 * WIDTH] for y in range(HEIGHT)]
             key = b"".join(cell)

@@ -88,6 +88,32 @@ static bool holds(BlockChild *root, uint64_t offset, int fill, size_t bytes)
     return true;
 }
 
+/* ---- blkdebug ---- */
+
+/* A table of qcow2 that is read makes its event, however it is read: blkdebug then fails the read. */
+static void test_blkdebug_qcow2(void)
+{
+    g_autofree char *path = NULL;
+    uint8_t buf[512];
+    BlockChild *root;
+
+    begin();
+    path = make_qcow2("events.qcow2");
+    root = root_of(add("driver=qcow2,node-name=before,file.driver=file,file.filename=%s", path), RW);
+    put(root, 65536, 1, 65536);
+    block_root_free(root);
+    del("before");
+    root = root_of(add("driver=qcow2,node-name=image,file.driver=blkdebug,file.image.driver=file,"
+                       "file.image.filename=%s,file.inject-error.0.event=l2_load,file.inject-error.0.once=on",
+                       path),
+                   RO);
+    g_assert_cmpint(blk_pread(root, 65536, sizeof(buf), buf, 0), ==, -EIO);
+    g_assert_true(holds(root, 65536, 1, 65536));
+    block_root_free(root);
+    del("image");
+    end();
+}
+
 /* ---- blkverify ---- */
 
 static void test_blkverify(void)
@@ -458,6 +484,7 @@ static void test_replication_primary(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/filters/blkdebug/qcow2", test_blkdebug_qcow2);
     g_test_add_func("/filters/blkverify", test_blkverify);
     g_test_add_func("/filters/blkverify/differs", test_blkverify_differs);
     g_test_add_func("/filters/blklogwrites", test_blklogwrites);

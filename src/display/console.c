@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 struct DisplayConsole {
@@ -105,6 +106,23 @@ DisplayConsole *display_console_find(DisplayRegistry *reg, const char *device, G
     } else {
         error_set(error, "There is no console to take a screendump from");
         error_append_hint(error, "The machine has no video card; -vga std adds one.");
+    }
+    return NULL;
+}
+
+DisplayConsole *display_console_find_head(DisplayRegistry *reg, const char *device, int64_t head,
+                                          GError **error)
+{
+    const DisplayConsole *first = display_console_find(reg, device, error);
+    int64_t number = 0;
+    for (guint i = 0; first && i < reg->consoles->len; i++) {
+        DisplayConsole *console = reg->consoles->pdata[i];
+        if (console->device == first->device && number++ == head) {
+            return console;
+        }
+    }
+    if (first) {
+        error_set(error, "There is no head %" PRId64 ": this video card has %" PRId64, head, number);
     }
     return NULL;
 }

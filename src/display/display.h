@@ -47,6 +47,9 @@ DisplayConsole *display_console_new(DisplayRegistry *reg, Object *device, const 
 void display_console_free(DisplayConsole *console);
 /* The first console, or that of a device's id or path; NULL with an error. Borrowed. */
 DisplayConsole *display_console_find(DisplayRegistry *reg, const char *device, GError **error);
+/* The same, of a device with several: head counts them from 0. */
+DisplayConsole *display_console_find_head(DisplayRegistry *reg, const char *device, int64_t head,
+                                          GError **error);
 void display_console_render(DisplayConsole *console, DisplaySurface *surface);
 char *display_console_text(DisplayConsole *console);
 

@@ -87,6 +87,15 @@ static void test_consoles(void)
     g_assert_null(display_console_find(reg, "other", &error));
     g_assert_nonnull(strstr(error->message, "other"));
     g_clear_error(&error);
+    DisplayConsole *second = display_console_new(reg, device, &ops, &red);
+    g_assert_true(display_console_find_head(reg, "screen", 0, &error) == console);
+    g_assert_true(display_console_find_head(reg, NULL, 1, &error) == second);
+    g_assert_null(display_console_find_head(reg, NULL, 2, &error));
+    g_assert_nonnull(strstr(error->message, "no head 2"));
+    g_clear_error(&error);
+    g_assert_null(display_console_find_head(reg, NULL, -1, &error));
+    g_clear_error(&error);
+    display_console_free(second);
     DisplaySurface s;
     display_surface_init(&s);
     display_console_render(console, &s);

@@ -17,8 +17,11 @@
 
 #define SECTOR      512u
 #define PIECE_BYTES (2u << 20)
-#define PIECE_MAX   (16u << 20)
-#define MAX_WORKERS 16
+/* Between the page caches of two files: what a worker read is still in the processor's cache when it is
+ * written. */
+#define PIECE_CACHED (256u << 10)
+#define PIECE_MAX    (16u << 20)
+#define MAX_WORKERS  16
 
 typedef enum PieceKind { PIECE_DATA, PIECE_ZERO, PIECE_BACKING } PieceKind;
 
@@ -533,6 +536,21 @@ static json_object *key_secrets(json_object *options)
 
 enum { OPT_TARGET_IMAGE_OPTS = IMG_OPT_FIRST, OPT_SALVAGE, OPT_TARGET_IS_ZERO, OPT_BITMAPS, OPT_SKIP_BROKEN };
 
+static bool in_page_cache(const ImgDisk *disk)
+{
+    const BlockNode *protocol = block_protocol_node(disk->node);
+    return protocol && g_str_equal(protocol->driver->name, "file") && !protocol->cache_direct;
+}
+
+static bool all_in_page_cache(const Convert *c)
+{
+    bool all = in_page_cache(c->target);
+    for (size_t i = 0; i < c->source_count; i++) {
+        all = all && in_page_cache(c->sources[i].disk);
+    }
+    return all;
+}
+
 static uint64_t floor_power_of_2(uint64_t n)
 {
     return n ? UINT64_C(1) << (63 - __builtin_clzll(n)) : 0;
@@ -554,11 +572,7 @@ int img_cmd_convert(ImgTool *tool, int argc, char **argv)
     ImgArgs args = {
         .tool = tool, .argc = argc, .argv = argv, .shorts = ":hf:O:B:CcF:o:l:S:pt:T:qnm:WUr:", .longs = longs
     };
-    Convert c = { .tool = tool,
-                  .sparse = 8 * SECTOR,
-                  .workers = 8,
-                  .piece_bytes = PIECE_BYTES,
-                  .backing_size = UINT64_MAX };
+    Convert c = { .tool = tool, .sparse = 8 * SECTOR, .workers = 8, .backing_size = UINT64_MAX };
     const char *out_format = NULL, *backing = NULL, *backing_format = NULL, *snapshot = NULL;
     bool skip_create = false, target_opts = false, bitmaps = false, skip_broken = false,
          explicit_sparse = false;
@@ -824,6 +838,7 @@ int img_cmd_convert(ImgTool *tool, int argc, char **argv)
         log_error("Compression not supported for this file format");
         goto out;
     }
+    c.piece_bytes = all_in_page_cache(&c) ? PIECE_CACHED : PIECE_BYTES;
     const BlockLimits *limits = &c.target->node->limits;
     c.piece_bytes = MIN(PIECE_MAX, MAX(c.piece_bytes, limits->discard_granularity));
     c.align = MAX(floor_power_of_2(c.sparse), MAX(SECTOR, limits->request_alignment));
@@ -840,6 +855,7 @@ int img_cmd_convert(ImgTool *tool, int argc, char **argv)
     if (block_node_info(c.target->node, &info, NULL)) {
         c.compressed = c.compressed || info.needs_compressed_writes;
         c.cluster = info.cluster_size;
+        c.piece_bytes = MIN(PIECE_MAX, MAX(c.piece_bytes, c.cluster));
     } else if (c.compressed) {
         log_error("could not get block driver info");
         goto out;

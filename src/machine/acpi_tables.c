@@ -2,10 +2,11 @@
 #include "machine/acpi_tables.h"
 
 #include "base/error.h"
+#include "hw/acpi/acpi_part.h"
+#include "hw/acpi/aml.h"
 #include "hw/acpi/ged.h"
 #include "hw/acpi/pci_hotplug.h"
 #include "hw/isa/ich9_lpc.h"
-#include "machine/aml.h"
 
 #include <string.h>
 
@@ -479,6 +480,20 @@ static void dsdt_pci(GByteArray *t, const AcpiBoard *board)
     }
 }
 
+/* As guests' drivers look for it (QEMU's docs/specs/fw_cfg): selector, data and DMA ports. */
+static void dsdt_fw_cfg(GByteArray *t)
+{
+    AmlMark device = aml_device(t, "FWCF");
+    aml_name_string(t, "_HID", "QEMU0002");
+    aml_name_integer(t, "_STA", 0x0b);
+    GByteArray *r = g_byte_array_new();
+    resource_io(r, 0x510, 12);
+    resource_end(r);
+    aml_name_buffer(t, "_CRS", r);
+    g_byte_array_unref(r);
+    aml_end(t, device);
+}
+
 static void dsdt_legacy(GByteArray *t, const AcpiBoard *board)
 {
     static const struct {
@@ -513,6 +528,9 @@ static void dsdt_legacy(GByteArray *t, const AcpiBoard *board)
         GByteArray *r = g_byte_array_new();
         resource_memory32(r, 0xfed00000, 0x400);
         dsdt_named_device(t, "HPET", "PNP0103", 0, r);
+    }
+    if (board->fw_cfg) {
+        dsdt_fw_cfg(t);
     }
 }
 
@@ -801,9 +819,9 @@ void acpi_links_free(AcpiLinks *links)
     g_free(links);
 }
 
-static void link_pointer(AcpiLinks *links, guint offset, uint8_t size)
+static void link_pointer(AcpiLinks *links, guint offset, uint8_t size, const char *file)
 {
-    AcpiPointer pointer = { offset, size };
+    AcpiPointer pointer = { offset, size, file };
     if (links) {
         g_array_append_val(links->pointers, pointer);
     }
@@ -825,7 +843,7 @@ static guint build_root(GByteArray *t, const char *signature, const uint32_t *ta
 {
     guint start = table_begin(t, signature, 1);
     for (unsigned i = 0; i < count; i++) {
-        link_pointer(links, t->len, size);
+        link_pointer(links, t->len, size, NULL);
         put(t, tables[i], size);
     }
     table_end(t, start);
@@ -837,11 +855,39 @@ static void link_fadt(GByteArray *t, AcpiLinks *links, guint fadt, guint end, bo
 {
     enum { FIRMWARE_CTRL = 36, DSDT = 40, X_DSDT = 140 };
     if (facs) {
-        link_pointer(links, fadt + FIRMWARE_CTRL, 4);
+        link_pointer(links, fadt + FIRMWARE_CTRL, 4, NULL);
     }
-    link_pointer(links, fadt + DSDT, 4);
-    link_pointer(links, fadt + X_DSDT, 8);
+    link_pointer(links, fadt + DSDT, 4, NULL);
+    link_pointer(links, fadt + X_DSDT, 8, NULL);
     link_checksum(t, links, fadt + 9, fadt, end - fadt);
+}
+
+/* The SSDT of a device, which knows a page that is not part of the image where firmware places it. */
+static guint build_part(GByteArray *t, const AcpiPart *part, AcpiLinks *links)
+{
+    guint start = table_begin(t, "SSDT", 1), address = t->len + part->address_at;
+    g_byte_array_append(t, part->aml->data, part->aml->len);
+    patch32(t, address, links ? 0 : part->page_gpa);
+    table_end(t, start);
+    if (links) {
+        link_pointer(links, address, 4, part->page_file);
+        link_checksum(t, links, start + 9, start, t->len - start);
+    }
+    return start;
+}
+
+/* Room for the parts' pages. */
+static void add_part_pages(GByteArray *t, const AcpiBoard *board, uint32_t address)
+{
+    for (guint i = 0; i < board->parts->len; i++) {
+        AcpiPart *part = board->parts->pdata[i];
+        while ((address + t->len) % ACPI_PART_PAGE_SIZE) {
+            put(t, 0, 1);
+        }
+        part->page_gpa = address + t->len;
+        g_byte_array_set_size(t, t->len + ACPI_PART_PAGE_SIZE);
+        memset(t->data + t->len - ACPI_PART_PAGE_SIZE, 0, ACPI_PART_PAGE_SIZE);
+    }
 }
 
 GByteArray *acpi_build(const AcpiBoard *board, uint32_t address, AcpiLinks *links, GError **error)
@@ -851,6 +897,11 @@ GByteArray *acpi_build(const AcpiBoard *board, uint32_t address, AcpiLinks *link
                   MAX_CPUS);
         return NULL;
     }
+    guint parts = board->parts ? board->parts->len : 0;
+    if (parts > ACPI_MAX_PARTS) {
+        error_set(error, "ACPI tables: devices add %u tables, at most %d fit", parts, ACPI_MAX_PARTS);
+        return NULL;
+    }
     GByteArray *t = g_byte_array_new();
     /* RSDP of revision 2; filled in at the end. */
     for (int i = 0; i < ACPI_RSDP_SIZE; i++) {
@@ -858,7 +909,7 @@ GByteArray *acpi_build(const AcpiBoard *board, uint32_t address, AcpiLinks *link
     }
     uint32_t facs = board->pm_base ? address + build_facs(t) : 0;
     uint32_t dsdt = address + build_dsdt(t, board);
-    uint32_t tables[4];
+    uint32_t tables[4 + ACPI_MAX_PARTS];
     unsigned count = 0;
     guint fadt = build_fadt(t, board, facs, dsdt);
     link_fadt(t, links, fadt, t->len, board->pm_base != 0);
@@ -869,6 +920,12 @@ GByteArray *acpi_build(const AcpiBoard *board, uint32_t address, AcpiLinks *link
     }
     if (board->ecam.size) {
         tables[count++] = address + build_mcfg(t, board);
+    }
+    if (parts && !links) {
+        add_part_pages(t, board, address);
+    }
+    for (guint i = 0; i < parts; i++) {
+        tables[count++] = address + build_part(t, board->parts->pdata[i], links);
     }
     guint xsdt = build_root(t, "XSDT", tables, count, 8, links);
     guint rsdt = build_root(t, "RSDT", tables, count, 4, links);
@@ -882,8 +939,8 @@ GByteArray *acpi_build(const AcpiBoard *board, uint32_t address, AcpiLinks *link
     patch32(t, 24, address + xsdt);
     rsdp[8] = checksum(rsdp, 20);
     rsdp[32] = checksum(rsdp, ACPI_RSDP_SIZE);
-    link_pointer(links, 16, 4);
-    link_pointer(links, 24, 8);
+    link_pointer(links, 16, 4, NULL);
+    link_pointer(links, 24, 8, NULL);
     link_checksum(t, links, 8, 0, 20);
     link_checksum(t, links, 32, 0, ACPI_RSDP_SIZE);
     return t;

@@ -48,7 +48,11 @@ typedef struct AcpiBoard {
     unsigned virtio_mmio_slots;
     uint32_t virtio_mmio_gsi; /* of the first slot; one each */
     bool legacy_free;         /* no VGA, no legacy devices (FADT boot flags) */
+    bool fw_cfg;              /* at its standard ports */
+    /* Of AcpiPart * (hw/acpi/acpi_part.h), at most ACPI_MAX_PARTS, may be NULL: what devices add. */
+    const GPtrArray *parts;
 } AcpiBoard;
+#define ACPI_MAX_PARTS 8
 
 /* Where tables hold addresses of each other and checksums, for firmware that places them itself. Offsets are
  * those of the image. */
@@ -56,6 +60,7 @@ typedef struct AcpiBoard {
 typedef struct AcpiPointer {
     uint32_t offset;
     uint8_t size;
+    const char *file; /* borrowed: where it points to; NULL: the image */
 } AcpiPointer;
 typedef struct AcpiChecksum {
     uint32_t offset, start, length;
@@ -68,8 +73,9 @@ AcpiLinks *acpi_links_new(void);
 void acpi_links_free(AcpiLinks *links);
 
 /* Builds all tables as one image to be placed at guest physical address `address` (16-byte aligned, below 4
- * GiB); the RSDP is its first structure. links (may be NULL) gets its pointers and checksums. NULL with an
- * error where the board does not fit ACPI (too many CPUs). Caller owns. */
+ * GiB); the RSDP is its first structure. links (may be NULL) gets its pointers and checksums; without them
+ * the pages of board->parts lie between the tables, and each part's page_gpa says where. NULL with an error
+ * where the board does not fit ACPI (too many CPUs). Caller owns. */
 GByteArray *acpi_build(const AcpiBoard *board, uint32_t address, AcpiLinks *links, GError **error);
 
 #endif

@@ -2,6 +2,7 @@
 #include "machine/acpi_tables.h"
 
 #include "base/error.h"
+#include "hw/acpi/acpi_part.h"
 
 #include <string.h>
 
@@ -171,6 +172,46 @@ static int dump(const char *directory, const char *name, AcpiBoard board)
     return 0;
 }
 
+/* A device's table, with and without firmware that places its page. */
+static void test_part(void)
+{
+    static const uint8_t body[] = { 0x08, 'V', 'G', 'I', 'A', 0x0c, 0, 0, 0, 0 };
+    AcpiPart part = { .address_at = 6, .page_file = "etc/page", .address_file = "etc/address", .told = 40 };
+    AcpiBoard board = pc_board();
+    part.aml = g_byte_array_append(g_byte_array_new(), body, sizeof(body));
+    g_autoptr(GPtrArray) parts = g_ptr_array_new();
+    g_ptr_array_add(parts, &part);
+    board.parts = parts;
+    g_autoptr(GByteArray) image = acpi_build(&board, ADDRESS, NULL, NULL);
+    const uint8_t *table = find_table(image, "SSDT");
+    g_assert_nonnull(table);
+    g_assert_cmphex(get32(table + 36 + 6), ==, part.page_gpa);
+    g_assert_cmphex(part.page_gpa % 4096, ==, 0);
+    g_assert_cmphex(part.page_gpa + 4096, <=, ADDRESS + image->len);
+    AcpiLinks *links = acpi_links_new();
+    g_autoptr(GByteArray) placed = acpi_build(&board, 0, links, NULL);
+    unsigned found = 0;
+    for (guint i = 0; i < links->pointers->len; i++) {
+        const AcpiPointer *p = &g_array_index(links->pointers, AcpiPointer, i);
+        if (p->file) {
+            g_assert_cmpstr(p->file, ==, "etc/page");
+            g_assert_cmpuint(p->size, ==, 4);
+            g_assert_cmphex(get32(placed->data + p->offset), ==, 0);
+            found++;
+        }
+    }
+    g_assert_cmpuint(found, ==, 1);
+    g_assert_cmpuint(placed->len, <, image->len);
+    acpi_links_free(links);
+    for (unsigned i = 0; i < ACPI_MAX_PARTS; i++) {
+        g_ptr_array_add(parts, &part);
+    }
+    GError *error = NULL;
+    g_assert_null(acpi_build(&board, 0, NULL, &error));
+    g_clear_error(&error);
+    g_byte_array_unref(part.aml);
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 3 && strcmp(argv[1], "--dump") == 0) {
@@ -180,5 +221,6 @@ int main(int argc, char **argv)
     g_test_add_func("/acpi/pc", test_pc);
     g_test_add_func("/acpi/hardware-reduced", test_reduced);
     g_test_add_func("/acpi/too-many-cpus", test_too_many_cpus);
+    g_test_add_func("/acpi/part", test_part);
     return g_test_run();
 }

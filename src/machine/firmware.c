@@ -5,6 +5,7 @@
 #include "machine/firmware.h"
 
 #include "base/error.h"
+#include "hw/acpi/acpi_part.h"
 #include "hw/core/firmware_file.h"
 #include "hw/storage/pflash_cfi01.h"
 #include "hw/timer/mc146818rtc.h"
@@ -137,7 +138,7 @@ void x86_firmware_fini(X86Machine *x86)
 
 /* ---- ACPI ---- */
 
-enum { LOADER_ALLOCATE = 1, LOADER_ADD_POINTER = 2, LOADER_ADD_CHECKSUM = 3 };
+enum { LOADER_ALLOCATE = 1, LOADER_ADD_POINTER = 2, LOADER_ADD_CHECKSUM = 3, LOADER_WRITE_POINTER = 4 };
 enum { LOADER_ENTRY_SIZE = 128, LOADER_FILE_SIZE = 56 };
 enum { ZONE_HIGH = 1, ZONE_FSEG = 2 };
 #define TABLES_FILE  "etc/acpi/tables"
@@ -169,10 +170,11 @@ static void loader_allocate(GByteArray *script, const char *file, uint32_t align
     entry[64] = zone;
 }
 
-static void loader_pointer(GByteArray *script, const char *file, uint32_t offset, uint8_t size)
+static void loader_pointer(GByteArray *script, const char *file, uint32_t offset, uint8_t size,
+                           const char *to)
 {
     uint8_t *entry = loader_entry(script, LOADER_ADD_POINTER, file);
-    g_strlcpy((char *)entry + 60, TABLES_FILE, LOADER_FILE_SIZE);
+    g_strlcpy((char *)entry + 60, to, LOADER_FILE_SIZE);
     put_le32(entry + 116, offset);
     entry[120] = size;
 }
@@ -186,16 +188,32 @@ static void loader_checksum(GByteArray *script, const char *file, uint32_t offse
     put_le32(entry + 68, length);
 }
 
-GByteArray *acpi_loader_script(const AcpiLinks *links)
+/* Firmware writes an address back: of `offset` in `of`, 8 bytes at the start of `file`. */
+static void loader_write_pointer(GByteArray *script, const char *file, const char *of, uint32_t offset)
+{
+    uint8_t *entry = loader_entry(script, LOADER_WRITE_POINTER, file);
+    g_strlcpy((char *)entry + 60, of, LOADER_FILE_SIZE);
+    put_le32(entry + 116, 0);
+    put_le32(entry + 120, offset);
+    entry[124] = 8;
+}
+
+GByteArray *acpi_loader_script(const AcpiLinks *links, const GPtrArray *parts)
 {
     GByteArray *script = g_byte_array_new();
 
     loader_allocate(script, RSDP_FILE, 16, ZONE_FSEG);
     loader_allocate(script, TABLES_FILE, 64, ZONE_HIGH);
+    for (guint i = 0; parts && i < parts->len; i++) {
+        const AcpiPart *part = parts->pdata[i];
+        loader_allocate(script, part->page_file, ACPI_PART_PAGE_SIZE, ZONE_HIGH);
+        loader_write_pointer(script, part->address_file, part->page_file, part->told);
+    }
     for (guint i = 0; i < links->pointers->len; i++) {
         const AcpiPointer *p = &g_array_index(links->pointers, AcpiPointer, i);
         bool root = p->offset < ACPI_RSDP_SIZE;
-        loader_pointer(script, root ? RSDP_FILE : TABLES_FILE, p->offset, p->size);
+        loader_pointer(script, root ? RSDP_FILE : TABLES_FILE, p->offset, p->size,
+                       p->file ? p->file : TABLES_FILE);
     }
     for (guint i = 0; i < links->checksums->len; i++) {
         const AcpiChecksum *c = &g_array_index(links->checksums, AcpiChecksum, i);
@@ -225,7 +243,7 @@ static bool acpi_files_make(X86Machine *x86, AcpiFiles *files, GError **error)
     AcpiLinks *links = acpi_links_new();
     files->tables = acpi_build(&board, 0, links, error);
     if (files->tables) {
-        files->script = acpi_loader_script(links);
+        files->script = acpi_loader_script(links, board.parts);
         files->rsdp = g_byte_array_new();
         g_byte_array_append(files->rsdp, files->tables->data, ACPI_RSDP_SIZE);
         memset(files->tables->data, 0, ACPI_RSDP_SIZE); /* it is the other file */

@@ -20,8 +20,8 @@ bool x86_firmware_publish(X86Machine *x86, bool acpi, GError **error);
 void x86_firmware_reset(X86Machine *x86);
 void x86_firmware_fini(X86Machine *x86);
 
-/* The script by which firmware places ACPI tables (QEMU's documentation of fw_cfg, "ACPI table loader"):
- * caller owns. For tests. */
-GByteArray *acpi_loader_script(const AcpiLinks *links);
+/* The script by which firmware places ACPI tables (QEMU's documentation of fw_cfg, "ACPI table loader") and
+ * the pages of parts (may be NULL): caller owns. For tests. */
+GByteArray *acpi_loader_script(const AcpiLinks *links, const GPtrArray *parts);
 
 #endif

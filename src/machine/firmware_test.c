@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later */
 #include "machine/firmware.h"
 
+#include "hw/acpi/acpi_part.h"
 #include "machine/smbios.h"
 
 #include <string.h>
@@ -121,7 +122,7 @@ static void test_loader(void)
     p.tables = acpi_build(&board, 0, links, NULL);
     g_assert_nonnull(p.tables);
     memcpy(p.rsdp, p.tables->data, ACPI_RSDP_SIZE);
-    g_autoptr(GByteArray) script = acpi_loader_script(links);
+    g_autoptr(GByteArray) script = acpi_loader_script(links, NULL);
     carry_out(&p, script);
     g_assert_cmpmem(p.rsdp, 8, "RSD PTR ", 8);
     g_assert_cmphex(sum(p.rsdp, 20), ==, 0);
@@ -138,6 +139,28 @@ static void test_loader(void)
     table_at(&p, get32(fadt + 36), "FACS");
     g_assert_true(table_at(&p, get32(fadt + 40), "DSDT") == table_at(&p, get32(fadt + 140), "DSDT"));
     g_byte_array_unref(p.tables);
+    acpi_links_free(links);
+}
+
+/* What firmware is told of a page: a place for it, and to write back where it is. */
+static void test_loader_part(void)
+{
+    AcpiPart part = { .page_file = "etc/page", .address_file = "etc/address", .told = 40 };
+    g_autoptr(GPtrArray) parts = g_ptr_array_new();
+    g_ptr_array_add(parts, &part);
+    AcpiLinks *links = acpi_links_new();
+    g_autoptr(GByteArray) script = acpi_loader_script(links, parts);
+    g_assert_cmpuint(script->len, ==, 4 * 128);
+    const uint8_t *allocate = script->data + 2 * 128, *write = script->data + 3 * 128;
+    g_assert_cmpuint(get32(allocate), ==, 1);
+    g_assert_cmpstr((const char *)allocate + 4, ==, "etc/page");
+    g_assert_cmpuint(get32(allocate + 60), ==, 4096);
+    g_assert_cmpuint(get32(write), ==, 4);
+    g_assert_cmpstr((const char *)write + 4, ==, "etc/address");
+    g_assert_cmpstr((const char *)write + 60, ==, "etc/page");
+    g_assert_cmpuint(get32(write + 116), ==, 0);
+    g_assert_cmpuint(get32(write + 120), ==, 40);
+    g_assert_cmpuint(write[124], ==, 8);
     acpi_links_free(links);
 }
 
@@ -250,6 +273,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/firmware/loader", test_loader);
+    g_test_add_func("/firmware/loader-part", test_loader_part);
     g_test_add_func("/firmware/smbios", test_smbios);
     g_test_add_func("/firmware/smbios-options", test_smbios_options);
     return g_test_run();

@@ -1,6 +1,7 @@
 /* What every board has: the class list, -smp, RAM, CPUs, reset. SPDX-License-Identifier: GPL-2.0-or-later */
 #include "machine/machine.h"
 
+#include "arch/x86/cpuid.h"
 #include "base/error.h"
 #include "base/nearest.h"
 #if __has_include("mem/memory_backend.h")
@@ -199,7 +200,8 @@ static bool machine_find_cpu_type(Machine *machine, const char *model, GError **
     }
     const char *comma = strchr(model, ',');
     g_autofree char *name = comma ? g_strndup(model, comma - model) : g_strdup(model);
-    g_autofree char *type = g_strconcat(name, "-x86_64-cpu", NULL);
+    const char *meant = mc->latest_cpu_models ? x86_cpu_model_latest(name) : name;
+    g_autofree char *type = g_strconcat(meant, "-x86_64-cpu", NULL);
     ObjectClass *klass = object_class_by_name(type);
     if (!klass || !object_class_cast(klass, TYPE_X86_CPU) || object_class_is_abstract(klass)) {
         GPtrArray *classes = object_class_list(TYPE_X86_CPU, false);
@@ -403,6 +405,7 @@ bool machine_init(Machine *machine, const MachineConfig *config, GError **error)
         .firmware_dirs = config->firmware_dirs,
         .displays = config->displays,
         .inputs = config->inputs,
+        .acpi_parts = g_ptr_array_new(),
     };
     /* libvirt and the monitor look for these even where they are empty. */
     container_get(config->root, "/machine/peripheral");
@@ -496,6 +499,7 @@ void machine_fini(Machine *machine)
     }
     machine->rtc = NULL;
     machine->fw_cfg = NULL;
+    g_clear_pointer(&machine->env.acpi_parts, g_ptr_array_unref);
     for (unsigned i = 0; machine->cpu_slots && i < machine->smp.max_cpus; i++) {
         X86Cpu *cpu = machine->cpu_slots[i].cpu;
         if (cpu) {

@@ -147,6 +147,7 @@ static void microvm_class_init(ObjectClass *klass, const void *data)
     mc->fini = microvm_fini;
     mc->compat_props = microvm_default_tables;
     mc->default_ram_id = "microvm.ram";
+    mc->latest_cpu_models = true;
     mc->default_nic_model = "virtio-net-device";
     mc->default_disk_interface = "virtio";
 }

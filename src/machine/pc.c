@@ -73,6 +73,8 @@ static bool pc_init(Machine *machine, GError **error)
             return false;
         }
         pc->pm = pm;
+        machine->env.gpe_device = pm;
+        machine->env.raise_gpe = piix4_pm_raise_gpe;
     }
     return true;
 }

@@ -90,7 +90,7 @@ static const Property pc_properties[] = {
     PROP_STR("pflash1", PcMachine, parent_obj.pflash[1], NULL, "drive or block node of its variables' flash"),
     PROP_BOOL("hpet", PcMachine, hpet, true, "high precision event timer"),
     PROP_BOOL("i8042", PcMachine, i8042, true, "keyboard controller"),
-    PROP_BOOL("smbus", PcMachine, smbus, true, "SMBus controller (i440FX's is not modelled)"),
+    PROP_BOOL("smbus", PcMachine, smbus, true, "SMBus controller (q35; i440FX always has its)"),
     PROP_BOOL("sata", PcMachine, sata, true, "SATA controller (i440FX has none)"),
     PROP_ENUM("vmport", PcMachine, vmport, on_off_auto_lookup, ON_OFF_AUTO_AUTO,
               "VMware's I/O port (accepted; not modelled)"),

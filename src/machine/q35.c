@@ -5,6 +5,7 @@
 #include "machine/pc.h"
 
 #include "base/error.h"
+#include "hw/acpi/ich9_smb.h"
 #include "hw/isa/ich9_lpc.h"
 #include "hw/pci/q35.h"
 #include "hw/storage/ahci.h"
@@ -15,6 +16,11 @@
  * room for BARs too. */
 #define LOW_RAM_LIMIT 0xb0000000u
 #define LOW_RAM_SPLIT 0x80000000u
+
+static void q35_raise_gpe(Device *pm, unsigned event)
+{
+    ich9_lpc_set_gpe(pm, event, true);
+}
 
 static bool q35_init_devices(PcMachine *pc, GError **error)
 {
@@ -30,9 +36,18 @@ static bool q35_init_devices(PcMachine *pc, GError **error)
         return false;
     }
     pc->pm = lpc;
+    MACHINE(pc)->env.gpe_device = lpc;
+    MACHINE(pc)->env.raise_gpe = q35_raise_gpe;
     if (pc->sata) {
         Device *ahci = pc_new_pci(x86, TYPE_ICH9_AHCI, "1f.2", error);
         if (!ahci || !device_realize(ahci, pcie, NULL, error)) {
+            return false;
+        }
+    }
+    if (pc->smbus) {
+        Device *smb = pc_new_pci(x86, TYPE_ICH9_SMB, "1f.3", error);
+        if (!smb || !object_property_set_uint(OBJECT(smb), "memory-size", MACHINE(pc)->ram_size, error) ||
+            !device_realize(smb, pcie, NULL, error)) {
             return false;
         }
     }

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "hw/acpi/acpi_part.h"
 #include "hw/char/serial.h"
 #include "hw/intc/i8259.h"
 #include "hw/intc/ioapic.h"
@@ -333,6 +334,8 @@ bool x86_machine_ready(X86Machine *x86, const AcpiBoard *described, const char *
         board->hpet = x86->hpet_dev;
         board->rtc = machine->rtc;
         board->serial_ports = x86->serial_ports;
+        board->fw_cfg = machine->fw_cfg;
+        board->parts = machine->env.acpi_parts;
     }
     if (x86->firmware) {
         return x86_firmware_publish(x86, acpi, error);
@@ -396,6 +399,21 @@ static void x86_firmware_cpu_state(Machine *machine, X86Cpu *cpu)
     apic_mmio_write(cpu->apic, 0x360, 0x400);
 }
 
+/* What firmware does with the pages that devices share with their tables. */
+static void place_acpi_parts(Machine *machine)
+{
+    const GPtrArray *parts = machine->env.acpi_parts;
+    for (guint i = 0; i < parts->len; i++) {
+        const AcpiPart *part = parts->pdata[i];
+        uint8_t page[ACPI_PART_PAGE_SIZE];
+        uint64_t told = GUINT64_TO_LE((uint64_t)part->page_gpa + part->told);
+        if (fw_cfg_read_file(machine->fw_cfg, part->page_file, page, sizeof(page))) {
+            address_space_write(machine->memory, part->page_gpa, MEMTXATTRS_NONE, page, sizeof(page));
+            fw_cfg_write_file(machine->fw_cfg, part->address_file, &told, sizeof(told));
+        }
+    }
+}
+
 void x86_machine_reset(X86Machine *x86)
 {
     Machine *machine = MACHINE(x86);
@@ -411,6 +429,7 @@ void x86_machine_reset(X86Machine *x86)
     if (x86->acpi_tables) {
         address_space_write(machine->memory, X86_ACPI_ADDRESS, MEMTXATTRS_NONE, x86->acpi_tables->data,
                             x86->acpi_tables->len);
+        place_acpi_parts(machine);
     }
     /* Where a kernel jumps that wants the firmware to restart the machine: an empty IDT and an exception do
      * it. */

@@ -242,10 +242,18 @@ static bool ring_ioeventfd(MemoryRegion *mr, hwaddr offset, uint64_t value, unsi
     bool rung = false;
     memory_rcu_lock();
     const MemoryIoeventfdTable *table = rcu_fetch(&mr->ioeventfds);
-    for (unsigned i = 0; table && i < table->count && !rung; i++) {
+    unsigned low = 0, high = table ? table->count : 0;
+    while (low < high) {
+        unsigned middle = low + (high - low) / 2;
+        if (table->entries[middle].offset < offset) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    for (unsigned i = low; table && i < table->count && table->entries[i].offset == offset && !rung; i++) {
         const MemoryIoeventfd *e = &table->entries[i];
-        if (e->offset == offset && (e->size == 0 || e->size == size) &&
-            (!e->match_data || e->data == (value & size_mask(size)))) {
+        if ((e->size == 0 || e->size == size) && (!e->match_data || e->data == (value & size_mask(size)))) {
             event_notifier_set(e->notifier);
             rung = true;
         }

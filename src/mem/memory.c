@@ -20,6 +20,7 @@ char memory_rcu_tsan_clock;
 static pthread_mutex_t topology_lock = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 static unsigned depth;    /* of transactions; under the lock */
 static bool changed;      /* a view may be out of date */
+static bool rewired;      /* an ioeventfd came or went */
 static GPtrArray *spaces; /* the registry of address spaces */
 
 void memory_topology_lock(void)
@@ -172,6 +173,93 @@ static void publish_all(void)
     }
 }
 
+/* ---- ioeventfds at their addresses, for those who listen to them ---- */
+
+static int compare_eventfds(const MemoryIoeventfd *a, const MemoryIoeventfd *b)
+{
+#define BY(member)                                 \
+    if ((a->member) != (b->member)) {              \
+        return (a->member) < (b->member) ? -1 : 1; \
+    }
+    BY(offset)
+    BY(size)
+    BY(match_data)
+    BY(data)
+    BY(notifier)
+#undef BY
+    return 0;
+}
+
+/* Sorted, since ranges and tables are. */
+static GArray *collect_eventfds(const FlatView *view)
+{
+    GArray *all = g_array_new(FALSE, FALSE, sizeof(MemoryIoeventfd));
+    for (unsigned i = 0; i < view->count; i++) {
+        const FlatRange *range = &view->ranges[i];
+        const MemoryIoeventfdTable *table = range->region->ioeventfds;
+        for (unsigned j = 0; table && j < table->count; j++) {
+            MemoryIoeventfd e = table->entries[j];
+            if (e.offset >= range->offset && e.offset - range->offset <= range->last - range->first) {
+                e.offset = range->first + (e.offset - range->offset);
+                g_array_append_val(all, e);
+            }
+        }
+    }
+    return all;
+}
+
+/* Tells of those in `these` that `others` lacks. */
+static void tell_eventfds(AddressSpace *as, const GArray *these, const GArray *others, bool added)
+{
+    unsigned j = 0;
+    for (unsigned i = 0; i < these->len; i++) {
+        const MemoryIoeventfd *e = &g_array_index(these, MemoryIoeventfd, i);
+        while (j < others->len && compare_eventfds(&g_array_index(others, MemoryIoeventfd, j), e) < 0) {
+            j++;
+        }
+        if (j < others->len && compare_eventfds(&g_array_index(others, MemoryIoeventfd, j), e) == 0) {
+            continue;
+        }
+        if (added) {
+            TELL(as, eventfd_add, e);
+        } else {
+            TELL(as, eventfd_del, e);
+        }
+    }
+}
+
+static void update_eventfds(AddressSpace *as)
+{
+    if (!as->eventfds) {
+        return;
+    }
+    GArray *now = collect_eventfds(as->view);
+    tell_eventfds(as, as->eventfds, now, false);
+    tell_eventfds(as, now, as->eventfds, true);
+    g_array_unref(as->eventfds);
+    as->eventfds = now;
+}
+
+/* A listener comes or goes. */
+static void tell_one_eventfds(MemoryListener *l, bool added)
+{
+    AddressSpace *as = l->as;
+    if (!l->eventfd_add) {
+        return;
+    }
+    if (!as->eventfds) {
+        as->eventfds = collect_eventfds(as->view);
+    }
+    for (unsigned i = 0; i < as->eventfds->len; i++) {
+        const MemoryIoeventfd *e = &g_array_index(as->eventfds, MemoryIoeventfd, i);
+        if (added) {
+            l->eventfd_add(l, e);
+        } else {
+            l->eventfd_del(l, e);
+        }
+    }
+}
+
 void memory_transaction_begin(void)
 {
     memory_topology_lock();
@@ -181,9 +269,15 @@ void memory_transaction_begin(void)
 void memory_transaction_commit(void)
 {
     g_assert(depth > 0);
-    if (depth == 1 && changed) {
-        changed = false;
-        publish_all();
+    if (depth == 1 && (changed || rewired)) {
+        if (changed) {
+            changed = false;
+            publish_all();
+        }
+        rewired = false;
+        for (unsigned i = 0; spaces && i < spaces->len; i++) {
+            update_eventfds(spaces->pdata[i]);
+        }
     }
     depth--;
     memory_topology_unlock();
@@ -396,21 +490,20 @@ static void table_free(struct rcu_head *head)
     g_free(caa_container_of(head, MemoryIoeventfdTable, rcu));
 }
 
-static bool same_ioeventfd(const MemoryIoeventfd *a, const MemoryIoeventfd *b)
-{
-    return a->offset == b->offset && a->size == b->size && a->match_data == b->match_data &&
-           (!a->match_data || a->data == b->data) && a->notifier == b->notifier;
-}
-
 static void replace_ioeventfds(MemoryRegion *mr, const MemoryIoeventfd *entry, bool add)
 {
-    memory_topology_lock();
+    memory_transaction_begin();
     MemoryIoeventfdTable *old = mr->ioeventfds;
     unsigned count = old ? old->count : 0;
     MemoryIoeventfdTable *table = g_malloc(sizeof(*table) + (count + 1) * sizeof(*entry));
     table->count = 0;
     for (unsigned i = 0; i < count; i++) {
-        if (!same_ioeventfd(&old->entries[i], entry)) {
+        int order = compare_eventfds(&old->entries[i], entry);
+        if (add && order > 0) {
+            table->entries[table->count++] = *entry;
+            add = false;
+        }
+        if (order != 0) {
             table->entries[table->count++] = old->entries[i];
         }
     }
@@ -425,19 +518,22 @@ static void replace_ioeventfds(MemoryRegion *mr, const MemoryIoeventfd *entry, b
     if (old) {
         memory_rcu_call(&old->rcu, table_free);
     }
-    memory_topology_unlock();
+    rewired = true;
+    memory_transaction_commit();
 }
 
 void memory_region_add_eventfd(MemoryRegion *mr, hwaddr offset, unsigned size, bool match_data, uint64_t data,
                                EventNotifier *notifier)
 {
-    replace_ioeventfds(mr, &(MemoryIoeventfd){ offset, size, match_data, data, notifier }, true);
+    replace_ioeventfds(mr, &(MemoryIoeventfd){ offset, size, match_data, match_data ? data : 0, notifier },
+                       true);
 }
 
 void memory_region_del_eventfd(MemoryRegion *mr, hwaddr offset, unsigned size, bool match_data, uint64_t data,
                                EventNotifier *notifier)
 {
-    replace_ioeventfds(mr, &(MemoryIoeventfd){ offset, size, match_data, data, notifier }, false);
+    replace_ioeventfds(mr, &(MemoryIoeventfd){ offset, size, match_data, match_data ? data : 0, notifier },
+                       false);
 }
 
 /* ---- address spaces ---- */
@@ -479,6 +575,7 @@ void address_space_free(AddressSpace *as)
     flat_view_unref(as->view);
     memory_topology_unlock();
     g_ptr_array_free(as->listeners, TRUE);
+    g_clear_pointer(&as->eventfds, g_array_unref);
     g_free(as->name);
     g_free(as);
 }
@@ -523,6 +620,7 @@ void memory_listener_add(MemoryListener *l, AddressSpace *as)
         l->begin(l);
     }
     tell_all(l, as->view, true);
+    tell_one_eventfds(l, true);
     if (l->commit) {
         l->commit(l);
     }
@@ -536,6 +634,7 @@ void memory_listener_remove(MemoryListener *l)
         if (l->begin) {
             l->begin(l);
         }
+        tell_one_eventfds(l, false);
         tell_all(l, l->as->view, false);
         if (l->commit) {
             l->commit(l);

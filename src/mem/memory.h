@@ -142,7 +142,8 @@ void memory_region_set_romd(MemoryRegion *mr, bool romd);
 /* Asks accelerators that log writes on request (KVM) to do so for a client of enum DirtyClient, through the
  * listeners' log_start and log_stop. The software CPU's log is always on. */
 void memory_region_set_log(MemoryRegion *mr, bool log, unsigned client);
-/* Rings the notifier instead of calling ops for a matching write. */
+/* Rings the notifier instead of calling ops for a matching write, perhaps without leaving the guest (KVM).
+ * Take it away before the notifier is destroyed. */
 void memory_region_add_eventfd(MemoryRegion *mr, hwaddr offset, unsigned size, bool match_data, uint64_t data,
                                EventNotifier *notifier);
 void memory_region_del_eventfd(MemoryRegion *mr, hwaddr offset, unsigned size, bool match_data, uint64_t data,
@@ -212,6 +213,10 @@ struct MemoryListener {
     void (*region_del)(MemoryListener *l, const MemoryRegionSection *section);
     void (*log_start)(MemoryListener *l, const MemoryRegionSection *section);
     void (*log_stop)(MemoryListener *l, const MemoryRegionSection *section);
+    /* A notifier that a write rings: .offset is the address in the address space. For accelerators that can
+     * ring it without asking; a write that comes here rings it, too. del comes while the notifier is open. */
+    void (*eventfd_add)(MemoryListener *l, const MemoryIoeventfd *eventfd);
+    void (*eventfd_del)(MemoryListener *l, const MemoryIoeventfd *eventfd);
     AddressSpace *as; /* set by add */
 };
 void memory_listener_add(MemoryListener *l, AddressSpace *as); /* gets region_add for all that is there */
@@ -247,6 +252,9 @@ typedef struct RamListener {
     /* Dirty bits were cleared: drop every cached write translation of the range, and return when no vCPU uses
      * one. */
     void (*dirty_cleared)(struct RamListener *l, RamBlock *block, uint64_t offset, uint64_t length);
+    /* Somebody wants to know what has been written: writes of which nobody was told yet (KVM logs them) are
+     * reported now, with ram_written(). */
+    void (*dirty_sync)(struct RamListener *l, RamBlock *block, uint64_t offset, uint64_t length);
 } RamListener;
 
 typedef struct RamBlockOptions {
@@ -285,6 +293,9 @@ static inline bool ram_page_fully_dirty(const RamBlock *block, uint64_t offset)
 {
     return __atomic_load_n(&block->dirty[offset >> RAM_PAGE_BITS], __ATOMIC_RELAXED) == DIRTY_ALL;
 }
+/* Brings the dirty map up to date where an accelerator logs writes by itself. For those who read it: clearing
+ * does it, too (but for DIRTY_CODE: such an accelerator keeps no code). */
+void ram_sync_dirty(RamBlock *block, uint64_t offset, uint64_t length);
 /* Clears a client's bits over a range; returns whether any was set. vCPUs' write translations of those pages
  * are dropped through the listeners' dirty_cleared before it returns (not called where no bit was set:
  * callers of one client serialise among themselves, or a second one could return before the first one's

@@ -32,12 +32,14 @@ struct AddressSpace {
     FlatView *view;       /* RCU */
     unsigned generation;  /* atomic */
     GPtrArray *listeners; /* under the topology lock */
+    GArray
+        *eventfds; /* of MemoryIoeventfd, as listeners were told, by address; NULL: nobody listens to them */
 };
 
 typedef struct MemoryIoeventfdTable {
     struct rcu_head rcu;
     unsigned count;
-    MemoryIoeventfd entries[];
+    MemoryIoeventfd entries[]; /* by offset */
 } MemoryIoeventfdTable;
 
 /* The flat picture of a tree; ref 1. The topology lock is held. */

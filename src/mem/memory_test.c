@@ -505,6 +505,104 @@ static void test_ioeventfd(void)
     bench_free(b);
 }
 
+typedef struct EventfdLog {
+    MemoryListener l;
+    GString *log;
+} EventfdLog;
+
+static void eventfd_added(MemoryListener *l, const MemoryIoeventfd *e)
+{
+    g_string_append_printf(((EventfdLog *)l)->log, "+%" PRIx64 "/%u ", e->offset, e->size);
+}
+
+static void eventfd_deleted(MemoryListener *l, const MemoryIoeventfd *e)
+{
+    g_string_append_printf(((EventfdLog *)l)->log, "-%" PRIx64 "/%u ", e->offset, e->size);
+}
+
+#define EXPECT_EVENTFDS(l, text)                  \
+    do {                                          \
+        g_assert_cmpstr((l)->log->str, ==, text); \
+        g_string_truncate((l)->log, 0);           \
+    } while (0)
+
+/* Listeners see notifiers where the view shows them, and only those that come or go. */
+static void test_ioeventfd_listener(void)
+{
+    MemoryRegion root, io, cover;
+    EventNotifier e;
+    EventfdLog log = {
+        .l = { .name = "eventfds", .eventfd_add = eventfd_added, .eventfd_del = eventfd_deleted },
+        .log = g_string_new(NULL)
+    };
+    MemoryRegionOps none = { 0 };
+    g_assert_true(event_notifier_init(&e, NULL));
+    memory_region_init(&root, NULL, "root", 0x10000);
+    memory_region_init_io(&io, NULL, &none, NULL, "io", 0x100, NULL);
+    memory_region_init_io(&cover, NULL, &none, NULL, "cover", 0x10, NULL);
+    AddressSpace *as = address_space_new(&root, "as");
+    memory_region_add_eventfd(&io, 0x20, 4, false, 0, &e);
+    memory_region_add_eventfd(&io, 0x10, 0, false, 0, &e);
+    memory_listener_add(&log.l, as);
+    EXPECT_EVENTFDS(&log, "");
+    memory_region_add(&root, 0x1000, &io);
+    EXPECT_EVENTFDS(&log, "+1010/0 +1020/4 ");
+    memory_region_add_eventfd(&io, 0x18, 2, true, 5, &e);
+    memory_region_add_eventfd(&io, 0x18, 2, true, 3, &e);
+    EXPECT_EVENTFDS(&log, "+1018/2 +1018/2 ");
+    memory_region_add_overlap(&root, 0x1010, &cover, 1);
+    EXPECT_EVENTFDS(&log, "-1010/0 -1018/2 -1018/2 ");
+    memory_region_del(&root, &cover);
+    EXPECT_EVENTFDS(&log, "+1010/0 +1018/2 +1018/2 ");
+    memory_region_set_address(&io, 0x2000);
+    EXPECT_EVENTFDS(&log, "-1010/0 -1018/2 -1018/2 -1020/4 +2010/0 +2018/2 +2018/2 +2020/4 ");
+    memory_transaction_begin();
+    memory_region_del_eventfd(&io, 0x18, 2, true, 5, &e);
+    memory_region_del_eventfd(&io, 0x10, 0, false, 0, &e);
+    EXPECT_EVENTFDS(&log, ""); /* not before the end */
+    memory_transaction_commit();
+    EXPECT_EVENTFDS(&log, "-2010/0 -2018/2 ");
+    memory_listener_remove(&log.l);
+    EXPECT_EVENTFDS(&log, "-2018/2 -2020/4 ");
+    address_space_free(as);
+    memory_region_destroy(&io);
+    memory_region_destroy(&cover);
+    memory_region_destroy(&root);
+    event_notifier_destroy(&e);
+    g_string_free(log.log, TRUE);
+}
+
+typedef struct SyncLog {
+    RamListener l;
+    unsigned count;
+} SyncLog;
+
+static void sync_writes(RamListener *l, RamBlock *block, uint64_t offset, uint64_t length)
+{
+    ((SyncLog *)l)->count++;
+    ram_written(block, 0x3000, 4096);
+}
+
+/* A log that somebody else keeps is asked before the map is looked at; not for code. */
+static void test_dirty_sync(void)
+{
+    RamBlock *block = ram_block_new("b", &(RamBlockOptions){ .size = 0x8000 }, NULL);
+    SyncLog log = { .l = { .dirty_sync = sync_writes } };
+    g_assert_false(ram_test_and_clear_dirty(block, 0, 0x8000, DIRTY_DISPLAY));
+    ram_add_listener(block, &log.l);
+    g_assert_false(ram_test_and_clear_dirty(block, 0, 0x8000, DIRTY_CODE));
+    g_assert_cmpuint(log.count, ==, 0);
+    g_assert_true(ram_test_and_clear_dirty(block, 0x3000, 0x1000, DIRTY_DISPLAY));
+    g_assert_cmpuint(log.count, ==, 1);
+    g_assert_false(ram_test_and_clear_dirty(block, 0x4000, 0x1000, DIRTY_DISPLAY));
+    ram_sync_dirty(block, 0, 0x8000);
+    g_assert_cmpuint(log.count, ==, 3);
+    ram_remove_listener(block, &log.l);
+    g_assert_true(ram_test_and_clear_dirty(block, 0, 0x8000, DIRTY_DISPLAY));
+    g_assert_cmpuint(log.count, ==, 3);
+    ram_block_unref(block);
+}
+
 static void test_blocks(void)
 {
     g_autoptr(GError) error = NULL;
@@ -665,6 +763,8 @@ int main(int argc, char **argv)
     g_test_add_func("/mem/dirty", test_dirty);
     g_test_add_func("/mem/listeners", test_listeners);
     g_test_add_func("/mem/ioeventfd", test_ioeventfd);
+    g_test_add_func("/mem/ioeventfd-listener", test_ioeventfd_listener);
+    g_test_add_func("/mem/dirty-sync", test_dirty_sync);
     g_test_add_func("/mem/blocks", test_blocks);
     g_test_add_func("/mem/race", test_race);
     g_test_add_func("/mem/cache", test_cache);

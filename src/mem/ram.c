@@ -565,11 +565,26 @@ void ram_written(RamBlock *block, uint64_t offset, uint64_t length)
     }
 }
 
+void ram_sync_dirty(RamBlock *block, uint64_t offset, uint64_t length)
+{
+    memory_rcu_lock();
+    const RamListeners *table = rcu_fetch(&block->listeners);
+    for (unsigned i = 0; table && i < table->count; i++) {
+        if (table->listeners[i]->dirty_sync) {
+            table->listeners[i]->dirty_sync(table->listeners[i], block, offset, length);
+        }
+    }
+    memory_rcu_unlock();
+}
+
 bool ram_test_and_clear_dirty(RamBlock *block, uint64_t offset, uint64_t length, DirtyClient client)
 {
     uint8_t bit = (uint8_t)(1u << client);
     if (length == 0) {
         return false;
+    }
+    if (client != DIRTY_CODE) {
+        ram_sync_dirty(block, offset, length);
     }
     uint64_t page = offset >> RAM_PAGE_BITS, last = (offset + length - 1) >> RAM_PAGE_BITS;
     bool any = false;

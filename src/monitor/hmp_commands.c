@@ -167,7 +167,7 @@ static bool hmp_device_add(HmpContext *ctx, const char *args, GError **error)
     if (!need_arg(args, "the driver", error)) {
         return false;
     }
-    return device_create_text(vm_root(ctx->vm), args, true, vm_globals(ctx->vm), error) != NULL;
+    return device_create_text(vm_root(ctx->vm), NULL, args, true, vm_globals(ctx->vm), error) != NULL;
 }
 
 static bool hmp_device_del(HmpContext *ctx, const char *args, GError **error)

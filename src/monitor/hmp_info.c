@@ -2,6 +2,7 @@
 #include "monitor/hmp_internal.h"
 
 #include "base/error.h"
+#include "hw/acpi/vmgenid.h"
 #include "hw/virtio/virtio_balloon.h"
 #include "loop/iothread.h"
 #include "rhea_config.h"
@@ -267,6 +268,12 @@ static bool info_balloon(HmpContext *ctx, const char *args, GError **error)
     return true;
 }
 
+static bool info_vm_generation_id(HmpContext *ctx, const char *args, GError **error)
+{
+    char *guid = vmgenid_query(vm_root(ctx->vm), error);
+    return guid && print_owned(ctx, guid);
+}
+
 typedef struct TracePrint {
     HmpContext *ctx;
     const char *pattern;
@@ -347,5 +354,6 @@ const HmpCommand hmp_info_commands[] = {
     { "migrate_capabilities", "", "what can be switched", hmp_info_migrate_capabilities },
     { "migrate_parameters", "", "its limits", hmp_info_migrate_parameters },
     { "balloon", "", "the size of the balloon", info_balloon },
+    { "vm-generation-id", "", "what the guest sees of vmgenid", info_vm_generation_id },
     { NULL, NULL, NULL, NULL },
 };

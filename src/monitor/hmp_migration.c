@@ -15,12 +15,21 @@ static bool run(HmpContext *ctx, const char *command, json_object *args, GError 
     return result != NULL;
 }
 
-static json_object *uri_arg(const char *uri)
+/* Runs a command that takes a URI: the rest of the line, or what stands in quotes. */
+static bool run_uri(HmpContext *ctx, const char *command, const char *line, GError **error)
 {
-    json_object *args = json_object_new_object();
+    bool quoted = *line == '"';
+    g_autofree char *uri = quoted ? hmp_word(&line) : g_strdup(line);
 
+    if (uri == NULL || !*uri) {
+        return error_set(error, "the URI is missing");
+    }
+    if (quoted && *line) {
+        return error_set(error, "what is \"%s\" behind the URI?", line);
+    }
+    json_object *args = json_object_new_object();
     json_object_object_add(args, "uri", json_object_new_string(uri));
-    return args;
+    return run(ctx, command, args, error);
 }
 
 bool hmp_migrate(HmpContext *ctx, const char *args, GError **error)
@@ -29,10 +38,7 @@ bool hmp_migrate(HmpContext *ctx, const char *args, GError **error)
         args += 3;
         args += strspn(args, " ");
     }
-    if (!*args) {
-        return error_set(error, "the URI is missing");
-    }
-    return run(ctx, "migrate", uri_arg(args), error);
+    return run_uri(ctx, "migrate", args, error);
 }
 
 bool hmp_migrate_cancel(HmpContext *ctx, const char *args, GError **error)
@@ -42,10 +48,7 @@ bool hmp_migrate_cancel(HmpContext *ctx, const char *args, GError **error)
 
 bool hmp_migrate_incoming(HmpContext *ctx, const char *args, GError **error)
 {
-    if (!*args) {
-        return error_set(error, "the URI is missing");
-    }
-    return run(ctx, "migrate-incoming", uri_arg(args), error);
+    return run_uri(ctx, "migrate-incoming", args, error);
 }
 
 bool hmp_migrate_set_capability(HmpContext *ctx, const char *args, GError **error)

@@ -10,15 +10,13 @@
 bool qmp_screendump(QmpContext *ctx, const char *filename, const char *device, bool has_head, int64_t head,
                     bool has_format, QapiImageFormat format, GError **error)
 {
-    DisplayConsole *console = display_console_find(vm_displays(ctx->vm), device, error);
+    DisplayConsole *console =
+        display_console_find_head(vm_displays(ctx->vm), device, has_head ? head : 0, error);
     DisplaySurface surface;
     g_autoptr(GError) local = NULL;
 
     if (!console) {
         return false;
-    }
-    if (has_head && head != 0) {
-        return error_set(error, "There is no head %" PRId64 ": screens have one", head);
     }
     display_surface_init(&surface);
     display_console_render(console, &surface);
@@ -104,9 +102,6 @@ bool qmp_input_send_event(QmpContext *ctx, const char *device, bool has_head, in
 
     if (device && !display_console_find(vm_displays(ctx->vm), device, error)) {
         return false;
-    }
-    if (has_head && head != 0) {
-        return error_set(error, "There is no head %" PRId64 ": screens have one", head);
     }
     for (guint i = 0; i < events->len; i++) {
         if (!input_event(events->pdata[i], &list[i], error)) {

@@ -1,6 +1,7 @@
 /* QMP: run state, machine, CPUs, memory. SPDX-License-Identifier: GPL-2.0-or-later */
 #include "arch/x86/cpuid.h"
 #include "base/error.h"
+#include "hw/acpi/vmgenid.h"
 #include "hw/virtio/virtio_balloon.h"
 #include "monitor/monitor_internal.h"
 #include "rhea_config.h"
@@ -225,9 +226,17 @@ bool qmp_query_hotpluggable_cpus(QmpContext *ctx, GPtrArray **ret, GError **erro
     return true;
 }
 
+static bool latest_cpu_models(const QmpContext *ctx)
+{
+    const Machine *machine = vm_machine(ctx->vm);
+
+    return machine && MACHINE_GET_CLASS(machine)->latest_cpu_models;
+}
+
 bool qmp_query_cpu_definitions(QmpContext *ctx, GPtrArray **ret, GError **error)
 {
     g_autoptr(GPtrArray) classes = object_class_list(TYPE_X86_CPU, false);
+    bool latest = latest_cpu_models(ctx);
     *ret = qapi_list_CpuDefinitionInfo_new();
     for (guint i = 0; i < classes->len; i++) {
         ObjectClass *klass = g_ptr_array_index(classes, i);
@@ -236,10 +245,18 @@ bool qmp_query_cpu_definitions(QmpContext *ctx, GPtrArray **ret, GError **error)
         const char *suffix = g_strrstr(type, "-" TYPE_X86_CPU);
         info->name = suffix ? g_strndup(type, (gsize)(suffix - type)) : g_strdup(type);
         info->typename = g_strdup(type);
-        bool moves = strcmp(info->name, "max") == 0 || strcmp(info->name, "host") == 0;
+        const X86CpuModel *model = ((X86CpuClass *)klass)->model;
+        bool moves = model->everything;
         info->has_migration_safe = true;
         info->migration_safe = !moves;
-        g_autoptr(GPtrArray) missing = x86_cpu_unavailable_features(((X86CpuClass *)klass)->model);
+        info->static_ = model->generation == NULL && !moves;
+        if (latest && model->unversioned) {
+            model = x86_cpu_model_find(model->latest);
+            info->alias_of = g_strdup(model->name);
+        } else {
+            info->alias_of = g_strdup(model->alias_of);
+        }
+        g_autoptr(GPtrArray) missing = x86_cpu_unavailable_features(model);
         info->unavailable_features = qapi_list_str_new();
         for (guint k = 0; !moves && k < missing->len; k++) {
             g_ptr_array_add(info->unavailable_features, g_strdup(g_ptr_array_index(missing, k)));
@@ -256,7 +273,8 @@ bool qmp_query_cpu_model_expansion(QmpContext *ctx, QapiCpuModelExpansionType ty
     if (model->props && !json_object_is_type(model->props, json_type_object)) {
         return error_set(error, "Invalid parameter type for 'model.props', expected: object");
     }
-    json_object *props = x86_cpu_model_expand(model->name, model->props, full, error);
+    const char *name = latest_cpu_models(ctx) ? x86_cpu_model_latest(model->name) : model->name;
+    json_object *props = x86_cpu_model_expand(name, model->props, full, error);
     if (!props) {
         return false;
     }
@@ -382,4 +400,15 @@ bool qmp_query_balloon(QmpContext *ctx, QapiBalloonInfo **ret, GError **error)
 bool qmp_balloon(QmpContext *ctx, int64_t value, GError **error)
 {
     return virtio_balloon_set_target(vm_root(ctx->vm), machine_ram_size(ctx), value, error);
+}
+
+bool qmp_query_vm_generation_id(QmpContext *ctx, QapiGuidInfo **ret, GError **error)
+{
+    char *guid = vmgenid_query(vm_root(ctx->vm), error);
+    if (!guid) {
+        return false;
+    }
+    *ret = g_new0(QapiGuidInfo, 1);
+    (*ret)->guid = guid;
+    return true;
 }

@@ -145,7 +145,7 @@ bool qmp_device_list_properties(QmpContext *ctx, const char *type_name, GPtrArra
 
 bool qmp_device_add(QmpContext *ctx, QapiDeviceOptions *args, GError **error)
 {
-    return device_create(vm_root(ctx->vm), args, true, vm_globals(ctx->vm), error) != NULL;
+    return device_create(vm_root(ctx->vm), NULL, args, true, vm_globals(ctx->vm), error) != NULL;
 }
 
 bool qmp_device_del(QmpContext *ctx, const char *id, GError **error)

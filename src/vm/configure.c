@@ -5,6 +5,7 @@
  */
 #include "vm/configure.h"
 
+#include "arch/x86/cpuid.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/nearest.h"
@@ -433,7 +434,8 @@ static bool configure_object(Setup *s, const Option *o, GError **error)
 
 static bool configure_device(Setup *s, const Option *o, GError **error)
 {
-    return device_create_text(vm_root(s->vm), o->argument, false, vm_globals(s->vm), error) != NULL;
+    return device_create_text(vm_root(s->vm), &vm_machine(s->vm)->env, o->argument, false, vm_globals(s->vm),
+                              error) != NULL;
 }
 
 /* A device that an option other than -device means; NULL-terminated pairs. */
@@ -457,7 +459,8 @@ static bool add_device(Setup *s, GError **error, const char *driver, ...)
         }
     }
     va_end(pairs);
-    return device_create(vm_root(s->vm), options, false, vm_globals(s->vm), error) != NULL;
+    return device_create(vm_root(s->vm), &vm_machine(s->vm)->env, options, false, vm_globals(s->vm), error) !=
+           NULL;
 }
 
 /* Where an IDE drive goes: index n is channel n / 2, unit n % 2, or port n of a SATA controller; without one,
@@ -895,15 +898,25 @@ static bool step_vnc_display(Setup *s, const Option *o, GError **error)
            vnc_add_text(vm_vnc(s->vm), o->argument + strlen("vnc="), vm_name(s->vm), error);
 }
 
+/* What -vga calls them, and as what a device is made; NULL: none. */
+static const struct {
+    const char *name, *driver;
+} video_cards[] = { { "none", NULL }, { "std", "VGA" }, { "virtio", "virtio-vga" } };
+
+static const char *video_driver(const char *card)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(video_cards); i++) {
+        if (!strcmp(video_cards[i].name, card)) {
+            return video_cards[i].driver;
+        }
+    }
+    return NULL;
+}
+
 static bool step_vga(Setup *s, const Option *o, GError **error)
 {
-    static const char *const cards[] = { "none", "std", NULL };
-
-    if (!g_strv_contains(cards, o->argument)) {
-        error_set(error, "video card '%s' is not supported; 'std' and 'none' are", o->argument);
-        return false;
-    }
-    return true;
+    return strcmp(o->argument, "none") == 0 || video_driver(o->argument) ||
+           error_set(error, "video card '%s' is not supported; 'std', 'virtio' and 'none' are", o->argument);
 }
 
 /* A PC that starts a kernel at once has no screen unless asked for: nothing would set its mode. */
@@ -919,7 +932,7 @@ static bool configure_video(Setup *s, GError **error)
     if (!bus_find(vm_root(s->vm), "PCI", NULL, &missing)) {
         return error_set(error, "-vga %s: machine '%s' has no PCI bus", card, s->mc->name);
     }
-    return add_device(s, error, "VGA", NULL);
+    return add_device(s, error, video_driver(card ? card : "std"), NULL);
 }
 
 static bool step_usbdevice(Setup *s, const Option *o, GError **error)
@@ -1275,7 +1288,7 @@ static bool print_properties(const char *type, const char *ancestor, GError **er
     return true;
 }
 
-static void print_types(const char *title, const char *ancestor, const char *suffix, bool descriptions)
+static void print_types(const char *title, const char *ancestor, const char *suffix)
 {
     GPtrArray *classes = object_class_list(ancestor, false);
 
@@ -1286,8 +1299,7 @@ static void print_types(const char *title, const char *ancestor, const char *suf
         if (cut) {
             *cut = 0;
         }
-        const char *description = ((ObjectClass *)classes->pdata[i])->type->description;
-        printf(descriptions && description ? "  %-20s %s\n" : "  %s\n", name, description);
+        printf("  %s\n", name);
     }
     g_ptr_array_unref(classes);
 }
@@ -1350,13 +1362,12 @@ bool vm_answer_help(const Options *options, bool *failed, GError **error)
             break;
         case OPT_CPU:
             if (is_help(o->argument)) {
-                print_types("Available CPUs:", TYPE_X86_CPU, "-x86_64-cpu", true);
-                return true;
+                text = x86_cpu_models_help();
             }
             break;
         case OPT_ACCEL:
             if (is_help(o->argument)) {
-                print_types("Accelerators supported:", TYPE_ACCEL, "-accel", false);
+                print_types("Accelerators supported:", TYPE_ACCEL, "-accel");
                 return true;
             }
             break;
@@ -1372,7 +1383,7 @@ bool vm_answer_help(const Options *options, bool *failed, GError **error)
             break;
         case OPT_OBJECT:
             if (is_help(o->argument)) {
-                print_types("List of user creatable objects:", TYPE_USER_CREATABLE, NULL, false);
+                print_types("List of user creatable objects:", TYPE_USER_CREATABLE, NULL);
                 return true;
             }
             if (name) {
@@ -1418,7 +1429,7 @@ bool vm_answer_help(const Options *options, bool *failed, GError **error)
             break;
         case OPT_VGA:
             if (is_help(o->argument)) {
-                text = g_strdup("none\nstd\n");
+                text = g_strdup("none\nstd\nvirtio\n");
             }
             break;
         case OPT_DISPLAY:

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -148,6 +149,64 @@ def main():
         expect(not (cwd / "nbd.sock").exists(), "the socket stays")
         ok(io, "-f", "qcow2", "-c", "read -P 7 0 64k", "d.qcow2", cwd=cwd)
         ok(img, "check", "d.qcow2", cwd=cwd)
+
+    def create_of_small_formats():
+        """blockdev-create: into a node that is there (and not empty), or one that it describes; as -o would do it."""
+        cwd = place("create")
+        cases = (("vdi", {}, ""), ("vdi", {"preallocation": "metadata"}, "static=on"),
+                 ("vhdx", {"log-size": 2 << 20, "block-size": 1 << 20, "subformat": "fixed"},
+                  "log_size=2M,block_size=1M,subformat=fixed"),
+                 ("vpc", {"subformat": "fixed", "force-size": True}, "subformat=fixed,force_size=on"), ("vpc", {}, ""),
+                 ("parallels", {"cluster-size": 65536}, "cluster_size=64k"), ("qcow", {}, ""),
+                 ("qed", {"cluster-size": 4096, "table-size": 2}, "cluster_size=4096,table_size=2"),
+                 ("vmdk", {"adapter-type": "lsilogic", "hwversion": "6"}, "adapter_type=lsilogic,hwversion=6"),
+                 ("luks", {"key-secret": "s", "iter-time": 10, "cipher-alg": "aes-128"},
+                  "key-secret=s,iter-time=10,cipher-alg=aes-128"))
+        server, qmp = daemon(cwd, "--object", "secret,id=s,data=open")
+        secret = ["--object", "secret,id=s,data=open"]
+
+        def create(**options):
+            qmp.command("blockdev-create", job_id="j", options=options)
+            while qmp.command("query-jobs")[0]["status"] != "concluded":
+                time.sleep(0.005)
+            answer = qmp.command("query-jobs")[0].get("error")
+            qmp.command("job-dismiss", id="j")
+            return answer
+
+        def told(path, form):
+            spec = f"driver={form},file.filename={path}" + (",key-secret=s" if form == "luks" else "")
+            text = ok(img, "info", *secret, "--image-opts", spec, cwd=cwd)
+            return [line for line in text.splitlines()
+                    if not re.search(r"image: |uuid|cid:|filename|disk size|salt|iters|virtual size: .*bytes", line, re.I)]
+
+        with server:
+            for form, options, text in cases:
+                (cwd / "there").write_bytes(b"\xff" * 100000)
+                (cwd / "other").write_bytes(b"")
+                qmp.command("blockdev-add", driver="file", node_name="f", filename=str(cwd / "there"))
+                answer = create(driver=form, file="f", size=8 << 20, **options)
+                expect(answer is None, f"{form} {options}: {answer}")
+                qmp.command("blockdev-del", node_name="f")
+                answer = create(driver=form, file={"driver": "file", "filename": str(cwd / "other")}, size=8 << 20, **options)
+                expect(answer is None, f"{form} {options}: {answer}")
+                ok(img, "create", "-q", *secret, "-f", form, *(["-o", text] if text else []), "named", "8M", cwd=cwd)
+                for path in ("there", "other"):
+                    expect(told(path, form) == told("named", form), f"{form} {options}: {told(path, form)}, {told('named', form)}")
+                    spec = f"driver={form},file.filename={path}" + (",key-secret=s" if form == "luks" else "")
+                    ok(io, *secret, "-c", "read -P 0 0 1M" if form != "luks" else "read 0 1M", "-c", "write -P 5 3M 70000",
+                       "-c", "read -P 5 3M 70000", "--image-opts", spec, cwd=cwd)
+                expect("node" not in str(qmp.command("query-named-block-nodes")), "nodes are left")
+            (cwd / "flat").write_bytes(b"")
+            file, extent = ({"driver": "file", "filename": str(cwd / name)} for name in ("there", "flat"))
+            expect("one extent" in create(driver="vmdk", file=file, size=1 << 20, subformat="monolithicFlat"), "no extent")
+            answer = create(driver="vmdk", file=file, size=1 << 20, subformat="monolithicFlat", extents=[extent])
+            expect(answer is None, answer)
+            ok(io, "-f", "vmdk", "-c", "write -P 5 1000 70000", "there", cwd=cwd)
+            ok(io, "-f", "raw", "-c", "read -P 5 1000 70000", "flat", cwd=cwd)
+            expect("is not supported for VDI" in create(driver="vdi", file=file, size=1, preallocation="full"), "full")
+            expect("No such file" in create(driver="vdi", file={"driver": "file", "filename": "/no/such"}, size=1), "file")
+            reply = qmp.execute("blockdev-create", job_id="j", options={"driver": "bochs"})
+            expect("error" in reply, reply)
 
     def qmp_of_exports():
         cwd = place("exports")

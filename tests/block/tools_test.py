@@ -3,6 +3,8 @@
 """The image tools as scripts call them: rhea-img, rhea-io and rhea-nbd, beside qemu-img, qemu-io, nbdinfo, nbdcopy and
 qemu-nbd where the host has them. Every comparison runs the same command line of both programs."""
 import argparse
+import base64
+import bz2
 import json
 import os
 import pathlib
@@ -762,6 +764,61 @@ def main():
         expect(status == 0, "QEMU reads it otherwise: " + out + err)
         status, out, err = bench.ours("qemu-io", "-f", "cloop", "-c", "write 0 512", "c.cloop")
         expect("does not support writing" in err, f"written to: {out}{err}")
+
+    @helper
+    def make_dmg(path, chunks, fork=False, first=0):
+        """chunks: [(type, sectors, bytes in the file)]; the list of them in XML, or in a resource fork."""
+        body, entries, sector = b"", b"", 0
+        for kind, sectors, stored in chunks:
+            entries += struct.pack(">IIQQQQ", kind, 0, sector, sectors, len(body), len(stored))
+            body, sector = body + stored, sector + sectors
+        entries += struct.pack(">IIQQQQ", 0xffffffff, 0, sector, 0, len(body), 0)
+        table = (b"mish" + struct.pack(">IQQQII", 1, first, sector, 0, 0, 0)).ljust(200, b"\0") + \
+            struct.pack(">I", len(chunks) + 1) + entries
+        xml = b'<?xml version="1.0"?><plist><dict><key>resource-fork</key><dict><key>blkx</key><array><dict><key>Data' \
+            b"</key>\n<data>\n" + base64.encodebytes(table) + b"</data></dict></array><key>plst</key><array><dict>" \
+            b"<data>AAAA</data></dict></array></dict></dict></plist>"
+        resource = struct.pack(">I", len(table)) + table
+        resources = struct.pack(">IIII", 256, 256 + len(resource), len(resource), 0).ljust(256, b"\0") + resource
+        lists = resources if fork else xml
+        trailer = b"koly" + struct.pack(">IIIQQQ", 4, 512, 1, 0, 0, len(body)) + \
+            (struct.pack(">QQ", len(body), len(lists)) if fork else bytes(16)) + struct.pack(">II", 1, 1)
+        trailer = trailer.ljust(216, b"\0") + (bytes(16) if fork else struct.pack(">QQ", len(body), len(lists)))
+        (bench.dir / path).write_bytes(body + lists + trailer.ljust(492, b"\0") + struct.pack(">Q", sector) + bytes(12))
+
+    def dmg():
+        bench.need("dmg")
+        data = image_bytes(1 << 20)
+        pieces = [data[i:i + (128 << 10)] for i in range(0, len(data), 128 << 10)]
+        kinds = [(0x80000005, zlib.compress), (0x80000006, bz2.compress), (1, bytes), (0, None), (2, None)]
+        chunks, without_bzip2, plain = [], [], b""  # QEMU's bzip2 is in a package of its own
+        for i, piece in enumerate(pieces):
+            kind, pack = kinds[i % len(kinds)]
+            chunks.append((kind, len(piece) // 512, pack(piece) if pack else b""))
+            without_bzip2.append(chunks[-1] if kind != 0x80000006 else (1, len(piece) // 512, piece))
+            plain += piece if pack else bytes(len(piece))
+        (bench.dir / "d.raw").write_bytes(plain)
+        for fork in (False, True):
+            make_dmg("d.dmg", chunks, fork)
+            bench.ok("qemu-img", "compare", "-f", "raw", "-F", "dmg", "d.raw", "d.dmg")
+            make_dmg("q.dmg", without_bzip2, fork)
+            bench.ok("qemu-img", "compare", "-f", "raw", "-F", "dmg", "d.raw", "q.dmg")
+            status, out, err = bench.theirs("qemu-img", "compare", "-f", "raw", "-F", "dmg", "d.raw", "q.dmg")
+            expect(status == 0, "QEMU reads it otherwise: " + out + err)
+            expect("file format: dmg" in bench.ok("qemu-img", "info", "d.dmg"), "not recognised")
+            bench.ok("qemu-io", "-r", "-f", "dmg", "-c", "read 1000 70000", "-c", "read 130000 300000", "d.dmg")
+        for chunk, reason in (((0x80000007, 8, b"x"), "LZFSE"), ((0x80000008, 8, b"x"), "LZMA"), ((0x80000004, 8, b"x"), "ADC"),
+                              ((77, 8, b"x"), "unknown type"), ((1, 8, b"x"), "shorter than its sectors"),
+                              ((0x80000005, 1 << 20, b"x"), "larger than 64 MiB"), ((0, 1 << 60, b""), "largest disk")):
+            make_dmg("bad.dmg", [(0, 8, b""), chunk])
+            status, out, err = bench.ours("qemu-img", "info", "-f", "dmg", "bad.dmg")
+            expect(status == 1 and reason in err, f"{chunk}: {out}{err}")
+        make_dmg("bad.dmg", [(0x80000005, 8, zlib.compress(bytes(2048)))])  # half of its sectors
+        status, out, err = bench.ours("qemu-io", "-r", "-f", "dmg", "-c", "read 0 512", "bad.dmg")
+        expect("read failed" in out + err, out + err)
+        (bench.dir / "bad.dmg").write_bytes((bench.dir / "d.dmg").read_bytes()[:-512])
+        status, out, err = bench.ours("qemu-img", "info", "-f", "dmg", "bad.dmg")
+        expect(status == 1 and "has no trailer" in err, out + err)
 
     @helper
     def encrypted(maker, reader, driver, options, path):

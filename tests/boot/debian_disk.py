@@ -25,7 +25,7 @@ ROOT_UUID = "5268656a-0000-4000-8000-646562693132"
 ROOT_MB, ESP_MB = 1600, 64
 PASSWORD = "debian"
 PACKAGES = ("systemd-sysv udev dbus linux-image-amd64 initramfs-tools kmod procps iproute2 ifupdown isc-dhcp-client pciutils "
-            "zstd e2fsprogs login")
+            "zstd e2fsprogs login gcc libc6-dev")
 NO_DOCS = [f"path-exclude=/usr/share/{name}/*" for name in ("doc", "locale", "man", "info")]
 
 # Runs in the new system's tree ($1) when all packages are there.

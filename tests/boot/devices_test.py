@@ -14,9 +14,10 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-from harness import ROOT, Machine, Tap, cpio, expect  # noqa: E402
+from harness import ROOT, Machine, Tap, cpio, expect, run  # noqa: E402
 
 
 class Echo:
@@ -239,6 +240,65 @@ def balloon(guests):
         guests.check(directory, "balloon", ["-device", "virtio-balloon-pci,id=b0,free-page-reporting=on"], during=during)
 
 
+def vmcoreinfo(guests):
+    def during(vm):
+        path = "/machine/peripheral/core0"
+        expect(vm.qmp.command("qom-get", path=path, property="note-size") == 0, "a note before there is a guest")
+        vm.wait_text("init: waits", guests.args.timeout)
+        note = {name: vm.qmp.command("qom-get", path=path, property=f"note-{name}") for name in ("format", "address", "size")}
+        expect(note["format"] == 1 and 0 < note["size"] <= 1 << 20, str(note))
+        file = vm.directory / "note"
+        vm.qmp.command("pmemsave", val=note["address"], size=note["size"], filename=str(file))
+        expect(b"VMCOREINFO\0" in file.read_bytes() and b"OSRELEASE=" in file.read_bytes(), "that is no crash note")
+        vm.type("go\n")
+
+    with tempfile.TemporaryDirectory(prefix="rhea-devices-") as directory:
+        guests.check(directory, "wait", ["-device", "vmcoreinfo,id=core0"], "rhea.modules=qemu_fw_cfg", during=during)
+
+
+def generation_id(guests):
+    """The state is loaded into the machine that saved it: only the ID says that time has gone back."""
+    def during(vm):
+        vm.wait_text("init: waits", guests.args.timeout)
+        first = vm.qmp.command("query-vm-generation-id")["guid"]
+        vm.qmp.command("human-monitor-command", command_line="savevm one")
+        expect(not re.search("virtual machine fork", vm.text()), "the ID changed by itself")
+        vm.qmp.command("human-monitor-command", command_line="loadvm one")
+        second = vm.qmp.command("query-vm-generation-id")["guid"]
+        expect(first != second, f"the ID stays {first}")
+        shown = vm.qmp.command("human-monitor-command", command_line="info vm-generation-id").strip()
+        expect(shown == second, f"{shown} is not {second}")
+        vm.wait_text("crng reseeded due to virtual machine fork", 60)
+        vm.type("go\n")
+
+    with tempfile.TemporaryDirectory(prefix="rhea-devices-") as directory:
+        disk = pathlib.Path(directory) / "state.qcow2"
+        run([guests.args.build / "rhea-img", "create", "-f", "qcow2", disk, "64M"])
+        # RDRAND fills the kernel's random numbers at once: only then it says that it renews them.
+        guests.check(directory, "wait", ["-cpu", "max", "-device", "vmgenid", "-drive", f"file={disk},if=virtio"], "loglevel=6",
+                     during=during)
+
+
+def generation_id_firmware(guests, args):
+    """Without a guest: SeaBIOS copies the ID to where the tables say, and tells the device of the place."""
+    guid = "324e6eaf-d1d1-4bf6-bf41-b9bb6c91fb87"
+    with tempfile.TemporaryDirectory(prefix="rhea-devices-") as name:
+        directory = pathlib.Path(name)
+        with Machine(args.build / "rhea-system-x86_64",
+                     ["-M", "pc", "-accel", args.accel, "-m", "16", "-nodefaults", "-display", "none", "-device",
+                      f"vmgenid,guid={guid}", "-trace", f"fw_cfg_written,file={directory}/trace",
+                      "-qmp", f"unix:{directory}/qmp,server=on,wait=off"], directory) as vm:
+            deadline, found = time.monotonic() + 60, None
+            while not found and time.monotonic() < deadline:
+                time.sleep(0.5)
+                vm.qmp.command("pmemsave", val=0, size=16 << 20, filename=str(directory / "memory"))
+                found = re.search(re.escape(uuid.UUID(guid).bytes_le), (directory / "memory").read_bytes())
+            expect(found and found.start() % 4096 == 40, "the ID is not in memory at offset 40 of a page")
+            expect(vm.qmp.command("query-vm-generation-id")["guid"] == guid, "it is another ID")
+        trace = (directory / "trace").read_text()
+        expect(re.search(r"fw_cfg_written.* offset 0 length 8", trace), f"the address was not written: {trace}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build")
@@ -259,9 +319,9 @@ def main():
                                  ("rtl8139", "8139cp", "8139cp")):
         test(f"{card}: Linux's driver {driver} moves 4 MiB over TCP", network_card, card, driver, module)
 
-    def spd(guests):
+    def spd(guests, machine, module):
         with tempfile.TemporaryDirectory(prefix="rhea-devices-") as directory:
-            guests.check(directory, "spd", [], "rhea.modules=i2c-dev,i2c-piix4")
+            guests.check(directory, "spd", [], f"rhea.modules=i2c-dev,{module}", machine=machine)
 
     test("virtio-blk and virtio-net with packed rings", virtio, ",packed=on", "34,29,28,32", "virtio-blk-pci", "virtio-net-pci", "q35")
     test("virtio-blk and virtio-net with packed rings, without event index and indirect descriptors", virtio,
@@ -278,7 +338,11 @@ def main():
     test("parallel: Linux prints", printer, long=True)
     test("vsock: both ways", vsock)
     test("balloon: free page reporting, statistics, target", balloon)
-    test("smbus: Linux's driver i2c-piix4 reads a memory module's EEPROM", spd)
+    for machine, module in (("pc", "i2c-piix4"), ("q35", "i2c-i801")):
+        test(f"smbus: Linux's driver {module} reads a memory module's EEPROM", spd, machine, module)
+    test("vmcoreinfo: Linux tells where its crash note is", vmcoreinfo)
+    test("vmgenid: Linux takes notice of a loaded state", generation_id)
+    test("vmgenid: SeaBIOS places the ID", generation_id_firmware, args)
     tap.finish()
 
 

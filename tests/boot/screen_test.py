@@ -14,7 +14,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from boot_disk import make_disk, missing_tools  # noqa: E402
 from harness import ROOT, Machine, Tap, expect  # noqa: E402
+from screen_text import add_font, kernel_font, text_of  # noqa: E402
 from vnc_client import Vnc  # noqa: E402
+
+OVMF = pathlib.Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 
 NAMES = {" ": "spc", "/": "slash", "-": "minus", "=": "equal", "\n": "ret", ";": "semicolon", ".": "dot", ",": "comma"}
 SHIFTED = {">": "dot", "<": "comma", "$": "4", "(": "9", ")": "0", "_": "minus", "|": "backslash", "!": "1", "?": "slash"}
@@ -242,9 +245,92 @@ def main():
                                 "echo Went_$((1+1))\n")
                         vm.wait_text("Went_2", 60)
 
+        def picture(vm, head=0):
+            """Width, height and RGB bytes of a screendump."""
+            vm.qmp.command("screendump", filename=f"{directory}/head.ppm", head=head)
+            size, rest = (directory / "head.ppm").read_bytes().split(b"\n255\n", 1)
+            width, height = (int(n) for n in size.split()[1:])
+            return width, height, rest
+
+        def wait_picture(vm, text, timeout):
+            """Waits until the text is read off the picture, whose size is the result."""
+            deadline = time.monotonic() + timeout
+            while True:
+                width, height, rgb = picture(vm)
+                seen = text_of(width, height, rgb)
+                if text in seen:
+                    return width, height
+                expect(time.monotonic() < deadline, f"{text!r} was never on the screen of {width}x{height}; it shows\n{seen}")
+                time.sleep(1)
+
+        def virtio_gpu(device):
+            if not (generic / "ide.gz").exists():
+                raise Tap.Skip(f"no guest in {generic}: run tools/guest.sh -k generic")
+            add_font(kernel_font((generic / "vmlinuz").read_bytes()))
+            with shell(generic, "-device", f"{device},xres=800,yres=600", "-vnc", f"unix:{directory}/vnc") as vm:
+                vm.wait_text("built-in shell", args.timeout)
+                enter(vm, "modprobe virtio-gpu; while ! [ -e /dev/fb0 ]; do sleep 1; done; echo Loaded_$((1+1))\n")
+                vm.wait_text("Loaded_2", 90)
+                enter(vm, "printf '\\033[2J\\033[HPainted by %s' virtio_gpu >/dev/tty1; cat /proc/fb\n")
+                vm.wait_text("virtio_gpudrm", 30)
+                expect(wait_picture(vm, "Painted by virtio_gpu", 60) == (800, 600), "the size is not that of EDID")
+                with Vnc(directory / "vnc") as vnc:
+                    rgb = vnc.picture()
+                    expect("Painted by virtio_gpu" in text_of(vnc.width, vnc.height, rgb), "VNC shows something else")
+                reply = vm.qmp.execute("screendump", filename=f"{directory}/none.ppm", head=1)
+                expect("no head 1" in reply["error"]["desc"], str(reply))
+                # The picture is part of the machine's state.
+                before = picture(vm)[2]
+                vm.qmp.command("stop")
+                vm.qmp.command("migrate", uri=f"file:{directory}/state")
+                deadline = time.monotonic() + 60
+                while vm.qmp.command("query-migrate").get("status") != "completed" and time.monotonic() < deadline:
+                    time.sleep(0.2)
+            with shell(generic, "-device", f"{device},xres=800,yres=600", "-vnc", f"unix:{directory}/vnc", "-incoming",
+                       f"file:{directory}/state", "-S") as vm:
+                deadline = time.monotonic() + 60
+                while vm.qmp.command("query-status")["status"] != "paused" and time.monotonic() < deadline:
+                    time.sleep(0.2)
+                after = picture(vm)[2]
+                differ = sum(before[i:i + 3] != after[i:i + 3] for i in range(0, len(before), 3))
+                expect(len(before) == len(after) and differ <= 8 * 16, f"{differ} pixels differ after the load")
+
+        def firmware_screen(*options):
+            """A machine that starts through firmware and finds nothing to start."""
+            return Machine(binary, ["-nodefaults", "-display", "none", "-accel", args.accel, "-m", "256",
+                                    "-qmp", f"unix:{directory}/qmp,server=on,wait=off", *options], directory)
+
+        def vga_seabios():
+            with firmware_screen("-M", "pc", "-vga", "virtio") as vm:
+                wait_screen(vm, r"SeaBIOS \(version", 60)  # the VGA in it is in a text mode
+                expect(picture(vm)[:2] == (720, 400), str(picture(vm)[:2]))
+
+        def ramfb_seabios():
+            with firmware_screen("-M", "pc", "-device", "ramfb") as vm:
+                wait_picture(vm, "SeaBIOS (version", 60)
+
+        def ramfb_ovmf():
+            if not OVMF.exists():
+                raise Tap.Skip(f"no {OVMF}: Debian's package ovmf")
+            with firmware_screen("-M", "q35", "-vga", "none", "-device", "ramfb", "-drive",
+                                 f"if=pflash,unit=0,format=raw,readonly=on,file={OVMF}") as vm:
+                deadline = time.monotonic() + args.timeout
+                while True:
+                    width, height, rgb = picture(vm)
+                    lit = sum(rgb[i] > 64 for i in range(0, len(rgb), 3))
+                    if (width, height) != (640, 480) and lit > 1000:
+                        break
+                    expect(time.monotonic() < deadline, f"the firmware showed nothing: {lit} bright pixels of {width}x{height}")
+                    time.sleep(1)
+
         tests = {"types through QMP": types_through_qmp, "types through VNC": types_through_vnc,
                  "virtio-input": virtio_input,
                  "USB: UHCI of the PIIX3": lambda: usb(["-usb"], "uhci-hcd"),
+                 "virtio-gpu-pci: Linux's console": lambda: virtio_gpu("virtio-gpu-pci"),
+                 "virtio-vga: Linux's console": lambda: virtio_gpu("virtio-vga"),
+                 "virtio-vga: SeaBIOS": vga_seabios,
+                 "ramfb: SeaBIOS": ramfb_seabios,
+                 "ramfb: OVMF": ramfb_ovmf,
                  "USB: xHCI": lambda: usb(["-device", "qemu-xhci"], "xhci-pci")}
         for label, function in tests.items():
             if not args.only or re.search(args.only, label):

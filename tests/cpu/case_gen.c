@@ -47,6 +47,8 @@ const char *case_form_unfit(const X86Form *form)
     case X86_RDSEED:
     case X86_RDPID:
     case X86_XGETBV:
+    case X86_RDPKRU:
+    case X86_WRPKRU:
         return "its result is the host's own";
     case X86_SYSCALL:
     case X86_SYSENTER:

@@ -35,13 +35,12 @@ static X86DecodeMode ours[3];
 static bool offered(const ZydisDecodedInstruction *z)
 {
     static const char *const extensions[] = {
-        "ADX",         "AES",        "AVX",        "AVX2",   "AVX2GATHER", "AVXAES",   "BASE",
-        "BMI1",        "BMI2",       "CLFLUSHOPT", "CLFSH",  "CLWB",       "F16C",     "FMA",
-        "INVPCID",     "LONGMODE",   "LZCNT",      "MMX",    "MOVBE",      "PAUSE",    "PCLMULQDQ",
-        "PREFETCHWT1", "RDPID",      "RDRAND",     "RDSEED", "RDTSCP",     "RDWRFSGS", "SHA",
-        "SMAP",        "SSE",        "SSE2",       "SSE3",   "SSE4",       "SSSE3",    "X87",
-        "XSAVE",       "XSAVEC",     "XSAVEOPT",   "POPCNT", "MONITOR",    "GFNI",     "VAES",
-        "VPCLMULQDQ",  "AVX512EVEX", "AVX512VEX"
+        "ADX",     "AES",        "AVX",    "AVX2",       "AVX2GATHER", "AVXAES",   "BASE",        "BMI1",
+        "BMI2",    "CLFLUSHOPT", "CLFSH",  "CLWB",       "F16C",       "FMA",      "INVPCID",     "LONGMODE",
+        "LZCNT",   "MMX",        "MOVBE",  "PAUSE",      "PCLMULQDQ",  "PKU",      "PREFETCHWT1", "RDPID",
+        "RDRAND",  "RDSEED",     "RDTSCP", "RDWRFSGS",   "SHA",        "SMAP",     "SSE",         "SSE2",
+        "SSE3",    "SSE4",       "SSSE3",  "X87",        "XSAVE",      "XSAVEC",   "XSAVEOPT",    "POPCNT",
+        "MONITOR", "GFNI",       "VAES",   "VPCLMULQDQ", "AVX512EVEX", "AVX512VEX"
     };
     /* Parts of AVX-512 that the table leaves out. */
     static const char *const left_out[] = {

@@ -6,6 +6,7 @@
  * soak_guest work. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #define _GNU_SOURCE
+#include <cpuid.h>
 #include <math.h>
 #include <pthread.h>
 #include <sched.h>
@@ -386,6 +387,82 @@ static uint64_t scattered(void)
     return mix(h, slow > 30 * fast + 0.2);
 }
 
+/* Protection keys, where the processor has them: memory that is used much is locked and unlocked by its key.
+ * What should not have worked is counted. */
+static sigjmp_buf denied;
+static void on_denied(int sig, siginfo_t *info, void *context)
+{
+    (void)context;
+    siglongjmp(denied, info->si_code == SEGV_PKUERR ? 1 : sig);
+}
+
+static void key_rights(int key, unsigned rights)
+{
+    __asm__ volatile("wrpkru" : : "a"(rights << (2 * key)), "c"(0), "d"(0) : "memory");
+}
+
+/* Whether the memory could be read or written; changes nothing else. */
+static bool reaches(volatile uint64_t *at, bool write)
+{
+    int why = sigsetjmp(denied, 1);
+    if (why == 0) {
+        for (unsigned i = 0; i < 64; i++) {
+            if (write) {
+                at[i] = i;
+            } else {
+                (void)at[i];
+            }
+        }
+    }
+    return why != 1;
+}
+
+static uint64_t use_keys(void)
+{
+    unsigned a, b, c, d;
+    uint64_t wrong = 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(c & 16)) {
+        return 0; /* OSPKE */
+    }
+    struct sigaction catch = { .sa_sigaction = on_denied, .sa_flags = SA_SIGINFO }, before;
+    sigaction(SIGSEGV, &catch, &before);
+    int key = pkey_alloc(0, 0);
+    uint64_t *memory = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (key < 0 || memory == MAP_FAILED || pkey_mprotect(memory, 4096, PROT_READ | PROT_WRITE, key) < 0) {
+        return 1000;
+    }
+    for (double begun = seconds(); seconds() - begun < 0.05;) {
+        wrong += !reaches(memory, true);
+    }
+    for (unsigned n = 0; n < 300; n++) {
+        unsigned rights = n % 3;
+        key_rights(key, rights);
+        wrong += reaches(memory, false) != (rights != 1);
+        key_rights(key, rights); /* a signal's handler has rights of its own, and siglongjmp keeps them */
+        wrong += reaches(memory, true) != (rights == 0);
+        key_rights(key, 0);
+        wrong += !reaches(memory, true);
+    }
+    pkey_mprotect(memory, 4096, PROT_READ | PROT_WRITE, 0);
+    pkey_free(key);
+    munmap(memory, 4096);
+    sigaction(SIGSEGV, &before, NULL);
+    return wrong;
+}
+
+/* Not by process 1, whose faults the kernel reports. */
+static uint64_t keys(void)
+{
+    int status = 0;
+    pid_t child = fork();
+    if (child == 0) {
+        uint64_t wrong = use_keys();
+        _exit(wrong > 100 ? 100 : (int)wrong);
+    }
+    waitpid(child, &status, 0);
+    return (uint64_t)status;
+}
+
 static uint64_t processes(void)
 {
     uint64_t h = 0;
@@ -415,6 +492,7 @@ static void work(void)
     say("returning", returning());
     say("neighbours", neighbours());
     say("scattered", scattered());
+    say("keys", keys());
     say("processes", processes());
 }
 

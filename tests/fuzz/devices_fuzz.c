@@ -32,6 +32,7 @@ static TestBoard *board;
 static MemoryRegion pci_memory;
 static DisplaySurface surface;
 static PciBus *bus;
+static Device *cards[3]; /* that have screens */
 static struct {
     bool io;
     uint64_t addr, size;
@@ -60,6 +61,20 @@ static BlockRegistry *add_ide(void)
     return blocks;
 }
 
+static void look_at_screens(void)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(cards); i++) {
+        g_autofree char *path = object_get_canonical_path(OBJECT(cards[i]));
+        DisplayConsole *console = display_console_find(board->env.displays, path, NULL);
+        display_console_render(console, &surface);
+        g_free(display_console_text(console));
+    }
+}
+
+static void raise_gpe(Device *pm, unsigned event)
+{
+}
+
 static void setup(void)
 {
     GError *error = NULL;
@@ -74,6 +89,13 @@ static void setup(void)
     gsi_lines_connect(lines, test_board_add(board, TYPE_I8259, NULL, NULL),
                       test_board_add(board, TYPE_IOAPIC, NULL, NULL));
     board->env.fw_cfg = FW_CFG(test_board_add(board, TYPE_FW_CFG_IO, NULL, NULL));
+    board->env.acpi_parts = g_ptr_array_new();
+    board->env.raise_gpe = raise_gpe;
+    static const char *const file_types[] = { "ramfb", "vmcoreinfo", "vmgenid" };
+    for (size_t i = 0; i < G_N_ELEMENTS(file_types); i++) {
+        Device *dev = test_board_add(board, file_types[i], NULL, NULL);
+        cards[0] = i == 0 ? dev : cards[0];
+    }
     memory_region_init(&pci_memory, NULL, "pci", UINT64_MAX);
     memory_region_add_overlap(&board->memory_root, 0, &pci_memory, -1);
     Device *host = device_new_unattached(board->root, TYPE_I440FX_HOST, NULL);
@@ -83,7 +105,7 @@ static void setup(void)
     Bus *isa = piix3_isa_bus(add_pci(TYPE_PIIX3, "1.0"));
     add_pci(TYPE_PIIX4_PM, "1.3");
     BlockRegistry *blocks = add_ide();
-    test_board_add(board, "VGA", BUS(bus), "addr", "2", "vgamem_mb", "1", NULL);
+    cards[1] = test_board_add(board, "VGA", BUS(bus), "addr", "2", "vgamem_mb", "1", NULL);
     add_pci("virtio-rng-pci", "3");
     add_pci("virtio-net-pci", "4");
     add_pci("virtio-serial-pci", "5");
@@ -99,12 +121,14 @@ static void setup(void)
     test_board_add(board, "usb-mouse", usb, NULL);
     blockdev_add_text(blocks, "driver=null-co,node-name=stick,size=1M,read-zeroes=on", &error);
     test_board_add(board, "usb-storage", usb, "drive", "stick", NULL);
-    static const char *const pci_types[] = { "virtio-keyboard-pci", "virtio-mouse-pci", "i6300esb", "e1000",
-                                             "rtl8139" };
+    static const char *const pci_types[] = {
+        "virtio-keyboard-pci", "virtio-mouse-pci", "i6300esb", "pci-serial", "e1000", "rtl8139"
+    };
     for (unsigned i = 0; i < G_N_ELEMENTS(pci_types); i++) {
         g_autofree char *addr = g_strdup_printf("%x", 9 + i);
         add_pci(pci_types[i], addr);
     }
+    cards[2] = add_pci("virtio-gpu-pci", "e");
     Device *hpet = test_board_add(board, TYPE_HPET, NULL, NULL);
     Device *pit = device_new_unattached(board->root, TYPE_I8254, NULL);
     i8254_set_irq(pit, hpet_legacy_line(hpet, 0));
@@ -244,9 +268,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         case 6:
             test_board_advance(board, value % 1000000000);
             if (data[1] == 0) {
-                DisplayConsole *console = display_console_find(board->env.displays, NULL, NULL);
-                display_console_render(console, &surface);
-                g_free(display_console_text(console));
+                look_at_screens();
             }
             break;
         default: /* guest memory: descriptors, rings */

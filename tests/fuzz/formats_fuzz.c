@@ -28,7 +28,8 @@ static struct Seed {
     { "vpc", "subformat", "fixed", NULL, 0, 512 }, { "parallels", "cluster_size", "65536", NULL, 0, 512 },
     { "qcow", NULL, NULL, NULL, 0, 8192 },         { "qed", "cluster_size", "4096", NULL, 0, 20480 },
     { "bochs", NULL, NULL, NULL, 0, 2048 },        { "vhdx", "log_size", "1048576", NULL, 0, 4u << 20 },
-    { "cloop", NULL, NULL, NULL, 0, 400 }
+    { "cloop", NULL, NULL, NULL, 0, 400 },         { "vmdk", NULL, NULL, NULL, 0, 16384 },
+    { "dmg", "fork", NULL, NULL, 0, 700 },         { "dmg", "list", NULL, NULL, 0, 700 }
 };
 
 static BlockChild *open_image(const char *format, bool write)
@@ -87,6 +88,53 @@ static void make_cloop(struct Seed *seed)
     memcpy(p + 160 + bytes, packed, bytes);
 }
 
+static void put_chunk(uint8_t *p, uint32_t type, uint64_t sector, uint64_t sectors, uint64_t at,
+                      uint64_t bytes)
+{
+    blocks_put_be32(p, type);
+    blocks_put_be64(p + 8, sector);
+    blocks_put_be64(p + 16, sectors);
+    blocks_put_be64(p + 24, at);
+    blocks_put_be64(p + 32, bytes);
+}
+
+/* The tables first, so that they are changed most: a resource fork, or a property list; then data; the
+ * trailer. */
+static void make_dmg(struct Seed *seed)
+{
+    enum { TABLE = 204 + 5 * 40, LISTS = 1024, PLAIN = 4096 };
+    bool list = strcmp(seed->option, "list") == 0;
+    uint8_t plain[PLAIN] = { 1, 2, 3 }, table[TABLE] = "mish", *p, *t;
+    g_autofree char *text = NULL, *xml = NULL;
+    uLongf bytes = 2048;
+
+    seed->size = LISTS + PLAIN + 2048 + 512;
+    seed->bytes = g_malloc0(seed->size);
+    p = (uint8_t *)seed->bytes;
+    memcpy(p + LISTS, plain, PLAIN);
+    compress(p + LISTS + PLAIN, &bytes, plain, PLAIN);
+    blocks_put_be32(table + 200, 5);
+    put_chunk(table + 204, 1, 0, 8, LISTS, PLAIN);
+    put_chunk(table + 244, 0x80000005, 8, 8, LISTS + PLAIN, bytes);
+    put_chunk(table + 284, 0, 16, 8, 0, 0);
+    put_chunk(table + 324, 0x80000005, 24, 8, LISTS + PLAIN, bytes);
+    put_chunk(table + 364, 0xffffffff, 32, 0, 0, 0);
+    t = p + seed->size - 512;
+    memcpy(t, "koly", 4);
+    if (list) {
+        text = g_base64_encode(table, sizeof(table));
+        xml = g_strdup_printf("<data>%s</data>", text);
+        memcpy(p, xml, strlen(xml));
+        blocks_put_be64(t + 224, strlen(xml));
+        return;
+    }
+    blocks_put_be32(p, 16);
+    blocks_put_be32(p + 8, 4 + TABLE);
+    blocks_put_be32(p + 16, TABLE);
+    memcpy(p + 20, table, TABLE);
+    blocks_put_be64(t + 48, 20 + TABLE);
+}
+
 static void make_seed(struct Seed *seed)
 {
     json_object *o = json_object_new_object();
@@ -131,6 +179,8 @@ static void begin(void)
             make_bochs(&seeds[i]);
         } else if (strcmp(seeds[i].format, "cloop") == 0) {
             make_cloop(&seeds[i]);
+        } else if (strcmp(seeds[i].format, "dmg") == 0) {
+            make_dmg(&seeds[i]);
         } else {
             make_seed(&seeds[i]);
         }

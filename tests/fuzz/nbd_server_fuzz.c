@@ -1,9 +1,11 @@
 /*
  * What a client sends to the NBD server: bytes of any kind from the first one on, or options and requests
- * whose magic numbers are right and whose fields are not. SPDX-License-Identifier: GPL-2.0-or-later
+ * whose magic numbers are right and whose fields are not. Sometimes to a server that wants TLS: then the same
+ * comes after a handshake, inside of it, or in its place. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/export/nbd_proto.h"
 #include "block/export/nbd_server.h"
+#include "object/object.h"
 
 #include <errno.h>
 #include <string.h>
@@ -18,12 +20,32 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static Loop *loop;
 static BlockGraph *graph;
-static NbdServer *server;
+static NbdServer *server, *tls_server;
+static TlsCreds *client_creds;
 static char *path;
 
 static void clean_up(void)
 {
     unlink(path);
+}
+
+/* The clear part of a connection with TLS, as far as the bytes that start it. */
+static const uint8_t start_tls[20] = { 0,   0,   0,   3,   'I', 'H', 'A', 'V',
+                                       'E', 'O', 'P', 'T', 0,   0,   0,   NBD_OPT_STARTTLS };
+
+static void begin_tls(BlockNode *node, const NbdExportOptions *o)
+{
+    Object *objects = object_new(TYPE_CONTAINER, NULL);
+    bool ok = user_creatable_add_text(objects, "tls-creds-anon,id=s,endpoint=server,verify-peer=off", NULL) &&
+              user_creatable_add_text(objects, "tls-creds-anon,id=c,endpoint=client,verify-peer=off", NULL);
+
+    block_graph_set_objects(graph, objects);
+    client_creds = ok ? tls_creds_find(objects, "c", false, NULL) : NULL;
+    tls_server = nbd_server_new(graph);
+    ok = client_creds &&
+         nbd_server_set_tls(tls_server, tls_creds_find(objects, "s", true, NULL), NULL, NULL) &&
+         nbd_export_new(tls_server, node, o, NULL);
+    g_assert_true(ok);
 }
 
 static void begin(void)
@@ -46,6 +68,8 @@ static void begin(void)
     json_object_put(options);
     g_assert_nonnull(node);
     g_assert_nonnull(nbd_export_new(server, node, &o, NULL));
+    o.shared = true;
+    begin_tls(node, &o);
 }
 
 static void add(GByteArray *out, const void *bytes, size_t size)
@@ -134,22 +158,94 @@ static void add_request(GByteArray *out, const uint8_t **data, size_t *size)
     }
 }
 
+typedef struct Client {
+    int fd;
+    TlsSession *tls; /* NULL: in the clear */
+    bool open, wait; /* not done with sending; the handshake goes on */
+    const uint8_t *out;
+    size_t size, sent;
+    uint64_t got;
+} Client;
+
+/* Sends what goes, reads what came. */
+static void client_step(Client *c)
+{
+    static uint8_t waste[65536];
+    bool wants_write;
+    ssize_t n;
+
+    if (c->wait) {
+        int done = tls_handshake(c->tls, &wants_write, NULL);
+
+        c->wait = done == 0;
+        if (done < 0) {
+            shutdown(c->fd, SHUT_RDWR);
+            c->open = false;
+        }
+        return;
+    }
+    if (c->open && c->sent < c->size) {
+        struct iovec iov = { (void *)(c->out + c->sent), c->size - c->sent };
+
+        n = c->tls ? tls_sendv(c->tls, &iov, 1) : send(c->fd, iov.iov_base, iov.iov_len, MSG_NOSIGNAL);
+        if (n < 0 && !c->tls) {
+            n = -errno;
+        }
+        c->sent = n > 0 ? c->sent + (size_t)n : n != -EAGAIN ? c->size : c->sent;
+    }
+    if (c->open && c->sent == c->size) {
+        shutdown(c->fd, SHUT_WR);
+        c->open = false;
+    }
+    while (c->got < OUT_MOST &&
+           (n = c->tls ? tls_recv(c->tls, waste, sizeof(waste)) : recv(c->fd, waste, sizeof(waste), 0)) > 0) {
+        c->got += (uint64_t)n;
+    }
+    if (c->got >= OUT_MOST) { /* enough was answered: the client goes away without a word */
+        shutdown(c->fd, SHUT_RDWR);
+    }
+}
+
+/* Asks for TLS, and takes the server's greeting and its answer, all in the clear. */
+static bool greet(int fd)
+{
+    uint8_t buf[18 + 20];
+    size_t got = 0;
+
+    if (send(fd, start_tls, sizeof(start_tls), MSG_NOSIGNAL) != (ssize_t)sizeof(start_tls)) {
+        return false;
+    }
+    for (int i = 0; i < 1000 && got < sizeof(buf); i++) {
+        ssize_t n = recv(fd, buf + got, sizeof(buf) - got, 0);
+
+        got += n > 0 ? (size_t)n : 0;
+        loop_iterate(loop, false);
+    }
+    return got == sizeof(buf);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     g_autoptr(GByteArray) out = g_byte_array_new();
     static const uint8_t plain_flags[4] = { 0, 0, 0, 3 };
-    uint8_t mode, waste[65536];
-    uint64_t got = 0;
-    size_t sent = 0;
+    Client c = { .open = true };
+    NbdServer *to;
+    uint8_t mode, tls;
     int fds[2];
-    bool open = true;
 
     if (!graph) {
         begin();
     }
     mode = take(&data, &size);
+    tls = mode & 0x40 ? take(&data, &size) : 255;
+    to = tls < 96 ? tls_server : server; /* under 32: with a handshake */
+    if (tls >= 32 && tls < 64) {         /* anything where the handshake should be */
+        add(out, start_tls, sizeof(start_tls));
+    }
     if (mode % 4) {
-        add(out, plain_flags, sizeof(plain_flags));
+        if (tls >= 32) {
+            add(out, plain_flags, sizeof(plain_flags));
+        }
         for (int i = mode >> 2 & 3; i > 0; i--) {
             add_option(out, &data, &size);
         }
@@ -161,25 +257,21 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         add(out, data, size);
     }
     g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), ==, 0);
-    nbd_server_add_client(server, fds[1]);
-    while (nbd_server_clients(server)) {
-        if (open && sent < out->len) {
-            ssize_t n = send(fds[0], out->data + sent, out->len - sent, MSG_NOSIGNAL);
-
-            sent = n > 0 ? sent + (size_t)n : n < 0 && errno != EAGAIN ? out->len : sent;
-        }
-        if (open && sent == out->len) {
-            shutdown(fds[0], SHUT_WR);
-            open = false;
-        }
-        for (ssize_t n; got < OUT_MOST && (n = recv(fds[0], waste, sizeof(waste), 0)) > 0;) {
-            got += (uint64_t)n;
-        }
-        if (got >= OUT_MOST) { /* enough was answered: the client goes away without a word */
-            shutdown(fds[0], SHUT_RDWR);
-        }
+    nbd_server_add_client(to, fds[1]);
+    c.fd = fds[0];
+    c.out = out->data;
+    c.size = out->len;
+    if (tls < 32 && greet(c.fd)) {
+        c.tls = tls_session_new(client_creds, c.fd, NULL, NULL);
+        c.wait = c.tls != NULL;
+    }
+    while (nbd_server_clients(to)) {
+        client_step(&c);
         loop_iterate(loop, false);
     }
-    close(fds[0]);
+    if (c.tls) {
+        tls_session_free(c.tls);
+    }
+    close(c.fd);
     return 0;
 }

@@ -86,7 +86,7 @@ static void hotplug(bool come)
         options->driver = g_strdup("virtio-rng-pci");
         options->id = g_strdup("card");
         options->bus = g_strdup("port1");
-        device_create(board->root, options, true, NULL, NULL);
+        device_create(board->root, NULL, options, true, NULL, NULL);
     } else {
         device_delete(board->root, "card", NULL);
     }

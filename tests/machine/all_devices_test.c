@@ -11,6 +11,7 @@
 
 #include "block/block.h"
 #include "chardev/chardev.h"
+#include "display/display.h"
 #include "hw/firmware/fw_cfg.h"
 #include "hw/isa/isa.h"
 #include "hw/pci/i440fx.h"
@@ -28,6 +29,8 @@ typedef struct Bench {
     ChardevRegistry *chardevs;
     BlockRegistry *blocks;
     NetRegistry *nets;
+    DisplayRegistry *displays;
+    GPtrArray *acpi_parts;
 } Bench;
 
 static uint32_t seed;
@@ -43,6 +46,7 @@ static const struct {
     { "isa-debugcon", "chardev", "null0" },
     { "pci-bridge", "chassis_nr", "3" },
     { "isa-parallel", "chardev", "null0" },
+    { "pci-serial", "chardev", "null0" },
     { "isa-serial", "chardev", "null0" },
     { "scsi-cd", "drive", "cd0" },
     { "scsi-hd", "drive", "disk0" },
@@ -74,6 +78,10 @@ static const struct {
     { "virtio-serial-bus", "virtio-serial-pci" },
 };
 
+static void raise_gpe(Device *pm, unsigned event)
+{
+}
+
 static void bench_init(Bench *n)
 {
     GError *error = NULL;
@@ -92,6 +100,9 @@ static void bench_init(Bench *n)
     memory_region_add_overlap(&n->board->memory_root, 0, &n->pci_memory, -1);
     n->fw_cfg = test_board_add(n->board, TYPE_FW_CFG_IO, NULL, NULL);
     n->board->env.fw_cfg = FW_CFG(n->fw_cfg);
+    n->board->env.acpi_parts = n->acpi_parts = g_ptr_array_new();
+    n->board->env.raise_gpe = raise_gpe;
+    n->board->env.displays = n->displays = display_registry_new();
     n->host = device_new_unattached(n->board->root, TYPE_I440FX_HOST, NULL);
     i440fx_set_memory(n->host, &n->board->ram, &n->pci_memory, NULL);
     device_realize(n->host, NULL, &n->board->env, &error);
@@ -109,6 +120,8 @@ static void bench_free(Bench *n)
     net_registry_free(n->nets);
     chardev_registry_free(n->chardevs);
     test_board_free(n->board);
+    display_registry_free(n->displays);
+    g_ptr_array_unref(n->acpi_parts);
     memory_region_destroy(&n->pci_memory);
     memset(n, 0, sizeof(*n));
 }

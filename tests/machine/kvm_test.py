@@ -28,6 +28,12 @@ FILD = "dbe3bf0000c0fec70701000000db4710be00800000db1e8b06041566baf803eef4ebfd"
 # 'B'; copies 16 bytes of 16-bit code to 0x8000; INIT and SIPI to all others; that code prints 'A'.
 SECOND = ("b04266baf803eebe65001000bf00800000b910000000f3a4bb0000e0fec783f0000000ff010000c7830003000000450c00b9400d0300"
           "e2fec7830003000008460c00f4ebfd" "b041baf803eef4ebfd")
+# 'R'; the 8254 at 100 Hz through the 8259 to an interrupt handler, which prints '.'.
+TICK = ("bc000009000f0115d5001000ea330010000800b8100000008ed88ed08ec0b8ad001000bf000008006689870001000066c7870201000008006"
+        "6c78704010000008ec1e810668987060100000f011ddb001000b011e620e6a0b020e621b028e6a1b004e621b002e6a1b001e621e6a1b0fee621"
+        "b0ffe6a1b034e643b09ce640b02ee64066baf803b052eefbf4ebfc505266baf803b02eeeb020e6205a58cf0000000000000000ffff0000009b"
+        "cf00ffff00000093cf001700bd001000ff0700000800")
+IRQCHIPS = ("split", "on", "off")
 
 
 def kernel(directory, code):
@@ -132,7 +138,7 @@ def main():
         expect(status == 1 and printed.startswith("K"), f"status {status}, printed {printed!r}, said {said}")
 
     for machine in ("microvm", "pc", "q35"):
-        for irqchip in ("split", "off"):
+        for irqchip in IRQCHIPS:
             tap.test(f"a byte from {machine}, kernel-irqchip={irqchip}", hello, machine, irqchip)
 
     def control(irqchip):
@@ -159,8 +165,31 @@ def main():
         finally:
             guest.close()
 
-    for irqchip in ("split", "off"):
+    for irqchip in IRQCHIPS:
         tap.test(f"stop, cont, registers, reset, kernel-irqchip={irqchip}", control, irqchip)
+
+    def ticks(machine, irqchip):
+        needs_kvm()
+        guest = Guest(binary, directory, TICK, f"kvm,kernel-irqchip={irqchip}", machine=machine)
+        try:
+            guest.grows()
+            for _ in range(3):
+                guest.qmp.command("stop")
+                before = len(guest.text())
+                time.sleep(0.3)
+                expect(len(guest.text()) == before, "a stopped guest prints")
+                guest.qmp.command("cont")
+                guest.grows()
+                expect(len(guest.text()) < before + 25, "the ticks of the time that it stood still came at once")
+            guest.qmp.command("system_reset")
+            guest.wait(lambda: guest.text().count("R") == 2, "no second start after a reset")
+            guest.grows()
+        finally:
+            guest.close()
+
+    for machine in ("pc", "q35", "microvm"):
+        for irqchip in IRQCHIPS if machine == "pc" else ("on",):
+            tap.test(f"a timer's interrupts on {machine}, kernel-irqchip={irqchip}", ticks, machine, irqchip)
 
     def second(irqchip, machine):
         needs_kvm()
@@ -172,7 +201,7 @@ def main():
         finally:
             guest.close()
 
-    for irqchip in ("split", "off"):
+    for irqchip in IRQCHIPS:
         tap.test(f"a second CPU, kernel-irqchip={irqchip}", second, irqchip, "pc")
 
     def rescue(irqchip):
@@ -187,7 +216,7 @@ def main():
         finally:
             guest.close()
 
-    for irqchip in ("split", "off"):
+    for irqchip in IRQCHIPS:
         tap.test(f"an instruction that the kernel cannot emulate, kernel-irqchip={irqchip}", rescue, irqchip)
 
     def no_rescue():
@@ -214,17 +243,17 @@ def main():
         finally:
             guest.close()
 
-    def state(first, then):
+    def state(first, then, code=COUNT, machine="microvm"):
         needs_kvm()
         path = pathlib.Path(directory) / "state"
         cpu = ["-cpu", same_cpu()] if "tcg" in (first, then) else []
-        guest = Guest(binary, directory, COUNT, first, *cpu)
+        guest = Guest(binary, directory, code, first, *cpu, machine=machine)
         try:
             guest.grows()
             guest.save(path)
         finally:
             guest.close()
-        guest = Guest(binary, directory, COUNT, then, *cpu, "-incoming", f"exec:cat {path}")
+        guest = Guest(binary, directory, code, then, *cpu, "-incoming", f"exec:cat {path}", machine=machine)
         try:
             guest.wait(lambda: guest.qmp.command("query-status")["status"] == "paused", "the state is not read")
             guest.qmp.command("cont")
@@ -236,6 +265,9 @@ def main():
 
     for first, then in (("kvm", "kvm"), ("kvm", "tcg"), ("tcg", "kvm"), ("kvm", "kvm,kernel-irqchip=off")):
         tap.test(f"state from {first} to {then}", state, first, then)
+    on = "kvm,kernel-irqchip=on"
+    for first, then in ((on, on), (on, "tcg"), ("tcg", on), (on, "kvm"), ("kvm", on)):
+        tap.test(f"state with a timer from {first} to {then}", state, first, then, TICK, "pc")
     tap.finish()
 
 

@@ -38,6 +38,7 @@ typedef struct TestBoard {
     int exit_status;
     ShutdownCause cause;
     char last_event[64];
+    char deleted[64]; /* the ids of DEVICE_DELETED, each with a space behind it */
     void (*power_button)(void *dev);
     void *power_button_dev;
 } TestBoard;
@@ -97,6 +98,11 @@ static inline void test_emit_event(void *opaque, const char *event, json_object 
     TestBoard *b = opaque;
     b->events++;
     g_strlcpy(b->last_event, event, sizeof(b->last_event));
+    json_object *id;
+    if (!strcmp(event, "DEVICE_DELETED") && json_object_object_get_ex(data, "device", &id)) {
+        g_strlcat(b->deleted, json_object_get_string(id), sizeof(b->deleted));
+        g_strlcat(b->deleted, " ", sizeof(b->deleted));
+    }
     json_object_put(data);
 }
 

@@ -43,10 +43,26 @@ def test_rounds(binary, directory):
             error = qmp.execute("device_add", driver="virtio-blk-pci", id="b1", drive="n0")["error"]
             expect("n0" in error["desc"], f"a disk in use: {error}")
             qmp.execute("blockdev-del", node_name="n0")
-            for name in ("p0", "vs", "m0", "e0", "b0", "r0"):
+            qmp.command("device_add", driver="virtserialport", id="p1", bus="vs.0")
+            qmp.command("device_add", driver="virtio-scsi-pci", id="s0")
+            qmp.command("blockdev-add", driver="null-co", node_name="n1", size=1 << 20)
+            qmp.command("device_add", driver="scsi-hd", id="d0", bus="s0.0", drive="n1")
+            qmp.command("chardev-add", id="c1", backend={"type": "null", "data": {}})
+            qmp.command("device_add", driver="pci-serial", id="u0", chardev="c1")
+            # What is on a card goes with it, and is told of before it; so is the virtio device inside it, which has no id.
+            for name, before in (("p0", []), ("vs", ["p1"]), ("s0", ["d0"]), ("u0", []), ("m0", []), ("e0", []), ("b0", []),
+                                 ("r0", [])):
                 qmp.command("device_del", id=name)
-                event = qmp.wait_event("DEVICE_DELETED")
-                expect(event["data"]["device"] == name, f"{event}")
+                gone, paths = [], []
+                while name not in gone:
+                    data = qmp.wait_event("DEVICE_DELETED")["data"]
+                    paths.append(data["path"])
+                    gone += [data["device"]] if "device" in data else []
+                expect(gone == [*before, name], f"{name}: gone are {gone}")
+                inside = [path for path in paths if path.endswith("/virtio-backend")]
+                expect(inside == ([] if name in ("p0", "u0") else [f"/machine/peripheral/{name}/virtio-backend"]), f"{paths}")
+            qmp.command("blockdev-del", node_name="n1")
+            qmp.command("chardev-remove", id="c1")
             qmp.command("netdev_del", id="net0")
             qmp.command("blockdev-del", node_name="n0")
             qmp.command("chardev-remove", id="c0")

@@ -190,6 +190,20 @@ def damage():
         fails(broken, ["load of migration failed"])
 
 
+def from_the_monitor():
+    """HMP's migrate takes a URI in quotes, as scripts write it, or the rest of the line."""
+    for n, line in enumerate(['migrate -d "exec:cat > %s"', "migrate exec:cat > %s"]):
+        state = directory / f"hmp{n}"
+        with machine() as vm:
+            for wrong, word in (('migrate ""', "missing"), ('migrate "file:x" y', "behind the URI")):
+                reply = vm.qmp.command("human-monitor-command", command_line=wrong)
+                expect(word in reply, f"{wrong}: {reply}")
+            expect(vm.qmp.command("human-monitor-command", command_line=line % state) == "", line)
+            wait_status(vm, ("completed",))
+        with machine("-incoming", f"file:{state}") as vm:
+            wait_run_state(vm, "running")
+
+
 def wrong_names():
     with machine() as vm:
         for uri, word in (("gopher:x", "unknown migration protocol"), ("tcp:nowhere", "HOST:PORT"), ("file:", "no file"),
@@ -256,6 +270,7 @@ tap.test("over a socket, with a disk that both have open", over_a_socket)
 tap.test("cancelled, and other ends that fail", cancel)
 tap.test("other machines are refused by name", refusals)
 tap.test("cut off and changed streams are refused", damage)
+tap.test("from the monitor", from_the_monitor)
 tap.test("names that lead nowhere", wrong_names)
 tap.test("snapshots in qcow2 images", snapshots)
 subprocess.run(["rm", "-rf", str(directory)])

@@ -45,7 +45,7 @@ static bool setup_off(KvmAccel *kvm, GError **error)
     return true;
 }
 
-/* ---- split: messages to the kernel's local APICs ---- */
+/* ---- messages to the kernel's local APICs ---- */
 
 /* As an MSI has it (SDM vol. 3 10.11), with the destination's upper bits in the upper half of the address. */
 static void message_encode(const ApicMessage *m, uint32_t *low, uint32_t *high, uint32_t *data)
@@ -85,7 +85,7 @@ static void remote_pin(void *opaque, unsigned pin, const ApicMessage *m)
     if (old->type != entry.type || old->u.msi.address_lo != entry.u.msi.address_lo ||
         old->u.msi.address_hi != entry.u.msi.address_hi || old->u.msi.data != entry.u.msi.data) {
         *old = entry;
-        int result = kvm_ioctl(kvm->vm_fd, KVM_SET_GSI_ROUTING, kvm->routes);
+        int result = kvm_routes_write(kvm);
         if (result < 0) {
             log_error("KVM does not take the I/O APIC's routes: %s", g_strerror(-result));
         }
@@ -93,47 +93,63 @@ static void remote_pin(void *opaque, unsigned pin, const ApicMessage *m)
     g_mutex_unlock(&kvm->route_lock);
 }
 
-static bool setup_split(KvmAccel *kvm, GError **error)
+static bool enable_split(KvmAccel *kvm, GError **error)
 {
     struct kvm_enable_cap split = { .cap = KVM_CAP_SPLIT_IRQCHIP, .args[0] = IOAPIC_PINS };
+
+    if (kvm_check(kvm->vm_fd, KVM_CAP_SPLIT_IRQCHIP) <= 0) {
+        error_set(error, "kernel-irqchip=split: this kernel's KVM cannot have the local APICs alone");
+        error_append_hint(error, "It needs Linux 4.4 or newer; try kernel-irqchip=on or off.");
+        return false;
+    }
+    int result = kvm_ioctl(kvm->vm_fd, KVM_ENABLE_CAP, &split);
+    if (result < 0) {
+        return error_set_errno(error, -result, "KVM cannot make local APICs");
+    }
+    if (!kvm_routes_start(kvm, IOAPIC_PINS, error)) {
+        return false;
+    }
+    for (unsigned i = 0; i < IOAPIC_PINS; i++) {
+        kvm->routes->entries[i] = (struct kvm_irq_routing_entry){ .gsi = i, .type = KVM_IRQ_ROUTING_MSI };
+    }
+    result = kvm_routes_write(kvm);
+    return result >= 0 || error_set_errno(error, -result, "KVM does not take interrupt routes");
+}
+
+/* Local APICs in the kernel. */
+static bool setup_lapics(KvmAccel *kvm, GError **error)
+{
     struct kvm_enable_cap x2apic = {
         .cap = KVM_CAP_X2APIC_API,
         .args[0] = KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
     };
+    bool all = kvm->irqchip == KVM_IRQCHIP_ON;
 
-    if (kvm_check(kvm->vm_fd, KVM_CAP_SPLIT_IRQCHIP) <= 0 || kvm_check(kvm->vm_fd, KVM_CAP_SIGNAL_MSI) <= 0 ||
-        kvm_check(kvm->vm_fd, KVM_CAP_X2APIC_API) <= 0) {
-        error_set(error, "kernel-irqchip=split: this kernel's KVM cannot have the local APICs alone");
+    if (kvm_check(kvm->vm_fd, KVM_CAP_SIGNAL_MSI) <= 0 || kvm_check(kvm->vm_fd, KVM_CAP_X2APIC_API) <= 0) {
+        error_set(error, "kernel-irqchip=%s: this kernel's KVM cannot be given messages",
+                  all ? "on" : "split");
         error_append_hint(error, "It needs Linux 4.8 or newer; try kernel-irqchip=off.");
         return false;
     }
-    int result = kvm_ioctl(kvm->vm_fd, KVM_ENABLE_CAP, &split);
-    if (result >= 0) {
-        result = kvm_ioctl(kvm->vm_fd, KVM_ENABLE_CAP, &x2apic);
+    if (!(all ? kvm_chips_setup(kvm, error) : enable_split(kvm, error))) {
+        return false;
     }
+    int result = kvm_ioctl(kvm->vm_fd, KVM_ENABLE_CAP, &x2apic);
     if (result < 0) {
-        return error_set_errno(error, -result, "KVM cannot make local APICs");
+        return error_set_errno(error, -result, "KVM's local APICs have no x2APIC");
     }
-    kvm->routes = g_malloc0(sizeof(*kvm->routes) + IOAPIC_PINS * sizeof(kvm->routes->entries[0]));
-    kvm->routes->nr = IOAPIC_PINS;
-    for (unsigned i = 0; i < IOAPIC_PINS; i++) {
-        kvm->routes->entries[i] = (struct kvm_irq_routing_entry){ .gsi = i, .type = KVM_IRQ_ROUTING_MSI };
-    }
-    result = kvm_ioctl(kvm->vm_fd, KVM_SET_GSI_ROUTING, kvm->routes);
-    if (result < 0) {
-        return error_set_errno(error, -result, "KVM does not take interrupt routes");
-    }
-    kvm->remote = (ApicRemote){ .deliver = remote_deliver, .pin = remote_pin, .opaque = kvm };
+    kvm->remote = (ApicRemote){ .deliver = remote_deliver,
+                                .pin = all ? NULL : remote_pin,
+                                .route_new = kvm_route_new,
+                                .route_send = kvm_route_send,
+                                .route_free = kvm_route_free,
+                                .chips = all ? &kvm->chips : NULL,
+                                .opaque = kvm };
     apic_bus_set_remote(kvm->apic_bus, &kvm->remote);
     return true;
 }
 
 bool kvm_irqchip_setup(KvmAccel *kvm, GError **error)
 {
-    return kvm->irqchip == KVM_IRQCHIP_OFF ? setup_off(kvm, error) : setup_split(kvm, error);
-}
-
-void kvm_irqchip_free(KvmAccel *kvm)
-{
-    g_clear_pointer(&kvm->routes, g_free);
+    return kvm->irqchip == KVM_IRQCHIP_OFF ? setup_off(kvm, error) : setup_lapics(kvm, error);
 }

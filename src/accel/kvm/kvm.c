@@ -45,6 +45,8 @@ static void kvm_instance_init(Object *obj)
     g_mutex_init(&kvm->lock);
     g_mutex_init(&kvm->slot_lock);
     g_mutex_init(&kvm->route_lock);
+    g_mutex_init(&kvm->flush_lock);
+    g_cond_init(&kvm->flushed);
     kvm->vcpus = g_ptr_array_new();
 }
 
@@ -59,7 +61,9 @@ static void kvm_instance_finalize(Object *obj)
         close(kvm->fd);
     }
     g_ptr_array_unref(kvm->vcpus);
-    kvm_irqchip_free(kvm);
+    kvm_routes_free(kvm);
+    g_cond_clear(&kvm->flushed);
+    g_mutex_clear(&kvm->flush_lock);
     g_mutex_clear(&kvm->route_lock);
     g_mutex_clear(&kvm->slot_lock);
     g_mutex_clear(&kvm->lock);
@@ -92,8 +96,10 @@ static bool parse_irqchip(KvmAccel *kvm, GError **error)
 {
     const char *name = kvm->irqchip_name;
 
-    if (!name || strcmp(name, "split") == 0 || strcmp(name, "on") == 0) {
+    if (!name || strcmp(name, "split") == 0) {
         kvm->irqchip = KVM_IRQCHIP_SPLIT;
+    } else if (strcmp(name, "on") == 0) {
+        kvm->irqchip = KVM_IRQCHIP_ON;
     } else if (strcmp(name, "off") == 0) {
         kvm->irqchip = KVM_IRQCHIP_OFF;
     } else {
@@ -157,12 +163,13 @@ static bool kvm_setup(Accel *accel, AddressSpace *memory, ApicBus *apic_bus, GEr
                                    "KVM does not hand out instructions that it cannot emulate");
         }
     }
-    return kvm_irqchip_setup(kvm, error) && kvm_probe_cpuid(kvm, error) &&
+    return kvm_irqchip_setup(kvm, error) && kvm_dirty_setup(kvm, error) && kvm_probe_cpuid(kvm, error) &&
            kvm_memory_start(kvm, memory, error);
 }
 
 static void kvm_teardown(Accel *accel)
 {
+    kvm_eventfd_stop((KvmAccel *)accel);
     kvm_memory_stop((KvmAccel *)accel);
 }
 
@@ -170,6 +177,7 @@ static void kvm_teardown(Accel *accel)
 
 static void vcpu_free(KvmVcpu *v)
 {
+    kvm_dirty_unmap_ring(v);
     if (v->run) {
         munmap(v->run, v->kvm->run_size);
     }
@@ -236,12 +244,13 @@ static bool kvm_vcpu_init(Accel *accel, X86Cpu *cpu, GError **error)
     }
     v->run = run;
     setup_mce(v);
-    if (!setup_tsc(v, error) || !kvm_set_cpuid(v, error)) {
+    if (!kvm_dirty_map_ring(v, error) || !setup_tsc(v, error) || !kvm_set_cpuid(v, error)) {
         vcpu_free(v);
         return false;
     }
     interp_vcpu_init(cpu);
     interp_keep_nothing(cpu);
+    kvm_eventfd_listen_ports(kvm, cpu->env.io);
     g_mutex_lock(&kvm->lock);
     g_ptr_array_add(kvm->vcpus, v);
     g_mutex_unlock(&kvm->lock);
@@ -265,15 +274,32 @@ static void kvm_vcpu_destroy(Accel *accel, X86Cpu *cpu)
 
 /* ---- for people ---- */
 
+static unsigned used_routes(KvmAccel *kvm)
+{
+    unsigned count = 0;
+
+    g_mutex_lock(&kvm->route_lock);
+    for (unsigned i = 0; kvm->routes && i < kvm->message_routes; i++) {
+        count += kvm->route_used[i];
+    }
+    g_mutex_unlock(&kvm->route_lock);
+    return count;
+}
+
 static char *kvm_info(Accel *accel)
 {
+    static const char *const where[] = {
+        [KVM_IRQCHIP_OFF] = "here",
+        [KVM_IRQCHIP_SPLIT] = "local APICs in the kernel, the others here",
+        [KVM_IRQCHIP_ON] = "in the kernel",
+    };
     KvmAccel *kvm = (KvmAccel *)accel;
     GString *text = g_string_new(NULL);
 
     g_mutex_lock(&kvm->lock);
-    g_string_append_printf(text, "interrupt controllers: %s\n",
-                           kvm->irqchip == KVM_IRQCHIP_OFF ? "here"
-                                                           : "local APICs in the kernel, the others here");
+    g_string_append_printf(text, "interrupt controllers: %s\n", where[kvm->irqchip]);
+    g_string_append_printf(text, "in the kernel: %d doorbells, %u messages\n", kvm->doorbells,
+                           used_routes(kvm));
     if (kvm->vcpus->len) {
         const KvmVcpu *first = kvm->vcpus->pdata[0];
         g_string_append_printf(text, "TSC: %" PRIu64 " kHz\n", first->cpu->tsc_khz);
@@ -308,8 +334,11 @@ static uint64_t kvm_rescued(Accel *accel)
 
 static const Property kvm_properties[] = {
     PROP_STR("kernel-irqchip", KvmAccel, irqchip_name, NULL,
-             "split (on is the same): the kernel has the local APICs; off: all interrupt controllers are "
-             "modelled here"),
+             "split: the kernel has the local APICs; on: the 8259, the I/O APIC and the 8254, too; off: all "
+             "interrupt controllers are modelled here"),
+    PROP_UINT32("dirty-ring-size", KvmAccel, ring_size, 0,
+                "entries of each vCPU's ring of written pages, a power of two (default 0: a bitmap for each "
+                "piece of memory)"),
     PROP_STR("device", KvmAccel, device, NULL, "KVM's device, instead of /dev/kvm"),
     PROP_BOOL("rescue", KvmAccel, rescue, true,
               "run instructions that the kernel cannot emulate on the software CPU"),

@@ -19,6 +19,7 @@
 
 #include "accel/accel.h"
 #include "arch/x86/apic.h"
+#include "arch/x86/chips.h"
 
 #include <linux/kvm.h>
 #include <pthread.h>
@@ -31,17 +32,21 @@
 typedef enum KvmIrqchip {
     KVM_IRQCHIP_OFF,   /* all of them here */
     KVM_IRQCHIP_SPLIT, /* local APICs in the kernel; 8259, I/O APIC and 8254 here */
+    KVM_IRQCHIP_ON,    /* all of them in the kernel */
 } KvmIrqchip;
 
 #define KVM_MSRS_MAX   112
 #define KVM_CPUID_MAX  128
 #define KVM_XSAVE_SIZE 4096u
+/* Numbers of interrupts (GSI): pins have the lower ones, messages with a route of their own these. */
+#define KVM_FIRST_MESSAGE_GSI  64u
+#define KVM_MESSAGE_ROUTES_MAX 1024u
 
 typedef struct KvmSlot {
     bool used;
     uint64_t gpa, size;
     uint8_t *host;
-    uint32_t flags;
+    uint32_t flags; /* KVM_MEM_LOG_DIRTY_PAGES: writes are logged */
     RamBlock *ram;
     uint64_t ram_offset;
 } KvmSlot;
@@ -50,6 +55,7 @@ typedef struct KvmAccel {
     Accel parent_obj;
     /* ---- properties ---- */
     char *irqchip_name, *device; /* device: /dev/kvm */
+    uint32_t ring_size;
     bool rescue;
 
     /* ---- of this machine ---- */
@@ -57,8 +63,14 @@ typedef struct KvmAccel {
     KvmIrqchip irqchip;
     ApicBus *apic_bus;
     ApicRemote remote;
-    GMutex route_lock; /* a leaf */
+    X86Chips chips;
+    GMutex route_lock; /* a leaf: of the four below */
     struct kvm_irq_routing *routes;
+    unsigned fixed_routes, message_routes; /* of pins; how many there can be of messages */
+    bool *route_used;                      /* of messages */
+    bool has_any_length;
+    MemoryListener ports_listener;
+    int doorbells; /* writes that ring in the kernel; under the topology lock */
     size_t run_size;
     bool has_debugregs, has_xcrs, has_xsave2, has_user_msr, has_readonly, has_adjust_clock;
     int64_t host_tsc_khz;
@@ -67,12 +79,16 @@ typedef struct KvmAccel {
     AddressSpace *memory;
     ClockSet *clocks;
     MemoryListener listener;
-    GMutex slot_lock; /* a leaf */
+    GMutex slot_lock; /* only ram_written() below it: of slots and of what is read from their logs */
     GArray *slots;    /* of KvmSlot */
     unsigned max_slots;
+    RamListener ram_listener; /* on blocks with logged slots */
+    uint64_t log_protect;     /* what KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 was enabled with */
+    uint32_t ring_entries;    /* of a vCPU's dirty ring; a power of two; 0: bitmaps */
+    GMutex flush_lock;        /* a leaf: of KvmVcpu.flush */
+    GCond flushed;
     GMutex lock;      /* vcpus, clock */
     GPtrArray *vcpus; /* of KvmVcpu * */
-    bool slot_failed; /* atomic: a slot could not be set; said once */
 } KvmAccel;
 
 typedef struct KvmVcpu {
@@ -88,6 +104,9 @@ typedef struct KvmVcpu {
     bool incomplete;  /* the last exit's access is completed by the next KVM_RUN */
     bool warned;      /* that a debugger sees no points */
     bool failed;      /* the kernel cannot run it; stands still until a reset */
+    bool flush;       /* atomic: somebody waits until it has left the guest once */
+    struct kvm_dirty_gfn *ring;
+    uint32_t ring_next; /* under slot_lock */
     /* What the kernel has, as it was read or written last: only differences are written. */
     struct {
         struct kvm_regs regs;
@@ -135,6 +154,23 @@ bool kvm_set_cpuid(KvmVcpu *v, GError **error);
 bool kvm_memory_start(KvmAccel *kvm, AddressSpace *memory, GError **error);
 void kvm_memory_stop(KvmAccel *kvm);
 
+/* ---- dirty.c ---- */
+/* Before vCPUs are made. */
+bool kvm_dirty_setup(KvmAccel *kvm, GError **error);
+bool kvm_dirty_map_ring(KvmVcpu *v, GError **error);
+void kvm_dirty_unmap_ring(KvmVcpu *v);
+/* Makes vCPUs bring what they have buffered to their rings; no lock but the topology's is held. */
+void kvm_dirty_flush(KvmAccel *kvm);
+/* Starts or stops logging (kvm_dirty_flush was before that); slot_lock is held. */
+void kvm_dirty_log(KvmAccel *kvm, unsigned index, bool on);
+/* Reports what a slot's log has; slot_lock is held. Not for rings. */
+void kvm_dirty_harvest(KvmAccel *kvm, unsigned index);
+/* Reports what is in all rings, so that there is room again. */
+void kvm_dirty_reap(KvmAccel *kvm);
+/* A vCPU has left the guest: those who wait for that are told. */
+void kvm_dirty_left(KvmVcpu *v);
+int kvm_slot_set(KvmAccel *kvm, unsigned index, const KvmSlot *slot);
+
 /* ---- state.c ---- */
 void kvm_state_probe(KvmAccel *kvm);
 /* Brings the registers here; the vCPU's thread. */
@@ -166,8 +202,26 @@ void kvm_rescue_debugged(KvmVcpu *v);
 /* "mnemonic count, ..." of what was rescued most. */
 void kvm_rescue_describe(const KvmVcpu *v, GString *text);
 
+/* ---- eventfd.c ---- */
+void kvm_eventfd_listen_memory(KvmAccel *kvm); /* before the listener is added */
+void kvm_eventfd_listen_ports(KvmAccel *kvm, AddressSpace *io);
+void kvm_eventfd_stop(KvmAccel *kvm);
+/* Room for `fixed` routes of pins, which the caller fills in, and for those of messages. */
+bool kvm_routes_start(KvmAccel *kvm, unsigned fixed, GError **error);
+int kvm_routes_write(KvmAccel *kvm); /* route_lock is held, or nobody else is there yet */
+void kvm_routes_free(KvmAccel *kvm);
+ApicRoute *kvm_route_new(void *opaque);
+bool kvm_route_send(ApicRoute *r, uint64_t address, uint32_t data);
+void kvm_route_free(ApicRoute *r);
+
+/* ---- chips.c ---- */
+bool kvm_chips_setup(KvmAccel *kvm, GError **error);
+
 /* ---- irqchip.c ---- */
+static inline bool kvm_has_lapic(const KvmAccel *kvm)
+{
+    return kvm->irqchip != KVM_IRQCHIP_OFF;
+}
 bool kvm_irqchip_setup(KvmAccel *kvm, GError **error);
-void kvm_irqchip_free(KvmAccel *kvm);
 
 #endif

@@ -16,7 +16,7 @@
 
 #define FROM_LISTENER(l) ((KvmAccel *)((uint8_t *)(l)-offsetof(KvmAccel, listener)))
 
-static int slot_set(KvmAccel *kvm, unsigned index, const KvmSlot *slot)
+int kvm_slot_set(KvmAccel *kvm, unsigned index, const KvmSlot *slot)
 {
     struct kvm_userspace_memory_region region = {
         .slot = index,
@@ -85,7 +85,7 @@ static void listen_add(MemoryListener *l, const MemoryRegionSection *section)
     KvmSlot *place = slot_free(kvm, &index);
     int result = -ENOSPC;
     if (place) {
-        result = slot_set(kvm, index, &slot);
+        result = kvm_slot_set(kvm, index, &slot);
         if (result >= 0) {
             *place = slot;
         }
@@ -107,12 +107,14 @@ static void listen_del(MemoryListener *l, const MemoryRegionSection *section)
         /* A device that has just left its readable state has a slot still. */
         slot.gpa = (section->addr + PAGE - 1) & ~(PAGE - 1);
     }
+    kvm_dirty_flush(kvm);
     g_mutex_lock(&kvm->slot_lock);
     for (guint i = 0; i < kvm->slots->len; i++) {
         KvmSlot *place = &g_array_index(kvm->slots, KvmSlot, i);
         if (place->used && place->gpa == slot.gpa) {
+            kvm_dirty_log(kvm, i, false);
             place->used = false;
-            int result = slot_set(kvm, i, place);
+            int result = kvm_slot_set(kvm, i, place);
             if (result < 0) {
                 log_error("KVM: memory at 0x%" PRIx64 " cannot be taken out of the guest: %s", place->gpa,
                           g_strerror(-result));
@@ -123,6 +125,37 @@ static void listen_del(MemoryListener *l, const MemoryRegionSection *section)
     g_mutex_unlock(&kvm->slot_lock);
 }
 
+static void set_log(KvmAccel *kvm, const MemoryRegionSection *section, bool on)
+{
+    KvmSlot slot;
+
+    if (!section_slot(section, &slot)) {
+        return;
+    }
+    kvm_dirty_flush(kvm);
+    g_mutex_lock(&kvm->slot_lock);
+    for (guint i = 0; i < kvm->slots->len; i++) {
+        const KvmSlot *place = &g_array_index(kvm->slots, KvmSlot, i);
+        if (place->used && place->gpa == slot.gpa) {
+            kvm_dirty_log(kvm, i, on);
+        }
+    }
+    g_mutex_unlock(&kvm->slot_lock);
+}
+
+static void listen_log_start(MemoryListener *l, const MemoryRegionSection *section)
+{
+    set_log(FROM_LISTENER(l), section, true);
+}
+
+/* Some client needs it no more; the others may. */
+static void listen_log_stop(MemoryListener *l, const MemoryRegionSection *section)
+{
+    if (!section->region->dirty_log_mask) {
+        set_log(FROM_LISTENER(l), section, false);
+    }
+}
+
 bool kvm_memory_start(KvmAccel *kvm, AddressSpace *memory, GError **error)
 {
     int slots = kvm_check(kvm->vm_fd, KVM_CAP_NR_MEMSLOTS);
@@ -131,8 +164,12 @@ bool kvm_memory_start(KvmAccel *kvm, AddressSpace *memory, GError **error)
     kvm->has_readonly = kvm_check(kvm->vm_fd, KVM_CAP_READONLY_MEM) > 0;
     kvm->slots = g_array_new(FALSE, TRUE, sizeof(KvmSlot));
     kvm->memory = memory;
-    kvm->listener =
-        (MemoryListener){ .name = "kvm-memory", .region_add = listen_add, .region_del = listen_del };
+    kvm->listener = (MemoryListener){ .name = "kvm-memory",
+                                      .region_add = listen_add,
+                                      .region_del = listen_del,
+                                      .log_start = listen_log_start,
+                                      .log_stop = listen_log_stop };
+    kvm_eventfd_listen_memory(kvm);
     memory_listener_add(&kvm->listener, memory);
     return true;
 }

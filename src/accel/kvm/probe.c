@@ -268,7 +268,8 @@ bool kvm_probe_cpuid(KvmAccel *kvm, GError **error)
     words[FEAT_1_EDX] = cpuid_find(list, 1, 0)->edx;
     words[FEAT_1_ECX] = cpuid_find(list, 1, 0)->ecx | CPUID_EXT_HYPERVISOR;
     words[FEAT_7_0_EBX] = cpuid_find(list, 7, 0)->ebx;
-    words[FEAT_7_0_ECX] = cpuid_find(list, 7, 0)->ecx;
+    /* PKRU would have to travel with the vector registers. */
+    words[FEAT_7_0_ECX] = cpuid_find(list, 7, 0)->ecx & ~(CPUID_7C_PKU | CPUID_7C_PKS);
     words[FEAT_7_0_EDX] = cpuid_find(list, 7, 0)->edx;
     words[FEAT_7_1_EAX] = cpuid_find(list, 7, 1)->eax;
     words[FEAT_8000_0001_EDX] = cpuid_find(list, 0x80000001, 0)->edx;

@@ -270,8 +270,8 @@ static bool failed(KvmVcpu *v, const char *what, int result, GError **error)
 static bool msrs_get(KvmVcpu *v, GError **error)
 {
     const KvmAccel *kvm = v->kvm;
-    bool split = kvm->irqchip == KVM_IRQCHIP_SPLIT;
-    MsrBatch batch = { .head.nmsrs = kvm->msr_count + 1 + split };
+    bool lapic = kvm_has_lapic(kvm);
+    MsrBatch batch = { .head.nmsrs = kvm->msr_count + 1 + lapic };
 
     batch.entries[0].index = MSR_TSC;
     batch.entries[kvm->msr_count + 1].index = MSR_TSC_DEADLINE;
@@ -282,7 +282,7 @@ static bool msrs_get(KvmVcpu *v, GError **error)
     if (result < (int)batch.head.nmsrs) {
         return failed(v, "cannot read model-specific registers", result < 0 ? result : -EIO, error);
     }
-    v->last.tsc_deadline = split ? batch.entries[kvm->msr_count + 1].data : 0;
+    v->last.tsc_deadline = lapic ? batch.entries[kvm->msr_count + 1].data : 0;
     tsc_get(v->cpu, batch.entries[0].data);
     v->last.tsc_offset = v->cpu->tsc_offset;
     for (unsigned i = 0; i < kvm->msr_count; i++) {
@@ -414,7 +414,7 @@ bool kvm_state_get(KvmVcpu *v, GError **error)
     if (!msrs_get(v, error)) {
         return false;
     }
-    if (kvm->irqchip == KVM_IRQCHIP_SPLIT && !lapic_get(v, error)) {
+    if (kvm_has_lapic(kvm) && !lapic_get(v, error)) {
         return false;
     }
     v->here = true;
@@ -554,7 +554,7 @@ bool kvm_state_put(KvmVcpu *v, GError **error)
                                                              : 0);
     now.events.nmi.masked = cpu->nmi_blocked;
     PUT(v, KVM_SET_VCPU_EVENTS, events, "pending events");
-    if (kvm->irqchip == KVM_IRQCHIP_SPLIT && !lapic_put(v, error)) {
+    if (kvm_has_lapic(kvm) && !lapic_put(v, error)) {
         return false;
     }
     if (v->stood && !clock_put(kvm, cpu, error)) {

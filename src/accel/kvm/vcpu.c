@@ -60,6 +60,9 @@ int kvm_vcpu_run(KvmVcpu *v)
     __atomic_store_n(&v->in_run, 1, __ATOMIC_SEQ_CST);
     int result = ioctl(v->fd, KVM_RUN, NULL) < 0 ? -errno : 0;
     __atomic_store_n(&v->in_run, 0, __ATOMIC_SEQ_CST);
+    if (G_UNLIKELY(__atomic_load_n(&v->flush, __ATOMIC_SEQ_CST))) {
+        kvm_dirty_left(v);
+    }
     return result;
 }
 
@@ -82,7 +85,7 @@ bool kvm_vcpu_wakes(Accel *accel, X86Cpu *cpu)
         return false;
     }
     /* With the kernel's local APIC a halted vCPU sleeps inside KVM_RUN. */
-    return v->kvm->irqchip == KVM_IRQCHIP_SPLIT || x86_has_work(cpu);
+    return kvm_has_lapic(v->kvm) || x86_has_work(cpu);
 }
 
 /* ---- accesses ---- */
@@ -252,6 +255,9 @@ static bool handle_exit(KvmVcpu *v)
     case KVM_EXIT_IOAPIC_EOI:
         apic_bus_eoi(v->kvm->apic_bus, run->eoi.vector);
         return true;
+    case KVM_EXIT_DIRTY_RING_FULL:
+        kvm_dirty_reap(v->kvm);
+        return true;
     case KVM_EXIT_IRQ_WINDOW_OPEN:
     case KVM_EXIT_INTR:
     case KVM_EXIT_SET_TPR:
@@ -306,8 +312,14 @@ static bool inject_nmis(KvmVcpu *v)
  * the first CPU's in the kernel, which decides whether it takes it. */
 static bool has_interrupt(const KvmVcpu *v)
 {
-    return v->kvm->irqchip == KVM_IRQCHIP_OFF ? apic_has_interrupt(v->cpu->apic)
-                                              : v->cpu->index == 0 && apic_bus_pic_pending(v->kvm->apic_bus);
+    switch (v->kvm->irqchip) {
+    case KVM_IRQCHIP_OFF:
+        return apic_has_interrupt(v->cpu->apic);
+    case KVM_IRQCHIP_SPLIT:
+        return v->cpu->index == 0 && apic_bus_pic_pending(v->kvm->apic_bus);
+    default:
+        return false;
+    }
 }
 
 /* Interrupts of controllers that are modelled here. */
@@ -316,7 +328,7 @@ static bool inject_interrupt(KvmVcpu *v)
     X86Cpu *cpu = v->cpu;
 
     v->run->request_interrupt_window = 0;
-    if (v->kvm->irqchip == KVM_IRQCHIP_SPLIT) {
+    if (kvm_has_lapic(v->kvm)) {
         cpu_interrupt_clear(cpu, CPU_INTERRUPT_HARD); /* so that the next edge wakes it */
     }
     if (!has_interrupt(v)) {

@@ -1121,9 +1121,29 @@ void apic_bus_set_remote(ApicBus *bus, const ApicRemote *remote)
 
 void apic_bus_pin(ApicBus *bus, unsigned pin, const ApicMessage *message)
 {
-    if (bus->remote) {
+    if (bus->remote && bus->remote->pin) {
         bus->remote->pin(bus->remote->opaque, pin, message);
     }
+}
+
+ApicRoute *apic_bus_route_new(ApicBus *bus)
+{
+    return bus->remote && bus->remote->route_new ? bus->remote->route_new(bus->remote->opaque) : NULL;
+}
+
+bool apic_bus_route_send(ApicBus *bus, ApicRoute *route, uint64_t address, uint32_t data)
+{
+    return bus->remote->route_send(route, address, data);
+}
+
+void apic_bus_route_free(ApicBus *bus, ApicRoute *route)
+{
+    bus->remote->route_free(route);
+}
+
+const struct X86Chips *apic_bus_chips(const ApicBus *bus)
+{
+    return bus && bus->remote ? bus->remote->chips : NULL;
 }
 
 void apic_bus_eoi(ApicBus *bus, uint8_t vector)

@@ -50,15 +50,31 @@ void apic_bus_nmi(ApicBus *bus);
 /* ---- local APICs that are somebody else's (accel/kvm: the kernel's) ---- */
 /* X86Apic then only holds state while its vCPU stands still: messages go where this says, and no timer runs
  * here. */
+typedef struct ApicRoute ApicRoute; /* a way for one message that is sent again and again */
 typedef struct ApicRemote {
     void (*deliver)(void *opaque, const ApicMessage *message); /* [any thread] */
     /* What an I/O APIC's pin sends from now on (NULL: it is masked); for EOIs of level-triggered ones. */
     void (*pin)(void *opaque, unsigned pin, const ApicMessage *message);
+    /* Behind apic_bus_route_*; NULL: there are no routes. */
+    ApicRoute *(*route_new)(void *opaque);
+    bool (*route_send)(ApicRoute *route, uint64_t address, uint32_t data);
+    void (*route_free)(ApicRoute *route);
+    /* The other controllers, where they are somebody else's, too (arch/x86/chips.h); NULL: they are here. */
+    const struct X86Chips *chips;
     void *opaque;
 } ApicRemote;
 /* Before CPUs are made. NULL: they are here. remote is borrowed. */
 void apic_bus_set_remote(ApicBus *bus, const ApicRemote *remote);
 void apic_bus_pin(ApicBus *bus, unsigned pin, const ApicMessage *message); /* nothing where APICs are here */
+/* A route for an MSI-X vector, say; NULL: there is none to be had, and apic_bus_msi() does it. Owned; freed
+ * before the bus is. [any thread] */
+ApicRoute *apic_bus_route_new(ApicBus *bus);
+/* Sends this MSI; cheap while address and data stay what they were. false: it was not sent. [one thread at a
+ * time] */
+bool apic_bus_route_send(ApicBus *bus, ApicRoute *route, uint64_t address, uint32_t data);
+void apic_bus_route_free(ApicBus *bus, ApicRoute *route);
+/* The controllers that are somebody else's; NULL: devices model them. */
+const struct X86Chips *apic_bus_chips(const ApicBus *bus);
 /* An EOI that a remote APIC tells of. */
 void apic_bus_eoi(ApicBus *bus, uint8_t vector);
 /* The 8259's line, and its vector (-1: none). */

@@ -159,7 +159,7 @@ static void reset_hard(X86Cpu *cpu)
     memcpy(cpu->xsave + 512, &xstate_bv, 8);
     cpu->xcr0 = 1;
     cpu->xss = 0;
-    cpu->pkru = 0;
+    cpu->pkru = cpu->pkrs = 0;
     cpu->star = cpu->lstar = cpu->cstar = cpu->fmask = cpu->kernel_gs_base = cpu->tsc_aux = 0;
     cpu->sysenter_cs = cpu->sysenter_esp = cpu->sysenter_eip = 0;
     cpu->pat = UINT64_C(0x0007040600070406);
@@ -249,8 +249,9 @@ static void warn_unavailable(X86Cpu *cpu)
         for (unsigned b = 0; b < 32; b++) {
             if (s->unavailable[w] >> b & 1) {
                 const char *name = cpuid_feature_name((FeatureWord)w, b);
-                log_warning("this CPU cannot have feature %s (%s [bit %u])", name ? name : "?",
-                            cpuid_word_location((FeatureWord)w), b);
+                log_warning("%s doesn't support requested feature: %s%s%s [bit %u]",
+                            cpuid_is_native() ? "host" : "TCG", cpuid_word_location((FeatureWord)w),
+                            name ? "." : "", name ? name : "", b);
             }
         }
     }
@@ -289,7 +290,7 @@ bool x86_cpu_realize(X86Cpu *cpu, const X86CpuEnv *env, GError **error)
         warn_unavailable(cpu);
     }
     if (missing && s->enforce) {
-        return error_set(error, "Host doesn't support requested features");
+        return error_set(error, "%s doesn't support requested features", cpuid_is_native() ? "Host" : "TCG");
     }
     if (!cpu_has_feature(cpu, FEAT_1_EDX, CPUID_APIC)) {
         return error_set(error, "CPU %u: a CPU without an APIC is not supported", cpu->index);
@@ -739,12 +740,15 @@ TYPE_REGISTER(cpu_type);
 /* One type a model: before main, since the types' table is read at the first look-up. */
 static void __attribute__((constructor)) register_models(void)
 {
-    for (unsigned i = 0; i < x86_cpu_model_count; i++) {
-        const X86CpuModel *model = &x86_cpu_models[i];
+    unsigned count;
+    const X86CpuModel *models = x86_cpu_models(&count);
+
+    for (unsigned i = 0; i < count; i++) {
+        const X86CpuModel *model = &models[i];
         TypeInfo *info = g_new0(TypeInfo, 1);
         info->name = g_strconcat(model->name, "-" TYPE_X86_CPU, NULL);
         info->parent = TYPE_X86_CPU;
-        info->description = model->description;
+        info->description = model->description ? model->description : model->alias_of;
         info->class_init = model_class_init;
         info->class_data = model;
         info->instance_init = model_instance_init;
@@ -917,6 +921,7 @@ static bool cpu_pre_load(void *opaque, GError **error)
     X86Cpu *cpu = opaque;
 
     cpu->avx512_loaded = false;
+    cpu->pkrs = 0;
     return true;
 }
 
@@ -960,7 +965,22 @@ static const VmState avx512_vmstate = {
     .pre_save = avx512_pre_save,
     .post_load = avx512_post_load,
 };
-static const VmState *const cpu_subsections[] = { &avx512_vmstate, NULL };
+static bool pks_needed(const void *opaque)
+{
+    const X86Cpu *cpu = opaque;
+
+    return cpu->pkrs != 0;
+}
+
+static const VmStateField pks_fields[] = { VMS_UINT32(pkrs, X86Cpu), VMS_END };
+static const VmState pks_vmstate = {
+    .name = "cpu/pks",
+    .version = 1,
+    .minimum_version = 1,
+    .fields = pks_fields,
+    .needed = pks_needed,
+};
+static const VmState *const cpu_subsections[] = { &avx512_vmstate, &pks_vmstate, NULL };
 
 /* Behind fields and subsections: what other hosts have behind AVX means nothing here. */
 static void place_avx512(X86Cpu *cpu)

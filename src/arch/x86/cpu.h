@@ -99,6 +99,7 @@ enum { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_COUNT, SEG_LDTR = SEG
 #define CR4_SMEP       (1u << 20)
 #define CR4_SMAP       (1u << 21)
 #define CR4_PKE        (1u << 22)
+#define CR4_PKS        (1u << 24)
 
 #define EFER_SCE   (1u << 0)
 #define EFER_LME   (1u << 8)
@@ -162,6 +163,7 @@ typedef struct X86Table {
 /* State components, bits of XCR0. */
 #define XCR0_BASE   7u    /* x87, SSE, AVX */
 #define XCR0_AVX512 0xe0u /* opmask, ZMM_Hi256, Hi16_ZMM: all or none */
+#define XCR0_PKRU   0x200u
 /* Their sizes, and where a guest's XSAVE has them in the standard format: the same on every host. */
 #define XSAVE_OPMASK_SIZE      64u
 #define XSAVE_ZMM_HI_SIZE      512u
@@ -171,6 +173,8 @@ typedef struct X86Table {
 #define XSAVE_GUEST_ZMM_HI     1152u
 #define XSAVE_GUEST_HI16       1664u
 #define XSAVE_GUEST_AVX512_END 2688u
+#define XSAVE_PKRU_SIZE        8u
+#define XSAVE_GUEST_PKRU       2688u
 
 /* What may be pending for a vCPU; bits of X86Cpu.interrupt_request. */
 #define CPU_INTERRUPT_HARD  (1u << 0) /* the APIC or PIC has a vector */
@@ -244,8 +248,8 @@ struct X86Cpu {
     uint64_t bios_sign_id, arch_capabilities, platform_info, kvm_int, kvm_migration;
     uint64_t feature_control, hwcr, de_cfg;
     uint64_t kvm_system_time, kvm_wall_clock, kvm_pv_eoi, kvm_steal_time, kvm_poll_control, kvm_async_pf;
-    int64_t tsc_offset; /* guest TSC = scaled host TSC + offset */
-    uint32_t pkru;
+    int64_t tsc_offset;  /* guest TSC = scaled host TSC + offset */
+    uint32_t pkru, pkrs; /* rights of protection keys, of users' and supervisors' pages: mmu_set_keys */
     uint8_t xsave[X86_XSAVE_SIZE] __attribute__((aligned(64)));
     /* Where xsave has the components of AVX-512 on this host (CPUID leaf 0xD); 0: it has none. */
     uint16_t xsave_opmask, xsave_zmm_hi, xsave_hi16;

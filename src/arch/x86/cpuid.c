@@ -1,5 +1,5 @@
 /*
- * CPU models and the CPUID instruction: see cpuid.h.
+ * Features and the CPUID instruction: see cpuid.h; the models are in cpu_models.c.
  *
  * Policy: a guest is offered only what Rhea implements and this host's processor can execute, since floating
  * point and SIMD run on it. The speculation bits say that nothing leaks (nothing is speculated across guest
@@ -96,7 +96,7 @@ static const char *const feature_names[FEATURE_WORDS][32] = {
                              NULL,        "amd-psfd",  "btc-no" },
     [FEAT_8000_0021_EAX] = { "no-nested-data-bp", NULL, "lfence-always-serializing", NULL, NULL, NULL,
                              "null-sel-clr-base", NULL, "auto-ibrs", [29] = "srso-no" },
-    [FEAT_XSAVE] = { "xsaveopt", "xsavec", "xgetbv1", "xsaves" },
+    [FEAT_XSAVE] = { "xsaveopt", "xsavec", "xgetbv1", "xsaves", "xfd" },
     [FEAT_6_EAX] = { NULL, NULL, "arat" },
     [FEAT_KVM] = { "kvmclock", "kvm-nopiodelay", "kvm-mmu", NULL, "kvm-asyncpf", "kvm-steal-time",
                    "kvm-pv-eoi", "kvm-pv-unhalt", NULL, "kvm-pv-tlb-flush", "kvm-asyncpf-vmexit",
@@ -107,6 +107,105 @@ static const char *const feature_names[FEATURE_WORDS][32] = {
                                  "pschange-mc-no", "tsx-ctrl", "taa-no", [13] = "sbdr-ssdp-no", "fbsdp-no",
                                  "psdp-no", [17] = "fb-clear", [20] = "bhi-no", [24] = "pbrsb-no",
                                  [26] = "gds-no", [27] = "rfds-no" },
+    [FEAT_CORE_CAPABILITIES] = { [5] = "split-lock-detect" },
+    [FEAT_PERF_CAPABILITIES] = { [13] = "full-width-write" },
+    [FEAT_SVM] = { "npt", "lbrv", "svm-lock", "nrip-save", "tsc-scale", "vmcb-clean", "flushbyasid",
+                   "decodeassists", [10] = "pause-filter", [12] = "pfthreshold",
+                   "avic", [15] = "v-vmsave-vmload", "vgif", [28] = "svme-addr-chk" },
+    [FEAT_C000_0001_EDX] = { [2] = "xstore",
+                             "xstore-en",
+                             [6] = "xcrypt",
+                             "xcrypt-en",
+                             "ace2",
+                             "ace2-en",
+                             "phe",
+                             "phe-en",
+                             "pmm",
+                             "pmm-en" },
+    [FEAT_14_0_ECX] = { [31] = "intel-pt-lip" },
+    [FEAT_SGX_12_0_EAX] = { "sgx1", "sgx2" },
+    [FEAT_SGX_12_0_EBX] = { "sgx-exinfo" },
+    [FEAT_SGX_12_1_EAX] = { [1] = "sgx-debug",
+                            "sgx-mode64",
+                            [4] = "sgx-provisionkey",
+                            "sgx-tokenkey",
+                            [7] = "sgx-kss" },
+    [FEAT_VMX_PROCBASED] = { [2] = "vmx-vintr-pending",
+                             "vmx-tsc-offset",
+                             [7] = "vmx-hlt-exit",
+                             [9] = "vmx-invlpg-exit",
+                             "vmx-mwait-exit",
+                             "vmx-rdpmc-exit",
+                             "vmx-rdtsc-exit",
+                             [15] = "vmx-cr3-load-noexit",
+                             "vmx-cr3-store-noexit",
+                             [19] = "vmx-cr8-load-exit",
+                             "vmx-cr8-store-exit",
+                             "vmx-flexpriority",
+                             "vmx-vnmi-pending",
+                             "vmx-movdr-exit",
+                             "vmx-io-exit",
+                             "vmx-io-bitmap",
+                             [27] = "vmx-mtf",
+                             "vmx-msr-bitmap",
+                             "vmx-monitor-exit",
+                             "vmx-pause-exit",
+                             "vmx-secondary-ctls" },
+    [FEAT_VMX_SECONDARY] = { "vmx-apicv-xapic",
+                             "vmx-ept",
+                             "vmx-desc-exit",
+                             "vmx-rdtscp-exit",
+                             "vmx-apicv-x2apic",
+                             "vmx-vpid",
+                             "vmx-wbinvd-exit",
+                             "vmx-unrestricted-guest",
+                             "vmx-apicv-register",
+                             "vmx-apicv-vid",
+                             "vmx-ple",
+                             "vmx-rdrand-exit",
+                             "vmx-invpcid-exit",
+                             "vmx-vmfunc",
+                             "vmx-shadow-vmcs",
+                             "vmx-encls-exit",
+                             "vmx-rdseed-exit",
+                             "vmx-pml",
+                             [20] = "vmx-xsaves",
+                             [25] = "vmx-tsc-scaling" },
+    [FEAT_VMX_PINBASED] = { "vmx-intr-exit", [3] = "vmx-nmi-exit", [5] = "vmx-vnmi", "vmx-preemption-timer",
+                            "vmx-posted-intr" },
+    [FEAT_VMX_EXIT] = { [2] = "vmx-exit-nosave-debugctl",
+                        [12] = "vmx-exit-load-perf-global-ctrl",
+                        [15] = "vmx-exit-ack-intr",
+                        [18] = "vmx-exit-save-pat",
+                        "vmx-exit-load-pat",
+                        "vmx-exit-save-efer",
+                        "vmx-exit-load-efer",
+                        "vmx-exit-save-preemption-timer",
+                        "vmx-exit-clear-bndcfgs",
+                        [25] = "vmx-exit-clear-rtit-ctl",
+                        [29] = "vmx-exit-load-pkrs" },
+    [FEAT_VMX_ENTRY] = { [2] = "vmx-entry-noload-debugctl",
+                         [9] = "vmx-entry-ia32e-mode",
+                         [13] = "vmx-entry-load-perf-global-ctrl",
+                         "vmx-entry-load-pat",
+                         "vmx-entry-load-efer",
+                         "vmx-entry-load-bndcfgs",
+                         [18] = "vmx-entry-load-rtit-ctl",
+                         [22] = "vmx-entry-load-pkrs" },
+    [FEAT_VMX_MISC] = { [5] = "vmx-store-lma",
+                        "vmx-activity-hlt",
+                        "vmx-activity-shutdown",
+                        "vmx-activity-wait-sipi",
+                        [29] = "vmx-vmwrite-vmexit-fields",
+                        "vmx-zero-len-inject" },
+    [FEAT_VMX_EPT] = { "vmx-ept-execonly", [6] = "vmx-page-walk-4", "vmx-page-walk-5", [16] = "vmx-ept-2mb",
+                       "vmx-ept-1gb", [20] = "vmx-invept", "vmx-eptad",
+                       "vmx-ept-advanced-exitinfo", [25] = "vmx-invept-single-context",
+                       "vmx-invept-all-context" },
+    [FEAT_VMX_VPID] = { "vmx-invvpid", [8] = "vmx-invvpid-single-addr", [10] = "vmx-invvpid-all-context",
+                        "vmx-invept-single-context-noglobals" },
+    [FEAT_VMX_BASIC] = { [22] = "vmx-ins-outs", "vmx-true-ctls" },
+    [FEAT_VMX_VMFUNC] = { "vmx-eptp-switching" },
 };
 
 static const char *const word_locations[FEATURE_WORDS] = {
@@ -115,17 +214,35 @@ static const char *const word_locations[FEATURE_WORDS] = {
     [FEAT_7_0_EBX] = "CPUID.07H:EBX",
     [FEAT_7_0_ECX] = "CPUID.07H:ECX",
     [FEAT_7_0_EDX] = "CPUID.07H:EDX",
-    [FEAT_7_1_EAX] = "CPUID.07H_01H:EAX",
+    [FEAT_7_1_EAX] = "CPUID.07H:EAX",
     [FEAT_8000_0001_EDX] = "CPUID.80000001H:EDX",
     [FEAT_8000_0001_ECX] = "CPUID.80000001H:ECX",
     [FEAT_8000_0007_EDX] = "CPUID.80000007H:EDX",
     [FEAT_8000_0008_EBX] = "CPUID.80000008H:EBX",
     [FEAT_8000_0021_EAX] = "CPUID.80000021H:EAX",
-    [FEAT_XSAVE] = "CPUID.0DH_01H:EAX",
+    [FEAT_XSAVE] = "CPUID.0DH:EAX",
     [FEAT_6_EAX] = "CPUID.06H:EAX",
     [FEAT_KVM] = "CPUID.40000001H:EAX",
     [FEAT_KVM_HINTS] = "CPUID.40000001H:EDX",
     [FEAT_ARCH_CAPABILITIES] = "MSR(10AH)",
+    [FEAT_CORE_CAPABILITIES] = "MSR(CFH)",
+    [FEAT_PERF_CAPABILITIES] = "MSR(345H)",
+    [FEAT_SVM] = "CPUID.8000000AH:EDX",
+    [FEAT_C000_0001_EDX] = "CPUID.C0000001H:EDX",
+    [FEAT_14_0_ECX] = "CPUID.14H:ECX",
+    [FEAT_SGX_12_0_EAX] = "CPUID.12H:EAX",
+    [FEAT_SGX_12_0_EBX] = "CPUID.12H:EBX",
+    [FEAT_SGX_12_1_EAX] = "CPUID.12H:EAX",
+    [FEAT_VMX_PROCBASED] = "MSR(48EH)",
+    [FEAT_VMX_SECONDARY] = "MSR(48BH)",
+    [FEAT_VMX_PINBASED] = "MSR(48DH)",
+    [FEAT_VMX_EXIT] = "MSR(48FH)",
+    [FEAT_VMX_ENTRY] = "MSR(490H)",
+    [FEAT_VMX_MISC] = "MSR(485H)",
+    [FEAT_VMX_EPT] = "MSR(48CH)",
+    [FEAT_VMX_VPID] = "MSR(48CH)",
+    [FEAT_VMX_BASIC] = "MSR(480H)",
+    [FEAT_VMX_VMFUNC] = "MSR(491H)",
 };
 
 /* Other names for the same bit. */
@@ -145,7 +262,7 @@ static const char *const implemented =
     "f16c rdrand "
     "hypervisor "
     "fsgsbase tsc-adjust bmi1 avx2 smep bmi2 erms invpcid rdseed adx smap clflushopt clwb sha-ni umip fsrm "
-    "spec-ctrl "
+    "spec-ctrl pku pks "
     "arch-capabilities md-clear ssbd stibp "
     "syscall nx mmxext fxsr-opt pdpe1gb rdtscp lm lahf-lm cmp-legacy cr8legacy abm misalignsse 3dnowprefetch "
     "topoext "
@@ -175,46 +292,10 @@ static const char *const host_needed = "fpu cx8 cmov mmx fxsr sse sse2 pni pclmu
 static const char *const max_without =
     "monitor ht kvm-hint-dedicated md-clear ssbd stibp ibrs amd-stibp amd-ssbd";
 
-#define BASE_FEATURES                                                                                    \
-    "fpu de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse sse2 pni " \
-    "cx16 syscall nx "                                                                                   \
-    "lm lahf-lm hypervisor "
-#define KVM_FEATURES                                                                               \
-    "kvmclock kvm-nopiodelay kvm-steal-time kvm-pv-eoi kvm-pv-unhalt kvm-pv-tlb-flush kvm-pv-ipi " \
-    "kvmclock-stable-bit "
-
-#define QEMU64                                                                                               \
-    .vendor = "AuthenticAMD", .family = 15, .model = 107, .stepping = 1, .level = 0xd, .xlevel = 0x8000000a, \
-    .model_id = "QEMU Virtual CPU version 2.5+", .features = BASE_FEATURES KVM_FEATURES "x2apic vme "
-#define KVM64                                                                                              \
-    .vendor = "GenuineIntel", .family = 15, .model = 6, .stepping = 1, .level = 0xd, .xlevel = 0x80000008, \
-    .model_id = "Common KVM processor", .features = BASE_FEATURES KVM_FEATURES "x2apic vme "
-#define NEHALEM_FEATURES BASE_FEATURES KVM_FEATURES "vme x2apic ssse3 sse4.1 sse4.2 popcnt "
-#define NEHALEM                                                                                           \
-    .vendor = "GenuineIntel", .family = 6, .model = 26, .stepping = 3, .level = 11, .xlevel = 0x80000008, \
-    .model_id = "Intel Core i7 9xx (Nehalem Class Core i7)", .features = NEHALEM_FEATURES
-#define SANDY_BRIDGE_FEATURES NEHALEM_FEATURES "avx xsave aes tsc-deadline pclmulqdq rdtscp xsaveopt arat "
-#define HASWELL_FEATURES                                                                                 \
-    NEHALEM_FEATURES                                                                                     \
-    "avx xsave aes tsc-deadline pcid fma movbe f16c rdrand pclmulqdq fsgsbase bmi1 avx2 smep bmi2 erms " \
-    "invpcid rdtscp abm xsaveopt arat "
-#define HASWELL                                                                                            \
-    .vendor = "GenuineIntel", .family = 6, .model = 60, .stepping = 4, .level = 0xd, .xlevel = 0x80000008, \
-    .model_id = "Intel Core Processor (Haswell)"
-#define SKYLAKE_SERVER_FEATURES \
-    HASWELL_FEATURES "rdseed adx smap clflushopt clwb 3dnowprefetch pdpe1gb xsavec xgetbv1 "
-#define AVX512_FEATURES "avx512f avx512dq avx512bw avx512cd avx512vl "
-#define SKYLAKE_SERVER                                                                                     \
-    .vendor = "GenuineIntel", .family = 6, .model = 85, .stepping = 4, .level = 0xd, .xlevel = 0x80000008, \
-    .model_id = "Intel Xeon Processor (Skylake)"
-#define EPYC                                                                                                \
-    .vendor = "AuthenticAMD", .family = 23, .model = 1, .stepping = 2, .level = 0xd, .xlevel = 0x8000001e,  \
-    .model_id = "AMD EPYC Processor",                                                                       \
-    .features = NEHALEM_FEATURES "ht mmxext fxsr-opt pdpe1gb rdtscp rdrand f16c avx xsave aes movbe fma "   \
-                                 "pclmulqdq cr8legacy abm sse4a misalignsse "                               \
-                                 "3dnowprefetch osvw topoext fsgsbase bmi1 avx2 smep bmi2 rdseed adx smap " \
-                                 "clflushopt sha-ni xsaveopt xsavec "                                       \
-                                 "xgetbv1 arat "
+/* What every model has here besides its table, and what it is without, as it is in QEMU under KVM. */
+static const char *const model_adds = "kvmclock kvm-nopiodelay kvm-steal-time kvm-pv-eoi kvm-pv-unhalt "
+                                      "kvm-pv-tlb-flush kvm-pv-ipi kvmclock-stable-bit x2apic";
+static const char *const model_drops = "acpi monitor svm";
 
 /* What every model says besides: the APIC timer never stops, the errata that OSVW would tell of are not
  * there, and nothing leaks, so that guests need no mitigations (which cost much in software). */
@@ -225,134 +306,6 @@ static const char *const intel_safe = "spec-ctrl arch-capabilities rdctl-no ibrs
                                       "ssb-no mds-no pschange-mc-no taa-no sbdr-ssdp-no "
                                       "fbsdp-no psdp-no bhi-no pbrsb-no gds-no rfds-no";
 #define ARCH_CAPABILITIES_ITS_NO (UINT64_C(1) << 62)
-
-const X86CpuModel x86_cpu_models[] = {
-    { .name = "qemu64", QEMU64, .description = "QEMU Virtual CPU version 2.5+" },
-    { .name = "qemu64-v1", QEMU64, .alias_of = "qemu64", .description = "QEMU Virtual CPU version 2.5+" },
-    { .name = "kvm64", KVM64, .description = "Common KVM processor" },
-    { .name = "kvm64-v1", KVM64, .alias_of = "kvm64", .description = "Common KVM processor" },
-    { .name = "Nehalem", NEHALEM, .description = "Intel Core i7 9xx (Nehalem Class Core i7)" },
-    { .name = "Nehalem-v1", NEHALEM, .alias_of = "Nehalem", .description = "Intel Core i7 9xx (Nehalem)" },
-    { .name = "Haswell",
-      HASWELL,
-      .features = HASWELL_FEATURES "hle rtm ",
-      .description = "Intel Core Processor (Haswell)" },
-    { .name = "Haswell-v1",
-      HASWELL,
-      .features = HASWELL_FEATURES "hle rtm ",
-      .alias_of = "Haswell",
-      .description = "Intel Core Processor (Haswell)" },
-    { .name = "Haswell-noTSX",
-      HASWELL,
-      .features = HASWELL_FEATURES,
-      .description = "Intel Core Processor (Haswell, no TSX)" },
-    { .name = "Haswell-v2",
-      HASWELL,
-      .features = HASWELL_FEATURES,
-      .alias_of = "Haswell-noTSX",
-      .description = "Intel Core Processor (Haswell, no TSX)" },
-    { .name = "Skylake-Server",
-      SKYLAKE_SERVER,
-      .features = SKYLAKE_SERVER_FEATURES AVX512_FEATURES "hle rtm ",
-      .description = "Intel Xeon Processor (Skylake)" },
-    { .name = "Skylake-Server-v1",
-      SKYLAKE_SERVER,
-      .features = SKYLAKE_SERVER_FEATURES AVX512_FEATURES "hle rtm ",
-      .alias_of = "Skylake-Server",
-      .description = "Intel Xeon Processor (Skylake)" },
-    { .name = "EPYC", EPYC, .description = "AMD EPYC Processor" },
-    { .name = "EPYC-v1", EPYC, .alias_of = "EPYC", .description = "AMD EPYC Processor" },
-    { .name = "Opteron_G1",
-      .vendor = "AuthenticAMD",
-      .family = 15,
-      .model = 6,
-      .stepping = 1,
-      .level = 5,
-      .xlevel = 0x80000008,
-      .model_id = "AMD Opteron 240 (Gen 1 Class Opteron)",
-      .features = BASE_FEATURES KVM_FEATURES "vme x2apic ",
-      .description = "AMD Opteron 240 (Gen 1 Class Opteron)" },
-    { .name = "Penryn",
-      .vendor = "GenuineIntel",
-      .family = 6,
-      .model = 23,
-      .stepping = 3,
-      .level = 10,
-      .xlevel = 0x80000008,
-      .model_id = "Intel Core 2 Duo P9xxx (Penryn Class Core 2)",
-      .features = BASE_FEATURES KVM_FEATURES "vme x2apic ssse3 sse4.1 ",
-      .description = "Intel Core 2 Duo P9xxx (Penryn Class Core 2)" },
-    { .name = "Westmere",
-      .vendor = "GenuineIntel",
-      .family = 6,
-      .model = 44,
-      .stepping = 1,
-      .level = 11,
-      .xlevel = 0x80000008,
-      .model_id = "Westmere E56xx/L56xx/X56xx (Nehalem-C)",
-      .features = NEHALEM_FEATURES "aes pclmulqdq arat ",
-      .description = "Westmere E56xx/L56xx/X56xx (Nehalem-C)" },
-    { .name = "SandyBridge",
-      .vendor = "GenuineIntel",
-      .family = 6,
-      .model = 42,
-      .stepping = 1,
-      .level = 0xd,
-      .xlevel = 0x80000008,
-      .model_id = "Intel Xeon E312xx (Sandy Bridge)",
-      .features = SANDY_BRIDGE_FEATURES,
-      .description = "Intel Xeon E312xx (Sandy Bridge)" },
-    { .name = "IvyBridge",
-      .vendor = "GenuineIntel",
-      .family = 6,
-      .model = 58,
-      .stepping = 9,
-      .level = 0xd,
-      .xlevel = 0x80000008,
-      .model_id = "Intel Xeon E3-12xx v2 (Ivy Bridge)",
-      .features = SANDY_BRIDGE_FEATURES "f16c rdrand fsgsbase smep erms ",
-      .description = "Intel Xeon E3-12xx v2 (Ivy Bridge)" },
-    { .name = "Broadwell",
-      .vendor = "GenuineIntel",
-      .family = 6,
-      .model = 61,
-      .stepping = 2,
-      .level = 0xd,
-      .xlevel = 0x80000008,
-      .model_id = "Intel Core Processor (Broadwell)",
-      .features = HASWELL_FEATURES "rdseed adx smap 3dnowprefetch hle rtm ",
-      .description = "Intel Core Processor (Broadwell)" },
-    { .name = "Broadwell-noTSX",
-      .vendor = "GenuineIntel",
-      .family = 6,
-      .model = 61,
-      .stepping = 2,
-      .level = 0xd,
-      .xlevel = 0x80000008,
-      .model_id = "Intel Core Processor (Broadwell, no TSX)",
-      .features = HASWELL_FEATURES "rdseed adx smap 3dnowprefetch ",
-      .description = "Intel Core Processor (Broadwell, no TSX)" },
-    { .name = "Skylake-Client",
-      .vendor = "GenuineIntel",
-      .family = 6,
-      .model = 94,
-      .stepping = 3,
-      .level = 0xd,
-      .xlevel = 0x80000008,
-      .model_id = "Intel Core Processor (Skylake)",
-      .features = HASWELL_FEATURES "rdseed adx smap 3dnowprefetch xsavec xgetbv1 hle rtm ",
-      .description = "Intel Core Processor (Skylake)" },
-    { .name = "max",
-      .level = 0xd,
-      .xlevel = 0x80000021,
-      .model_id = "Rhea software CPU",
-      .description = "Enables all features that Rhea and this host offer" },
-    { .name = "host",
-      .level = 0xd,
-      .xlevel = 0x80000021,
-      .description = "This host's processor as far as the accelerator can show it" },
-};
-const unsigned x86_cpu_model_count = G_N_ELEMENTS(x86_cpu_models);
 
 const char *cpuid_feature_name(FeatureWord word, unsigned bit)
 {
@@ -563,6 +516,11 @@ void cpuid_set_accelerator(const uint32_t words[FEATURE_WORDS])
     }
 }
 
+bool cpuid_is_native(void)
+{
+    return host_cpu()->native;
+}
+
 bool cpuid_is_intel(const X86Cpu *cpu)
 {
     return strcmp(cpu->cpuid->vendor, "GenuineIntel") == 0;
@@ -571,72 +529,6 @@ bool cpuid_is_intel(const X86Cpu *cpu)
 bool cpuid_is_amd(const X86Cpu *cpu)
 {
     return strcmp(cpu->cpuid->vendor, "AuthenticAMD") == 0 || strcmp(cpu->cpuid->vendor, "HygonGenuine") == 0;
-}
-
-void cpuid_init_from_model(X86Cpu *cpu, const X86CpuModel *model)
-{
-    X86CpuidState *s = cpu->cpuid;
-    bool everything = model->features == NULL;
-
-    memset(cpu->cpuid_features, 0, sizeof(cpu->cpuid_features));
-    s->kvm = true;
-    s->check = true;
-    s->migratable = true;
-    s->l3_cache = true;
-    s->cpuid_0xb = true;
-    s->level = model->level;
-    s->xlevel = model->xlevel;
-    s->family = model->family;
-    s->model = model->model;
-    s->stepping = model->stepping;
-    if (everything) {
-        const HostCpu *host = host_cpu();
-        g_strlcpy(s->vendor, host->vendor, sizeof(s->vendor));
-        s->family = host->family;
-        s->model = host->model;
-        s->stepping = host->stepping;
-        g_strlcpy(s->model_id, model->model_id && !host->native ? model->model_id : host->model_id,
-                  sizeof(s->model_id));
-        memcpy(cpu->cpuid_features, host->max, sizeof(host->max));
-        s->phys_bits = host->phys_bits;
-        if (!cpuid_is_amd(cpu)) {
-            cpu->cpuid_features[FEAT_8000_0021_EAX] = 0;
-            cpu->cpuid_features[FEAT_8000_0008_EBX] = 0;
-            cpu->cpuid_features[FEAT_8000_0001_ECX] &= ~CPUID_EXT3_TOPOEXT;
-        } else {
-            /* AMD's ways to say the same: the kernel looks at 0x80000021 and 0x80000008. */
-            cpu->cpuid_features[FEAT_7_0_EDX] &= ~(CPUID_7D_SPEC_CTRL | CPUID_7D_ARCH_CAPABILITIES);
-            cpu->cpuid_features[FEAT_ARCH_CAPABILITIES] = 0;
-        }
-        return;
-    }
-    const HostCpu *host = host_cpu();
-    g_strlcpy(s->vendor, host->native ? host->vendor : model->vendor, sizeof(s->vendor));
-    g_strlcpy(s->model_id, model->model_id, sizeof(s->model_id));
-    parse_features(model->features, cpu->cpuid_features);
-    uint32_t safe[FEATURE_WORDS] = { 0 };
-    if (cpuid_is_amd(cpu)) {
-        parse_features(amd_safe, safe);
-        s->xlevel = MAX(s->xlevel, 0x80000021);
-        s->level = MAX(s->level, 6);
-    } else {
-        parse_features(intel_safe, safe);
-        s->level = MAX(s->level, 7);
-    }
-    for (unsigned w = 0; w < FEATURE_WORDS; w++) {
-        /* What nobody asked for by name is not missed either. */
-        cpu->cpuid_features[w] |= host->native ? safe[w] & host->supported[w] : safe[w];
-        if (host->native && (w == FEAT_KVM || w == FEAT_KVM_HINTS)) {
-            cpu->cpuid_features[w] &= host->supported[w];
-        }
-    }
-}
-
-uint64_t cpuid_arch_capabilities(const X86Cpu *cpu)
-{
-    uint64_t low = cpu->cpuid_features[FEAT_ARCH_CAPABILITIES];
-
-    return low ? low | ARCH_CAPABILITIES_ITS_NO : 0;
 }
 
 /* A feature, and one that it cannot be without. */
@@ -658,8 +550,134 @@ static const struct {
     { FEAT_7_0_EBX, CPUID_7_INVPCID, FEAT_1_ECX, CPUID_EXT_PCID },
     { FEAT_1_ECX, CPUID_EXT_PCID, FEAT_8000_0001_EDX, CPUID_EXT2_LM },
     { FEAT_ARCH_CAPABILITIES, UINT32_MAX, FEAT_7_0_EDX, CPUID_7D_ARCH_CAPABILITIES },
+    { FEAT_CORE_CAPABILITIES, UINT32_MAX, FEAT_7_0_EDX, CPUID_7D_CORE_CAPABILITIES },
+    { FEAT_PERF_CAPABILITIES, UINT32_MAX, FEAT_1_ECX, CPUID_EXT_PDCM },
+    { FEAT_SVM, UINT32_MAX, FEAT_8000_0001_ECX, CPUID_EXT3_SVM },
+    { FEAT_14_0_ECX, UINT32_MAX, FEAT_7_0_EBX, CPUID_7_INTEL_PT },
+    { FEAT_VMX_PROCBASED, UINT32_MAX, FEAT_1_ECX, CPUID_EXT_VMX },
+    { FEAT_VMX_SECONDARY, UINT32_MAX, FEAT_1_ECX, CPUID_EXT_VMX },
+    { FEAT_VMX_PINBASED, UINT32_MAX, FEAT_1_ECX, CPUID_EXT_VMX },
+    { FEAT_VMX_EXIT, UINT32_MAX, FEAT_1_ECX, CPUID_EXT_VMX },
+    { FEAT_VMX_ENTRY, UINT32_MAX, FEAT_1_ECX, CPUID_EXT_VMX },
+    { FEAT_VMX_MISC, UINT32_MAX, FEAT_1_ECX, CPUID_EXT_VMX },
+    { FEAT_VMX_EPT, UINT32_MAX, FEAT_1_ECX, CPUID_EXT_VMX },
+    { FEAT_VMX_VPID, UINT32_MAX, FEAT_1_ECX, CPUID_EXT_VMX },
+    { FEAT_VMX_BASIC, UINT32_MAX, FEAT_1_ECX, CPUID_EXT_VMX },
+    { FEAT_VMX_VMFUNC, UINT32_MAX, FEAT_1_ECX, CPUID_EXT_VMX },
     { FEAT_8000_0001_EDX, CPUID_EXT2_LM, FEAT_1_EDX, CPUID_PAE },
 };
+
+static void drop_dependent(X86Cpu *cpu)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(dependencies); i++) {
+        if (!cpu_has_feature(cpu, dependencies[i].needs_word, dependencies[i].needs)) {
+            cpu->cpuid_features[dependencies[i].word] &= ~dependencies[i].mask;
+        }
+    }
+}
+
+/* "max" and "host". */
+static void init_everything(X86Cpu *cpu, const X86CpuModel *model)
+{
+    X86CpuidState *s = cpu->cpuid;
+    const HostCpu *host = host_cpu();
+    bool named = strcmp(model->name, "max") == 0 && !host->native;
+
+    g_strlcpy(s->vendor, host->vendor, sizeof(s->vendor));
+    s->family = host->family;
+    s->model = host->model;
+    s->stepping = host->stepping;
+    g_strlcpy(s->model_id, named ? "Rhea software CPU" : host->model_id, sizeof(s->model_id));
+    memcpy(cpu->cpuid_features, host->max, sizeof(host->max));
+    s->phys_bits = host->phys_bits;
+    if (!cpuid_is_amd(cpu)) {
+        cpu->cpuid_features[FEAT_8000_0021_EAX] = 0;
+        cpu->cpuid_features[FEAT_8000_0008_EBX] = 0;
+        cpu->cpuid_features[FEAT_8000_0001_ECX] &= ~CPUID_EXT3_TOPOEXT;
+    } else {
+        /* AMD's ways to say the same: the kernel looks at 0x80000021 and 0x80000008. */
+        cpu->cpuid_features[FEAT_7_0_EDX] &= ~(CPUID_7D_SPEC_CTRL | CPUID_7D_ARCH_CAPABILITIES);
+        cpu->cpuid_features[FEAT_ARCH_CAPABILITIES] = 0;
+    }
+}
+
+/* Says that nothing leaks, where software of the model's time looks: no CPU without long mode has the leaves.
+ */
+static void add_safe(X86Cpu *cpu)
+{
+    X86CpuidState *s = cpu->cpuid;
+    const HostCpu *host = host_cpu();
+    uint32_t safe[FEATURE_WORDS] = { 0 };
+
+    if (!cpu_has_feature(cpu, FEAT_8000_0001_EDX, CPUID_EXT2_LM)) {
+        return;
+    }
+    if (cpuid_is_amd(cpu)) {
+        parse_features(amd_safe, safe);
+        s->xlevel = MAX(s->xlevel, 0x80000021);
+        s->level = MAX(s->level, 6);
+    } else {
+        parse_features(intel_safe, safe);
+        s->level = MAX(s->level, 7);
+    }
+    for (unsigned w = 0; w < FEATURE_WORDS; w++) {
+        /* What nobody asked for by name is not missed either. */
+        cpu->cpuid_features[w] |= host->native ? safe[w] & host->supported[w] : safe[w];
+    }
+}
+
+static void adapt_to_accelerator(X86Cpu *cpu)
+{
+    const HostCpu *host = host_cpu();
+    uint32_t adds[FEATURE_WORDS] = { 0 }, drops[FEATURE_WORDS] = { 0 };
+
+    parse_features(model_adds, adds);
+    parse_features(model_drops, drops);
+    for (unsigned w = 0; w < FEATURE_WORDS; w++) {
+        if (host->native && (w == FEAT_KVM || w == FEAT_KVM_HINTS)) {
+            adds[w] &= host->supported[w];
+        }
+        cpu->cpuid_features[w] = (cpu->cpuid_features[w] & ~drops[w]) | adds[w];
+    }
+}
+
+void cpuid_init_from_model(X86Cpu *cpu, const X86CpuModel *model)
+{
+    X86CpuidState *s = cpu->cpuid;
+    X86CpuIdentity id;
+
+    x86_cpu_model_resolve(model, &id);
+    memset(cpu->cpuid_features, 0, sizeof(cpu->cpuid_features));
+    memcpy(cpu->cpuid_features, id.features, sizeof(id.features));
+    s->kvm = true;
+    s->check = true;
+    s->migratable = true;
+    s->l3_cache = true;
+    s->cpuid_0xb = true;
+    s->level = id.level;
+    s->xlevel = id.xlevel;
+    s->family = id.family;
+    s->model = id.model;
+    s->stepping = id.stepping;
+    if (model->everything) {
+        init_everything(cpu, model);
+        return;
+    }
+    g_strlcpy(s->vendor, host_cpu()->native ? host_cpu()->vendor : id.vendor, sizeof(s->vendor));
+    g_strlcpy(s->model_id, id.model_id, sizeof(s->model_id));
+    if (model->generation != NULL) {
+        adapt_to_accelerator(cpu);
+        add_safe(cpu);
+        drop_dependent(cpu);
+    }
+}
+
+uint64_t cpuid_arch_capabilities(const X86Cpu *cpu)
+{
+    uint64_t low = cpu->cpuid_features[FEAT_ARCH_CAPABILITIES];
+
+    return low ? low | ARCH_CAPABILITIES_ITS_NO : 0;
+}
 
 void cpuid_filter(X86Cpu *cpu)
 {
@@ -670,11 +688,7 @@ void cpuid_filter(X86Cpu *cpu)
         s->unavailable[w] = missing;
         cpu->cpuid_features[w] &= ~missing;
     }
-    for (size_t i = 0; i < G_N_ELEMENTS(dependencies); i++) {
-        if (!cpu_has_feature(cpu, dependencies[i].needs_word, dependencies[i].needs)) {
-            cpu->cpuid_features[dependencies[i].word] &= ~dependencies[i].mask;
-        }
-    }
+    drop_dependent(cpu);
     if (!s->kvm) {
         cpu->cpuid_features[FEAT_KVM] = cpu->cpuid_features[FEAT_KVM_HINTS] = 0;
     }
@@ -685,10 +699,11 @@ uint64_t cpuid_xcr0_mask(const X86Cpu *cpu)
     if (!cpu_has_feature(cpu, FEAT_1_ECX, CPUID_EXT_XSAVE)) {
         return 0;
     }
+    uint64_t keys = cpu_has_feature(cpu, FEAT_7_0_ECX, CPUID_7C_PKU) ? XCR0_PKRU : 0;
     if (!cpu_has_feature(cpu, FEAT_1_ECX, CPUID_EXT_AVX)) {
-        return 3;
+        return 3 | keys;
     }
-    return XCR0_BASE | (cpu_has_feature(cpu, FEAT_7_0_EBX, CPUID_7_AVX512F) ? XCR0_AVX512 : 0);
+    return XCR0_BASE | keys | (cpu_has_feature(cpu, FEAT_7_0_EBX, CPUID_7_AVX512F) ? XCR0_AVX512 : 0);
 }
 
 bool cpuid_xcr0_valid(uint64_t xcr0)
@@ -779,7 +794,10 @@ static void leaf_extended_topology(X86Cpu *cpu, uint32_t subleaf, uint32_t out[4
 /* Where XSAVE's standard format ends with these components. */
 static uint32_t xsave_size(uint64_t components)
 {
-    return components & XCR0_AVX512 ? XSAVE_GUEST_AVX512_END : components & 4 ? 832 : 576;
+    return components & XCR0_PKRU     ? XSAVE_GUEST_PKRU + XSAVE_PKRU_SIZE
+           : components & XCR0_AVX512 ? XSAVE_GUEST_AVX512_END
+           : components & 4           ? 832
+                                      : 576;
 }
 
 static void leaf_xsave(X86Cpu *cpu, uint32_t subleaf, uint32_t out[4])
@@ -789,7 +807,8 @@ static void leaf_xsave(X86Cpu *cpu, uint32_t subleaf, uint32_t out[4])
     } parts[] = { { 2, 256, 576 },
                   { 5, XSAVE_OPMASK_SIZE, XSAVE_GUEST_OPMASK },
                   { 6, XSAVE_ZMM_HI_SIZE, XSAVE_GUEST_ZMM_HI },
-                  { 7, XSAVE_HI16_SIZE, XSAVE_GUEST_HI16 } };
+                  { 7, XSAVE_HI16_SIZE, XSAVE_GUEST_HI16 },
+                  { 9, XSAVE_PKRU_SIZE, XSAVE_GUEST_PKRU } };
     uint64_t mask = cpuid_xcr0_mask(cpu);
 
     if (mask == 0) {
@@ -802,7 +821,8 @@ static void leaf_xsave(X86Cpu *cpu, uint32_t subleaf, uint32_t out[4])
     } else if (subleaf == 1) {
         out[0] = cpu->cpuid_features[FEAT_XSAVE];
         if (out[0] & (CPUID_XSAVEC | CPUID_XSAVES)) {
-            out[1] = (cpu->xcr0 & 4 ? 832 : 576) + (cpu->xcr0 & XCR0_AVX512 ? XSAVE_AVX512_SIZE : 0);
+            out[1] = (cpu->xcr0 & 4 ? 832 : 576) + (cpu->xcr0 & XCR0_AVX512 ? XSAVE_AVX512_SIZE : 0) +
+                     (cpu->xcr0 & XCR0_PKRU ? XSAVE_PKRU_SIZE : 0);
         }
     }
     for (size_t i = 0; i < G_N_ELEMENTS(parts); i++) {
@@ -858,7 +878,7 @@ static void leaf_basic(X86Cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t ou
         if (subleaf == 0) {
             out[0] = cpu->cpuid_features[FEAT_7_1_EAX] ? 1 : 0;
             out[1] = cpu->cpuid_features[FEAT_7_0_EBX];
-            out[2] = cpu->cpuid_features[FEAT_7_0_ECX];
+            out[2] = cpu->cpuid_features[FEAT_7_0_ECX] | (cpu->cr4 & CR4_PKE ? CPUID_7C_OSPKE : 0);
             out[3] = cpu->cpuid_features[FEAT_7_0_EDX];
         } else if (subleaf == 1) {
             out[0] = cpu->cpuid_features[FEAT_7_1_EAX];

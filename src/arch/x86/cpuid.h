@@ -25,6 +25,24 @@ typedef enum FeatureWord {
     FEAT_KVM,
     FEAT_KVM_HINTS,
     FEAT_ARCH_CAPABILITIES, /* MSR 0x10a, low half */
+    FEAT_CORE_CAPABILITIES, /* MSR 0xcf */
+    FEAT_PERF_CAPABILITIES, /* MSR 0x345 */
+    FEAT_SVM,               /* leaf 0x8000000a, EDX */
+    FEAT_C000_0001_EDX,
+    FEAT_14_0_ECX,
+    FEAT_SGX_12_0_EAX,
+    FEAT_SGX_12_0_EBX,
+    FEAT_SGX_12_1_EAX,
+    FEAT_VMX_PROCBASED, /* MSR 0x48e, allowed 1-settings */
+    FEAT_VMX_SECONDARY, /* MSR 0x48b, allowed 1-settings */
+    FEAT_VMX_PINBASED,  /* MSR 0x48d, allowed 1-settings */
+    FEAT_VMX_EXIT,      /* MSR 0x48f, allowed 1-settings */
+    FEAT_VMX_ENTRY,     /* MSR 0x490, allowed 1-settings */
+    FEAT_VMX_MISC,      /* MSR 0x485 */
+    FEAT_VMX_EPT,       /* MSR 0x48c, low half */
+    FEAT_VMX_VPID,      /* MSR 0x48c, high half */
+    FEAT_VMX_BASIC,     /* MSR 0x480, high half */
+    FEAT_VMX_VMFUNC,    /* MSR 0x491 */
     FEATURE_WORDS,
 } FeatureWord;
 
@@ -47,8 +65,10 @@ typedef enum FeatureWord {
 #define CPUID_SSE2                     (1u << 26)
 #define CPUID_HT                       (1u << 28)
 #define CPUID_EXT_MONITOR              (1u << 3)
+#define CPUID_EXT_VMX                  (1u << 5)
 #define CPUID_EXT_FMA                  (1u << 12)
 #define CPUID_EXT_CX16                 (1u << 13)
+#define CPUID_EXT_PDCM                 (1u << 15)
 #define CPUID_EXT_PCID                 (1u << 17)
 #define CPUID_EXT_X2APIC               (1u << 21)
 #define CPUID_EXT_MOVBE                (1u << 22)
@@ -73,6 +93,7 @@ typedef enum FeatureWord {
 #define CPUID_7_SMAP                   (1u << 20)
 #define CPUID_7_CLFLUSHOPT             (1u << 23)
 #define CPUID_7_CLWB                   (1u << 24)
+#define CPUID_7_INTEL_PT               (1u << 25)
 #define CPUID_7_SHA                    (1u << 29)
 #define CPUID_7_AVX512F                (1u << 16)
 #define CPUID_7_AVX512DQ               (1u << 17)
@@ -91,9 +112,12 @@ typedef enum FeatureWord {
 #define CPUID_7_1A_AVX512BF16          (1u << 5)
 #define CPUID_7C_UMIP                  (1u << 2)
 #define CPUID_7C_PKU                   (1u << 3)
+#define CPUID_7C_OSPKE                 (1u << 4)
+#define CPUID_7C_PKS                   (1u << 31)
 #define CPUID_7C_RDPID                 (1u << 22)
 #define CPUID_7D_SPEC_CTRL             (1u << 26)
 #define CPUID_7D_ARCH_CAPABILITIES     (1u << 29)
+#define CPUID_7D_CORE_CAPABILITIES     (1u << 30)
 #define CPUID_EXT2_SYSCALL             (1u << 11)
 #define CPUID_EXT2_NX                  (1u << 20)
 #define CPUID_EXT2_FFXSR               (1u << 25)
@@ -101,6 +125,7 @@ typedef enum FeatureWord {
 #define CPUID_EXT2_RDTSCP              (1u << 27)
 #define CPUID_EXT2_LM                  (1u << 29)
 #define CPUID_EXT3_LAHF                (1u << 0)
+#define CPUID_EXT3_SVM                 (1u << 2)
 #define CPUID_EXT3_ABM                 (1u << 5)
 #define CPUID_EXT3_TOPOEXT             (1u << 22)
 #define CPUID_XSAVEOPT                 (1u << 0)
@@ -119,17 +144,24 @@ typedef enum FeatureWord {
 #define KVM_FEATURE_PV_SCHED_YIELD     (1u << 13)
 #define KVM_FEATURE_CLOCKSOURCE_STABLE (1u << 24)
 
-/* A model, as data: features are a space-separated list of property names. */
+/* A name that -cpu takes. */
 typedef struct X86CpuModel {
     const char *name;
-    const char *vendor; /* NULL: the host's */
-    uint32_t family, model, stepping;
-    const char *model_id; /* NULL: the host's */
-    uint32_t level, xlevel;
-    const char *features; /* NULL: everything that this host and Rhea offer */
-    const char *description;
-    const char *alias_of; /* "NAME-v1": same as NAME */
+    const struct X86CpuGeneration *generation; /* the table's entry; NULL: none of a real CPU's */
+    unsigned version;                          /* of the generation */
+    bool unversioned;                          /* the machine chooses the version: this one, or the latest */
+    bool everything;                           /* no list: all that this host and Rhea offer */
+    const char *alias_of;                      /* the versioned name; NULL: this is one */
+    const char *latest;                        /* of an unversioned name: the last version's name */
+    const char *description;                   /* NULL: an alias */
 } X86CpuModel;
+
+/* What a model stands for, before anything is known of the host and the accelerator. */
+typedef struct X86CpuIdentity {
+    const char *vendor, *model_id; /* constants */
+    uint32_t family, model, stepping, level, xlevel;
+    uint32_t features[FEATURE_WORDS];
+} X86CpuIdentity;
 
 /* Per CPU, besides cpu->cpuid_features. */
 typedef struct X86CpuidState {
@@ -164,9 +196,18 @@ uint32_t cpuid_supported(FeatureWord word);
 void cpuid_set_accelerator(const uint32_t words[FEATURE_WORDS]);
 /* Where QEMU's messages would place it: "CPUID.07H:EBX". */
 const char *cpuid_word_location(FeatureWord word);
+/* Whether guests run on the host's processor (cpuid_set_accelerator). */
+bool cpuid_is_native(void);
 
-extern const X86CpuModel x86_cpu_models[];
-extern const unsigned x86_cpu_model_count;
+/* All models, each under each of its names. */
+const X86CpuModel *x86_cpu_models(unsigned *count);
+/* NULL: no such model. */
+const X86CpuModel *x86_cpu_model_find(const char *name);
+void x86_cpu_model_resolve(const X86CpuModel *model, X86CpuIdentity *id);
+/* What a machine that moves with time makes of a model's name: the latest version's; other names stay. */
+const char *x86_cpu_model_latest(const char *name);
+/* The text of "-cpu help": models and feature names. Caller frees. */
+char *x86_cpu_models_help(void);
 
 /* Fills identity and features of a new CPU from its model. */
 void cpuid_init_from_model(X86Cpu *cpu, const X86CpuModel *model);

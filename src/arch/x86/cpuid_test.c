@@ -3,25 +3,62 @@
 
 #include "vmstate/vmstate.h"
 
+/* Nothing is shown that cannot be had; all of a model's features that can be had are shown. */
 static void test_models(void)
 {
-    for (unsigned i = 0; i < x86_cpu_model_count; i++) {
+    unsigned count;
+    const X86CpuModel *models = x86_cpu_models(&count);
+
+    g_assert_cmpuint(count, >, 130);
+    for (unsigned i = 0; i < count; i++) {
         GError *error = NULL;
-        json_object *props = x86_cpu_model_expand(x86_cpu_models[i].name, NULL, true, &error);
+        json_object *props = x86_cpu_model_expand(models[i].name, NULL, true, &error), *value;
+        X86CpuIdentity id;
         g_assert_no_error(error);
         g_assert_nonnull(props);
-        json_object *value;
-        g_assert_true(json_object_object_get_ex(props, "lm", &value));
-        /* Nothing is shown that cannot be had. */
-        g_assert_true(json_object_object_get_ex(props, "avx512f", &value));
-        bool host_has = cpuid_supported(FEAT_7_0_EBX) & CPUID_7_AVX512F;
-        bool wanted =
-            g_str_has_prefix(x86_cpu_models[i].name, "Skylake-Server") || !x86_cpu_models[i].features;
-        g_assert_cmpint(json_object_get_boolean(value), ==, host_has && wanted);
+        x86_cpu_model_resolve(&models[i], &id);
+        for (unsigned b = 0; b < 32; b++) {
+            const char *name = cpuid_feature_name(FEAT_7_0_EBX, b);
+            bool wanted = id.features[FEAT_7_0_EBX] >> b & 1, had = cpuid_supported(FEAT_7_0_EBX) >> b & 1;
+            if (name != NULL && !models[i].everything) {
+                g_assert_true(json_object_object_get_ex(props, name, &value));
+                g_assert_cmpint(json_object_get_boolean(value), <=, wanted && had);
+            }
+        }
         g_assert_true(json_object_object_get_ex(props, "avx512-fp16", &value));
         g_assert_false(json_object_get_boolean(value));
         json_object_put(props);
     }
+}
+
+static void test_model_tables(void)
+{
+    X86CpuIdentity id;
+
+    /* A version is what its predecessors were, and what it changes. */
+    x86_cpu_model_resolve(x86_cpu_model_find("Haswell-v4"), &id);
+    g_assert_cmpuint(id.model, ==, 60);
+    g_assert_cmpuint(id.stepping, ==, 1);
+    g_assert_cmpstr(id.model_id, ==, "Intel Core Processor (Haswell, no TSX, IBRS)");
+    g_assert_true(id.features[FEAT_7_0_EDX] & CPUID_7D_SPEC_CTRL);
+    g_assert_false(id.features[FEAT_7_0_EBX] & (1u << 11)); /* rtm */
+    g_assert_true(id.features[FEAT_7_0_EBX] & CPUID_7_AVX2);
+    x86_cpu_model_resolve(x86_cpu_model_find("Haswell-IBRS"), &id);
+    g_assert_cmpuint(id.stepping, ==, 4);
+    g_assert_true(id.features[FEAT_7_0_EBX] & (1u << 11));
+    /* Names: of a version, of a machine's choice, of nothing. */
+    g_assert_cmpstr(x86_cpu_model_find("Cascadelake-Server-noTSX")->alias_of, ==, "Cascadelake-Server-v3");
+    g_assert_cmpstr(x86_cpu_model_find("Icelake-Server")->alias_of, ==, "Icelake-Server-v1");
+    g_assert_null(x86_cpu_model_find("Icelake-Server-v6")->alias_of);
+    g_assert_cmpstr(x86_cpu_model_latest("Icelake-Server"), ==, "Icelake-Server-v6");
+    g_assert_cmpstr(x86_cpu_model_latest("Icelake-Server-v2"), ==, "Icelake-Server-v2");
+    g_assert_cmpstr(x86_cpu_model_latest("no-such"), ==, "no-such");
+    g_assert_null(x86_cpu_model_find("Icelake-Server-v7"));
+    /* Nothing is promised of leaks in a time without leaves for it. */
+    json_object *props = x86_cpu_model_expand("pentium3", NULL, true, NULL), *value;
+    g_assert_true(json_object_object_get_ex(props, "level", &value));
+    g_assert_cmpint(json_object_get_int(value), ==, 3);
+    json_object_put(props);
 }
 
 static void test_properties(void)
@@ -103,14 +140,20 @@ static void test_avx512(CpuFixture *f, gconstpointer data)
     }
     cpu->cr4 |= CR4_OSXSAVE;
     cpuid_leaf(cpu, 0xd, 0, out);
-    g_assert_cmphex(out[0], ==, 0xe7);
+    g_assert_cmphex(out[0], ==, 0x2e7);
     g_assert_cmpuint(out[1], ==, 576);
-    g_assert_cmpuint(out[2], ==, 2688);
+    g_assert_cmpuint(out[2], ==, 2696);
     xsetbv(cpu, 0xe7, -1);
     cpuid_leaf(cpu, 0xd, 0, out);
     g_assert_cmpuint(out[1], ==, 2688);
     cpuid_leaf(cpu, 0xd, 1, out);
     g_assert_cmpuint(out[1], ==, 576 + 256 + 64 + 512 + 1024);
+    xsetbv(cpu, 0x2e7, -1);
+    cpuid_leaf(cpu, 0xd, 0, out);
+    g_assert_cmpuint(out[1], ==, 2696);
+    cpuid_leaf(cpu, 0xd, 1, out);
+    g_assert_cmpuint(out[1], ==, 576 + 256 + 64 + 512 + 1024 + 8);
+    xsetbv(cpu, 0xe7, -1);
     xsetbv(cpu, 0xe3, EXC_GP);
     xsetbv(cpu, 0x27, EXC_GP);
     xsetbv(cpu, 0x67, EXC_GP);
@@ -215,6 +258,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/cpuid/models", test_models);
+    g_test_add_func("/cpuid/model-tables", test_model_tables);
     g_test_add_func("/cpuid/properties", test_properties);
     TEST(leaves);
     TEST(avx512);

@@ -759,6 +759,20 @@ void mmu_switch(X86Cpu *cpu, uint64_t new_cr3, bool no_flush)
     }
 }
 
+void mmu_set_keys(X86Cpu *cpu, bool user, uint32_t rights)
+{
+    uint32_t *now = user ? &cpu->pkru : &cpu->pkrs, changed = *now ^ rights;
+
+    *now = rights;
+    for (unsigned key = 0; changed != 0 && key < 16; key++, changed >>= 2) {
+        if ((changed & 3) && (cpu->mmu->priv->keys_seen[user] >> key & 1)) {
+            mmu_flush(cpu, false);
+            memset(cpu->mmu->priv->keys_seen, 0, sizeof(cpu->mmu->priv->keys_seen));
+            return;
+        }
+    }
+}
+
 void mmu_invpcid(X86Cpu *cpu, unsigned type, uint64_t pcid, uint64_t linear)
 {
     x86_fpu_leave(cpu);

@@ -128,6 +128,8 @@ void mmu_flush_page(X86Cpu *cpu, uint64_t linear);
 /* On a CR3 write: goes to the context of its PCID, and flushes that one's mappings that are not global,
  * unless no_flush (and CR4.PCIDE) says that they are still good. */
 void mmu_switch(X86Cpu *cpu, uint64_t new_cr3, bool no_flush);
+/* Sets PKRU (users' pages) or PKRS, and drops what was cached under the rights that change. */
+void mmu_set_keys(X86Cpu *cpu, bool user, uint32_t rights);
 void mmu_invpcid(X86Cpu *cpu, unsigned type, uint64_t pcid, uint64_t linear);
 X86Mmu *mmu_new(X86Cpu *cpu); /* listens to env.memory's (and env.smram's) changes */
 void mmu_free(X86Mmu *mmu);

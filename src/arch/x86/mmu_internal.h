@@ -109,6 +109,7 @@ typedef struct MmuPrivate {
     uint64_t next_generation, clock;
     CodeFilter global_code;
     uint64_t spread_low, spread_high; /* where contexts' own tables may have global mappings */
+    uint16_t keys_seen[2];            /* protection keys of what may be cached: supervisors' pages, users' */
     bool lock_slow_held;
 
     /* Other threads' requests. */

@@ -38,6 +38,70 @@ static void map(CpuFixture *f, uint64_t upper, uint64_t leaf)
     poke(f, PT + 8, 8, PAGE | leaf);
 }
 
+/* Protection keys: each of 16 keys with each of its rights, for users' and supervisors' pages, against SDM
+ * vol. 3 4.6.2. */
+static void test_keys(CpuFixture *f, gconstpointer data)
+{
+    X86Cpu *cpu = f->cpu;
+
+    long_mode(f);
+    cpu->cr4 = CR4_PAE | CR4_PKE | CR4_PKS;
+    for (unsigned bits = 0; bits < 1u << 8; bits++) {
+        unsigned key = bits & 15, rights = bits >> 4 & 3;
+        bool wp = bits & 64, user_page = bits & 128;
+        map(f, P | W | U, P | W | (user_page ? U : 0) | (uint64_t)key << 59);
+        cpu->cr0 = CR0_PE | CR0_PG | CR0_ET | (wp ? CR0_WP : 0);
+        for (int index = MMU_KERNEL; index <= MMU_USER; index++) {
+            for (int access = MMU_READ; access <= MMU_EXEC; access++) {
+                MmuTranslation tr;
+                uint32_t error;
+                bool writer = access == MMU_WRITE && (wp || index == MMU_USER);
+                bool denied = access != MMU_EXEC && ((rights & 1) || ((rights & 2) && writer));
+                bool others = index == MMU_USER && !user_page;
+                cpu->pkru = user_page ? rights << (2 * key) : ~0u;
+                cpu->pkrs = user_page ? ~0u : rights << (2 * key);
+                mmu_flush(cpu, false);
+                bool done = mmu_walk(cpu, LINEAR, (MmuAccess)access, (MmuIndex)index, &tr, &error);
+                g_assert_cmpint(done, ==, !denied && !others);
+                if (!done) {
+                    g_assert_cmphex(error & 0x21, ==, denied ? 0x21 : 1);
+                }
+            }
+        }
+    }
+    cpu->cr4 = CR4_PAE;
+    MmuTranslation tr;
+    uint32_t error;
+    map(f, P | W | U, P | W | U | UINT64_C(5) << 59);
+    mmu_flush(cpu, false);
+    g_assert_true(mmu_walk(cpu, LINEAR, MMU_WRITE, MMU_USER, &tr, &error)); /* the keys mean nothing then */
+}
+
+/* What is cached under a key goes when its rights change, and only then. */
+static void test_keys_cached(CpuFixture *f, gconstpointer data)
+{
+    X86Cpu *cpu = f->cpu;
+
+    long_mode(f);
+    cpu->cr4 = CR4_PAE | CR4_PKE;
+    cpu->cpl = 3;
+    x86_update_mode(cpu);
+    map(f, P | W | U, P | W | U | UINT64_C(5) << 59);
+    mmu_flush(cpu, false);
+    x86_st32(cpu, LINEAR, 7);
+    uint64_t drops = cpu->mmu->drops;
+    mmu_set_keys(cpu, true, 3u << 12); /* of key 6 */
+    g_assert_cmpuint(cpu->mmu->drops, ==, drops);
+    mmu_set_keys(cpu, true, 2u << 10);
+    g_assert_cmpuint(cpu->mmu->drops, !=, drops);
+    g_assert_cmpuint(x86_ld32(cpu, LINEAR), ==, 7);
+    g_assert_cmpint(CATCH(cpu, x86_st32(cpu, LINEAR, 8)), ==, EXC_PF);
+    mmu_set_keys(cpu, true, 1u << 10);
+    g_assert_cmpint(CATCH(cpu, (void)x86_ld32(cpu, LINEAR)), ==, EXC_PF);
+    mmu_set_keys(cpu, true, 0);
+    x86_st32(cpu, LINEAR, 9);
+}
+
 /* Every combination of rights on two levels, of the control bits, and of the access, against SDM vol.
  * 3 4.6.1. */
 static void test_rights(CpuFixture *f, gconstpointer data)
@@ -1059,6 +1123,8 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     TEST(rights);
+    TEST(keys);
+    TEST(keys_cached);
     TEST(faults);
     TEST(32bit);
     TEST(tlb);

@@ -21,6 +21,7 @@
 #define PTE_PS      UINT64_C(0x80)
 #define PTE_G       UINT64_C(0x100)
 #define PTE_NX      (UINT64_C(1) << 63)
+#define PTE_KEY(v)  ((unsigned)((v) >> 59) & 15)
 #define PTE_ADDRESS UINT64_C(0x000ffffffffff000)
 
 #define PF_P    1u
@@ -28,6 +29,7 @@
 #define PF_U    4u
 #define PF_RSVD 8u
 #define PF_I    16u
+#define PF_PK   32u
 
 /* How often another vCPU may change an entry below the light walk. */
 #define LIGHT_TRIES 8
@@ -296,6 +298,18 @@ bool mmu_walk_look(X86Cpu *cpu, uint64_t linear, const MmuSlow *slow, uint64_t *
     return true;
 }
 
+/* What protection keys take away (SDM vol. 3 4.6.2): bit 0 any access to data, bit 1 writes. */
+static inline unsigned key_denies(X86Cpu *cpu, uint64_t leaf, bool user_page, bool user)
+{
+    if (G_LIKELY(!(cpu->cr4 & (user_page ? CR4_PKE : CR4_PKS))) || !(cpu->efer & EFER_LMA)) {
+        return 0;
+    }
+    unsigned key = PTE_KEY(leaf);
+    cpu->mmu->priv->keys_seen[user_page] |= (uint16_t)(1u << key);
+    unsigned denies = (user_page ? cpu->pkru : cpu->pkrs) >> (2 * key) & 3;
+    return user || (cpu->cr0 & CR0_WP) ? denies : denies & 1;
+}
+
 /* Once with and once without the slow ways. */
 static inline __attribute__((always_inline)) MmuWalkEnd run(X86Cpu *cpu, uint64_t linear, MmuAccess access,
                                                             MmuIndex index, const MmuSlow *slow,
@@ -320,13 +334,18 @@ static inline __attribute__((always_inline)) MmuWalkEnd run(X86Cpu *cpu, uint64_
             return MMU_WALK_UNABLE;
         }
         int status = walk_tables(cpu, linear, slow, &r);
-        bool denied = false, user_page = false, may_write = false;
+        bool denied = false, user_page = false, may_write = false, key_denied = false;
         if (status == WALK_OK) {
             user_page = r.rights & PTE_U;
             may_write = (r.rights & PTE_W) || (!user && !(cpu->cr0 & CR0_WP));
             denied = user && !user_page;
             denied |= access == MMU_WRITE && !may_write;
             denied |= access == MMU_EXEC && nxe && r.nx;
+            unsigned keys = key_denies(cpu, r.leaf.value, user_page, user);
+            may_write &= keys == 0;
+            if (access != MMU_EXEC && (keys & (access == MMU_WRITE ? 3 : 1))) {
+                denied = key_denied = true;
+            }
             if (!user && user_page) {
                 denied |= access == MMU_EXEC && (cpu->cr4 & CR4_SMEP);
                 denied |= access != MMU_EXEC && (cpu->cr4 & CR4_SMAP) && index == MMU_KERNEL;
@@ -351,7 +370,10 @@ static inline __attribute__((always_inline)) MmuWalkEnd run(X86Cpu *cpu, uint64_
                 r.cached->generation = 0;
                 continue;
             }
-            *error_code = error | (denied ? PF_P : status == WALK_RESERVED ? PF_P | PF_RSVD : 0);
+            *error_code = error | (key_denied ? PF_PK : 0) |
+                          (denied                    ? PF_P
+                           : status == WALK_RESERVED ? PF_P | PF_RSVD
+                                                     : 0);
             return MMU_WALK_FAULT;
         }
         *out = (MmuTranslation){

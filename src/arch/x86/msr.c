@@ -58,6 +58,7 @@ enum {
     MSR_X2APIC_FIRST = 0x800,
     MSR_X2APIC_LAST = 0x8ff,
 };
+#define MSR_PKRS           0x6e1u
 #define MSR_EFER           0xc0000080u
 #define MSR_STAR           0xc0000081u
 #define MSR_LSTAR          0xc0000082u
@@ -526,6 +527,9 @@ bool x86_msr_read(X86Cpu *cpu, uint32_t index, uint64_t *value)
     case MSR_KERNEL_GS_BASE:
         *value = cpu->kernel_gs_base;
         return true;
+    case MSR_PKRS:
+        *value = cpu->pkrs;
+        return cpu_has_feature(cpu, FEAT_7_0_ECX, CPUID_7C_PKS);
     case MSR_TSC_AUX:
         *value = cpu->tsc_aux;
         return cpu_has_feature(cpu, FEAT_8000_0001_EDX, CPUID_EXT2_RDTSCP);
@@ -690,6 +694,12 @@ bool x86_msr_write(X86Cpu *cpu, uint32_t index, uint64_t value)
             return false;
         }
         cpu->kernel_gs_base = value;
+        return true;
+    case MSR_PKRS:
+        if (!cpu_has_feature(cpu, FEAT_7_0_ECX, CPUID_7C_PKS) || value >> 32) {
+            return false;
+        }
+        mmu_set_keys(cpu, false, (uint32_t)value);
         return true;
     case MSR_TSC_AUX:
         if (!cpu_has_feature(cpu, FEAT_8000_0001_EDX, CPUID_EXT2_RDTSCP) || value >> 32) {

@@ -63,6 +63,8 @@ uint64_t x86_cr4_allowed(const X86Cpu *cpu)
         { FEAT_1_ECX, CPUID_EXT_XSAVE, CR4_OSXSAVE },
         { FEAT_7_0_EBX, CPUID_7_SMEP, CR4_SMEP },
         { FEAT_7_0_EBX, CPUID_7_SMAP, CR4_SMAP },
+        { FEAT_7_0_ECX, CPUID_7C_PKU, CR4_PKE },
+        { FEAT_7_0_ECX, CPUID_7C_PKS, CR4_PKS },
     };
     uint64_t allowed = CR4_PCE;
 
@@ -165,7 +167,7 @@ static void write_cr4(X86Cpu *cpu, uint64_t value)
         check_pdptes(cpu, cpu->cr3);
     }
     cpu->cr4 = value;
-    if (changed & (CR4_PGE | CR4_PAE | CR4_PSE | CR4_PCIDE | CR4_SMEP | CR4_SMAP)) {
+    if (changed & (CR4_PGE | CR4_PAE | CR4_PSE | CR4_PCIDE | CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_PKS)) {
         mmu_flush(cpu, false);
     }
     x86_update_mode(cpu);
@@ -244,6 +246,32 @@ void x86_xgetbv(X86Cpu *cpu)
     /* With index 1: AND the components in use; all of them count as that. */
     cpu->regs[R_RAX] = (uint32_t)cpu->xcr0;
     cpu->regs[R_RDX] = (uint32_t)(cpu->xcr0 >> 32);
+}
+
+static void keys_check(X86Cpu *cpu)
+{
+    if (!(cpu->cr4 & CR4_PKE)) {
+        x86_raise(cpu, EXC_UD);
+    }
+    if ((uint32_t)cpu->regs[R_RCX] != 0) {
+        x86_raise_error(cpu, EXC_GP, 0);
+    }
+}
+
+void x86_rdpkru(X86Cpu *cpu)
+{
+    keys_check(cpu);
+    cpu->regs[R_RAX] = cpu->pkru;
+    cpu->regs[R_RDX] = 0;
+}
+
+void x86_wrpkru(X86Cpu *cpu)
+{
+    keys_check(cpu);
+    if ((uint32_t)cpu->regs[R_RDX] != 0) {
+        x86_raise_error(cpu, EXC_GP, 0);
+    }
+    mmu_set_keys(cpu, true, (uint32_t)cpu->regs[R_RAX]);
 }
 
 /* ---- time ---- */

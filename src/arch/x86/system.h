@@ -60,6 +60,9 @@ void x86_wrmsr(X86Cpu *cpu);
 bool x86_msr_read(X86Cpu *cpu, uint32_t index, uint64_t *value); /* false: #GP; no privilege check */
 bool x86_msr_write(X86Cpu *cpu, uint32_t index, uint64_t value);
 void x86_xsetbv(X86Cpu *cpu);
+/* RDPKRU, WRPKRU: SDM vol. 2. */
+void x86_rdpkru(X86Cpu *cpu);
+void x86_wrpkru(X86Cpu *cpu);
 void x86_xgetbv(X86Cpu *cpu);
 void x86_cpuid(X86Cpu *cpu);
 void x86_rdtsc(X86Cpu *cpu);

@@ -2,6 +2,7 @@
 #include "block/formats/blocks.h"
 
 #include "base/error.h"
+#include "qapi/visitor.h"
 
 #include <errno.h>
 #include <string.h>
@@ -408,12 +409,35 @@ bool blocks_co_check(BlockNode *node, BlockCheckResult *result, unsigned fix, GE
 
 /* ---- making ---- */
 
+static BlockChild *writer(BlockNode *file, GError **error)
+{
+    return block_root_new(file, "tool", BLOCK_PERM_CONSISTENT_READ | BLOCK_PERM_WRITE | BLOCK_PERM_RESIZE,
+                          BLOCK_PERM_ALL, NULL, NULL, error);
+}
+
+/* The node that is there: emptied. */
+static BlockChild *use_node(BlockGraph *graph, const char *name, GError **error)
+{
+    BlockNode *file = block_node_find(graph, name);
+    BlockChild *root = file ? writer(file, error) : NULL;
+
+    if (root && !blk_truncate(root, 0, false, QAPI_PREALLOC_MODE_OFF, 0, error)) {
+        g_clear_pointer(&root, block_root_free);
+    }
+    return root;
+}
+
 BlockChild *blocks_create_file(BlockGraph *graph, const char *filename, json_object *options, GError **error)
 {
-    const BlockDriver *protocol = block_protocol_of(filename, error);
+    const char *name = blocks_option(options, BLOCKS_NODE);
+    const BlockDriver *protocol;
     json_object *o;
     BlockNode *file;
 
+    if (name) {
+        return use_node(graph, name, error);
+    }
+    protocol = block_protocol_of(filename, error);
     if (!protocol || !block_co_create_file(graph, filename, options, error)) {
         return NULL;
     }
@@ -421,10 +445,87 @@ BlockChild *blocks_create_file(BlockGraph *graph, const char *filename, json_obj
     json_object_object_add(o, "driver", json_object_new_string(protocol->name));
     file = block_node_open_image(graph, filename, o, BLOCK_OPEN_RESIZE, error);
     json_object_put(o);
-    return file ? block_root_new(file, "tool",
-                                 BLOCK_PERM_CONSISTENT_READ | BLOCK_PERM_WRITE | BLOCK_PERM_RESIZE,
-                                 BLOCK_PERM_ALL, NULL, NULL, error)
-                : NULL;
+    return file ? writer(file, error) : NULL;
+}
+
+/* A node of blockdev-create, held while the image is made; NULL on error. */
+static BlockChild *hold(BlockGraph *graph, json_object *ref, GError **error)
+{
+    g_autoptr(Visitor) v = visitor_new_input(ref, false);
+    g_autoptr(QapiBlockdevRef) r = NULL;
+    BlockNode *node;
+
+    if (!qapi_visit_BlockdevRef(v, NULL, &r, error)) {
+        return NULL;
+    }
+    node = block_node_of_ref(graph, r, BLOCK_OPEN_RESIZE, error);
+    return node ? block_root_new(node, "tool", 0, BLOCK_PERM_ALL, NULL, NULL, error) : NULL;
+}
+
+/* An option of blockdev-create by the name that it has behind -o. */
+static char *option_name(const BlockDriver *drv, const char *key)
+{
+    for (const BlockOption *o = drv->create_options; o->name; o++) {
+        if (strcmp(o->name, key) == 0) {
+            return g_strdup(key);
+        }
+    }
+    return g_strdelimit(g_strdup(key), "-", '_');
+}
+
+/* What blockdev-create says, as co_create_named() takes it; held: gets its nodes. NULL on error. */
+static json_object *named_options(BlockGraph *graph, const BlockDriver *drv, json_object *said,
+                                  GPtrArray *held, GError **error)
+{
+    json_object *out = json_object_new_object(), *extents = json_object_new_array();
+    bool ok = true;
+
+    json_object_object_foreach(said, key, value)
+    {
+        bool file = strcmp(key, "file") == 0, list = strcmp(key, "extents") == 0;
+
+        for (size_t i = 0; ok && (file || list) && i < (list ? json_object_array_length(value) : 1); i++) {
+            BlockChild *root = hold(graph, list ? json_object_array_get_idx(value, i) : value, error);
+
+            ok = root != NULL;
+            if (ok) {
+                json_object *name = json_object_new_string(root->node->name);
+
+                g_ptr_array_insert(held, file ? 0 : -1, root);
+                file ? json_object_object_add(out, BLOCKS_NODE, name) : json_object_array_add(extents, name);
+            }
+        }
+        if (!file && !list && strcmp(key, "driver") != 0) {
+            g_autofree char *name = option_name(drv, key);
+
+            json_object_object_add(out, name, json_object_get(value));
+        }
+    }
+    json_object_object_add(out, BLOCKS_EXTENTS, extents);
+    if (!ok) {
+        g_clear_pointer(&out, json_object_put);
+    }
+    return out;
+}
+
+bool blocks_co_create(BlockGraph *graph, QapiBlockdevCreateOptions *options, GError **error)
+{
+    const BlockDriver *drv =
+        block_driver_find(enum_name(&qapi_BlockdevDriver_lookup, options->driver), error);
+    g_autoptr(GPtrArray) held = g_ptr_array_new_with_free_func((GDestroyNotify)block_root_free);
+    g_autoptr(Visitor) v = visitor_new_output();
+    json_object *said, *named;
+    bool ok;
+
+    if (!drv || !qapi_visit_BlockdevCreateOptions(v, NULL, &options, error)) {
+        return false;
+    }
+    said = visitor_output_take(v);
+    named = named_options(graph, drv, said, held, error);
+    ok = named && drv->co_create_named(graph, ((BlockChild *)held->pdata[0])->node->filename, named, error);
+    json_object_put(named);
+    json_object_put(said);
+    return ok;
 }
 
 const char *blocks_option(json_object *options, const char *name)

@@ -72,7 +72,16 @@ int blocks_co_block_status(BlockNode *node, bool want_zero, uint64_t offset, uin
 bool blocks_co_check(BlockNode *node, BlockCheckResult *result, unsigned fix, GError **error);
 bool blocks_get_info(BlockNode *node, BlockInfo *info, GError **error);
 
-/* ---- for create: the file of an image, empty, with a root to write it by; NULL on error ---- */
+/* ---- making images ---- */
+
+/* A driver's co_create (blockdev-create): its co_create_named(), with names of options as behind -o, and
+ * these two: the name of the node that the image shall be in, and a list of names of nodes for its other
+ * parts. */
+bool blocks_co_create(BlockGraph *graph, QapiBlockdevCreateOptions *options, GError **error);
+#define BLOCKS_NODE    "/node" /* no option has such a name */
+#define BLOCKS_EXTENTS "/extents"
+/* For co_create_named: the file of an image (or the node that options name), empty, with a root to write it
+ * by; NULL on error. */
 BlockChild *blocks_create_file(BlockGraph *graph, const char *filename, json_object *options, GError **error);
 const char *blocks_option(json_object *options, const char *name);
 uint64_t blocks_number(json_object *options, const char *name, uint64_t otherwise);

@@ -6,6 +6,7 @@
  * requests look at what never changes. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "block/formats/crypto/luks.h"
+#include "block/formats/blocks.h"
 
 #include "base/error.h"
 
@@ -249,26 +250,15 @@ static bool write_image(BlockGraph *graph, const char *filename, json_object *op
     int prealloc = mode ? enum_parse(&qapi_PreallocMode_lookup, mode, error) : QAPI_PREALLOC_MODE_OFF;
     uint64_t payload = luks_create_payload(create);
     const uint8_t *password;
-    json_object *o;
-    BlockNode *file;
     BlockChild *root;
     LuksHeader h;
     size_t bytes;
     bool ok;
 
-    if (prealloc < 0 || !luks_secret(graph, secret, "", &password, &bytes, error) ||
-        !block_co_create_file(graph, filename, options, error)) {
+    if (prealloc < 0 || !luks_secret(graph, secret, "", &password, &bytes, error)) {
         return false;
     }
-    o = json_object_new_object();
-    json_object_object_add(o, "driver", json_object_new_string(block_protocol_of(filename, NULL)->name));
-    json_object_object_add(o, "filename", json_object_new_string(filename));
-    file = block_node_open_image(graph, NULL, o, BLOCK_OPEN_RESIZE, error);
-    json_object_put(o);
-    root =
-        file ? block_root_new(file, "tool", BLOCK_PERM_CONSISTENT_READ | BLOCK_PERM_WRITE | BLOCK_PERM_RESIZE,
-                              BLOCK_PERM_ALL, NULL, NULL, error)
-             : NULL;
+    root = blocks_create_file(graph, filename, options, error);
     if (!root) {
         return false;
     }
@@ -339,6 +329,7 @@ static const BlockDriver luks_driver = {
     .co_block_status = luks_co_block_status,
     .co_truncate = luks_co_truncate,
     .co_amend = luks_co_amend,
+    .co_create = blocks_co_create,
     .co_create_named = luks_co_create_named,
     .create_options = luks_create_table,
     .co_measure = luks_co_measure,

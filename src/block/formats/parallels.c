@@ -202,6 +202,7 @@ static const BlockDriver parallels_driver = {
     .co_pwritev = blocks_co_pwritev,
     .co_block_status = blocks_co_block_status,
     .co_check = parallels_co_check,
+    .co_create = blocks_co_create,
     .co_create_named = parallels_co_create_named,
     .create_options = parallels_create_options,
 };

@@ -261,6 +261,7 @@ static const BlockDriver qcow_driver = {
     .co_preadv = blocks_co_preadv,
     .co_pwritev = blocks_co_pwritev,
     .co_block_status = blocks_co_block_status,
+    .co_create = blocks_co_create,
     .co_create_named = qcow_co_create_named,
     .create_options = qcow_create_options,
 };

@@ -271,6 +271,7 @@ static const BlockDriver qed_driver = {
     .co_pwritev = blocks_co_pwritev,
     .co_block_status = blocks_co_block_status,
     .co_check = blocks_co_check,
+    .co_create = blocks_co_create,
     .co_create_named = qed_co_create_named,
     .create_options = qed_create_options,
 };

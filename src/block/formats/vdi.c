@@ -172,12 +172,17 @@ static bool vdi_co_create_named(BlockGraph *graph, const char *filename, json_ob
 {
     uint64_t size = blocks_number(options, "size", 0), blocks = size / BLOCK_BYTES + !!(size % BLOCK_BYTES),
              map;
-    bool whole = blocks_number(options, "static", 0);
+    const char *prealloc = blocks_option(options, "preallocation"); /* blockdev-create's word for static */
+    bool whole = blocks_number(options, "static", 0) || g_strcmp0(prealloc, "metadata") == 0;
     g_autofree uint8_t *buf = NULL;
     BlockChild *root;
     bool ok = true;
     int ret;
 
+    if (prealloc && !whole && strcmp(prealloc, "off") != 0) {
+        return error_set(error, "Preallocation mode '%s' is not supported for VDI: only off and metadata",
+                         prealloc);
+    }
     if (blocks > MAX_BLOCKS) {
         return error_set(error,
                          "Unsupported VDI image size (size is 0x%" G_GINT64_MODIFIER
@@ -234,6 +239,7 @@ static const BlockDriver vdi_driver = {
     .co_pwritev = blocks_co_pwritev,
     .co_block_status = blocks_co_block_status,
     .co_check = blocks_co_check,
+    .co_create = blocks_co_create,
     .co_create_named = vdi_co_create_named,
     .create_options = vdi_create_options,
 };

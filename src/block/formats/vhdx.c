@@ -835,6 +835,7 @@ static const BlockDriver vhdx_driver = {
     .co_pwritev = blocks_co_pwritev,
     .co_block_status = blocks_co_block_status,
     .co_check = vhdx_co_check,
+    .co_create = blocks_co_create,
     .co_create_named = vhdx_co_create_named,
     .create_options = vhdx_create_options,
 };

@@ -723,28 +723,50 @@ static void fill_directory(uint8_t *image, uint64_t at, uint64_t tables)
     }
 }
 
+/* The file for a flat image's data: beside the descriptor, or the node that stands for it. NULL on error. */
+static BlockChild *flat_extent(BlockGraph *graph, const char *filename, json_object *options, GError **error)
+{
+    g_autofree char *stem = g_strdup(filename), *name = NULL;
+    json_object *extents, *o;
+    BlockChild *root;
+
+    if (json_object_object_get_ex(options, BLOCKS_EXTENTS, &extents)) {
+        if (json_object_array_length(extents) != 1) {
+            error_set(error, "A monolithicFlat image has one extent, not %zu",
+                      json_object_array_length(extents));
+            return NULL;
+        }
+        o = json_object_new_object();
+        json_object_object_add(o, BLOCKS_NODE, json_object_get(json_object_array_get_idx(extents, 0)));
+        root = blocks_create_file(graph, NULL, o, error);
+        json_object_put(o);
+        return root;
+    }
+    if (g_str_has_suffix(stem, ".vmdk")) {
+        stem[strlen(stem) - strlen(".vmdk")] = '\0';
+    }
+    name = g_strconcat(stem, "-flat.vmdk", NULL);
+    return blocks_create_file(graph, name, options, error);
+}
+
 /* The descriptor, and the data beside it. */
 static bool create_flat(BlockGraph *graph, const char *filename, uint64_t sectors, json_object *options,
                         GError **error)
 {
-    g_autofree char *stem = g_strdup(filename), *extent = NULL, *text = NULL;
+    g_autofree char *text = NULL;
     BlockChild *root;
     bool ok;
     int ret;
 
-    if (g_str_has_suffix(stem, ".vmdk")) {
-        stem[strlen(stem) - strlen(".vmdk")] = '\0';
-    }
-    extent = g_strconcat(stem, "-flat.vmdk", NULL);
     if (blocks_option(options, "backing_file")) {
         return error_set(error, "Flat image can't have backing file");
     }
-    text = descriptor_text(graph, filename, extent, true, sectors, options, error);
-    root = text ? blocks_create_file(graph, extent, options, error) : NULL;
+    root = flat_extent(graph, filename, options, error);
     if (!root) {
         return false;
     }
-    ok = blk_truncate(root, sectors * 512, false, QAPI_PREALLOC_MODE_OFF, 0, error);
+    text = descriptor_text(graph, filename, root->node->filename, true, sectors, options, error);
+    ok = text && blk_truncate(root, sectors * 512, false, QAPI_PREALLOC_MODE_OFF, 0, error);
     block_root_free(root);
     root = ok ? blocks_create_file(graph, filename, options, error) : NULL;
     if (!root) {
@@ -833,6 +855,7 @@ static const BlockDriver vmdk_driver = {
     .co_pwritev = vmdk_co_pwritev,
     .co_block_status = vmdk_co_block_status,
     .co_check = vmdk_co_check,
+    .co_create = blocks_co_create,
     .co_create_named = vmdk_co_create_named,
     .create_options = vmdk_create_options,
 };

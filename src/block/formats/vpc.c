@@ -411,6 +411,7 @@ static const BlockDriver vpc_driver = {
     .co_preadv = vpc_co_preadv,
     .co_pwritev = vpc_co_pwritev,
     .co_block_status = vpc_co_block_status,
+    .co_create = blocks_co_create,
     .co_create_named = vpc_co_create_named,
     .create_options = vpc_create_options,
 };

@@ -424,6 +424,13 @@ BlockNode *block_node_open(BlockGraph *graph, QapiBlockdevOptions *options, bool
     return node;
 }
 
+BlockNode *block_node_of_ref(BlockGraph *graph, const QapiBlockdevRef *ref, unsigned flags, GError **error)
+{
+    return ref->kind == QAPI_BLOCKDEV_REF_REFERENCE
+               ? block_reference_find(graph, ref->u_reference, error)
+               : block_node_open(graph, ref->u_definition, true, flags, error);
+}
+
 BlockNode *block_node_insert_filter(BlockNode *below, const BlockDriver *driver, const char *name,
                                     GError **error)
 {

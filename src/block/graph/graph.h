@@ -55,6 +55,8 @@ BlockNode *block_node_find(BlockGraph *graph, const char *name); /* NULL: none *
  * implicit until its last parent goes. options may be changed by it. */
 BlockNode *block_node_open(BlockGraph *graph, QapiBlockdevOptions *options, bool implicit, unsigned flags,
                            GError **error);
+/* The node that is there by that name, or a new implicit one. */
+BlockNode *block_node_of_ref(BlockGraph *graph, const QapiBlockdevRef *ref, unsigned flags, GError **error);
 /*
  * As -drive, tools and image headers name images. filename (may be NULL): a path, "nbd://...", "json:{...}",
  * "file:...". options (may be NULL; borrowed): a dict as BlockdevOptions, nested or with dotted keys, as text

@@ -78,11 +78,23 @@ static const MemoryRegionOps rest_ops = {
     .impl = { .min = 1, .max = 4 },
 };
 
+/* The lock is held. */
+static void gpe_event(Piix4PmState *s, unsigned event)
+{
+    s->gpe_status[event / 8 % sizeof(s->gpe_status)] |= 1u << (event % 8);
+    update_sci(s);
+}
+
 static void hotplug_event(void *opaque)
 {
-    Piix4PmState *s = opaque;
-    s->gpe_status[0] |= 1u << ACPI_PCI_HOTPLUG_EVENT;
-    update_sci(s);
+    gpe_event(opaque, ACPI_PCI_HOTPLUG_EVENT);
+}
+
+void piix4_pm_raise_gpe(Device *dev, unsigned event)
+{
+    home_lock(&dev->lock);
+    gpe_event(PIIX4_PM(dev), event);
+    home_unlock(&dev->lock);
 }
 
 /* ---- GPE0: two status bytes (write ones to clear), two enable bytes ---- */

@@ -24,6 +24,8 @@
 
 /* Where the PM block is decoded now; 0: nowhere. [any thread] */
 uint16_t piix4_pm_base(Device *dev);
+/* Raises a general purpose event (0 to 15). [any thread; takes the device's lock] */
+void piix4_pm_raise_gpe(Device *dev, unsigned event);
 /* Before realize: where the SCI goes; NULL: isa_irqs[9] of the env. Borrowed. */
 void piix4_pm_set_sci(Device *dev, IrqLine *sci);
 

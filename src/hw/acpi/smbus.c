@@ -8,10 +8,14 @@
 
 TRACE_EVENT(smbus_transfer, "address 0x%02x protocol %u command 0x%02x status 0x%02x");
 
-enum { STATUS = 0, CONTROL = 2, COMMAND = 3, ADDRESS = 4, DATA0 = 5, DATA1 = 6, BLOCK = 7 };
+enum { STATUS = 0, CONTROL = 2, COMMAND = 3, ADDRESS = 4, DATA0 = 5, DATA1 = 6, BLOCK = 7, AUX_CONTROL = 13 };
 enum { STATUS_INTR = 0x02, STATUS_DEV_ERR = 0x04, STATUS_FAILED = 0x10, STATUS_CLEARABLE = 0x1e };
-enum { CONTROL_KILL = 0x02, CONTROL_START = 0x40, CONTROL_KEPT = 0x1f };
-enum { QUICK, BYTE, BYTE_DATA, WORD_DATA, BLOCK_DATA = 5 };
+enum { STATUS_IN_USE = 0x40, STATUS_BYTE_DONE = 0x80, STATUS_ICH9_CLEARABLE = 0xfe, STATUS_ERRORS = 0x1c };
+enum { CONTROL_INTERRUPT = 0x01, CONTROL_KILL = 0x02, CONTROL_LAST_BYTE = 0x20, CONTROL_START = 0x40 };
+enum { CONTROL_KEPT = 0x1f, CONTROL_ICH9_KEPT = 0xbf };
+enum { AUX_KEPT = 0x03, AUX_BLOCK_BUFFER = 0x02 };
+enum { QUICK, BYTE, BYTE_DATA, WORD_DATA, BLOCK_DATA = 5, I2C_READ };
+enum { STREAM_NONE, STREAM_COUNTED, STREAM_OPEN };
 
 #define MIB (1ull << 20)
 #define GIB (1ull << 30)
@@ -74,6 +78,12 @@ void smbus_reset(SmbusHost *s)
     memset(s->data, 0, sizeof(s->data));
     memset(s->block, 0, sizeof(s->block));
     memset(s->pointer, 0, sizeof(s->pointer));
+    s->auxiliary = s->streaming = 0;
+}
+
+bool smbus_interrupt(const SmbusHost *s)
+{
+    return (s->control & CONTROL_INTERRUPT) && (s->status & (STATUS_BYTE_DONE | STATUS_ERRORS | STATUS_INTR));
 }
 
 static uint8_t next_byte(SmbusHost *s, unsigned module)
@@ -81,10 +91,58 @@ static uint8_t next_byte(SmbusHost *s, unsigned module)
     return s->spd[module][s->pointer[module]++];
 }
 
+static unsigned module_of(const SmbusHost *s)
+{
+    return (unsigned)(s->address >> 1) - SMBUS_SPD_ADDRESS;
+}
+
+/* The next byte of a block without its buffer lies where the buffer is read, and is told of. */
+static void stream_byte(SmbusHost *s)
+{
+    if (s->streaming == STREAM_OPEN) {
+        s->block[0] = next_byte(s, module_of(s));
+    }
+    s->status |= STATUS_BYTE_DONE;
+}
+
+/* The guest has cleared BYTE_DONE: it has taken (or given) the byte. */
+static void stream_go_on(SmbusHost *s)
+{
+    bool counted = s->streaming == STREAM_COUNTED, last = s->control & CONTROL_LAST_BYTE;
+    if (counted) {
+        s->block_at++;
+        last = s->block_at >= MIN(s->data[0], sizeof(s->block));
+    }
+    if (last) {
+        s->streaming = STREAM_NONE;
+        s->block_at = 0;
+        s->status |= STATUS_INTR;
+    } else {
+        stream_byte(s);
+    }
+}
+
+static bool byte_by_byte(const SmbusHost *s)
+{
+    return s->ich9 && !(s->auxiliary & AUX_BLOCK_BUFFER);
+}
+
+/* 19.2.1: from the offset in DATA1 on, as long as the guest wants. */
+static bool i2c_read(SmbusHost *s, unsigned module)
+{
+    if (!s->ich9) {
+        return false;
+    }
+    s->pointer[module] = s->data[1];
+    s->block_at = 0;
+    s->streaming = STREAM_OPEN;
+    return true;
+}
+
 /* False: nobody answers, or the transfer cannot be. */
 static bool transfer(SmbusHost *s)
 {
-    unsigned module = (unsigned)(s->address >> 1) - SMBUS_SPD_ADDRESS, protocol = s->control >> 2 & 7;
+    unsigned module = module_of(s), protocol = s->control >> 2 & 7;
     bool reads = s->address & 1;
 
     if (module >= s->modules) {
@@ -108,6 +166,7 @@ static bool transfer(SmbusHost *s)
         return true;
     case BLOCK_DATA:
         s->block_at = 0;
+        s->streaming = byte_by_byte(s) ? STREAM_COUNTED : STREAM_NONE;
         if (!reads) {
             return true;
         }
@@ -119,6 +178,8 @@ static bool transfer(SmbusHost *s)
             s->block[i] = next_byte(s, module);
         }
         return true;
+    case I2C_READ:
+        return i2c_read(s, module);
     default:
         return false;
     }
@@ -129,10 +190,15 @@ static uint64_t smbus_read(void *opaque, hwaddr offset, unsigned size)
     SmbusHost *s = opaque;
 
     switch (offset) {
-    case STATUS:
-        return s->status;
+    case STATUS: {
+        uint8_t status = s->status;
+        s->status |= s->ich9 ? STATUS_IN_USE : 0; /* 19.2.1: a semaphore; whoever reads 0 has it */
+        return status;
+    }
     case CONTROL:
-        s->block_at = 0; /* 7.3.3: reading it begins the block anew */
+        if (!s->streaming) {
+            s->block_at = 0; /* 7.3.3: reading it begins the block anew */
+        }
         return s->control;
     case COMMAND:
         return s->command;
@@ -143,9 +209,13 @@ static uint64_t smbus_read(void *opaque, hwaddr offset, unsigned size)
         return s->data[offset - DATA0];
     case BLOCK: {
         uint8_t value = s->block[s->block_at];
-        s->block_at = (uint8_t)((s->block_at + 1) % sizeof(s->block));
+        if (!s->streaming) {
+            s->block_at = (uint8_t)((s->block_at + 1) % sizeof(s->block));
+        }
         return value;
     }
+    case AUX_CONTROL:
+        return s->auxiliary;
     default:
         return 0;
     }
@@ -153,11 +223,21 @@ static uint64_t smbus_read(void *opaque, hwaddr offset, unsigned size)
 
 static void control_write(SmbusHost *s, uint8_t value)
 {
-    s->control = value & CONTROL_KEPT;
+    s->control = value & (s->ich9 ? CONTROL_ICH9_KEPT : CONTROL_KEPT);
     if (value & CONTROL_KILL) {
+        s->streaming = STREAM_NONE;
+        s->block_at = 0;
         s->status |= STATUS_FAILED;
     } else if (value & CONTROL_START) {
-        s->status |= transfer(s) ? STATUS_INTR : STATUS_DEV_ERR;
+        s->streaming = STREAM_NONE;
+        if (!transfer(s)) {
+            s->streaming = STREAM_NONE;
+            s->status |= STATUS_DEV_ERR;
+        } else if (s->streaming) {
+            stream_byte(s);
+        } else {
+            s->status |= STATUS_INTR;
+        }
         TRACE(smbus_transfer, s->address >> 1, s->control >> 2 & 7, s->command, s->status);
     }
 }
@@ -167,9 +247,14 @@ static void smbus_write(void *opaque, hwaddr offset, uint64_t value, unsigned si
     SmbusHost *s = opaque;
 
     switch (offset) {
-    case STATUS:
-        s->status &= (uint8_t) ~(value & STATUS_CLEARABLE);
+    case STATUS: {
+        bool taken = value & s->status & STATUS_BYTE_DONE;
+        s->status &= (uint8_t) ~(value & (s->ich9 ? STATUS_ICH9_CLEARABLE : STATUS_CLEARABLE));
+        if (taken && s->streaming) {
+            stream_go_on(s);
+        }
         break;
+    }
     case CONTROL:
         control_write(s, (uint8_t)value);
         break;
@@ -185,7 +270,12 @@ static void smbus_write(void *opaque, hwaddr offset, uint64_t value, unsigned si
         break;
     case BLOCK:
         s->block[s->block_at] = (uint8_t)value;
-        s->block_at = (uint8_t)((s->block_at + 1) % sizeof(s->block));
+        if (!byte_by_byte(s)) {
+            s->block_at = (uint8_t)((s->block_at + 1) % sizeof(s->block));
+        }
+        break;
+    case AUX_CONTROL:
+        s->auxiliary = s->ich9 ? value & AUX_KEPT : 0;
         break;
     }
 }
@@ -202,17 +292,29 @@ static bool smbus_post_load(void *opaque, int version, GError **error)
     SmbusHost *s = opaque;
 
     if (s->block_at >= sizeof(s->block)) {
-        s->block_at = 0;
+        s->block_at = s->streaming = 0;
         return error_set(error, "SMBus: a block has at most %zu bytes", sizeof(s->block));
+    }
+    if (s->streaming > STREAM_OPEN || (s->streaming && (!s->ich9 || module_of(s) >= s->modules))) {
+        s->streaming = STREAM_NONE;
+        return error_set(error, "SMBus: no such transfer can be under way");
     }
     return true;
 }
 
 static const VmStateField smbus_fields[] = {
-    VMS_UINT8(status, SmbusHost),   VMS_UINT8(control, SmbusHost),  VMS_UINT8(command, SmbusHost),
-    VMS_UINT8(address, SmbusHost),  VMS_BUFFER(data, SmbusHost),    VMS_BUFFER(block, SmbusHost),
-    VMS_UINT8(block_at, SmbusHost), VMS_BUFFER(pointer, SmbusHost), VMS_END,
+    VMS_UINT8(status, SmbusHost),
+    VMS_UINT8(control, SmbusHost),
+    VMS_UINT8(command, SmbusHost),
+    VMS_UINT8(address, SmbusHost),
+    VMS_BUFFER(data, SmbusHost),
+    VMS_BUFFER(block, SmbusHost),
+    VMS_UINT8(block_at, SmbusHost),
+    VMS_BUFFER(pointer, SmbusHost),
+    VMS_UINT8(auxiliary, SmbusHost),
+    VMS_UINT8(streaming, SmbusHost),
+    VMS_END,
 };
 const VmState smbus_vmstate = {
-    .name = "smbus", .version = 1, .minimum_version = 1, .fields = smbus_fields, .post_load = smbus_post_load
+    .name = "smbus", .version = 2, .minimum_version = 2, .fields = smbus_fields, .post_load = smbus_post_load
 };

@@ -118,11 +118,29 @@ void device_unrealize(Device *dev)
     object_unref(OBJECT(dev));
 }
 
+/* DEVICE_DELETED of a device and what sits on its buses, which goes with it, from the leaves on. */
+static void collect_deleted(Device *dev, GPtrArray *events)
+{
+    for (guint i = 0; i < dev->child_buses->len; i++) {
+        Bus *bus = dev->child_buses->pdata[i];
+        for (guint j = 0; j < bus->children->len; j++) {
+            collect_deleted(bus->children->pdata[j], events);
+        }
+    }
+    json_object *data = json_object_new_object();
+    g_autofree char *path = object_get_canonical_path(OBJECT(dev));
+    if (dev->id) {
+        json_object_object_add(data, "device", json_object_new_string(dev->id));
+    }
+    json_object_object_add(data, "path", json_object_new_string(path));
+    g_ptr_array_add(events, data);
+}
+
 void device_unplug_done(Device *dev)
 {
-    g_autofree char *path = object_get_canonical_path(OBJECT(dev));
-    g_autofree char *id = g_strdup(dev->id);
     const VmServices *vm = dev->env ? dev->env->vm : NULL;
+    g_autoptr(GPtrArray) events = g_ptr_array_new();
+    collect_deleted(dev, events);
     dev->pending_unplug = false;
     object_ref(OBJECT(dev));
     device_unrealize(dev);
@@ -130,13 +148,12 @@ void device_unplug_done(Device *dev)
         object_unparent(OBJECT(dev));
     }
     object_unref(OBJECT(dev));
-    if (vm && vm->emit_event) {
-        json_object *data = json_object_new_object();
-        if (id) {
-            json_object_object_add(data, "device", json_object_new_string(id));
+    for (guint i = 0; i < events->len; i++) {
+        if (vm && vm->emit_event) {
+            vm->emit_event(vm->opaque, "DEVICE_DELETED", events->pdata[i]);
+        } else {
+            json_object_put(events->pdata[i]);
         }
-        json_object_object_add(data, "path", json_object_new_string(path));
-        vm->emit_event(vm->opaque, "DEVICE_DELETED", data);
     }
 }
 
@@ -324,8 +341,8 @@ static bool device_set_options(Device *dev, const QapiDeviceOptions *options, GE
     return ok;
 }
 
-Device *device_create(Object *root, const QapiDeviceOptions *options, bool hotplug, GPtrArray *globals,
-                      GError **error)
+Device *device_create(Object *root, const DeviceEnv *env, const QapiDeviceOptions *options, bool hotplug,
+                      GPtrArray *globals, GError **error)
 {
     const char *driver = options->driver, *id = options->id, *bus_name = options->bus;
     DeviceClass *dc = device_class_find(driver, hotplug, error);
@@ -382,7 +399,7 @@ Device *device_create(Object *root, const QapiDeviceOptions *options, bool hotpl
         return NULL;
     }
     bool ok = (!globals || object_apply_globals(obj, globals, error)) &&
-              device_set_options(dev, options, error) && device_realize(dev, bus, NULL, error);
+              device_set_options(dev, options, error) && device_realize(dev, bus, bus ? NULL : env, error);
     if (!ok) {
         object_unparent(obj);
         object_unref(obj);
@@ -392,11 +409,13 @@ Device *device_create(Object *root, const QapiDeviceOptions *options, bool hotpl
     return dev;
 }
 
-Device *device_create_text(Object *root, const char *text, bool hotplug, GPtrArray *globals, GError **error)
+Device *device_create_text(Object *root, const DeviceEnv *env, const char *text, bool hotplug,
+                           GPtrArray *globals, GError **error)
 {
     g_autoptr(QapiDeviceOptions) options = NULL;
-    return qapi_option_device(text, &options, error) ? device_create(root, options, hotplug, globals, error)
-                                                     : NULL;
+    return qapi_option_device(text, &options, error)
+               ? device_create(root, env, options, hotplug, globals, error)
+               : NULL;
 }
 
 bool device_delete(Object *root, const char *id, GError **error)

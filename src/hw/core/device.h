@@ -75,6 +75,11 @@ typedef struct DeviceEnv {
     struct DisplayRegistry *displays; /* display/display.h; may be NULL */
     struct InputRegistry *inputs;     /* input/input.h; may be NULL */
     bool firmware;                    /* the machine starts through firmware: option ROMs are wanted */
+    GPtrArray *acpi_parts; /* of AcpiPart *, borrowed (hw/acpi/acpi_part.h); NULL: no such tables */
+    /* Raises a general purpose event of ACPI; NULL: the machine has none. Main loop's thread, no device's
+     * lock held. */
+    void (*raise_gpe)(Device *pm, unsigned event);
+    Device *gpe_device;
 } DeviceEnv;
 
 struct Device {
@@ -143,7 +148,8 @@ Bus *bus_new(const char *bus_type, Device *owner, const char *name, const Device
  * composition tree. On success the bus holds a reference. */
 bool device_realize(Device *dev, Bus *bus, const DeviceEnv *env, GError **error);
 void device_unrealize(Device *dev);
-/* Takes a device out of bus and tree for good and emits DEVICE_DELETED. Main loop's thread. */
+/* Takes a device, and what sits on its buses, out of bus and tree for good; DEVICE_DELETED of each, its own
+ * last. Main loop's thread. */
 void device_unplug_done(Device *dev);
 /* A new device of a type that the program knows, for boards: placed below /machine/unattached as name (NULL:
  * "device[N]"). Borrowed result; set its properties and realize it. */
@@ -183,13 +189,15 @@ Bus *bus_find(Object *root, const char *bus_type, const char *name, GError **err
 Device *device_find(Object *root, const char *id_or_path);
 
 /* -device and device_add: makes, applies globals, sets properties (what options has more than the schema
- * names), puts below /machine/peripheral (or peripheral-anon), realizes. Borrowed result. Errors as QEMU
+ * names), puts below /machine/peripheral (or peripheral-anon), realizes. env: the board's, of a device that
+ * sits on no bus; NULL where there cannot be one (they are not hot-plugged). Borrowed result. Errors as QEMU
  * words them: "'x' is not a valid device model name", "Property 'virtio-blk-pci.foo' not found", "Duplicate
  * device ID". */
-Device *device_create(Object *root, const QapiDeviceOptions *options, bool hotplug, GPtrArray *globals,
-                      GError **error);
+Device *device_create(Object *root, const DeviceEnv *env, const QapiDeviceOptions *options, bool hotplug,
+                      GPtrArray *globals, GError **error);
 /* The same from -device's text or JSON. */
-Device *device_create_text(Object *root, const char *text, bool hotplug, GPtrArray *globals, GError **error);
+Device *device_create_text(Object *root, const DeviceEnv *env, const char *text, bool hotplug,
+                           GPtrArray *globals, GError **error);
 /* device_del: id or path. */
 bool device_delete(Object *root, const char *id, GError **error);
 

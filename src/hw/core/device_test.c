@@ -84,7 +84,7 @@ TYPE_REGISTER(toy_builtin_info);
 
 static Device *create(TestBoard *b, const char *options, bool hotplug, GError **error)
 {
-    return device_create_text(b->root, options, hotplug, NULL, error);
+    return device_create_text(b->root, &b->env, options, hotplug, NULL, error);
 }
 
 static void expect(TestBoard *b, const char *options, bool hotplug, const char *message, const char *hint)
@@ -169,6 +169,7 @@ static void test_delete(void)
     bus_new("toy-bus", NULL, "toy.0", &b->env);
     Device *dev = create(b, "toy,id=hot,has-bus=on", true, &error);
     create(b, "toy,id=inner,bus=hot.0", true, &error);
+    create(b, "toy,bus=hot.0", true, &error); /* one without an id goes, too */
     g_assert_no_error(error);
     g_assert_true(dev->hotplugged && TOY(dev)->resets == 1); /* a hot-plugged device starts from reset */
     bool value = false;
@@ -178,6 +179,8 @@ static void test_delete(void)
     g_clear_error(&error);
     g_assert_true(device_delete(b->root, "hot", &error));
     g_assert_cmpstr(b->last_event, ==, "DEVICE_DELETED");
+    g_assert_cmpuint(b->events, ==, 3);
+    g_assert_cmpstr(b->deleted, ==, "inner hot "); /* what sits on its bus is told of before it */
     g_assert_null(device_find(b->root, "hot"));
     g_assert_null(device_find(b->root, "inner"));
     create(b, "toy-fixed,id=f", false, &error);

@@ -13,7 +13,6 @@
 #include "hw/display/vga.h"
 
 #include "base/error.h"
-#include "hw/pci/pci.h"
 #include "trace/trace.h"
 
 #include <string.h>
@@ -73,29 +72,21 @@ enum { ATTRIBUTE_PALETTE_ON = 0x20, CRTC_PROTECT = 0x80 };
 
 typedef struct VgaState {
     PciDevice parent_obj;
-    /* saved */
-    VgaRegisters regs;
-    uint8_t sequencer_index, crtc_index, graphics_index, attribute_index, dac_mask, dac_state;
-    uint8_t dac_read, dac_write, dac_component;
-    bool attribute_data; /* the next write to 0x3c0 is data */
-    uint32_t latch;
-    uint16_t dispi_index;
-    /* derived and configured */
-    uint32_t memory_mb, memory_size;
-    MemoryRegion memory, mmio, mmio_ports, mmio_dispi, window, ports, dispi_io;
+    VgaCore core;
+    MemoryRegion mmio;
     DisplayConsole *console;
 } VgaState;
 #define VGA(obj) OBJECT_CHECK(VgaState, obj, TYPE_VGA)
 
 /* ---- ports ---- */
 
-static int64_t now_ns(const VgaState *s)
+static int64_t now_ns(const VgaCore *s)
 {
-    return clock_now_ns(DEVICE(s)->env->clocks, CLOCK_TYPE_VIRTUAL);
+    return clock_now_ns(s->dev->env->clocks, CLOCK_TYPE_VIRTUAL);
 }
 
 /* Input status 1: vertical retrace in the last 8 % of a frame, "no display" then and at each line's end. */
-static uint8_t input_status(VgaState *s)
+static uint8_t input_status(VgaCore *s)
 {
     int64_t in_frame = now_ns(s) % FRAME_NS;
     bool vertical = in_frame >= FRAME_NS - FRAME_NS / 12, horizontal = in_frame % LINE_NS >= LINE_NS * 4 / 5;
@@ -104,18 +95,18 @@ static uint8_t input_status(VgaState *s)
     return (uint8_t)((vertical ? 8 : 0) | (vertical || horizontal ? 1 : 0));
 }
 
-static bool colour_ports(const VgaState *s)
+static bool colour_ports(const VgaCore *s)
 {
     return s->regs.misc & MISC_COLOUR;
 }
 
 /* The CRT controller is at 0x3b4 or 0x3d4, as the miscellaneous register says. */
-static bool absent(const VgaState *s, unsigned port)
+static bool absent(const VgaCore *s, unsigned port)
 {
     return colour_ports(s) ? port < 0x3c0 : port >= 0x3d0;
 }
 
-static uint8_t dac_read(VgaState *s)
+static uint8_t dac_read(VgaCore *s)
 {
     uint8_t value = s->regs.palette[3 * s->dac_read + s->dac_component];
 
@@ -126,7 +117,7 @@ static uint8_t dac_read(VgaState *s)
     return value;
 }
 
-static void dac_write(VgaState *s, uint8_t value)
+static void dac_write(VgaCore *s, uint8_t value)
 {
     s->regs.palette[3 * s->dac_write + s->dac_component] = value;
     if (++s->dac_component == 3) {
@@ -135,7 +126,7 @@ static void dac_write(VgaState *s, uint8_t value)
     }
 }
 
-static uint8_t port_read(VgaState *s, unsigned port)
+static uint8_t port_read(VgaCore *s, unsigned port)
 {
     if (absent(s, port)) {
         return 0xff;
@@ -181,7 +172,7 @@ static uint8_t port_read(VgaState *s, unsigned port)
     }
 }
 
-static void attribute_write(VgaState *s, uint8_t value)
+static void attribute_write(VgaCore *s, uint8_t value)
 {
     static const uint8_t masks[VGA_ATTRIBUTE_COUNT - 16] = { 0xef, 0xff, 0x3f, 0x0f, 0x0f };
     unsigned index = s->attribute_index & 31;
@@ -197,7 +188,7 @@ static void attribute_write(VgaState *s, uint8_t value)
     s->attribute_data = !s->attribute_data;
 }
 
-static void crtc_write(VgaState *s, uint8_t value)
+static void crtc_write(VgaCore *s, uint8_t value)
 {
     unsigned index = s->crtc_index;
 
@@ -213,7 +204,7 @@ static void crtc_write(VgaState *s, uint8_t value)
     s->regs.crtc[index] = value;
 }
 
-static void port_write(VgaState *s, unsigned port, uint8_t value)
+static void port_write(VgaCore *s, unsigned port, uint8_t value)
 {
     static const uint8_t sequencer_masks[VGA_SEQUENCER_COUNT] = { 0x03, 0x3d, 0x0f, 0x3f, 0x0e };
     static const uint8_t graphics_masks[VGA_GRAPHICS_COUNT] = { 0x0f, 0x0f, 0x0f, 0x1f, 0x03,
@@ -311,7 +302,7 @@ static const MemoryRegionOps mmio_ports_ops = {
 
 /* ---- the display interface ---- */
 
-static uint16_t dispi_get(const VgaState *s, unsigned index)
+static uint16_t dispi_get(const VgaCore *s, unsigned index)
 {
     if (s->regs.dispi[DISPI_ENABLE] & DISPI_GET_CAPS) {
         switch (index) {
@@ -335,7 +326,7 @@ static bool valid_bpp(uint16_t bpp)
 }
 
 /* Bytes of a line of a mode. */
-static uint32_t line_bytes(const VgaState *s, uint32_t pixels)
+static uint32_t line_bytes(const VgaCore *s, uint32_t pixels)
 {
     uint16_t bpp = s->regs.dispi[DISPI_BPP];
 
@@ -343,7 +334,7 @@ static uint32_t line_bytes(const VgaState *s, uint32_t pixels)
 }
 
 /* Makes a mode's numbers fit each other and the memory. */
-static void dispi_settle(VgaState *s)
+static void dispi_settle(VgaCore *s)
 {
     uint16_t *d = s->regs.dispi;
 
@@ -361,7 +352,7 @@ static void dispi_settle(VgaState *s)
     }
 }
 
-static void dispi_enable(VgaState *s, uint16_t value)
+static void dispi_enable(VgaCore *s, uint16_t value)
 {
     uint16_t *d = s->regs.dispi;
     bool rose = (value & DISPI_ENABLED) && !(d[DISPI_ENABLE] & DISPI_ENABLED);
@@ -380,7 +371,7 @@ static void dispi_enable(VgaState *s, uint16_t value)
     }
 }
 
-static void dispi_set(VgaState *s, unsigned index, uint16_t value)
+static void dispi_set(VgaCore *s, unsigned index, uint16_t value)
 {
     uint16_t *d = s->regs.dispi;
     bool enabled = d[DISPI_ENABLE] & DISPI_ENABLED;
@@ -420,14 +411,14 @@ static void dispi_set(VgaState *s, unsigned index, uint16_t value)
 
 static uint64_t dispi_io_read(void *opaque, hwaddr offset, unsigned size)
 {
-    VgaState *s = opaque;
+    VgaCore *s = opaque;
 
     return offset == 0 ? s->dispi_index : dispi_get(s, s->dispi_index);
 }
 
 static void dispi_io_write(void *opaque, hwaddr offset, uint64_t value, unsigned size)
 {
-    VgaState *s = opaque;
+    VgaCore *s = opaque;
 
     if (offset == 0) {
         s->dispi_index = (uint16_t)value;
@@ -480,7 +471,7 @@ static const MemoryRegionOps mmio_ops = {
 /* ---- the window ---- */
 
 /* Where in the window's mapping an address is: bank and size by the graphics controller. */
-static bool window_address(const VgaState *s, hwaddr offset, uint32_t *address)
+static bool window_address(const VgaCore *s, hwaddr offset, uint32_t *address)
 {
     uint32_t at = (uint32_t)offset;
 
@@ -509,19 +500,19 @@ static bool window_address(const VgaState *s, hwaddr offset, uint32_t *address)
     return true;
 }
 
-static void touch(VgaState *s, uint32_t at, uint32_t length)
+static void touch(VgaCore *s, uint32_t at, uint32_t length)
 {
     ram_written(s->memory.ram, at, length);
 }
 
-static bool chain4(const VgaState *s)
+static bool chain4(const VgaCore *s)
 {
     return s->regs.sequencer[SR_MEMORY] & MEMORY_CHAIN4;
 }
 
 static uint64_t window_read(void *opaque, hwaddr offset, unsigned size)
 {
-    VgaState *s = opaque;
+    VgaCore *s = opaque;
     const uint8_t *memory = s->memory.ram->host;
     uint32_t mask = s->memory_size - 1, at;
 
@@ -560,7 +551,7 @@ static uint32_t spread(unsigned bits)
     return bytes;
 }
 
-static uint32_t combine(const VgaState *s, uint32_t value)
+static uint32_t combine(const VgaCore *s, uint32_t value)
 {
     switch (s->regs.graphics[GR_ROTATE] >> 3 & 3) {
     case 1:
@@ -575,7 +566,7 @@ static uint32_t combine(const VgaState *s, uint32_t value)
 }
 
 /* The graphics controller's write modes 0 to 3. */
-static uint32_t write_value(const VgaState *s, uint8_t byte)
+static uint32_t write_value(const VgaCore *s, uint8_t byte)
 {
     const uint8_t *g = s->regs.graphics;
     unsigned rotate = g[GR_ROTATE] & 7;
@@ -602,7 +593,7 @@ static uint32_t write_value(const VgaState *s, uint8_t byte)
 
 static void window_write(void *opaque, hwaddr offset, uint64_t value, unsigned size)
 {
-    VgaState *s = opaque;
+    VgaCore *s = opaque;
     uint8_t *memory = s->memory.ram->host;
     uint32_t mask = s->memory_size - 1, at;
     unsigned map = s->regs.sequencer[SR_MAP_MASK];
@@ -646,32 +637,28 @@ static const MemoryRegionOps window_ops = {
 
 static void console_render(void *opaque, DisplaySurface *surface)
 {
-    VgaState *s = opaque;
+    VgaCore *s = opaque;
 
-    home_lock(&DEVICE(s)->lock);
+    home_lock(&s->dev->lock);
     vga_draw(&s->regs, s->memory.ram->host, s->memory_size, (unsigned)(now_ns(s) / BLINK_NS & 1), surface);
-    home_unlock(&DEVICE(s)->lock);
+    home_unlock(&s->dev->lock);
 }
 
 static char *console_text(void *opaque)
 {
-    VgaState *s = opaque;
+    VgaCore *s = opaque;
 
-    home_lock(&DEVICE(s)->lock);
+    home_lock(&s->dev->lock);
     char *text = vga_text(&s->regs, s->memory.ram->host, s->memory_size);
-    home_unlock(&DEVICE(s)->lock);
+    home_unlock(&s->dev->lock);
     return text;
 }
 
-static const DisplayConsoleOps console_ops = { .render = console_render, .text = console_text };
+const DisplayConsoleOps vga_console_ops = { .render = console_render, .text = console_text };
 
-/* ---- life ---- */
-
-static void vga_reset(Device *device)
+/* ---- the core ---- */
+void vga_core_reset(VgaCore *s)
 {
-    VgaState *s = VGA(device);
-
-    pci_device_reset(device);
     memset(&s->regs, 0, sizeof(s->regs));
     s->regs.graphics[GR_COLOUR_CARE] = 0x0f;
     s->regs.graphics[GR_BIT_MASK] = 0xff;
@@ -685,75 +672,60 @@ static void vga_reset(Device *device)
     s->dispi_index = 0;
 }
 
-static bool vga_realize(PciDevice *dev, GError **error)
+bool vga_core_init(VgaCore *s, PciDevice *pci, MemoryRegion *mmio, GError **error)
 {
-    VgaState *s = VGA(dev);
-    Device *device = DEVICE(dev);
+    Device *device = DEVICE(pci);
     const DeviceEnv *env = device->env;
     PciBus *bus = PCI_BUS(device->bus);
-
     if (!env || !env->system_io || !env->clocks || !bus->memory) {
-        return error_set(error, "%s needs memory, I/O ports and a clock", TYPE_VGA);
+        return error_set(error, "%s needs memory, I/O ports and a clock", object_get_typename(OBJECT(pci)));
     }
     if (s->memory_mb < MIN_MEMORY_MB || s->memory_mb > MAX_MEMORY_MB || (s->memory_mb & (s->memory_mb - 1))) {
         return error_set(error, "Property 'vgamem_mb' must be a power of two from %u to %u, not %u",
                          MIN_MEMORY_MB, MAX_MEMORY_MB, s->memory_mb);
     }
+    s->dev = device;
+    s->mmio = mmio;
     s->memory_size = s->memory_mb << 20;
-    if (!memory_region_init_ram(&s->memory, s, "vga.vram", s->memory_size, error)) {
+    if (!memory_region_init_ram(&s->memory, pci, "vga.vram", s->memory_size, error)) {
         return false;
     }
-    memory_region_init_io(&s->mmio, s, &mmio_ops, s, "vga.mmio", MMIO_SIZE, &device->lock);
-    memory_region_init_io(&s->mmio_ports, s, &mmio_ports_ops, s, "vga ioports remapped", 0x20, &device->lock);
-    memory_region_init_io(&s->mmio_dispi, s, &mmio_dispi_ops, s, "bochs dispi interface", 2 * DISPI_COUNT,
+    memory_region_init_io(&s->mmio_ports, pci, &mmio_ports_ops, s, "vga ioports remapped", 0x20,
                           &device->lock);
-    memory_region_add_overlap(&s->mmio, MMIO_PORTS, &s->mmio_ports, 1);
-    memory_region_add_overlap(&s->mmio, MMIO_DISPI, &s->mmio_dispi, 1);
-    memory_region_init_io(&s->window, s, &window_ops, s, "vga-lowmem", WINDOW_SIZE, &device->lock);
-    memory_region_init_io(&s->ports, s, &ports_ops, s, "vga", PORTS_COUNT, &device->lock);
-    memory_region_init_io(&s->dispi_io, s, &dispi_io_ops, s, "vbe", 3, &device->lock);
+    memory_region_init_io(&s->mmio_dispi, pci, &mmio_dispi_ops, s, "bochs dispi interface", 2 * DISPI_COUNT,
+                          &device->lock);
+    memory_region_add_overlap(mmio, MMIO_PORTS, &s->mmio_ports, 1);
+    memory_region_add_overlap(mmio, MMIO_DISPI, &s->mmio_dispi, 1);
+    memory_region_init_io(&s->window, pci, &window_ops, s, "vga-lowmem", WINDOW_SIZE, &device->lock);
+    memory_region_init_io(&s->ports, pci, &ports_ops, s, "vga", PORTS_COUNT, &device->lock);
+    memory_region_init_io(&s->dispi_io, pci, &dispi_io_ops, s, "vbe", 3, &device->lock);
     memory_region_add_overlap(bus->memory, WINDOW_START, &s->window, 1);
     memory_region_add(env->system_io, PORTS_START, &s->ports);
     memory_region_add(env->system_io, DISPI_PORT, &s->dispi_io);
-    pci_register_bar(dev, 0, PCI_BAR_MEM32 | PCI_BAR_PREFETCH, &s->memory);
-    pci_register_bar(dev, 2, PCI_BAR_MEM32, &s->mmio);
-    if (env->displays) {
-        s->console = display_console_new(env->displays, OBJECT(dev), &console_ops, s);
-    }
+    pci_register_bar(pci, 0, PCI_BAR_MEM32 | PCI_BAR_PREFETCH, &s->memory);
     return true;
 }
 
-static void vga_unrealize(PciDevice *dev)
+void vga_core_destroy(VgaCore *s)
 {
-    VgaState *s = VGA(dev);
-    const DeviceEnv *env = DEVICE(dev)->env;
-
-    display_console_free(s->console);
-    s->console = NULL;
-    memory_region_del(PCI_BUS(DEVICE(dev)->bus)->memory, &s->window);
+    const DeviceEnv *env = s->dev->env;
+    memory_region_del(PCI_BUS(s->dev->bus)->memory, &s->window);
     memory_region_del(env->system_io, &s->ports);
     memory_region_del(env->system_io, &s->dispi_io);
-    memory_region_del(&s->mmio, &s->mmio_ports);
-    memory_region_del(&s->mmio, &s->mmio_dispi);
-    MemoryRegion *all[] = { &s->window,     &s->ports, &s->dispi_io, &s->mmio_ports,
-                            &s->mmio_dispi, &s->mmio,  &s->memory };
+    memory_region_del(s->mmio, &s->mmio_ports);
+    memory_region_del(s->mmio, &s->mmio_dispi);
+    MemoryRegion *all[] = { &s->window, &s->ports, &s->dispi_io, &s->mmio_ports, &s->mmio_dispi, &s->memory };
     for (size_t i = 0; i < G_N_ELEMENTS(all); i++) {
         memory_region_destroy(all[i]);
     }
 }
 
-static const Property vga_properties[] = {
-    PROP_UINT32("vgamem_mb", VgaState, memory_mb, 16, "memory in MiB, a power of two"),
-    PROP_END,
-};
-
-static bool vga_post_load(void *opaque, int version, GError **error)
+static bool vga_core_post_load(void *opaque, int version, GError **error)
 {
-    VgaState *s = opaque;
-
+    VgaCore *s = opaque;
     if (s->dac_component > 2) {
         s->dac_component = 0;
-        return error_set(error, "%s: impossible state of the palette's index", TYPE_VGA);
+        return error_set(error, "VGA: impossible state of the palette's index");
     }
     if (s->regs.dispi[DISPI_ENABLE] & DISPI_ENABLED) {
         dispi_settle(s);
@@ -774,30 +746,71 @@ static const VmStateField vga_registers_fields[] = {
     VMS_END,
 };
 static const VmState vga_registers_vmstate = { .name = "vga", .version = 1, .fields = vga_registers_fields };
+static const VmStateField vga_core_fields[] = {
+    VMS_STRUCT(regs, VgaCore, vga_registers_vmstate),
+    VMS_UINT8(sequencer_index, VgaCore),
+    VMS_UINT8(crtc_index, VgaCore),
+    VMS_UINT8(graphics_index, VgaCore),
+    VMS_UINT8(attribute_index, VgaCore),
+    VMS_UINT8(dac_mask, VgaCore),
+    VMS_UINT8(dac_state, VgaCore),
+    VMS_UINT8(dac_read, VgaCore),
+    VMS_UINT8(dac_write, VgaCore),
+    VMS_UINT8(dac_component, VgaCore),
+    VMS_BOOL(attribute_data, VgaCore),
+    VMS_UINT32(latch, VgaCore),
+    VMS_UINT16(dispi_index, VgaCore),
+    VMS_END,
+};
+const VmState vga_core_vmstate = {
+    .name = "vga-core", .version = 1, .fields = vga_core_fields, .post_load = vga_core_post_load
+};
+
+/* ---- the card that has nothing else ---- */
+static void vga_reset(Device *device)
+{
+    pci_device_reset(device);
+    vga_core_reset(&VGA(device)->core);
+}
+
+static bool vga_realize(PciDevice *dev, GError **error)
+{
+    VgaState *s = VGA(dev);
+    Device *device = DEVICE(dev);
+    memory_region_init_io(&s->mmio, s, &mmio_ops, s, "vga.mmio", MMIO_SIZE, &device->lock);
+    if (!vga_core_init(&s->core, dev, &s->mmio, error)) {
+        memory_region_destroy(&s->mmio);
+        return false;
+    }
+    pci_register_bar(dev, 2, PCI_BAR_MEM32, &s->mmio);
+    if (device->env->displays) {
+        s->console = display_console_new(device->env->displays, OBJECT(dev), &vga_console_ops, &s->core);
+    }
+    return true;
+}
+
+static void vga_unrealize(PciDevice *dev)
+{
+    VgaState *s = VGA(dev);
+    display_console_free(s->console);
+    s->console = NULL;
+    vga_core_destroy(&s->core);
+    memory_region_destroy(&s->mmio);
+}
+
+static const Property vga_properties[] = {
+    PROP_UINT32("vgamem_mb", VgaState, core.memory_mb, 16, "memory in MiB, a power of two"),
+    PROP_END,
+};
 
 static const VmStateField vga_fields[] = {
     VMS_STRUCT(parent_obj, VgaState, pci_device_vmstate),
-    VMS_STRUCT(regs, VgaState, vga_registers_vmstate),
-    VMS_UINT8(sequencer_index, VgaState),
-    VMS_UINT8(crtc_index, VgaState),
-    VMS_UINT8(graphics_index, VgaState),
-    VMS_UINT8(attribute_index, VgaState),
-    VMS_UINT8(dac_mask, VgaState),
-    VMS_UINT8(dac_state, VgaState),
-    VMS_UINT8(dac_read, VgaState),
-    VMS_UINT8(dac_write, VgaState),
-    VMS_UINT8(dac_component, VgaState),
-    VMS_BOOL(attribute_data, VgaState),
-    VMS_UINT32(latch, VgaState),
-    VMS_UINT16(dispi_index, VgaState),
+    VMS_STRUCT(core, VgaState, vga_core_vmstate),
     VMS_END,
 };
+
 static const VmState vga_vmstate = {
-    .name = TYPE_VGA,
-    .version = 1,
-    .minimum_version = 1,
-    .fields = vga_fields,
-    .post_load = vga_post_load,
+    .name = TYPE_VGA, .version = 2, .minimum_version = 2, .fields = vga_fields
 };
 
 static void vga_class_init(ObjectClass *klass, const void *data)

@@ -1,8 +1,10 @@
-/* The standard video card, between its two files: see vga.c. SPDX-License-Identifier: GPL-2.0-or-later */
+/* The standard video card, and its core for cards that are more than that: see vga.c.
+ * SPDX-License-Identifier: GPL-2.0-or-later */
 #ifndef RHEA_HW_DISPLAY_VGA_H
 #define RHEA_HW_DISPLAY_VGA_H
 
 #include "display/display.h"
+#include "hw/pci/pci.h"
 
 #define TYPE_VGA "VGA"
 
@@ -39,6 +41,32 @@ typedef struct VgaRegisters {
     uint8_t palette[256 * 3];
     uint16_t dispi[DISPI_COUNT];
 } VgaRegisters;
+
+/* What of it is in every card: embedded in a PCI function's state, whose lock guards it and whose table saves
+ * it. */
+typedef struct VgaCore {
+    /* saved */
+    VgaRegisters regs;
+    uint8_t sequencer_index, crtc_index, graphics_index, attribute_index, dac_mask, dac_state;
+    uint8_t dac_read, dac_write, dac_component;
+    bool attribute_data; /* the next write to 0x3c0 is data */
+    uint32_t latch;
+    uint16_t dispi_index;
+    /* derived and configured */
+    uint32_t memory_mb, memory_size; /* memory_mb: of the owner's property */
+    Device *dev;
+    MemoryRegion *mmio;
+    MemoryRegion memory, mmio_ports, mmio_dispi, window, ports, dispi_io;
+} VgaCore;
+extern const VmState vga_core_vmstate;
+extern const DisplayConsoleOps vga_console_ops; /* opaque: the VgaCore */
+
+/* At realize: memory becomes BAR 0, ports and the old window are mapped, and mmio gets the registers at 0x400
+ * and 0x500. */
+bool vga_core_init(VgaCore *core, PciDevice *pci, MemoryRegion *mmio, GError **error);
+void vga_core_destroy(VgaCore *core);
+/* With the device's lock held. */
+void vga_core_reset(VgaCore *core);
 
 /* Draws the present picture. phase: 0 or 1, the blinking's. Hostile registers give a picture, never a read
  * outside memory[0..size). size is a power of two. */

@@ -13,6 +13,8 @@ typedef struct Bench {
     DisplaySurface surface;
 } Bench;
 
+static const char *card = TYPE_VGA;
+
 static void bench_new(Bench *n)
 {
     GError *error = NULL;
@@ -26,7 +28,7 @@ static void bench_new(Bench *n)
     i440fx_set_memory(n->host, &n->b->ram, &n->pci_memory, NULL);
     device_realize(n->host, NULL, &n->b->env, &error);
     g_assert_no_error(error);
-    n->vga = test_board_add(n->b, TYPE_VGA, BUS(i440fx_bus(n->host)), "addr", "02.0", "vgamem_mb", "2", NULL);
+    n->vga = test_board_add(n->b, card, BUS(i440fx_bus(n->host)), "addr", "02.0", "vgamem_mb", "2", NULL);
     pci_bus_assign_resources(i440fx_bus(n->host), 0xc000, 0x10000, 0xe0000000, 0xfea00000, NULL);
     display_surface_init(&n->surface);
 }
@@ -292,6 +294,26 @@ static void test_retrace(void)
     bench_free(&n);
 }
 
+/* The card that is virtio-gpu, too: a VGA while nobody drives it, and where firmware and driver look for
+ * their parts. */
+static void test_virtio(void)
+{
+    Bench n;
+    card = "virtio-vga";
+    test_text();
+    test_linear();
+    bench_new(&n);
+    const PciDevice *pci = PCI_DEVICE(n.vga);
+    g_assert_cmphex(pci_get_word(pci->config + PCI_VENDOR_ID), ==, 0x1af4);
+    g_assert_cmphex(pci_get_word(pci->config + PCI_DEVICE_ID), ==, 0x1050);
+    uint64_t bar = pci->regions[2].addr;
+    g_assert_cmphex(test_read(n.b, bar + 0x500, 2), ==, 0xb0c5);
+    g_assert_cmphex(test_read(n.b, bar + 0x1000 + 0x12, 2), ==, 2); /* queues */
+    g_assert_cmphex(test_read(n.b, bar + 0x2000 + 8, 4), ==, 1);    /* screens */
+    bench_free(&n);
+    card = TYPE_VGA;
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -301,5 +323,6 @@ int main(int argc, char **argv)
     g_test_add_func("/vga/linear", test_linear);
     g_test_add_func("/vga/random", test_random);
     g_test_add_func("/vga/retrace", test_retrace);
+    g_test_add_func("/vga/virtio", test_virtio);
     return g_test_run();
 }

@@ -2,10 +2,11 @@
  * fw_cfg on I/O ports: a selector, a data port, and a DMA interface. Source: QEMU's documentation, "QEMU
  * Firmware Configuration (fw_cfg) Device" (docs/specs/fw_cfg).
  *
- * Left out on purpose: writable items, the memory-mapped variant.
+ * Left out on purpose: the memory-mapped variant.
  *
  * Threads: boards add items before the guest runs; ports in vCPUs' threads under the HomeLock. DMA reaches
- * RAM only. SPDX-License-Identifier: GPL-2.0-or-later
+ * RAM only. What a guest writes into a file stays here, saved with this device, and is read by whom it
+ * concerns when he needs it. SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "hw/firmware/fw_cfg.h"
 
@@ -16,6 +17,7 @@
 
 TRACE_EVENT(fw_cfg_select, "key 0x%04x");
 TRACE_EVENT(fw_cfg_dma, "control 0x%08x length %u address 0x%" G_GINT64_MODIFIER "x");
+TRACE_EVENT(fw_cfg_written, "key 0x%04x offset %u length %u");
 TRACE_EVENT(fw_cfg_add_file, "key 0x%04x name %s, %zu bytes");
 
 enum { FW_CFG_PORT = 0x510, DMA_PORT = 0x514 };
@@ -29,7 +31,8 @@ enum { DMA_ERROR = 0x01, DMA_READ = 0x02, DMA_SKIP = 0x04, DMA_SELECT = 0x08, DM
 typedef struct FwCfgItem {
     uint8_t *data;
     uint32_t length;
-    char *name; /* of a file */
+    char *name;       /* of a file */
+    uint8_t *initial; /* of a file that the guest may write: what it holds after a reset; else NULL */
     FwCfgMake *make;
     void *make_opaque;
 } FwCfgItem;
@@ -40,6 +43,9 @@ struct FwCfg {
     uint16_t key;
     uint32_t offset; /* in the selected item */
     uint64_t dma_address;
+    uint8_t
+        *written; /* the contents of all writable files, one behind the other; while being saved or loaded */
+    uint32_t written_bytes;
     /* derived: the same on both sides of a migration, the boards see to it */
     GHashTable *items; /* key to FwCfgItem */
     uint16_t next_file;
@@ -52,6 +58,7 @@ static void item_free(gpointer data)
     FwCfgItem *item = data;
     g_free(item->data);
     g_free(item->name);
+    g_free(item->initial);
     g_free(item);
 }
 
@@ -119,7 +126,19 @@ static void rebuild_directory(FwCfg *s)
     item_set(s, FW_CFG_FILE_DIR, directory, 4 + count * FILE_ENTRY_BYTES);
 }
 
-bool fw_cfg_add_file(FwCfg *s, const char *name, const void *data, size_t length, GError **error)
+/* The lock is held. 0: there is no file of that name. */
+static uint16_t file_key(FwCfg *s, const char *name)
+{
+    for (uint16_t key = FILE_FIRST; key < s->next_file; key++) {
+        if (!strcmp(item_find(s, key)->name, name)) {
+            return key;
+        }
+    }
+    return 0;
+}
+
+static bool add_file(FwCfg *s, const char *name, const void *data, size_t length, bool writable,
+                     GError **error)
 {
     if (!*name || strlen(name) >= FILE_NAME_BYTES) {
         return error_set(error, "fw_cfg file name '%s' must have 1 to %d characters", name,
@@ -129,30 +148,63 @@ bool fw_cfg_add_file(FwCfg *s, const char *name, const void *data, size_t length
         return error_set(error, "fw_cfg file '%s' is larger than %u bytes", name, ITEM_MAX_LENGTH);
     }
     home_lock(&s->parent_obj.lock);
-    uint16_t key = FILE_FIRST;
-    while (key < s->next_file && strcmp(item_find(s, key)->name, name) != 0) {
-        key++;
-    }
-    bool ok = key <= FILE_LAST;
+    uint16_t old = file_key(s, name), key = old ? old : s->next_file;
+    bool taken = old && (writable || item_find(s, old)->initial), ok = key <= FILE_LAST && !taken;
     if (ok) {
         TRACE(fw_cfg_add_file, key, name, length);
-        item_set(s, key, data, length)->name = g_strdup(name);
+        FwCfgItem *item = item_set(s, key, data, length);
+        item->name = g_strdup(name);
+        item->initial = writable ? g_memdup2(data, length) : NULL;
         s->next_file = MAX(s->next_file, key + 1);
         rebuild_directory(s);
     }
     home_unlock(&s->parent_obj.lock);
-    return ok || error_set(error, "fw_cfg has no room for file '%s'", name);
+    return ok ||
+           error_set(error, taken ? "fw_cfg has a file '%s' already" : "fw_cfg has no room for file '%s'",
+                     name);
+}
+
+bool fw_cfg_add_file(FwCfg *s, const char *name, const void *data, size_t length, GError **error)
+{
+    return add_file(s, name, data, length, false, error);
+}
+
+bool fw_cfg_add_writable_file(FwCfg *s, const char *name, const void *data, size_t length, GError **error)
+{
+    g_assert(length && length <= FW_CFG_WRITABLE_MAX);
+    return add_file(s, name, data, length, true, error);
+}
+
+bool fw_cfg_read_file(FwCfg *s, const char *name, void *buffer, size_t length)
+{
+    home_lock(&s->parent_obj.lock);
+    uint16_t key = file_key(s, name);
+    const FwCfgItem *item = key ? item_find(s, key) : NULL;
+    bool ok = item && item->length == length;
+    if (ok) {
+        memcpy(buffer, item->data, length);
+    }
+    home_unlock(&s->parent_obj.lock);
+    return ok;
+}
+
+void fw_cfg_write_file(FwCfg *s, const char *name, const void *data, size_t length)
+{
+    home_lock(&s->parent_obj.lock);
+    uint16_t key = file_key(s, name);
+    g_assert(key && item_find(s, key)->initial && item_find(s, key)->length == length);
+    memcpy(item_find(s, key)->data, data, length);
+    home_unlock(&s->parent_obj.lock);
 }
 
 void fw_cfg_set_make(FwCfg *s, const char *name, FwCfgMake *make, void *opaque)
 {
     home_lock(&s->parent_obj.lock);
-    for (uint16_t key = FILE_FIRST; key < s->next_file; key++) {
+    uint16_t key = file_key(s, name);
+    if (key) {
         FwCfgItem *item = item_find(s, key);
-        if (!strcmp(item->name, name)) {
-            item->make = make;
-            item->make_opaque = opaque;
-        }
+        item->make = make;
+        item->make_opaque = opaque;
     }
     home_unlock(&s->parent_obj.lock);
 }
@@ -178,10 +230,25 @@ static uint8_t next_byte(FwCfg *s)
     return item && s->offset < item->length ? item->data[s->offset++] : 0;
 }
 
+/* A write is whole or not at all: one beyond the end changes nothing. */
+static bool dma_write_item(FwCfg *s, FwCfgItem *item, uint64_t address, uint32_t length)
+{
+    if (!item || !item->initial || s->offset > item->length || length > item->length - s->offset) {
+        return false;
+    }
+    TRACE(fw_cfg_written, s->key, s->offset, length);
+    g_autofree uint8_t *bytes = g_malloc(length);
+    if (address_space_read(s->parent_obj.env->memory, address, MEMTXATTRS_DMA, bytes, length) != MEMTX_OK) {
+        return false;
+    }
+    memcpy(item->data + s->offset, bytes, length);
+    return true;
+}
+
 static bool dma_transfer(FwCfg *s, uint32_t control, uint64_t address, uint32_t length)
 {
     AddressSpace *as = s->parent_obj.env->memory;
-    const FwCfgItem *item = item_find(s, s->key);
+    FwCfgItem *item = item_find(s, s->key);
     uint32_t left = item ? item->length - MIN(s->offset, item->length) : 0;
     uint32_t real = MIN(left, length);
     if (control & DMA_READ) {
@@ -195,7 +262,9 @@ static bool dma_transfer(FwCfg *s, uint32_t control, uint64_t address, uint32_t 
             return false;
         }
     } else if (control & DMA_WRITE) {
-        return false; /* nothing is writable */
+        if (!dma_write_item(s, item, address, length)) {
+            return false;
+        }
     } else if (!(control & DMA_SKIP)) {
         return true;
     }
@@ -277,10 +346,64 @@ static const MemoryRegionOps dma_ops = {
     .impl = { .min = 1, .max = 8 },
 };
 
+/* ---- what the guest has written, as state ---- */
+static uint32_t writable_bytes(FwCfg *s)
+{
+    uint32_t bytes = 0;
+    for (uint16_t key = FILE_FIRST; key < s->next_file; key++) {
+        const FwCfgItem *item = item_find(s, key);
+        bytes += item->initial ? item->length : 0;
+    }
+    return bytes;
+}
+
+/* Copies the contents of all writable files to or from s->written. */
+static void copy_written(FwCfg *s, bool save)
+{
+    uint8_t *at = s->written;
+    for (uint16_t key = FILE_FIRST; key < s->next_file; key++) {
+        FwCfgItem *item = item_find(s, key);
+        if (item->initial) {
+            memcpy(save ? at : item->data, save ? item->data : at, item->length);
+            at += item->length;
+        }
+    }
+}
+
+static bool fw_cfg_pre_save(void *opaque, GError **error)
+{
+    FwCfg *s = opaque;
+    s->written_bytes = writable_bytes(s);
+    s->written = g_realloc(s->written, s->written_bytes);
+    copy_written(s, true);
+    return true;
+}
+
+static bool fw_cfg_post_load(void *opaque, int version, GError **error)
+{
+    FwCfg *s = opaque;
+    uint32_t wanted = writable_bytes(s);
+    if (version >= 2 && s->written_bytes != wanted) {
+        return error_set(error,
+                         "%s: the files that a guest may write have %u bytes here, %u in the saved state",
+                         TYPE_FW_CFG_IO, wanted, s->written_bytes);
+    }
+    if (version >= 2) {
+        copy_written(s, false);
+    }
+    return true;
+}
+
 /* ---- life ---- */
 static void fw_cfg_reset(Device *dev)
 {
     FwCfg *s = FW_CFG(dev);
+    for (uint16_t key = FILE_FIRST; key < s->next_file; key++) {
+        FwCfgItem *item = item_find(s, key);
+        if (item->initial) {
+            memcpy(item->data, item->initial, item->length);
+        }
+    }
     select_item(s, 0);
     s->dma_address = 0;
 }
@@ -321,19 +444,24 @@ static void fw_cfg_instance_init(Object *obj)
 static void fw_cfg_instance_finalize(Object *obj)
 {
     g_hash_table_unref(FW_CFG(obj)->items);
+    g_free(FW_CFG(obj)->written);
 }
 
 static const VmStateField fw_cfg_fields[] = {
     VMS_UINT16(key, FwCfg),
     VMS_UINT32(offset, FwCfg),
     VMS_UINT64(dma_address, FwCfg),
+    VMS_FIELD_(written, FwCfg, VMS_KIND_VBUFFER, .size = FW_CFG_WRITABLE_MAX * 16u, .count = 1,
+               .size_offset = offsetof(FwCfg, written_bytes), .since_version = 2),
     VMS_END,
 };
 static const VmState fw_cfg_vmstate = {
     .name = "fw_cfg",
-    .version = 1,
+    .version = 2,
     .minimum_version = 1,
     .fields = fw_cfg_fields,
+    .pre_save = fw_cfg_pre_save,
+    .post_load = fw_cfg_post_load,
 };
 
 static void fw_cfg_class_init(ObjectClass *klass, const void *data)

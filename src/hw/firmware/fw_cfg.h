@@ -19,6 +19,15 @@ void fw_cfg_add_u64(FwCfg *s, uint16_t key, uint64_t value);
 void fw_cfg_add_string(FwCfg *s, uint16_t key, const char *value);
 /* A named file (at most 55 characters); data is copied. Re-adding a name replaces its content. */
 bool fw_cfg_add_file(FwCfg *s, const char *name, const void *data, size_t length, GError **error);
+/* The same for a file that the guest may write, of 1 to FW_CFG_WRITABLE_MAX bytes: a reset gives it its first
+ * content again, and it is part of this device's saved state. A name that is there already is an error. */
+#define FW_CFG_WRITABLE_MAX 4096u
+bool fw_cfg_add_writable_file(FwCfg *s, const char *name, const void *data, size_t length, GError **error);
+/* What such a file holds now; false: there is none of that name and length. [any thread; takes the device's
+ * lock] */
+bool fw_cfg_read_file(FwCfg *s, const char *name, void *buffer, size_t length);
+/* Writes such a file, which is there, as firmware would: for boards that start without one. */
+void fw_cfg_write_file(FwCfg *s, const char *name, const void *data, size_t length);
 
 /* Content that is made anew whenever the guest selects a file that is there already: `make` gives at most as
  * many bytes as the file has (zeros follow), or NULL: it stays as it is. Called in a vCPU's thread with the

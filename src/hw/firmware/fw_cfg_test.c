@@ -101,11 +101,64 @@ static void test_dma(void)
     test_board_free(b);
 }
 
+/* A guest writes a file: whole writes within it only; a reset forgets them, a saved state has them. */
+static void test_writable(void)
+{
+    TestBoard *b = test_board_new(), *other = test_board_new();
+    FwCfg *s = FW_CFG(test_board_add(b, TYPE_FW_CFG_IO, NULL, NULL)),
+          *twin = FW_CFG(test_board_add(other, TYPE_FW_CFG_IO, NULL, NULL));
+    GError *error = NULL;
+    uint8_t *ram = b->ram.ram->host;
+    char now[8];
+    g_assert_true(fw_cfg_add_file(s, "etc/fixed", "fix", 3, &error));
+    g_assert_true(fw_cfg_add_writable_file(s, "etc/mine", "01234567", 8, &error));
+    g_assert_false(fw_cfg_add_writable_file(s, "etc/mine", "01234567", 8, &error));
+    g_clear_error(&error);
+    g_assert_false(fw_cfg_add_file(s, "etc/mine", "x", 1, &error));
+    g_clear_error(&error);
+    g_assert_false(fw_cfg_add_writable_file(s, "etc/fixed", "x", 1, &error));
+    g_clear_error(&error);
+    memcpy(ram + 0x9000, "abcdefghi", 9);
+    g_assert_cmphex(dma(b, 0x21 << 16 | 0x08 | 0x10, 9, 0x9000), ==, 1); /* too long: nothing changes */
+    g_assert_true(fw_cfg_read_file(s, "etc/mine", now, 8));
+    g_assert_cmpmem(now, 8, "01234567", 8);
+    g_assert_cmphex(dma(b, 0x21 << 16 | 0x08 | 0x10, 3, 0x9000), ==, 0);
+    g_assert_cmphex(dma(b, 0x10, 2, 0x9006), ==, 0); /* goes on where that ended */
+    g_assert_cmphex(dma(b, 0x10, 4, 0x9000), ==, 1);
+    g_assert_cmphex(dma(b, 0x04, UINT32_MAX, 0), ==, 0);
+    g_assert_cmphex(dma(b, 0x10, 1, 0x9000), ==, 1);
+    g_assert_cmphex(dma(b, 0x21 << 16 | 0x08 | 0x10, 4, 0xfffff0000000), ==, 1); /* no RAM there */
+    g_assert_cmphex(dma(b, 0x20 << 16 | 0x08 | 0x10, 1, 0x9000), ==,
+                    1); /* the other one is not for writing */
+    g_assert_true(fw_cfg_read_file(s, "etc/mine", now, 8));
+    g_assert_cmpmem(now, 8, "abcgh567", 8);
+    read_item(b, 0x21, now, 8);
+    g_assert_cmpmem(now, 8, "abcgh567", 8);
+    g_assert_false(fw_cfg_read_file(s, "etc/mine", now, 7));
+    g_assert_false(fw_cfg_read_file(s, "etc/none", now, 8));
+    const VmState *vms = DEVICE_GET_CLASS(s)->vmstate;
+    g_autoptr(GByteArray) state = vmstate_save(vms, s, &error);
+    g_assert_no_error(error);
+    g_assert_false(vmstate_load(vms, twin, state->data, state->len, &error)); /* it has no such file */
+    g_assert_nonnull(strstr(error->message, "8 in the saved state"));
+    g_clear_error(&error);
+    g_assert_true(fw_cfg_add_writable_file(twin, "etc/mine", "01234567", 8, &error));
+    g_assert_true(vmstate_load(vms, twin, state->data, state->len, &error));
+    g_assert_true(fw_cfg_read_file(twin, "etc/mine", now, 8));
+    g_assert_cmpmem(now, 8, "abcgh567", 8);
+    device_reset(DEVICE(twin));
+    g_assert_true(fw_cfg_read_file(twin, "etc/mine", now, 8));
+    g_assert_cmpmem(now, 8, "01234567", 8);
+    test_board_free(b);
+    test_board_free(other);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/fw-cfg/items", test_items);
     g_test_add_func("/fw-cfg/files", test_files);
     g_test_add_func("/fw-cfg/dma", test_dma);
+    g_test_add_func("/fw-cfg/writable", test_writable);
     return g_test_run();
 }

@@ -12,6 +12,7 @@
  */
 #include "hw/intc/i8259.h"
 
+#include "arch/x86/chips.h"
 #include "base/error.h"
 #include "trace/trace.h"
 
@@ -42,36 +43,22 @@ enum {
     OCW2_SET_PRIORITY = 6,
     OCW2_ROTATE_SPECIFIC_EOI = 7,
 };
-/* A chip that was never initialised does not interrupt: nobody gave it a vector. */
-enum { INIT_DONE, INIT_ICW2, INIT_ICW3, INIT_ICW4, INIT_NEVER };
-
-typedef struct I8259Chip {
-    uint8_t irr, imr, isr;
-    uint8_t inputs; /* levels, for edge detection */
-    uint8_t elcr;
-    uint8_t vector_base;
-    uint8_t lowest; /* the input of lowest priority */
-    uint8_t init_step;
-    bool wants_icw4, single, level_mode;
-    bool auto_eoi, rotate_auto_eoi, special_fully_nested;
-    bool special_mask, read_isr, poll;
-} I8259Chip;
-
 typedef struct I8259State {
     Device parent_obj;
     /* saved */
-    I8259Chip chip[CHIPS];
+    PicChip chip[CHIPS];
     bool intr;
     /* derived */
     MemoryRegion ports[CHIPS], elcr_io;
     bool firmware_preset;
+    const X86Chips *remote; /* an accelerator models them; chip[] is a copy while it is looked at */
 } I8259State;
 #define I8259(obj) OBJECT_CHECK(I8259State, obj, TYPE_I8259)
 
 /* ---- logic; the lock is held ---- */
 
 /* The set bit of highest priority, or -1. */
-static int highest(const I8259Chip *c, uint8_t set)
+static int highest(const PicChip *c, uint8_t set)
 {
     for (int i = 1; set && i <= 8; i++) {
         int line = (c->lowest + i) & 7;
@@ -83,7 +70,7 @@ static int highest(const I8259Chip *c, uint8_t set)
 }
 
 /* How far from the top an input is: 0 is the highest priority. */
-static int rank(const I8259Chip *c, int line)
+static int rank(const PicChip *c, int line)
 {
     return (line - c->lowest - 1) & 7;
 }
@@ -91,9 +78,9 @@ static int rank(const I8259Chip *c, int line)
 /* The input that would be acknowledged now, or -1. */
 static int chip_request(const I8259State *s, int which)
 {
-    const I8259Chip *c = &s->chip[which];
+    const PicChip *c = &s->chip[which];
     int line = highest(c, c->irr & ~c->imr);
-    if (line < 0 || c->init_step != INIT_DONE) {
+    if (line < 0 || c->init_step != PIC_INIT_DONE) {
         return -1;
     }
     uint8_t blocking = c->special_mask ? c->isr & ~c->imr : c->isr;
@@ -108,12 +95,12 @@ static int chip_request(const I8259State *s, int which)
     return in_service >= 0 && rank(c, in_service) <= rank(c, line) ? -1 : line;
 }
 
-static bool is_level(const I8259Chip *c, int line)
+static bool is_level(const PicChip *c, int line)
 {
     return c->level_mode || (c->elcr & (1u << line));
 }
 
-static void chip_set_input(I8259Chip *c, int line, bool level)
+static void chip_set_input(PicChip *c, int line, bool level)
 {
     uint8_t bit = 1u << line;
     if (is_level(c, line)) {
@@ -124,9 +111,22 @@ static void chip_set_input(I8259Chip *c, int line, bool level)
     c->inputs = level ? c->inputs | bit : c->inputs & ~bit;
 }
 
+static bool pull(I8259State *s)
+{
+    return !s->remote || s->remote->pic_get(s->remote->opaque, s->chip);
+}
+
+static bool push(I8259State *s)
+{
+    return !s->remote || s->remote->pic_put(s->remote->opaque, s->chip);
+}
+
 static void update_output(I8259State *s)
 {
-    I8259Chip *master = &s->chip[MASTER];
+    if (s->remote) {
+        return;
+    }
+    PicChip *master = &s->chip[MASTER];
     uint8_t cascade = 1u << CASCADE_INPUT;
     bool slave = chip_request(s, SLAVE) >= 0;
     master->irr = slave ? master->irr | cascade : master->irr & ~cascade;
@@ -142,7 +142,7 @@ static void update_output(I8259State *s)
 }
 
 /* INTA for one chip: request goes into service. */
-static void chip_take(I8259Chip *c, int line)
+static void chip_take(PicChip *c, int line)
 {
     uint8_t bit = 1u << line;
     if (!c->auto_eoi) {
@@ -189,13 +189,17 @@ void i8259_set_input(void *dev, int n, bool level)
         return;
     }
     TRACE(i8259_input, n, level);
+    if (s->remote) {
+        s->remote->pic_input(s->remote->opaque, (unsigned)n, level);
+        return;
+    }
     home_lock(&s->parent_obj.lock);
     chip_set_input(&s->chip[n >> 3], n & 7, level);
     update_output(s);
     home_unlock(&s->parent_obj.lock);
 }
 
-static void write_icw1(I8259Chip *c, uint8_t value)
+static void write_icw1(PicChip *c, uint8_t value)
 {
     c->wants_icw4 = value & ICW1_IC4;
     c->single = value & ICW1_SNGL;
@@ -206,10 +210,10 @@ static void write_icw1(I8259Chip *c, uint8_t value)
     c->lowest = 7;
     c->auto_eoi = c->rotate_auto_eoi = c->special_fully_nested = false;
     c->special_mask = c->read_isr = c->poll = false;
-    c->init_step = INIT_ICW2;
+    c->init_step = PIC_INIT_ICW2;
 }
 
-static void write_ocw2(I8259Chip *c, uint8_t value)
+static void write_ocw2(PicChip *c, uint8_t value)
 {
     int line = value & 7;
     switch (value >> 5) {
@@ -242,7 +246,7 @@ static void write_ocw2(I8259Chip *c, uint8_t value)
     }
 }
 
-static void write_ocw3(I8259Chip *c, uint8_t value)
+static void write_ocw3(PicChip *c, uint8_t value)
 {
     if (value & OCW3_POLL) {
         c->poll = true;
@@ -255,20 +259,20 @@ static void write_ocw3(I8259Chip *c, uint8_t value)
     }
 }
 
-static void write_data(I8259Chip *c, uint8_t value)
+static void write_data(PicChip *c, uint8_t value)
 {
     switch (c->init_step) {
-    case INIT_ICW2:
+    case PIC_INIT_ICW2:
         c->vector_base = value & 0xf8;
-        c->init_step = !c->single ? INIT_ICW3 : c->wants_icw4 ? INIT_ICW4 : INIT_DONE;
+        c->init_step = !c->single ? PIC_INIT_ICW3 : c->wants_icw4 ? PIC_INIT_ICW4 : PIC_INIT_DONE;
         break;
-    case INIT_ICW3:
-        c->init_step = c->wants_icw4 ? INIT_ICW4 : INIT_DONE;
+    case PIC_INIT_ICW3:
+        c->init_step = c->wants_icw4 ? PIC_INIT_ICW4 : PIC_INIT_DONE;
         break;
-    case INIT_ICW4:
+    case PIC_INIT_ICW4:
         c->auto_eoi = value & ICW4_AEOI;
         c->special_fully_nested = value & ICW4_SFNM;
-        c->init_step = INIT_DONE;
+        c->init_step = PIC_INIT_DONE;
         break;
     default:
         c->imr = value;
@@ -279,8 +283,9 @@ static void write_data(I8259Chip *c, uint8_t value)
 /* ---- ports ---- */
 static void port_write(I8259State *s, int which, hwaddr a0, uint8_t value)
 {
-    I8259Chip *c = &s->chip[which];
+    PicChip *c = &s->chip[which];
     TRACE(i8259_write, which, (unsigned)a0, value);
+    pull(s);
     if (a0) {
         write_data(c, value);
     } else if (value & ICW1) {
@@ -291,20 +296,22 @@ static void port_write(I8259State *s, int which, hwaddr a0, uint8_t value)
         write_ocw2(c, value);
     }
     update_output(s);
+    push(s);
 }
 
 static uint8_t port_read(I8259State *s, int which, hwaddr a0)
 {
-    I8259Chip *c = &s->chip[which];
+    PicChip *c = &s->chip[which];
+    pull(s);
     if (c->poll) { /* this read is the acknowledge */
         c->poll = false;
         int line = chip_request(s, which);
         if (line >= 0) {
             chip_take(c, line);
             update_output(s);
-            return 0x80 | line;
         }
-        return 0;
+        push(s);
+        return line >= 0 ? 0x80 | line : 0;
     }
     return a0 ? c->imr : c->read_isr ? c->isr : c->irr;
 }
@@ -332,13 +339,16 @@ static void slave_write(void *opaque, hwaddr offset, uint64_t value, unsigned si
 static uint64_t elcr_read(void *opaque, hwaddr offset, unsigned size)
 {
     I8259State *s = opaque;
+    pull(s);
     return s->chip[offset].elcr;
 }
 
 static void elcr_write(void *opaque, hwaddr offset, uint64_t value, unsigned size)
 {
     I8259State *s = opaque;
+    pull(s);
     s->chip[offset].elcr = value & elcr_masks[offset];
+    push(s);
 }
 
 #define BYTE_SIZES .valid = { .min = 1, .max = 4 }, .impl = { .min = 1, .max = 1 }
@@ -352,11 +362,12 @@ static const MemoryRegionOps elcr_ops = { .read = elcr_read, .write = elcr_write
 static void i8259_reset(Device *dev)
 {
     I8259State *s = I8259(dev);
+    pull(s);
     for (int i = 0; i < CHIPS; i++) {
         uint8_t inputs = s->chip[i].inputs; /* what devices drive survives */
-        s->chip[i] = (I8259Chip){ .inputs = inputs, .lowest = 7, .init_step = INIT_NEVER };
+        s->chip[i] = (PicChip){ .inputs = inputs, .lowest = 7, .init_step = PIC_INIT_NEVER };
         if (s->firmware_preset) {
-            s->chip[i].init_step = INIT_DONE;
+            s->chip[i].init_step = PIC_INIT_DONE;
             s->chip[i].vector_base = i == MASTER ? 0x08 : 0x70;
             s->chip[i].imr = i == MASTER ? (uint8_t) ~(1u << CASCADE_INPUT) : 0xff;
             s->chip[i].elcr = i == MASTER ? 0 : 1u << (10 - 8) | 1u << (11 - 8);
@@ -364,6 +375,7 @@ static void i8259_reset(Device *dev)
         }
     }
     update_output(s);
+    push(s);
 }
 
 static bool i8259_realize(Device *dev, GError **error)
@@ -376,12 +388,13 @@ static bool i8259_realize(Device *dev, GError **error)
     }
     for (int i = 0; i < CHIPS; i++) {
         s->chip[i].lowest = 7;
-        s->chip[i].init_step = INIT_NEVER;
+        s->chip[i].init_step = PIC_INIT_NEVER;
         memory_region_init_io(&s->ports[i], s, &port_ops[i], s, "pic", 2, &dev->lock);
         memory_region_add(env->system_io, bases[i], &s->ports[i]);
     }
     memory_region_init_io(&s->elcr_io, s, &elcr_ops, s, "elcr", 2, &dev->lock);
     memory_region_add(env->system_io, ELCR_PORT, &s->elcr_io);
+    s->remote = apic_bus_chips(env->apic_bus);
     if (env->apic_bus) {
         apic_bus_set_pic(env->apic_bus, i8259_acknowledge, s);
     }
@@ -411,11 +424,14 @@ static bool i8259_post_load(void *opaque, int version, GError **error)
 {
     I8259State *s = opaque;
     for (int i = 0; i < CHIPS; i++) {
-        I8259Chip *c = &s->chip[i];
-        if (c->init_step > INIT_NEVER || c->lowest > 7 || (c->vector_base & 7)) {
+        PicChip *c = &s->chip[i];
+        if (c->init_step > PIC_INIT_NEVER || c->lowest > 7 || (c->vector_base & 7)) {
             return error_set(error, "%s: impossible state", TYPE_I8259);
         }
         c->elcr &= elcr_masks[i];
+    }
+    if (s->remote) {
+        return push(s) || error_set(error, "%s: the accelerator does not take it", TYPE_I8259);
     }
     if (s->parent_obj.env && s->parent_obj.env->apic_bus) {
         apic_bus_set_pic_line(s->parent_obj.env->apic_bus, s->intr);
@@ -423,24 +439,35 @@ static bool i8259_post_load(void *opaque, int version, GError **error)
     return true;
 }
 
+static bool i8259_pre_save(void *opaque, GError **error)
+{
+    I8259State *s = opaque;
+    if (!s->remote) {
+        return true;
+    }
+    bool ok = pull(s);
+    s->intr = chip_request(s, MASTER) >= 0;
+    return ok || error_set(error, "%s: the accelerator does not give its state", TYPE_I8259);
+}
+
 static const VmStateField chip_fields[] = {
-    VMS_UINT8(irr, I8259Chip),
-    VMS_UINT8(imr, I8259Chip),
-    VMS_UINT8(isr, I8259Chip),
-    VMS_UINT8(inputs, I8259Chip),
-    VMS_UINT8(elcr, I8259Chip),
-    VMS_UINT8(vector_base, I8259Chip),
-    VMS_UINT8(lowest, I8259Chip),
-    VMS_UINT8(init_step, I8259Chip),
-    VMS_BOOL(wants_icw4, I8259Chip),
-    VMS_BOOL(single, I8259Chip),
-    VMS_BOOL(level_mode, I8259Chip),
-    VMS_BOOL(auto_eoi, I8259Chip),
-    VMS_BOOL(rotate_auto_eoi, I8259Chip),
-    VMS_BOOL(special_fully_nested, I8259Chip),
-    VMS_BOOL(special_mask, I8259Chip),
-    VMS_BOOL(read_isr, I8259Chip),
-    VMS_BOOL(poll, I8259Chip),
+    VMS_UINT8(irr, PicChip),
+    VMS_UINT8(imr, PicChip),
+    VMS_UINT8(isr, PicChip),
+    VMS_UINT8(inputs, PicChip),
+    VMS_UINT8(elcr, PicChip),
+    VMS_UINT8(vector_base, PicChip),
+    VMS_UINT8(lowest, PicChip),
+    VMS_UINT8(init_step, PicChip),
+    VMS_BOOL(wants_icw4, PicChip),
+    VMS_BOOL(single, PicChip),
+    VMS_BOOL(level_mode, PicChip),
+    VMS_BOOL(auto_eoi, PicChip),
+    VMS_BOOL(rotate_auto_eoi, PicChip),
+    VMS_BOOL(special_fully_nested, PicChip),
+    VMS_BOOL(special_mask, PicChip),
+    VMS_BOOL(read_isr, PicChip),
+    VMS_BOOL(poll, PicChip),
     VMS_END,
 };
 static const VmState chip_vmstate = {
@@ -460,6 +487,7 @@ static const VmState i8259_vmstate = {
     .version = 1,
     .minimum_version = 1,
     .fields = i8259_fields,
+    .pre_save = i8259_pre_save,
     .post_load = i8259_post_load,
 };
 

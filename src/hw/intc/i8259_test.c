@@ -1,6 +1,7 @@
 /* The 8259A pair: priorities, EOIs, cascade, modes, spurious. SPDX-License-Identifier: GPL-2.0-or-later */
 #include "tests/machine/test_board.h"
 
+#include "arch/x86/chips.h"
 #include "hw/intc/i8259.h"
 
 static Device *start(TestBoard *b)
@@ -139,6 +140,71 @@ static void test_modes(void)
     test_board_free(b);
 }
 
+/* ---- where an accelerator models it ---- */
+
+typedef struct FakePic {
+    PicChip chip[2];
+    unsigned puts;
+    uint16_t lines;
+} FakePic;
+
+static void fake_input(void *opaque, unsigned input, bool level)
+{
+    FakePic *f = opaque;
+    f->lines = level ? f->lines | 1u << input : f->lines & ~(1u << input);
+}
+
+static bool fake_get(void *opaque, PicChip chips[2])
+{
+    memcpy(chips, ((FakePic *)opaque)->chip, 2 * sizeof(PicChip));
+    return true;
+}
+
+static bool fake_put(void *opaque, const PicChip chips[2])
+{
+    FakePic *f = opaque;
+    memcpy(f->chip, chips, 2 * sizeof(PicChip));
+    f->puts++;
+    return true;
+}
+
+static void test_remote(void)
+{
+    FakePic f = { .chip = { { .inputs = 0x08 } } };
+    X86Chips chips = { .pic_input = fake_input, .pic_get = fake_get, .pic_put = fake_put, .opaque = &f };
+    ApicRemote remote = { .chips = &chips };
+    TestBoard *b = test_board_new();
+    apic_bus_set_remote(b->apic_bus, &remote);
+    Device *pic = start(b); /* an access that comes here changes what the accelerator has */
+    g_assert_cmpuint(f.chip[0].vector_base, ==, 0x20);
+    g_assert_cmpuint(f.chip[1].vector_base, ==, 0x28);
+    g_assert_cmpuint(f.chip[0].init_step, ==, PIC_INIT_DONE);
+    i8259_set_input(pic, 4, true);
+    i8259_set_input(pic, 12, true);
+    i8259_set_input(pic, 4, false);
+    g_assert_cmphex(f.lines, ==, 1u << 12);
+    g_assert_false(apic_bus_pic_pending(b->apic_bus)); /* nobody here is told */
+    f.chip[0].isr = 0x05;                              /* it goes on without us */
+    f.chip[0].imr = 0x70;
+    g_assert_cmphex(isr(b, 0x20), ==, 0x05);
+    g_assert_cmphex(test_inb(b, 0x21), ==, 0x70);
+    test_outb(b, 0x4d0, 0xff);
+    g_assert_cmphex(f.chip[0].elcr, ==, 0xf8);
+    const VmState *state = DEVICE_GET_CLASS(pic)->vmstate;
+    f.chip[0] = (PicChip){ .irr = 0x10, .vector_base = 0x20, .lowest = 7 };
+    g_assert_true(state->pre_save(pic, NULL));
+    unsigned puts = f.puts;
+    f.chip[0].irr = 0;
+    g_assert_true(state->post_load(pic, 1, NULL));
+    g_assert_cmpuint(f.puts, ==, puts + 1);
+    g_assert_cmphex(f.chip[0].irr, ==, 0x10);
+    f.chip[0].inputs = 0x40;
+    DEVICE_GET_CLASS(pic)->reset(pic);
+    g_assert_cmphex(f.chip[0].inputs, ==, 0x40); /* what devices drive survives */
+    g_assert_cmpuint(f.chip[0].init_step, ==, PIC_INIT_NEVER);
+    test_board_free(b);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -146,5 +212,6 @@ int main(int argc, char **argv)
     g_test_add_func("/i8259/cascade", test_cascade);
     g_test_add_func("/i8259/level", test_level);
     g_test_add_func("/i8259/modes", test_modes);
+    g_test_add_func("/i8259/remote", test_remote);
     return g_test_run();
 }

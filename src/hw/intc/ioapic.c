@@ -13,6 +13,7 @@
  */
 #include "hw/intc/ioapic.h"
 
+#include "arch/x86/chips.h"
 #include "base/error.h"
 #include "trace/trace.h"
 
@@ -47,10 +48,35 @@ typedef struct IoapicState {
     MemoryRegion region;
     uint32_t address;
     uint8_t reset_id;
+    const X86Chips *remote; /* an accelerator models it; all but levels is a copy while it is looked at */
 } IoapicState;
 #define IOAPIC(obj) OBJECT_CHECK(IoapicState, obj, TYPE_IOAPIC)
 
+G_STATIC_ASSERT(IOAPIC_PINS == X86_IOAPIC_PINS);
+
 /* ---- logic; the lock is held ---- */
+static bool pull(IoapicState *s)
+{
+    IoapicChip chip = { .levels = s->levels };
+    if (!s->remote) {
+        return true;
+    }
+    if (!s->remote->ioapic_get(s->remote->opaque, &chip)) {
+        return false;
+    }
+    memcpy(s->redir, chip.redir, sizeof(s->redir));
+    s->id = chip.id;
+    s->select = chip.select;
+    return true;
+}
+
+static bool push(IoapicState *s)
+{
+    IoapicChip chip = { .levels = s->levels, .id = s->id, .select = s->select };
+    memcpy(chip.redir, s->redir, sizeof(chip.redir));
+    return !s->remote || s->remote->ioapic_put(s->remote->opaque, &chip, s->address);
+}
+
 static ApicMessage message_of(uint64_t entry)
 {
     return (ApicMessage){
@@ -69,7 +95,7 @@ static void announce(IoapicState *s, int pin)
     ApicBus *bus = s->parent_obj.env ? s->parent_obj.env->apic_bus : NULL;
     const ApicMessage message = message_of(s->redir[pin]);
 
-    if (bus) {
+    if (bus && !s->remote) {
         apic_bus_pin(bus, (unsigned)pin, s->redir[pin] & REDIR_MASKED ? NULL : &message);
     }
 }
@@ -88,7 +114,7 @@ static void deliver(IoapicState *s, int pin)
 static void service_level(IoapicState *s, int pin)
 {
     uint64_t *entry = &s->redir[pin];
-    if ((*entry & REDIR_LEVEL) && !(*entry & (REDIR_MASKED | REDIR_REMOTE_IRR)) &&
+    if (!s->remote && (*entry & REDIR_LEVEL) && !(*entry & (REDIR_MASKED | REDIR_REMOTE_IRR)) &&
         (s->levels & (1u << pin))) {
         *entry |= REDIR_REMOTE_IRR;
         deliver(s, pin);
@@ -106,7 +132,9 @@ void ioapic_set_input(void *dev, int pin, bool level)
     uint32_t bit = 1u << pin;
     bool rising = level && !(s->levels & bit);
     s->levels = level ? s->levels | bit : s->levels & ~bit;
-    if (s->redir[pin] & REDIR_LEVEL) {
+    if (s->remote) {
+        s->remote->ioapic_input(s->remote->opaque, (unsigned)pin, level);
+    } else if (s->redir[pin] & REDIR_LEVEL) {
         service_level(s, pin);
     } else if (rising && !(s->redir[pin] & REDIR_MASKED)) {
         deliver(s, pin); /* an edge on a masked pin is lost, says the data sheet */
@@ -176,6 +204,7 @@ static void register_write(IoapicState *s, uint32_t value)
 static uint64_t ioapic_read(void *opaque, hwaddr offset, unsigned size)
 {
     IoapicState *s = opaque;
+    pull(s);
     switch (offset & 0xff) {
     case IOREGSEL:
         return s->select;
@@ -189,6 +218,7 @@ static uint64_t ioapic_read(void *opaque, hwaddr offset, unsigned size)
 static void ioapic_write(void *opaque, hwaddr offset, uint64_t value, unsigned size)
 {
     IoapicState *s = opaque;
+    pull(s);
     switch (offset & 0xff) {
     case IOREGSEL:
         s->select = value;
@@ -202,6 +232,7 @@ static void ioapic_write(void *opaque, hwaddr offset, uint64_t value, unsigned s
     default:
         break;
     }
+    push(s);
 }
 
 static const MemoryRegionOps ioapic_ops = {
@@ -221,6 +252,7 @@ static void ioapic_reset(Device *dev)
     }
     s->id = s->reset_id & IOAPIC_ID_MASK;
     s->select = 0;
+    push(s);
 }
 
 static bool ioapic_realize(Device *dev, GError **error)
@@ -231,6 +263,7 @@ static bool ioapic_realize(Device *dev, GError **error)
     }
     memory_region_init_io(&s->region, s, &ioapic_ops, s, "ioapic", IOAPIC_REGION_SIZE, &dev->lock);
     memory_region_add_overlap(dev->env->system_memory, s->address, &s->region, 1);
+    s->remote = apic_bus_chips(dev->env->apic_bus);
     ioapic_reset(dev);
     if (dev->env->apic_bus) {
         apic_bus_add_eoi_handler(dev->env->apic_bus, on_eoi, s);
@@ -260,7 +293,12 @@ static bool ioapic_post_load(void *opaque, int version, GError **error)
         s->redir[pin] &= REDIR_WRITABLE | REDIR_READ_ONLY;
         announce(s, pin);
     }
-    return true;
+    return push(s) || error_set(error, "%s: the accelerator does not take it", TYPE_IOAPIC);
+}
+
+static bool ioapic_pre_save(void *opaque, GError **error)
+{
+    return pull(opaque) || error_set(error, "%s: the accelerator does not give its state", TYPE_IOAPIC);
 }
 
 static const VmStateField ioapic_fields[] = {
@@ -276,6 +314,7 @@ static const VmState ioapic_vmstate = {
     .version = 1,
     .minimum_version = 1,
     .fields = ioapic_fields,
+    .pre_save = ioapic_pre_save,
     .post_load = ioapic_post_load,
 };
 

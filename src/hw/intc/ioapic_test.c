@@ -2,6 +2,7 @@
  * GPL-2.0-or-later */
 #include "tests/machine/test_board.h"
 
+#include "arch/x86/chips.h"
 #include "hw/intc/gsi.h"
 #include "hw/intc/i8259.h"
 #include "hw/intc/ioapic.h"
@@ -134,6 +135,67 @@ static void test_wiring(void)
     teardown(f);
 }
 
+/* ---- where an accelerator models it ---- */
+
+typedef struct FakeIoapic {
+    IoapicChip chip;
+    uint64_t base;
+    uint32_t lines;
+} FakeIoapic;
+
+static void fake_input(void *opaque, unsigned pin, bool level)
+{
+    FakeIoapic *f = opaque;
+    f->lines = level ? f->lines | 1u << pin : f->lines & ~(1u << pin);
+}
+
+static bool fake_get(void *opaque, IoapicChip *chip)
+{
+    uint32_t levels = chip->levels;
+    *chip = ((FakeIoapic *)opaque)->chip;
+    chip->levels = levels;
+    return true;
+}
+
+static bool fake_put(void *opaque, const IoapicChip *chip, uint64_t base)
+{
+    ((FakeIoapic *)opaque)->chip = *chip;
+    ((FakeIoapic *)opaque)->base = base;
+    return true;
+}
+
+static void fake_deliver(void *opaque, const ApicMessage *message)
+{
+    g_assert_not_reached();
+}
+
+static void test_remote(void)
+{
+    FakeIoapic fake = { .lines = 0 };
+    X86Chips chips = {
+        .ioapic_input = fake_input, .ioapic_get = fake_get, .ioapic_put = fake_put, .opaque = &fake
+    };
+    ApicRemote remote = { .deliver = fake_deliver, .chips = &chips };
+    Fixture f = { .board = test_board_new() };
+    apic_bus_set_remote(f.board->apic_bus, &remote);
+    f.ioapic = test_board_add(f.board, TYPE_IOAPIC, NULL, NULL);
+    g_assert_cmphex(fake.base, ==, IOAPIC_ADDRESS);
+    g_assert_cmphex(fake.chip.redir[5], ==, 0x10000);
+    set(&f, 0x10 + 2 * 5, 0x8061); /* an access that comes here: level-triggered */
+    g_assert_cmphex(fake.chip.redir[5], ==, 0x8061);
+    ioapic_set_input(f.ioapic, 5, true); /* the accelerator sends, not we */
+    g_assert_cmphex(fake.lines, ==, 1u << 5);
+    fake.chip.redir[5] |= 1u << 14;
+    g_assert_cmphex(get(&f, 0x10 + 2 * 5), ==, 0xc061);
+    const VmState *state = DEVICE_GET_CLASS(f.ioapic)->vmstate;
+    g_assert_true(state->pre_save(f.ioapic, NULL));
+    fake.chip = (IoapicChip){ .id = 0 };
+    g_assert_true(state->post_load(f.ioapic, 1, NULL));
+    g_assert_cmphex(fake.chip.redir[5], ==, 0xc061);
+    g_assert_cmphex(fake.chip.levels, ==, 1u << 5);
+    test_board_free(f.board);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -141,5 +203,6 @@ int main(int argc, char **argv)
     g_test_add_func("/ioapic/edge", test_edge);
     g_test_add_func("/ioapic/level", test_level);
     g_test_add_func("/ioapic/wiring", test_wiring);
+    g_test_add_func("/ioapic/remote", test_remote);
     return g_test_run();
 }

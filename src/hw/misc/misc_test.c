@@ -80,6 +80,38 @@ static void test_pvpanic(void)
     test_board_free(b);
 }
 
+static void expect_note(Device *dev, const char *format, const char *address, const char *size)
+{
+    static const char *const names[] = { "note-format", "note-address", "note-size" };
+    const char *const wanted[] = { format, address, size };
+    for (int i = 0; i < 3; i++) {
+        g_autofree char *text = object_property_print(OBJECT(dev), names[i], NULL);
+        g_assert_cmpstr(text, ==, wanted[i]);
+    }
+}
+
+static void test_vmcoreinfo(void)
+{
+    TestBoard *b = test_board_new();
+    GError *error = NULL;
+    b->env.fw_cfg = FW_CFG(test_board_add(b, TYPE_FW_CFG_IO, NULL, NULL));
+    Device *dev = test_board_add(b, "vmcoreinfo", NULL, NULL);
+    uint8_t file[16];
+    g_assert_true(fw_cfg_read_file(b->env.fw_cfg, "etc/vmcoreinfo", file, sizeof(file)));
+    g_assert_cmpuint(file[0], ==, 1); /* what we understand: ELF */
+    expect_note(dev, "0", "0", "0");
+    static const uint8_t note[16] = { 1, 0, 1, 0, 0x24, 0x10, 0, 0, 0, 0x60, 0x5f, 0x1e, 0, 0, 0, 0 };
+    fw_cfg_write_file(b->env.fw_cfg, "etc/vmcoreinfo", note, sizeof(note));
+    expect_note(dev, "1", "509566976", "4132");
+    device_reset_all(b->root);
+    expect_note(dev, "0", "0", "0");
+    Device *second = device_new_unattached(b->root, "vmcoreinfo", NULL);
+    g_assert_false(device_realize(second, NULL, &b->env, &error));
+    g_assert_nonnull(strstr(error->message, "etc/vmcoreinfo"));
+    g_clear_error(&error);
+    test_board_free(b);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -87,5 +119,6 @@ int main(int argc, char **argv)
     g_test_add_func("/pc-testdev", test_pc_testdev);
     g_test_add_func("/port92", test_port92);
     g_test_add_func("/pvpanic", test_pvpanic);
+    g_test_add_func("/misc/vmcoreinfo", test_vmcoreinfo);
     return g_test_run();
 }

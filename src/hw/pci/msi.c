@@ -28,8 +28,14 @@ struct PciMsix {
     uint8_t *pending;
     uint32_t pba_offset, pba_bytes;
     bool enabled, function_masked; /* mirror message control */
+    ApicRoute **routes;            /* a vector's own way, from its first message on; NULL: it has none */
     MemoryRegion bar, table_io, pba_io;
 };
+
+static bool is_apic_address(uint64_t address)
+{
+    return (address & ~0xfffffull) == 0xfee00000u;
+}
 
 void pci_msi_send(PciDevice *dev, uint64_t address, uint32_t data)
 {
@@ -38,7 +44,7 @@ void pci_msi_send(PciDevice *dev, uint64_t address, uint32_t data)
     if (!__atomic_load_n(&dev->bus_master, __ATOMIC_RELAXED) || !env) {
         return; /* a function that may not be bus master cannot send messages either */
     }
-    if ((address & ~0xfffffull) == 0xfee00000u) {
+    if (is_apic_address(address)) {
         if (env->apic_bus) {
             apic_bus_msi(env->apic_bus, address, data);
         }
@@ -117,11 +123,39 @@ static bool vector_masked(const PciMsix *m, unsigned vector)
     return m->function_masked || (m->table[vector * PCI_MSIX_ENTRY_SIZE + 12] & PCI_MSIX_ENTRY_MASKED);
 }
 
+/* Where an accelerator has routes for messages (KVM); false: the message goes as any other. */
+static bool vector_send_routed(PciMsix *m, unsigned vector, uint64_t address, uint32_t data)
+{
+    const DeviceEnv *env = m->dev->parent_obj.env;
+    ApicRoute **route = &m->routes[vector];
+    if (!env || !env->apic_bus || !is_apic_address(address) ||
+        !__atomic_load_n(&m->dev->bus_master, __ATOMIC_RELAXED)) {
+        return false;
+    }
+    if (!*route) {
+        *route = apic_bus_route_new(env->apic_bus);
+    }
+    return *route && apic_bus_route_send(env->apic_bus, *route, address, data);
+}
+
 static void vector_send(PciMsix *m, unsigned vector)
 {
     const uint8_t *entry = m->table + vector * PCI_MSIX_ENTRY_SIZE;
-    pci_msi_send(m->dev, pci_get_long(entry) | (uint64_t)pci_get_long(entry + 4) << 32,
-                 pci_get_long(entry + 8));
+    uint64_t address = pci_get_long(entry) | (uint64_t)pci_get_long(entry + 4) << 32;
+    uint32_t data = pci_get_long(entry + 8);
+    if (!vector_send_routed(m, vector, address, data)) {
+        pci_msi_send(m->dev, address, data);
+    }
+}
+
+static void free_routes(PciMsix *m)
+{
+    for (unsigned i = 0; i < m->vectors; i++) {
+        if (m->routes[i]) {
+            apic_bus_route_free(m->dev->parent_obj.env->apic_bus, m->routes[i]);
+        }
+    }
+    g_free(m->routes);
 }
 
 static void vector_flush_pending(PciMsix *m, unsigned vector)
@@ -260,6 +294,7 @@ bool pci_msix_init_exclusive(PciDevice *dev, unsigned vectors, int bar, GError *
     }
     m->table = g_malloc0(table_bytes);
     m->pending = g_malloc0(m->pba_bytes);
+    m->routes = g_new0(ApicRoute *, vectors);
     g_autofree char *name = g_strdup_printf("%s-msix", object_get_typename(OBJECT(dev)));
     memory_region_init(&m->bar, dev, name, size);
     memory_region_init_io(&m->table_io, dev, &table_ops, m, "msix-table", table_bytes, NULL);
@@ -295,6 +330,7 @@ void pci_msix_uninit(PciDevice *dev)
     memory_region_destroy(&m->table_io);
     memory_region_destroy(&m->pba_io);
     memory_region_destroy(&m->bar);
+    free_routes(m);
     pthread_mutex_destroy(&m->lock);
     g_free(m->table);
     g_free(m->pending);

@@ -219,6 +219,88 @@ static void test_msix(void)
     teardown(f);
 }
 
+/* ---- messages with routes of their own ---- */
+
+typedef struct FakeRoutes {
+    unsigned made, freed, sent, delivered;
+    uint32_t last;
+    bool none, fails;
+} FakeRoutes;
+
+static FakeRoutes fake_routes;
+
+static ApicRoute *fake_route_new(void *opaque)
+{
+    fake_routes.made++;
+    return fake_routes.none ? NULL : (ApicRoute *)&fake_routes;
+}
+
+static bool fake_route_send(ApicRoute *route, uint64_t address, uint32_t data)
+{
+    g_assert_true(route == (ApicRoute *)&fake_routes);
+    g_assert_cmphex(address, ==, 0xfee00000u);
+    fake_routes.sent += !fake_routes.fails;
+    fake_routes.last = data;
+    return !fake_routes.fails;
+}
+
+static void fake_route_free(ApicRoute *route)
+{
+    fake_routes.freed++;
+}
+
+static void fake_deliver(void *opaque, const ApicMessage *message)
+{
+    fake_routes.delivered++;
+    fake_routes.last = message->vector;
+}
+
+static void write_vector(Fixture *f, uint32_t address, uint32_t data, uint32_t control)
+{
+    test_write(f->board, 0xe0000010, 4, address);
+    test_write(f->board, 0xe0000014, 4, 0);
+    test_write(f->board, 0xe0000018, 4, data);
+    test_write(f->board, 0xe000001c, 4, control);
+}
+
+static void test_msix_routes(void)
+{
+    ApicRemote remote = { .deliver = fake_deliver,
+                          .route_new = fake_route_new,
+                          .route_send = fake_route_send,
+                          .route_free = fake_route_free };
+    Fixture *f = setup();
+    fake_routes = (FakeRoutes){ .made = 0 };
+    apic_bus_set_remote(f->board->apic_bus, &remote);
+    unsigned cap = find_capability(f, PCI_CAP_MSIX);
+    set(f, 0x14, 4, 0xe0000000);
+    set(f, PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+    set(f, cap + 2, 2, PCI_MSIX_ENABLE);
+    write_vector(f, 0xfee00000, 0x41, 1);
+    pci_msix_notify(f->dev, 1);
+    g_assert_cmpuint(fake_routes.made, ==, 0); /* masked */
+    write_vector(f, 0xfee00000, 0x42, 0);
+    g_assert_cmpuint(fake_routes.sent, ==, 1); /* what was pending */
+    pci_msix_notify(f->dev, 1);
+    g_assert_cmpuint(fake_routes.made, ==, 1);
+    g_assert_cmpuint(fake_routes.sent, ==, 2);
+    g_assert_cmphex(fake_routes.last, ==, 0x42);
+    fake_routes.fails = true; /* then it goes as any other */
+    pci_msix_notify(f->dev, 1);
+    g_assert_cmpuint(fake_routes.delivered, ==, 1);
+    fake_routes.fails = false;
+    set(f, PCI_COMMAND, 2, PCI_COMMAND_MEMORY); /* no bus master, no message */
+    pci_msix_notify(f->dev, 1);
+    g_assert_cmpuint(fake_routes.sent + fake_routes.delivered, ==, 3);
+    set(f, PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+    write_vector(f, MSI_TARGET, 0x77, 0); /* not to a local APIC */
+    pci_msix_notify(f->dev, 1);
+    g_assert_cmphex(test_read(f->board, MSI_TARGET, 4), ==, 0x77);
+    g_assert_cmpuint(fake_routes.sent, ==, 2);
+    teardown(f);
+    g_assert_cmpuint(fake_routes.freed, ==, 1);
+}
+
 static void test_msi(void)
 {
     Fixture *f = setup();
@@ -302,6 +384,7 @@ int main(int argc, char **argv)
     g_test_add_func("/pci/bars", test_bars);
     g_test_add_func("/pci/intx", test_intx);
     g_test_add_func("/pci/msix", test_msix);
+    g_test_add_func("/pci/msix-routes", test_msix_routes);
     g_test_add_func("/pci/msi", test_msi);
     g_test_add_func("/pci/bus-master", test_bus_master);
     g_test_add_func("/pci/addresses", test_addresses);

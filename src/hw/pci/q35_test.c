@@ -297,7 +297,7 @@ static void test_hotplug(void)
     options->driver = g_strdup("toy-card");
     options->id = g_strdup("card");
     options->bus = g_strdup(port_bus(port)->name);
-    Device *card = device_create(b->root, options, true, NULL, &error);
+    Device *card = device_create(b->root, NULL, options, true, NULL, &error);
     g_assert_no_error(error);
     g_assert_true(slot_reg(f, PCIE_SLOT_STATUS) & PCIE_STATUS_PRESENT);
     g_assert_true(slot_reg(f, PCIE_SLOT_STATUS) & PCIE_STATUS_PRESENCE_CHANGED);
@@ -325,7 +325,7 @@ static void test_hotplug(void)
     /* The root bus takes none. */
     g_free(options->bus);
     options->bus = g_strdup("pcie.0");
-    g_assert_null(device_create(b->root, options, true, NULL, &error));
+    g_assert_null(device_create(b->root, NULL, options, true, NULL, &error));
     g_assert_nonnull(strstr(error->message, "does not support hotplugging"));
     g_clear_error(&error);
     teardown(f);

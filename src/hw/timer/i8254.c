@@ -11,6 +11,8 @@
  */
 #include "hw/timer/i8254.h"
 
+#include "arch/x86/apic.h"
+#include "arch/x86/chips.h"
 #include "base/error.h"
 #include "trace/trace.h"
 
@@ -30,19 +32,6 @@ enum { SPEAKER_GATE = 1, SPEAKER_DATA = 2, SPEAKER_REFRESH = 0x10, SPEAKER_OUT =
 #define MIN_PERIOD_NS     20000
 #define REFRESH_PERIOD_NS 15085 /* half of bit 4's cycle */
 
-typedef struct PitChannel {
-    uint32_t count;   /* what was loaded: 1 to 65536 */
-    int64_t start_ns; /* when counting began */
-    uint64_t frozen;  /* ticks counted before the gate closed */
-    uint16_t latch;   /* latched counter, low byte first */
-    uint8_t latched;  /* bytes of it that are still to be read */
-    uint8_t status, write_low;
-    uint8_t mode, rw, bcd;
-    bool status_latched, write_high, read_high;
-    bool loaded; /* a count has been written since the control word */
-    bool gate, triggered;
-} PitChannel;
-
 typedef struct I8254State {
     Device parent_obj;
     /* saved */
@@ -54,6 +43,8 @@ typedef struct I8254State {
     MemoryRegion ports, speaker_io;
     IrqLine *irq, control;
     bool firmware_preset;
+    const X86Chips *remote; /* an accelerator models it; channel[] is a copy while it is looked at */
+    bool stands;            /* it does not count while the machine stands still: channel[] is the truth */
 } I8254State;
 #define I8254(obj) OBJECT_CHECK(I8254State, obj, TYPE_I8254)
 
@@ -61,6 +52,46 @@ typedef struct I8254State {
 static int64_t now_ns(const I8254State *s)
 {
     return clock_now_ns(s->parent_obj.env->clocks, CLOCK_TYPE_VIRTUAL);
+}
+
+/* ---- where an accelerator models it ---- */
+static bool pull(I8254State *s)
+{
+    PitChip chip = { .now_ns = now_ns(s) };
+    if (!s->remote || s->stands) {
+        return true;
+    }
+    if (!s->remote->pit_get(s->remote->opaque, &chip)) {
+        return false;
+    }
+    memcpy(s->channel, chip.channel, sizeof(s->channel));
+    s->speaker_data = chip.speaker_data;
+    return true;
+}
+
+static bool push(I8254State *s)
+{
+    PitChip chip = { .now_ns = now_ns(s), .speaker_data = s->speaker_data, .silenced = s->silenced };
+    if (!s->remote) {
+        return true;
+    }
+    memcpy(chip.channel, s->channel, sizeof(chip.channel));
+    if (s->stands) {
+        chip.channel[0].loaded = false;
+    }
+    return s->remote->pit_put(s->remote->opaque, &chip);
+}
+
+static void run_changed(void *opaque, bool running)
+{
+    I8254State *s = opaque;
+    home_lock(&s->parent_obj.lock);
+    if (running == s->stands) {
+        pull(s);
+        s->stands = !running;
+        push(s);
+    }
+    home_unlock(&s->parent_obj.lock);
 }
 
 static int64_t ticks_to_ns(uint64_t ticks)
@@ -157,7 +188,7 @@ static int64_t next_rise_ns(const PitChannel *c, int64_t now)
 static void update_irq(I8254State *s)
 {
     int64_t now = now_ns(s);
-    if (s->silenced) {
+    if (s->silenced || s->remote) {
         timer_cancel(&s->edge);
         return;
     }
@@ -174,6 +205,9 @@ static void edge_due(void *opaque)
 {
     I8254State *s = opaque;
     int64_t now = now_ns(s);
+    if (s->remote) {
+        return; /* armed for a saved state only */
+    }
     TRACE(i8254_edge, now);
     irq_lower(s->irq);
     irq_raise(s->irq);
@@ -281,8 +315,10 @@ static void write_count(I8254State *s, int n, uint8_t value)
     }
 }
 
-static uint8_t read_count(I8254State *s, PitChannel *c)
+/* *changed: what was latched, or which byte comes next. */
+static uint8_t read_count(I8254State *s, PitChannel *c, bool *changed)
 {
+    *changed = true;
     if (c->status_latched) {
         c->status_latched = false;
         return c->status;
@@ -294,6 +330,7 @@ static uint8_t read_count(I8254State *s, PitChannel *c)
         return value;
     }
     uint16_t value = counter(c, now_ns(s));
+    *changed = c->rw != RW_LSB && c->rw != RW_MSB;
     if (c->rw == RW_LSB) {
         return value;
     }
@@ -329,18 +366,29 @@ static void set_gate(I8254State *s, int n, bool gate)
 static uint64_t pit_read(void *opaque, hwaddr offset, unsigned size)
 {
     I8254State *s = opaque;
-    return offset == CONTROL ? 0 : read_count(s, &s->channel[offset]);
+    if (offset == CONTROL) {
+        return 0;
+    }
+    pull(s);
+    bool changed;
+    uint8_t value = read_count(s, &s->channel[offset], &changed);
+    if (changed) {
+        push(s);
+    }
+    return value;
 }
 
 static void pit_write(void *opaque, hwaddr offset, uint64_t value, unsigned size)
 {
     I8254State *s = opaque;
     TRACE(i8254_write, (unsigned)offset, (unsigned)value);
+    pull(s);
     if (offset == CONTROL) {
         write_control(s, value);
     } else {
         write_count(s, offset, value);
     }
+    push(s);
 }
 
 static const MemoryRegionOps pit_ops = {
@@ -354,6 +402,7 @@ static uint64_t speaker_read(void *opaque, hwaddr offset, unsigned size)
 {
     I8254State *s = opaque;
     int64_t now = now_ns(s);
+    pull(s);
     return (s->channel[2].gate ? SPEAKER_GATE : 0) | (s->speaker_data ? SPEAKER_DATA : 0) |
            (now / REFRESH_PERIOD_NS & 1 ? SPEAKER_REFRESH : 0) |
            (output(&s->channel[2], now) ? SPEAKER_OUT : 0);
@@ -362,8 +411,10 @@ static uint64_t speaker_read(void *opaque, hwaddr offset, unsigned size)
 static void speaker_write(void *opaque, hwaddr offset, uint64_t value, unsigned size)
 {
     I8254State *s = opaque;
+    pull(s);
     s->speaker_data = value & SPEAKER_DATA;
     set_gate(s, 2, value & SPEAKER_GATE);
+    push(s);
 }
 
 static const MemoryRegionOps speaker_ops = {
@@ -386,6 +437,7 @@ static void i8254_reset(Device *dev)
         s->channel[0].loaded = true;
     }
     update_irq(s);
+    push(s);
 }
 
 static bool i8254_realize(Device *dev, GError **error)
@@ -402,6 +454,13 @@ static bool i8254_realize(Device *dev, GError **error)
     for (int n = 0; n < CHANNELS; n++) {
         s->channel[n] = (PitChannel){ .count = 65536, .mode = 3, .rw = RW_WORD, .gate = n != 2 };
     }
+    const X86Chips *chips = apic_bus_chips(env->apic_bus);
+    if (chips && chips->pit_create(chips->opaque)) {
+        s->remote = chips;
+        if (env->vm && env->vm->add_run_handler) {
+            env->vm->add_run_handler(env->vm->opaque, run_changed, s);
+        }
+    }
     memory_region_init_io(&s->ports, s, &pit_ops, s, "pit", 4, &dev->lock);
     memory_region_init_io(&s->speaker_io, s, &speaker_ops, s, "pcspk", 1, &dev->lock);
     memory_region_add(env->system_io, PIT_PORT, &s->ports);
@@ -412,6 +471,9 @@ static bool i8254_realize(Device *dev, GError **error)
 static void i8254_unrealize(Device *dev)
 {
     I8254State *s = I8254(dev);
+    if (s->remote && dev->env->vm && dev->env->vm->remove_handlers) {
+        dev->env->vm->remove_handlers(dev->env->vm->opaque, s);
+    }
     memory_region_del(dev->env->system_io, &s->ports);
     memory_region_del(dev->env->system_io, &s->speaker_io);
     memory_region_destroy(&s->ports);
@@ -423,8 +485,10 @@ static void control_set(void *opaque, int n, bool level)
 {
     I8254State *s = opaque;
     home_lock(&s->parent_obj.lock);
+    pull(s);
     s->silenced = !level;
     update_irq(s);
+    push(s);
     home_unlock(&s->parent_obj.lock);
 }
 
@@ -450,7 +514,27 @@ static bool i8254_post_load(void *opaque, int version, GError **error)
             return error_set(error, "%s: impossible state of channel %d", TYPE_I8254, n);
         }
     }
-    return true;
+    if (s->remote) {
+        timer_cancel(&s->edge);
+    }
+    return push(s) || error_set(error, "%s: the accelerator does not take it", TYPE_I8254);
+}
+
+/* The next edge, for a machine where the timer counts here. */
+static bool i8254_pre_save(void *opaque, GError **error)
+{
+    I8254State *s = opaque;
+    if (!s->remote) {
+        return true;
+    }
+    bool ok = pull(s);
+    int64_t next = next_rise_ns(&s->channel[0], now_ns(s));
+    if (next >= 0 && !s->silenced) {
+        timer_set(&s->edge, next);
+    } else {
+        timer_cancel(&s->edge);
+    }
+    return ok || error_set(error, "%s: the accelerator does not give its state", TYPE_I8254);
 }
 
 static const VmStateField channel_fields[] = {
@@ -491,6 +575,7 @@ static const VmState i8254_vmstate = {
     .version = 1,
     .minimum_version = 1,
     .fields = i8254_fields,
+    .pre_save = i8254_pre_save,
     .post_load = i8254_post_load,
 };
 

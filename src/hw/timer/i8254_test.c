@@ -1,6 +1,7 @@
 /* The 8254: every mode, latching, read-back, port 0x61. SPDX-License-Identifier: GPL-2.0-or-later */
 #include "tests/machine/test_board.h"
 
+#include "arch/x86/chips.h"
 #include "hw/timer/i8254.h"
 
 #define TICK(n) ((int64_t)(n)*1000000000 / 1193182 + 1)
@@ -129,11 +130,93 @@ static void test_reading(void)
     test_board_free(b);
 }
 
+/* ---- where an accelerator models it ---- */
+
+typedef struct FakePit {
+    PitChip chip;
+    bool refuse;
+} FakePit;
+
+static bool fake_create(void *opaque)
+{
+    return !((FakePit *)opaque)->refuse;
+}
+
+static bool fake_get(void *opaque, PitChip *chip)
+{
+    int64_t now_ns = chip->now_ns;
+    *chip = ((FakePit *)opaque)->chip;
+    chip->now_ns = now_ns;
+    return true;
+}
+
+static bool fake_put(void *opaque, const PitChip *chip)
+{
+    ((FakePit *)opaque)->chip = *chip;
+    return true;
+}
+
+static TestBoard *remote_board(X86Chips *chips, ApicRemote *remote, Device **pit)
+{
+    TestBoard *b = test_board_new();
+    chips->pit_create = fake_create;
+    chips->pit_get = fake_get;
+    chips->pit_put = fake_put;
+    remote->chips = chips;
+    apic_bus_set_remote(b->apic_bus, remote);
+    *pit = test_board_add(b, TYPE_I8254, NULL, NULL);
+    return b;
+}
+
+static void test_remote(void)
+{
+    FakePit f = { .refuse = false };
+    X86Chips chips = { .opaque = &f };
+    ApicRemote remote = { .chips = NULL };
+    Device *pit;
+    TestBoard *b = remote_board(&chips, &remote, &pit);
+    program(b, 0, 2, 11932);
+    g_assert_cmpuint(f.chip.channel[0].count, ==, 11932);
+    g_assert_cmpuint(f.chip.channel[0].mode, ==, 2);
+    g_assert_true(f.chip.channel[0].loaded);
+    test_board_advance(b, TICK(40000));
+    g_assert_cmpuint(b->isa[0].rises, ==, 0); /* the accelerator raises it, not we */
+    f.chip.channel[2].gate = true;
+    f.chip.speaker_data = true;
+    g_assert_cmphex(test_inb(b, 0x61) & 3, ==, 3);
+    f.chip.channel[0].count = 5000;
+    const VmState *state = DEVICE_GET_CLASS(pit)->vmstate;
+    g_assert_true(state->pre_save(pit, NULL));
+    f.chip.channel[0].count = 1;
+    g_assert_true(state->post_load(pit, 1, NULL));
+    g_assert_cmpuint(f.chip.channel[0].count, ==, 5000);
+    test_board_advance(b, TICK(40000));
+    g_assert_cmpuint(b->isa[0].rises, ==, 0);
+    test_board_free(b);
+}
+
+/* An accelerator with the other controllers only. */
+static void test_remote_refused(void)
+{
+    FakePit f = { .refuse = true };
+    X86Chips chips = { .opaque = &f };
+    ApicRemote remote = { .chips = NULL };
+    Device *pit;
+    TestBoard *b = remote_board(&chips, &remote, &pit);
+    program(b, 0, 2, 11932);
+    unsigned rises = b->isa[0].rises;
+    test_board_advance(b, TICK(11932));
+    g_assert_cmpuint(b->isa[0].rises, ==, rises + 1);
+    test_board_free(b);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/i8254/modes", test_modes);
     g_test_add_func("/i8254/gate", test_gate);
     g_test_add_func("/i8254/reading", test_reading);
+    g_test_add_func("/i8254/remote", test_remote);
+    g_test_add_func("/i8254/remote-refused", test_remote_refused);
     return g_test_run();
 }

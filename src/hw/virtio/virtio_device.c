@@ -133,6 +133,19 @@ static bool watch_queues(VirtioDevice *vdev, GError **error)
     return true;
 }
 
+static void connect_queues(VirtioDevice *vdev, bool on)
+{
+    const VirtioBus *bus = vdev->bus;
+    if (!bus->ops || !bus->ops->connect_queue) {
+        return;
+    }
+    memory_transaction_begin();
+    for (unsigned i = 0; i < vdev->queue_count; i++) {
+        bus->ops->connect_queue(bus->opaque, &vdev->queues[i], on);
+    }
+    memory_transaction_commit();
+}
+
 static void free_queues(VirtioDevice *vdev)
 {
     for (unsigned i = 0; i < vdev->queue_count; i++) {
@@ -433,12 +446,14 @@ static bool virtio_device_realize(Device *dev, GError **error)
         dev->env->vm->add_run_handler(dev->env->vm->opaque, run_changed, vdev);
     }
     show_on_bus(bus, vdev);
+    connect_queues(vdev, true);
     return true;
 }
 
 static void virtio_device_unrealize(Device *dev)
 {
     VirtioDevice *vdev = VIRTIO_DEVICE(dev);
+    connect_queues(vdev, false);
     show_on_bus(vdev->bus, NULL);
     memory_rcu_synchronize(); /* nobody rings its queues any more */
     if (dev->env->vm && dev->env->vm->remove_handlers) {

@@ -44,6 +44,7 @@
 #define VIRTIO_ID_ENTROPY 4
 #define VIRTIO_ID_BALLOON 5
 #define VIRTIO_ID_SCSI    8
+#define VIRTIO_ID_GPU     16
 #define VIRTIO_ID_INPUT   18
 #define VIRTIO_ID_VSOCK   19
 
@@ -60,6 +61,9 @@ typedef struct VirtioDeviceClass VirtioDeviceClass;
 typedef struct VirtioTransportOps {
     void (*notify_queue)(void *opaque, VirtQueue *vq); /* the used buffer notification */
     void (*notify_config)(void *opaque);               /* the configuration change notification */
+    /* Where the driver's notifications of a queue arrive: its notifier is connected to that place, or taken
+     * away again. */
+    void (*connect_queue)(void *opaque, VirtQueue *vq, bool on);
 } VirtioTransportOps;
 
 typedef struct VirtioBus {

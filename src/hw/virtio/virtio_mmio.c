@@ -83,8 +83,17 @@ static void notify_config(void *opaque)
     update_irq(s);
 }
 
+/* The queue is told by its number (4.2.2). */
+static void connect_queue(void *opaque, VirtQueue *vq, bool on)
+{
+    VirtioMmio *s = opaque;
+    (on ? memory_region_add_eventfd : memory_region_del_eventfd)(&s->notify, 0, 4, true, vq->index,
+                                                                 &vq->notifier);
+}
+
 static const VirtioTransportOps transport_ops = { .notify_queue = notify_queue,
-                                                  .notify_config = notify_config };
+                                                  .notify_config = notify_config,
+                                                  .connect_queue = connect_queue };
 
 /* ---- registers ---- */
 

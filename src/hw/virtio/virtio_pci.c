@@ -4,12 +4,15 @@
  * is the legacy one.
  *
  * BAR 0 has the legacy registers, BAR 1 the MSI-X table, BAR 4 (64 bit, 16 KiB) common configuration,
- * interrupt status, device configuration and notifications, 4 KiB each. Left out: shared memory, SR-IOV.
+ * interrupt status, device configuration and notifications, 4 KiB each; a subclass may lay that out in
+ * another way. Left out: shared memory, SR-IOV.
  *
  * All registers are under the function's HomeLock, which the virtio device borrows, but for notifications:
  * they only ring a queue's notifier, whose handler runs in the queue's loop. SPDX-License-Identifier:
  * GPL-2.0-or-later
  */
+#include "hw/virtio/virtio_pci.h"
+
 #include "base/error.h"
 #include "base/log.h"
 #include "hw/virtio/virtio_pci_internal.h"
@@ -48,11 +51,7 @@ enum {
 enum { CAP_COMMON = 1, CAP_NOTIFY = 2, CAP_ISR = 3, CAP_DEVICE = 4, CAP_PCI = 5 };
 enum { CAP_TYPE = 3, CAP_BAR = 4, CAP_OFFSET = 8, CAP_LENGTH = 12, CAP_SIZE = 16, CAP_EXTRA = 16 };
 
-#define MODERN_BAR        4
-#define MSIX_BAR          1
 #define PART_SIZE         0x1000
-#define COMMON_AT         0x0000
-#define ISR_AT            0x1000
 #define DEVICE_AT         0x2000
 #define NOTIFY_AT         0x3000
 #define BAR_SIZE          0x4000
@@ -63,19 +62,20 @@ enum { CAP_TYPE = 3, CAP_BAR = 4, CAP_OFFSET = 8, CAP_LENGTH = 12, CAP_SIZE = 16
 #define DEVICE_ID_MODERN    0x1040
 #define SUBSYSTEM_ID_MODERN 0x1100
 
-/* What makes the types differ: class_data. */
-typedef struct VirtioPciKind {
-    const char *backend;
-    uint16_t virtio_id;
-    uint16_t class_id;
-    uint16_t transitional_id; /* 4.1.2.1; 0: there is no legacy interface for it */
-    const char *category;
-} VirtioPciKind;
-
 typedef struct VirtioPciClass {
     PciDeviceClass parent_class;
     const VirtioPciKind *kind;
 } VirtioPciClass;
+
+static const VirtioPciLayout usual_layout = {
+    .bar = 4, .msix_bar = 1, .common_at = 0, .isr_at = 0x1000, .low_size = PART_SIZE
+};
+
+static const VirtioPciLayout *layout_of(const VirtioPci *s)
+{
+    const VirtioPciLayout *layout = ((VirtioPciClass *)OBJECT(s)->klass)->kind->layout;
+    return layout ? layout : &usual_layout;
+}
 
 static const char *name_of(const VirtioPci *s)
 {
@@ -109,8 +109,19 @@ static void notify_config(void *opaque)
     interrupt(s, VIRTIO_ISR_CONFIG, s->vdev->config_vector);
 }
 
+/* The queue is told by the address (4.1.4.4), whatever is written there. */
+static void connect_queue(void *opaque, VirtQueue *vq, bool on)
+{
+    VirtioPci *s = opaque;
+    if (s->ioeventfd) {
+        (on ? memory_region_add_eventfd : memory_region_del_eventfd)(
+            &s->notify, vq->index * NOTIFY_MULTIPLIER, 0, false, 0, &vq->notifier);
+    }
+}
+
 static const VirtioTransportOps transport_ops = { .notify_queue = notify_queue,
-                                                  .notify_config = notify_config };
+                                                  .notify_config = notify_config,
+                                                  .connect_queue = connect_queue };
 
 /* ---- common configuration ---- */
 
@@ -369,30 +380,41 @@ static const MemoryRegionOps notify_ops = {
 
 /* ---- configuration access capability (4.1.4.9): BAR 4 through configuration space ---- */
 
-static const struct {
-    uint32_t at;
-    const MemoryRegionOps *ops;
-} parts[] = {
-    { COMMON_AT, &common_ops },
-    { ISR_AT, &isr_ops },
-    { DEVICE_AT, &device_ops },
-    { NOTIFY_AT, &notify_ops },
-};
+/* What is at an offset of the BAR, which becomes one within it; NULL: nothing. */
+static const MemoryRegionOps *part_at(const VirtioPci *s, uint32_t *offset)
+{
+    const VirtioPciLayout *l = layout_of(s);
+    const struct {
+        uint32_t at, size;
+        const MemoryRegionOps *ops;
+    } parts[] = {
+        { l->common_at, l->low_size, &common_ops },
+        { l->isr_at, l->low_size, &isr_ops },
+        { DEVICE_AT, PART_SIZE, &device_ops },
+        { NOTIFY_AT, PART_SIZE, &notify_ops },
+    };
+    for (size_t i = 0; i < G_N_ELEMENTS(parts); i++) {
+        if (*offset - parts[i].at < parts[i].size) {
+            *offset -= parts[i].at;
+            return parts[i].ops;
+        }
+    }
+    return NULL;
+}
 
-/* The window as the guest has set it up; false where it does not point into BAR 4. */
+/* The window as the guest has set it up; false where it does not point at one of virtio's structures. */
 static bool window(VirtioPci *s, const MemoryRegionOps **ops, uint32_t *offset, unsigned *size)
 {
     const uint8_t *cap = PCI_DEVICE(s)->config + s->pci_cap;
     *offset = pci_get_long(cap + CAP_OFFSET);
     uint32_t length = pci_get_long(cap + CAP_LENGTH);
-    if (cap[CAP_BAR] != MODERN_BAR || (length != 1 && length != 2 && length != 4) || *offset >= BAR_SIZE ||
+    if (cap[CAP_BAR] != layout_of(s)->bar || (length != 1 && length != 2 && length != 4) ||
         (*offset & (length - 1))) {
         return false;
     }
-    *ops = parts[*offset / PART_SIZE].ops;
-    *offset %= PART_SIZE;
+    *ops = part_at(s, offset);
     *size = length;
-    return true;
+    return *ops != NULL;
 }
 
 static bool touches_window(const VirtioPci *s, uint32_t address, unsigned size)
@@ -426,15 +448,16 @@ static void virtio_pci_config_write(PciDevice *pci, uint32_t address, uint32_t v
     }
 }
 
-static uint8_t add_cap(PciDevice *pci, uint8_t type, uint32_t offset, uint32_t length, uint8_t size,
+static uint8_t add_cap(VirtioPci *s, uint8_t type, uint32_t offset, uint32_t length, uint8_t size,
                        GError **error)
 {
+    PciDevice *pci = PCI_DEVICE(s);
     uint8_t at = pci_add_capability(pci, PCI_CAP_VENDOR, 0, size, error);
     if (at) {
         uint8_t *cap = pci->config + at;
         cap[2] = size;
         cap[CAP_TYPE] = type;
-        cap[CAP_BAR] = type == CAP_PCI ? 0 : MODERN_BAR;
+        cap[CAP_BAR] = type == CAP_PCI ? 0 : layout_of(s)->bar;
         pci_set_long(cap + CAP_OFFSET, offset);
         pci_set_long(cap + CAP_LENGTH, length);
     }
@@ -444,12 +467,13 @@ static uint8_t add_cap(PciDevice *pci, uint8_t type, uint32_t offset, uint32_t l
 static bool add_caps(VirtioPci *s, GError **error)
 {
     PciDevice *pci = PCI_DEVICE(s);
+    const VirtioPciLayout *l = layout_of(s);
     uint8_t notify;
-    if (!add_cap(pci, CAP_COMMON, COMMON_AT, PART_SIZE, CAP_SIZE, error) ||
-        !add_cap(pci, CAP_ISR, ISR_AT, PART_SIZE, CAP_SIZE, error) ||
-        !add_cap(pci, CAP_DEVICE, DEVICE_AT, PART_SIZE, CAP_SIZE, error) ||
-        !(notify = add_cap(pci, CAP_NOTIFY, NOTIFY_AT, PART_SIZE, CAP_SIZE + 4, error)) ||
-        !(s->pci_cap = add_cap(pci, CAP_PCI, 0, 0, CAP_SIZE + 4, error))) {
+    if (!add_cap(s, CAP_COMMON, l->common_at, l->low_size, CAP_SIZE, error) ||
+        !add_cap(s, CAP_ISR, l->isr_at, l->low_size, CAP_SIZE, error) ||
+        !add_cap(s, CAP_DEVICE, DEVICE_AT, PART_SIZE, CAP_SIZE, error) ||
+        !(notify = add_cap(s, CAP_NOTIFY, NOTIFY_AT, PART_SIZE, CAP_SIZE + 4, error)) ||
+        !(s->pci_cap = add_cap(s, CAP_PCI, 0, 0, CAP_SIZE + 4, error))) {
         return false;
     }
     pci_set_long(pci->config + notify + CAP_EXTRA, NOTIFY_MULTIPLIER);
@@ -474,7 +498,7 @@ static bool init_msix(VirtioPci *s, GError **error)
     if (vectors > MAX_VECTORS) {
         return error_set(error, "Property 'vectors' is %u, at most %u are possible", vectors, MAX_VECTORS);
     }
-    if (pci_msix_init_exclusive(pci, vectors, MSIX_BAR, &local)) {
+    if (pci_msix_init_exclusive(pci, vectors, layout_of(s)->msix_bar, &local)) {
         s->vector_count = vectors;
         return true;
     }
@@ -488,13 +512,14 @@ static bool init_msix(VirtioPci *s, GError **error)
 static void init_regions(VirtioPci *s)
 {
     HomeLock *lock = &DEVICE(s)->lock;
+    const VirtioPciLayout *l = layout_of(s);
     memory_region_init(&s->bar, s, "virtio-pci", BAR_SIZE);
-    memory_region_init_io(&s->common, s, &common_ops, s, "virtio-pci-common", PART_SIZE, lock);
-    memory_region_init_io(&s->isr, s, &isr_ops, s, "virtio-pci-isr", PART_SIZE, lock);
+    memory_region_init_io(&s->common, s, &common_ops, s, "virtio-pci-common", l->low_size, lock);
+    memory_region_init_io(&s->isr, s, &isr_ops, s, "virtio-pci-isr", l->low_size, lock);
     memory_region_init_io(&s->device, s, &device_ops, s, "virtio-pci-device", PART_SIZE, lock);
     memory_region_init_io(&s->notify, s, &notify_ops, s, "virtio-pci-notify", PART_SIZE, NULL);
-    memory_region_add(&s->bar, COMMON_AT, &s->common);
-    memory_region_add(&s->bar, ISR_AT, &s->isr);
+    memory_region_add(&s->bar, l->common_at, &s->common);
+    memory_region_add(&s->bar, l->isr_at, &s->isr);
     memory_region_add(&s->bar, DEVICE_AT, &s->device);
     memory_region_add(&s->bar, NOTIFY_AT, &s->notify);
 }
@@ -537,7 +562,7 @@ static bool choose_interfaces(VirtioPci *s, GError **error)
     return true;
 }
 
-static bool virtio_pci_realize(PciDevice *pci, GError **error)
+bool virtio_pci_realize(PciDevice *pci, GError **error)
 {
     VirtioPci *s = VIRTIO_PCI(pci);
     if (!pci->dma_as) {
@@ -554,13 +579,14 @@ static bool virtio_pci_realize(PciDevice *pci, GError **error)
     s->bus->home = &DEVICE(s)->lock;
     s->bus->dma_as = pci->dma_as;
     s->bus->legacy = s->legacy;
+    init_regions(s); /* the device connects its queues */
     if (!device_realize(DEVICE(s->vdev), BUS(s->bus), NULL, error)) {
+        destroy_regions(s);
         object_unref(OBJECT(s->bus));
         s->bus = NULL;
         return false;
     }
     pci->config[PCI_INTERRUPT_PIN] = 1;
-    init_regions(s);
     if ((s->modern && !add_caps(s, error)) || !init_msix(s, error)) {
         device_unrealize(DEVICE(s->vdev));
         destroy_regions(s);
@@ -569,7 +595,7 @@ static bool virtio_pci_realize(PciDevice *pci, GError **error)
         return false;
     }
     if (s->modern) {
-        pci_register_bar(pci, MODERN_BAR, PCI_BAR_MEM64 | PCI_BAR_PREFETCH, &s->bar);
+        pci_register_bar(pci, layout_of(s)->bar, PCI_BAR_MEM64 | PCI_BAR_PREFETCH, &s->bar);
     }
     if (s->legacy) {
         virtio_pci_legacy_init(s);
@@ -577,7 +603,7 @@ static bool virtio_pci_realize(PciDevice *pci, GError **error)
     return true;
 }
 
-static void virtio_pci_unrealize(PciDevice *pci)
+void virtio_pci_unrealize(PciDevice *pci)
 {
     VirtioPci *s = VIRTIO_PCI(pci);
     destroy_regions(s);
@@ -590,7 +616,7 @@ static void virtio_pci_unrealize(PciDevice *pci)
     s->vector_count = 0;
 }
 
-static void virtio_pci_reset(Device *dev)
+void virtio_pci_reset(Device *dev)
 {
     VirtioPci *s = VIRTIO_PCI(dev);
     pci_device_reset(dev);
@@ -611,7 +637,7 @@ static VirtioDevice *backend_of(Object *proxy)
     return ((VirtioPci *)proxy)->vdev;
 }
 
-static void virtio_pci_instance_init(Object *obj)
+void virtio_pci_instance_init(Object *obj)
 {
     VirtioPci *s = (VirtioPci *)obj;
     VirtioPciClass *klass = (VirtioPciClass *)obj->klass;
@@ -620,7 +646,7 @@ static void virtio_pci_instance_init(Object *obj)
     object_property_add_child(obj, "virtio-backend", backend, NULL);
 }
 
-static void virtio_pci_instance_finalize(Object *obj)
+void virtio_pci_instance_finalize(Object *obj)
 {
     object_unref(
         OBJECT(((VirtioPci *)obj)->vdev)); /* that of instance_init: the tree may have let it go already */
@@ -633,7 +659,7 @@ static const Property virtio_pci_properties[] = {
               "no legacy interface (auto: there is one, but below PCI Express ports)"),
     PROP_BOOL("disable-modern", VirtioPci, disable_modern, false, "no modern interface"),
     PROP_BOOL("ioeventfd", VirtioPci, ioeventfd, true,
-              "queues are rung without the device's lock (always so)"),
+              "an accelerator that can (KVM) rings queues without leaving the guest"),
     PROP_END,
 };
 
@@ -644,7 +670,7 @@ static const VmStateField virtio_pci_fields[] = {
     VMS_UINT16(queue_select, VirtioPci),
     VMS_END,
 };
-static const VmState virtio_pci_vmstate = { .name = "virtio-pci", .version = 1, .fields = virtio_pci_fields };
+const VmState virtio_pci_vmstate = { .name = "virtio-pci", .version = 1, .fields = virtio_pci_fields };
 
 static void virtio_pci_class_init(ObjectClass *klass, const void *data)
 {
@@ -679,7 +705,7 @@ TYPE_REGISTER(virtio_pci_bus_info);
 
 /* ---- the types ---- */
 
-static void kind_class_init(ObjectClass *klass, const void *data)
+void virtio_pci_kind_class_init(ObjectClass *klass, const void *data)
 {
     const VirtioPciKind *kind = data;
     ((VirtioPciClass *)klass)->kind = kind;
@@ -708,7 +734,7 @@ static void force_modern(Object *obj)
     static const TypeInfo symbol = {                       \
         .name = "virtio-" x_name "-pci" suffix,            \
         .parent = TYPE_VIRTIO_PCI,                         \
-        .class_init = kind_class_init,                     \
+        .class_init = virtio_pci_kind_class_init,          \
         .class_data = &x##_kind,                           \
         .instance_init = (init),                           \
         .instance_finalize = virtio_pci_instance_finalize, \
@@ -735,3 +761,4 @@ VIRTIO_PCI_MODERN_TYPE(vsock, "vsock", VIRTIO_ID_VSOCK, 0x0780, 0, "Misc");
 VIRTIO_PCI_MODERN_TYPE(keyboard, "keyboard", VIRTIO_ID_INPUT, 0x0900, 0, "Input");
 VIRTIO_PCI_MODERN_TYPE(mouse, "mouse", VIRTIO_ID_INPUT, 0x0902, 0, "Input");
 VIRTIO_PCI_MODERN_TYPE(tablet, "tablet", VIRTIO_ID_INPUT, 0x0902, 0, "Input");
+VIRTIO_PCI_MODERN_TYPE(gpu, "gpu", VIRTIO_ID_GPU, 0x0380, 0, "Display");

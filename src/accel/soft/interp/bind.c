@@ -74,6 +74,14 @@ void interp_h_native(X86Cpu *cpu, const InterpOp *op)
     NEXT();
 }
 
+static void interp_h_native_end(X86Cpu *cpu, const InterpOp *op)
+{
+    cpu->current_op = op;
+    op->native->exec(cpu, op->native);
+    cpu->rip = ip_mask(cpu, op_next_rip(cpu, op));
+    cpu->current_op = NULL;
+}
+
 void interp_h_stop(X86Cpu *cpu, const InterpOp *op)
 {
     cpu->rip = ip_mask(cpu, op_rip(cpu, op));
@@ -294,7 +302,11 @@ bool interp_bind(X86Cpu *cpu, const X86Insn *insn, InterpOp *op, unsigned offset
             op->handler = interp_h_ud;
             return true;
         }
-        return form->attrs & X86_ATTR_END;
+        if (form->attrs & X86_ATTR_END) {
+            op->handler = interp_h_native_end;
+            return true;
+        }
+        return false;
     }
     op->imm = (int64_t)insn->imm;
     if (form->space == X86_SPACE_VEX) {

@@ -252,6 +252,8 @@ PLAIN(mwait, x86_mwait(cpu), SYSTEM_END)
 PLAIN(vmcall, x86_vmcall(cpu), SYSTEM_END)
 PLAIN(xgetbv, x86_xgetbv(cpu), SYSTEM_END_FAST)
 PLAIN(xsetbv, x86_xsetbv(cpu), SYSTEM_END)
+PLAIN(rdpkru, x86_rdpkru(cpu), SYSTEM_END)
+PLAIN(wrpkru, x86_wrpkru(cpu), SYSTEM_END)
 PLAIN(rdmsr, x86_rdmsr(cpu), SYSTEM_END_FAST)
 PLAIN(wrmsr, x86_wrmsr(cpu), SYSTEM_END_FAST)
 PLAIN(cpuid, x86_cpuid(cpu), SYSTEM_END_FAST)
@@ -631,6 +633,10 @@ InterpHandler *interp_system_handler(const X86Form *form)
         return g_xgetbv;
     case X86_XSETBV:
         return g_xsetbv;
+    case X86_RDPKRU:
+        return g_rdpkru;
+    case X86_WRPKRU:
+        return g_wrpkru;
     case X86_RDMSR:
         return g_rdmsr;
     case X86_WRMSR:

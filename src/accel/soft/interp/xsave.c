@@ -1,7 +1,7 @@
 /*
  * FXSAVE, FXRSTOR and the XSAVE family, SDM vol. 1 chapters 10.5 and 13, between cpu->xsave and guest memory.
- * Guest state components: x87 (0), SSE (1), AVX (2), and AVX-512's opmask (5), ZMM_Hi256 (6), Hi16_ZMM (7);
- * where a guest sees these is the same on every host, where cpu->xsave has them is the host's business.
+ * Guest state components: x87 (0), SSE (1), AVX (2), AVX-512's opmask (5), ZMM_Hi256 (6), Hi16_ZMM (7), PKRU
+ * (9); where a guest sees these is the same on every host, where cpu->xsave has them is the host's business.
  * XINUSE is computed from the contents: a component is in use when it differs from its initial configuration
  * (13.6 leaves that to the processor). Nothing is changed before every byte has been read, or every page
  * probed. SPDX-License-Identifier: GPL-2.0-or-later
@@ -12,29 +12,45 @@
 #define COMPONENT_X87 1u
 #define COMPONENT_SSE 2u
 #define COMPONENT_AVX 4u
-#define COMPONENTS    (XCR0_BASE | XCR0_AVX512)
+#define COMPONENTS    (XCR0_BASE | XCR0_AVX512 | XCR0_PKRU)
 #define XCOMP_COMPACT (UINT64_C(1) << 63)
 #define LEGACY_END    576u
-#define EXTENDED_MAX  (256u + XSAVE_AVX512_SIZE)
+#define EXTENDED_MAX  (256u + XSAVE_AVX512_SIZE + XSAVE_PKRU_SIZE)
 
 /* An extended component: in cpu->xsave, and in a guest's area of the standard format. */
 typedef struct Extended {
     unsigned bit, size, guest;
     unsigned used; /* bytes that the mode has registers for */
     uint8_t *image;
+    unsigned stored; /* bytes of the image */
 } Extended;
-#define EXTENDED_COUNT 4
+#define EXTENDED_COUNT 5
+#define EXTENDED_PKRU  4
 
 static void extended_components(X86Cpu *cpu, Extended e[EXTENDED_COUNT])
 {
     bool wide = cpu->mode & MODE_CS64;
-    e[0] = (Extended){ COMPONENT_AVX, 256, XSAVE_AVX, wide ? 256 : 128, cpu->xsave + XSAVE_AVX };
-    e[1] = (Extended){ 1u << 5, XSAVE_OPMASK_SIZE, XSAVE_GUEST_OPMASK, XSAVE_OPMASK_SIZE,
-                       cpu->xsave + cpu->xsave_opmask };
-    e[2] = (Extended){ 1u << 6, XSAVE_ZMM_HI_SIZE, XSAVE_GUEST_ZMM_HI,
-                       wide ? XSAVE_ZMM_HI_SIZE : XSAVE_ZMM_HI_SIZE / 2, cpu->xsave + cpu->xsave_zmm_hi };
-    e[3] = (Extended){ 1u << 7, XSAVE_HI16_SIZE, XSAVE_GUEST_HI16, wide ? XSAVE_HI16_SIZE : 0,
-                       cpu->xsave + cpu->xsave_hi16 };
+    e[0] = (Extended){ COMPONENT_AVX, 256, XSAVE_AVX, wide ? 256 : 128, cpu->xsave + XSAVE_AVX, 256 };
+    e[1] = (Extended){ 1u << 5,
+                       XSAVE_OPMASK_SIZE,
+                       XSAVE_GUEST_OPMASK,
+                       XSAVE_OPMASK_SIZE,
+                       cpu->xsave + cpu->xsave_opmask,
+                       XSAVE_OPMASK_SIZE };
+    e[2] = (Extended){ 1u << 6,
+                       XSAVE_ZMM_HI_SIZE,
+                       XSAVE_GUEST_ZMM_HI,
+                       wide ? XSAVE_ZMM_HI_SIZE : XSAVE_ZMM_HI_SIZE / 2,
+                       cpu->xsave + cpu->xsave_zmm_hi,
+                       XSAVE_ZMM_HI_SIZE };
+    e[3] = (Extended){ 1u << 7,
+                       XSAVE_HI16_SIZE,
+                       XSAVE_GUEST_HI16,
+                       wide ? XSAVE_HI16_SIZE : 0,
+                       cpu->xsave + cpu->xsave_hi16,
+                       XSAVE_HI16_SIZE };
+    e[EXTENDED_PKRU] =
+        (Extended){ XCR0_PKRU, XSAVE_PKRU_SIZE, XSAVE_GUEST_PKRU, 4, (uint8_t *)&cpu->pkru, 4 };
 }
 
 /* Where the area has the component. compact: XCOMP_BV, or 0 for the standard format. */
@@ -81,7 +97,7 @@ static unsigned xinuse(X86Cpu *cpu)
     }
     extended_components(cpu, e);
     for (unsigned i = 0; i < EXTENDED_COUNT; i++) {
-        if ((cpu->xcr0 & e[i].bit) && !all_zero(e[i].image, e[i].size)) {
+        if ((cpu->xcr0 & e[i].bit) && !all_zero(e[i].image, e[i].stored)) {
             used |= e[i].bit;
         }
     }
@@ -299,7 +315,8 @@ static void exec_xrstor(X86Cpu *cpu, const InterpNative *n)
     } else if (init & COMPONENT_SSE) {
         memset(image + XSAVE_XMM, 0, bytes);
     }
-    for (unsigned i = 0, at = 0; i < EXTENDED_COUNT; at += e[i++].size) {
+    unsigned at = 0;
+    for (unsigned i = 0; i < EXTENDED_PKRU; at += e[i++].size) {
         if (load & e[i].bit) {
             memcpy(e[i].image, extended + at, e[i].used);
             cpu->fpu_bv |= e[i].bit;
@@ -307,6 +324,9 @@ static void exec_xrstor(X86Cpu *cpu, const InterpNative *n)
             memset(e[i].image, 0, e[i].used);
             cpu->fpu_bv &= (e[i].used == e[i].size ? ~e[i].bit : UINT32_MAX) | XCR0_BASE;
         }
+    }
+    if ((load | init) & XCR0_PKRU) {
+        mmu_set_keys(cpu, true, load & XCR0_PKRU ? xsave_get32(extended, at) : 0);
     }
 }
 

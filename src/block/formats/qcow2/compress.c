@@ -3,6 +3,7 @@
  * the last compressed cluster is filled before a new cluster is taken. SPDX-License-Identifier:
  * GPL-2.0-or-later
  */
+#include "block/formats/qcow2/deflate.h"
 #include "block/formats/qcow2/qcow2.h"
 
 #include "host/library.h"
@@ -37,8 +38,9 @@ bool qcow2_compression_load(Qcow2Compression type, GError **error)
 
 /* What a (de)compressor needs is large and costs time to make: each thread keeps its own. */
 typedef struct Workspace {
-    z_stream in, out;
-    bool have_in, have_out;
+    z_stream in;
+    bool have_in;
+    Deflater *out;
     ZSTD_DCtx *zstd_in;
     ZSTD_CCtx *zstd_out;
 #ifdef CONFIG_LIBDEFLATE
@@ -53,9 +55,7 @@ static void workspace_free(gpointer data)
     if (w->have_in) {
         inflateEnd(&w->in);
     }
-    if (w->have_out) {
-        deflateEnd(&w->out);
-    }
+    deflater_free(w->out);
     if (w->zstd_in) {
         zstd.freeDCtx(w->zstd_in);
     }
@@ -158,35 +158,26 @@ int qcow2_inflate(Qcow2Compression type, const uint8_t *in, size_t in_size, uint
 ssize_t qcow2_deflate(Qcow2Compression type, const uint8_t *in, size_t in_size, uint8_t *out, size_t out_size)
 {
     Workspace *w = workspace();
-    int ret;
+    size_t got;
 
     if (type == QCOW2_ZSTD) {
-        size_t n;
-
         if (!w->zstd_out) {
             w->zstd_out = zstd.createCCtx();
         }
         if (!w->zstd_out) {
             return -ENOMEM;
         }
-        n = zstd.compressCCtx(w->zstd_out, out, out_size, in, in_size, ZSTD_CLEVEL_DEFAULT);
-        return zstd.isError(n) ? -ENOSPC : (ssize_t)n;
+        got = zstd.compressCCtx(w->zstd_out, out, out_size, in, in_size, ZSTD_CLEVEL_DEFAULT);
+        return zstd.isError(got) ? -ENOSPC : (ssize_t)got;
     }
-    /* The format's window is 4 KiB. */
-    if (!w->have_out) {
-        if (deflateInit2(&w->out, Z_DEFAULT_COMPRESSION, Z_DEFLATED, -12, 9, Z_DEFAULT_STRATEGY) != Z_OK) {
-            return -ENOMEM;
-        }
-        w->have_out = true;
-    } else {
-        deflateReset(&w->out);
+    if (!w->out) {
+        w->out = deflater_new();
     }
-    w->out.next_in = (Bytef *)in;
-    w->out.avail_in = (uInt)in_size;
-    w->out.next_out = out;
-    w->out.avail_out = (uInt)out_size;
-    ret = deflate(&w->out, Z_FINISH);
-    return ret == Z_STREAM_END ? (ssize_t)(out_size - w->out.avail_out) : ret == Z_OK ? -ENOSPC : -EIO;
+    if (!w->out) {
+        return -ENOMEM;
+    }
+    got = deflater_run(w->out, in, in_size, out, out_size);
+    return got ? (ssize_t)got : -ENOSPC;
 }
 
 typedef struct Job {

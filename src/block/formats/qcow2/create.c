@@ -301,20 +301,6 @@ static bool create(BlockGraph *graph, BlockNode *file, Want *w, GError **error)
 
 /* ---- by QMP ---- */
 
-static BlockNode *ref_node(BlockGraph *graph, const QapiBlockdevRef *ref, GError **error)
-{
-    BlockNode *node;
-
-    if (ref->kind == QAPI_BLOCKDEV_REF_REFERENCE) {
-        node = block_node_find(graph, ref->u_reference);
-        if (!node) {
-            error_set(error, "Cannot find device='' nor node-name='%s'", ref->u_reference);
-        }
-        return node;
-    }
-    return block_node_open(graph, ref->u_definition, true, BLOCK_OPEN_RESIZE, error);
-}
-
 bool qcow2_co_create(BlockGraph *graph, QapiBlockdevCreateOptions *options, GError **error)
 {
     const QapiBlockdevCreateOptionsQcow2 *o = options->u_qcow2;
@@ -335,13 +321,13 @@ bool qcow2_co_create(BlockGraph *graph, QapiBlockdevCreateOptions *options, GErr
                    o->has_compression_type && o->compression_type == QAPI_QCOW2_COMPRESSION_TYPE_ZSTD
                        ? QCOW2_ZSTD
                        : QCOW2_ZLIB };
-    BlockNode *file = ref_node(graph, o->file, error);
+    BlockNode *file = block_node_of_ref(graph, o->file, BLOCK_OPEN_RESIZE, error);
 
     if (!file) {
         return false;
     }
     if (o->data_file) {
-        w.data = ref_node(graph, o->data_file, error);
+        w.data = block_node_of_ref(graph, o->data_file, BLOCK_OPEN_RESIZE, error);
         if (!w.data) {
             return false;
         }

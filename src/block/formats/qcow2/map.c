@@ -363,7 +363,8 @@ void qcow2_extents_forget(Qcow2Node *s, uint64_t guest, uint64_t bytes)
     }
 }
 
-static void extent_add(Qcow2Node *s, uint64_t guest, uint64_t host, uint64_t bytes)
+/* false: there are too many. */
+static bool extent_add(Qcow2Node *s, uint64_t guest, uint64_t host, uint64_t bytes)
 {
     guint i;
     Qcow2Extent *before = NULL, *after = NULL, e = { guest, host, bytes };
@@ -391,7 +392,10 @@ static void extent_add(Qcow2Node *s, uint64_t guest, uint64_t host, uint64_t byt
         after->bytes += bytes;
     } else if (s->extents->len < MAX_EXTENTS) {
         g_array_insert_val(s->extents, i, e);
+    } else {
+        return false;
     }
+    return true;
 }
 
 /* What one page of a table covers. */
@@ -400,12 +404,11 @@ static uint64_t page_span(const Qcow2Node *s)
     return (uint64_t)(s->page_bytes / s->g.l2_entry_bytes) << s->g.cluster_bits;
 }
 
-/* Adds the page's range where all of it is in line; whether it was. lock held. */
-static bool learn_extent(Qcow2Node *s, const Qcow2Page *page, uint64_t offset)
+/* Adds the range of a page of a table where all of it is in line; whether it was. lock held. */
+static bool learn_extent(Qcow2Node *s, const uint8_t *at, uint64_t offset)
 {
     uint64_t span = page_span(s), guest = offset / span * span, host, word, bitmap;
     uint32_t n = s->page_bytes / s->g.l2_entry_bytes;
-    const uint8_t *at = page->data;
     Qcow2Entry first = qcow2_entry_load(&s->g, at);
 
     if (!(first.word & QCOW2_COPIED) || (first.word & QCOW2_COMPRESSED) ||
@@ -426,8 +429,7 @@ static bool learn_extent(Qcow2Node *s, const Qcow2Page *page, uint64_t offset)
     if (s->data_child && host != guest) {
         return false;
     }
-    extent_add(s, guest, host, span);
-    return true;
+    return extent_add(s, guest, host, span);
 }
 
 /* ---- lookup ---- */
@@ -510,8 +512,52 @@ static int check_map(Qcow2Node *s, uint64_t offset, Qcow2Map *map)
 #define GROUP_BYTES (64u << 10)
 #define GROUP_PAGES (GROUP_BYTES / 512)
 
-/* The L2 page of an offset, and what its neighbours tell: a large image is mapped in line as a rule, and then
- * one read says it of 16 pages. */
+/* Where pages in line are the rule only what they tell is kept, not the pages: 64 KiB are read, and become a
+ * part of one extent. 1: now there is one for the offset; 0: its page must be looked at. */
+static int learn_group(Qcow2Node *s, uint64_t table, uint64_t offset)
+{
+    uint64_t group = MIN(GROUP_BYTES, s->g.cluster_size), in = in_table(s, offset),
+             first = table + in / group * group, index = l1_index(s, offset), changes;
+    uint32_t count = (uint32_t)(group / s->page_bytes), wanted = (uint32_t)(in % group / s->page_bytes),
+             told = 0, n = 0;
+    uint64_t guest = (offset / page_span(s) - wanted) * page_span(s);
+    bool mine = false, is_told = false;
+    uint8_t *buf = g_try_malloc(group);
+    int ret;
+
+    if (!buf) {
+        return -ENOMEM;
+    }
+    pthread_mutex_lock(&s->lock);
+    changes = s->table_changes;
+    mine = index < s->h.l1_size && s->l1[index] == (table | QCOW2_COPIED);
+    pthread_mutex_unlock(&s->lock);
+    ret = mine ? qcow2_read_padded(s, first, buf, group) : 0;
+    pthread_mutex_lock(&s->lock);
+    /* A page that was changed before and is not in the file yet is in memory; who changed one since is
+     * counted. */
+    for (uint32_t i = 0; ret >= 0 && mine && changes == s->table_changes && i < count; i++) {
+        Qcow2Page *page = qcow2_page_find(s, first + (uint64_t)i * s->page_bytes);
+
+        if (page) {
+            qcow2_page_put(s, page);
+            continue;
+        }
+        n++;
+        if (learn_extent(s, buf + (size_t)i * s->page_bytes, guest + i * page_span(s))) {
+            told++;
+            is_told = is_told || i == wanted;
+        }
+    }
+    if (n) {
+        s->groups_pay = told >= (n + 1) / 2;
+    }
+    pthread_mutex_unlock(&s->lock);
+    g_free(buf);
+    return ret < 0 ? ret : is_told;
+}
+
+/* The L2 page of an offset, and what its neighbours tell. */
 static int load_group(Qcow2Node *s, uint64_t table, uint64_t offset, Qcow2Page **page)
 {
     uint64_t group = MIN(GROUP_BYTES, s->g.cluster_size), in = in_table(s, offset),
@@ -544,7 +590,7 @@ static int load_group(Qcow2Node *s, uint64_t table, uint64_t offset, Qcow2Page *
             if (!pages[i]->learned && (s->l1[l1_index(s, offset)] & QCOW2_OFFSET_MASK) == table &&
                 (s->l1[l1_index(s, offset)] & QCOW2_COPIED)) {
                 pages[i]->learned = true;
-                told += learn_extent(s, pages[i], guest);
+                told += learn_extent(s, pages[i]->data, guest);
             }
             qcow2_page_put(s, pages[i]);
         }
@@ -557,34 +603,50 @@ static int load_group(Qcow2Node *s, uint64_t table, uint64_t offset, Qcow2Page *
     return 0;
 }
 
+/* lock held */
+static bool by_extent(Qcow2Node *s, uint64_t offset, uint64_t bytes, Qcow2Map *map)
+{
+    guint i = extent_at(s, offset);
+    const Qcow2Extent *e = &g_array_index(s->extents, Qcow2Extent, i);
+
+    if (i >= s->extents->len || e->guest > offset) {
+        return false;
+    }
+    map->kind = QCOW2_KIND_DATA;
+    map->copied = true;
+    map->host = e->host + (offset - e->guest);
+    map->bytes = MIN(bytes, e->guest + e->bytes - offset);
+    return true;
+}
+
+/* What tells of an offset, into memory: its page, or (NULL) an extent as a rule. */
+static int load(Qcow2Node *s, uint64_t table, uint64_t offset, Qcow2Page **page)
+{
+    int ret;
+
+    if (!__atomic_load_n(&s->groups_pay, __ATOMIC_RELAXED) || s->g.cluster_size <= s->page_bytes) {
+        return load_group(s, table, offset, page);
+    }
+    ret = learn_group(s, table, offset);
+    return ret ? MIN(ret, 0)
+               : qcow2_page_get(s, table + in_table(s, offset) / s->page_bytes * s->page_bytes, QCOW2_PAGE_L2,
+                                page);
+}
+
 int qcow2_map(Qcow2Node *s, uint64_t offset, uint64_t bytes, Qcow2Map *map, unsigned *epoch)
 {
     uint64_t index = l1_index(s, offset), table, in_span;
     Qcow2Page *page = NULL;
-    guint i;
 
     memset(map, 0, sizeof(*map));
     pthread_mutex_lock(&s->lock);
-    i = extent_at(s, offset);
-    if (i < s->extents->len) {
-        const Qcow2Extent *e = &g_array_index(s->extents, Qcow2Extent, i);
-
-        if (e->guest <= offset) {
-            map->kind = QCOW2_KIND_DATA;
-            map->copied = true;
-            map->host = e->host + (offset - e->guest);
-            map->bytes = MIN(bytes, e->guest + e->bytes - offset);
-            if (epoch) {
-                *epoch = qcow2_io_begin(s);
-            }
-            pthread_mutex_unlock(&s->lock);
-            return 0;
-        }
-    }
     for (;;) {
         uint64_t want, entry = index < s->h.l1_size ? s->l1[index] : 0;
         int ret;
 
+        if (by_extent(s, offset, bytes, map)) {
+            break;
+        }
         table = entry & QCOW2_OFFSET_MASK;
         if (!table) {
             map->kind = QCOW2_KIND_UNALLOCATED;
@@ -600,7 +662,7 @@ int qcow2_map(Qcow2Node *s, uint64_t offset, uint64_t bytes, Qcow2Map *map, unsi
             decode(s, page, offset, bytes, map);
             if (map->kind == QCOW2_KIND_DATA && map->copied && !page->learned) {
                 page->learned = true; /* until it changes */
-                learn_extent(s, page, offset);
+                learn_extent(s, page->data, offset);
             }
             break;
         }
@@ -612,7 +674,7 @@ int qcow2_map(Qcow2Node *s, uint64_t offset, uint64_t bytes, Qcow2Map *map, unsi
         pthread_mutex_unlock(&s->lock);
         ret = check_l1_entry(s, index, entry);
         if (ret >= 0) {
-            ret = load_group(s, table, offset, &page);
+            ret = load(s, table, offset, &page);
         }
         if (ret < 0) {
             return ret;

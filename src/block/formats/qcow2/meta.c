@@ -151,6 +151,17 @@ int qcow2_read_padded(Qcow2Node *s, uint64_t offset, void *buf, uint64_t bytes)
     return ret < 0 ? ret : 0;
 }
 
+/* Reads a part of a table; a fault injector learns of which kind. */
+static int load(Qcow2Node *s, Qcow2PageKind kind, uint64_t offset, void *buf, uint64_t bytes)
+{
+    if (kind == QCOW2_PAGE_L2) {
+        QCOW2_EVENT(s, L2_LOAD);
+    } else if (kind == QCOW2_PAGE_REFCOUNT) {
+        QCOW2_EVENT(s, REFBLOCK_LOAD);
+    }
+    return qcow2_read_padded(s, offset, buf, bytes);
+}
+
 int qcow2_page_get(Qcow2Node *s, uint64_t offset, Qcow2PageKind kind, Qcow2Page **result)
 {
     Qcow2Page *page;
@@ -172,12 +183,7 @@ int qcow2_page_get(Qcow2Node *s, uint64_t offset, Qcow2PageKind kind, Qcow2Page 
     page = add_page(s, offset, kind);
     page->loading = true;
     pthread_mutex_unlock(&s->lock);
-    if (kind == QCOW2_PAGE_L2) {
-        QCOW2_EVENT(s, L2_LOAD);
-    } else if (kind == QCOW2_PAGE_REFCOUNT) {
-        QCOW2_EVENT(s, REFBLOCK_LOAD);
-    }
-    ret = qcow2_read_padded(s, offset, page->data, s->page_bytes);
+    ret = load(s, kind, offset, page->data, s->page_bytes);
     pthread_mutex_lock(&s->lock);
     page->loading = false;
     co_queue_wake_all(&page->waiting);
@@ -222,7 +228,7 @@ int qcow2_pages_get(Qcow2Node *s, uint64_t first, uint32_t count, uint32_t wante
     }
     pthread_mutex_unlock(&s->lock);
     buf = g_try_malloc((size_t)count * s->page_bytes);
-    ret = buf ? qcow2_read_padded(s, first, buf, (uint64_t)count * s->page_bytes) : -ENOMEM;
+    ret = buf ? load(s, kind, first, buf, (uint64_t)count * s->page_bytes) : -ENOMEM;
     pthread_mutex_lock(&s->lock);
     for (uint32_t i = 0; i < count; i++) {
         if (!pages[i]) {
@@ -281,6 +287,7 @@ void qcow2_page_unpin(Qcow2Node *s, Qcow2Page *page)
 void qcow2_page_dirty(Qcow2Node *s, Qcow2Page *page, uint32_t from, uint32_t bytes)
 {
     page->learned = false;
+    s->table_changes += page->kind == QCOW2_PAGE_L2 || page->kind == QCOW2_PAGE_L1;
     if (!page->dirty[0] && !page->dirty[1]) {
         page->pins++;
         g_ptr_array_add(s->dirty_pages, page);

@@ -164,7 +164,8 @@ struct Qcow2Node {
         *tables;     /* cluster numbers of refcount blocks and active L2 tables: no data is written there */
     GArray *extents; /* of Qcow2Extent, sorted by guest; whole runs of an L2 page */
     bool groups_pay; /* reading neighbours of an L2 page told something the last time */
-    GArray *skips;   /* of Qcow2Skip, sorted by guest */
+    uint64_t table_changes;    /* of L1 and L2 pages */
+    GArray *skips;             /* of Qcow2Skip, sorted by guest */
     unsigned skips_generation; /* of the graph, for which they are true */
 
     Qcow2Alloc *allocs;

@@ -24,4 +24,4 @@ md5sum binary; sha1sum binary; sha512sum binary; b2sum binary; cksum binary; cks
 sort -R --random-source=text numbers | sort -n | cmp - numbers
 sort --parallel=2 -k1.2,1.4 -s numbers | sha256sum
 base64 binary | base64 -d | cmp - binary
-factor 18446744073709551557 1000000000000000000000007 340282366920938463463374607431768211457
+factor 18446744073709551557 1000000000000000000000007 18446744082299486207

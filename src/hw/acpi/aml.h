@@ -2,8 +2,8 @@
  * A small writer of ACPI Machine Language (ACPI 6.4 chapter 20): terms are appended to a GByteArray, packages
  * with lengths are opened and closed. SPDX-License-Identifier: GPL-2.0-or-later
  */
-#ifndef RHEA_MACHINE_AML_H
-#define RHEA_MACHINE_AML_H
+#ifndef RHEA_HW_ACPI_AML_H
+#define RHEA_HW_ACPI_AML_H
 
 #include <glib.h>
 #include <stdbool.h>
@@ -43,6 +43,9 @@ void aml_create_dword_field(GByteArray *a, uint8_t source, unsigned offset, cons
 #define AML_SPACE_MEMORY       0
 #define AML_SPACE_IO           1
 #define AML_SPACE_PCI_CONFIG   2
+#define AML_ADD                0x72
+#define AML_INDEX              0x88
+#define AML_DWORD_PREFIX       0x0c
 #define AML_RETURN             0xa4
 #define AML_STORE              0x70
 #define AML_AND                0x7b

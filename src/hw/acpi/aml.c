@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-#include "machine/aml.h"
+#include "hw/acpi/aml.h"
 
 #include <string.h>
 
