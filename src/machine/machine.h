@@ -102,7 +102,7 @@ struct MachineClass {
     unsigned max_cpus;
     bool hotpluggable_cpus;
     bool numa_mem_supported;
-    bool latest_cpu_models; /* a CPU model's name without a version is its latest one, not the first */
+    bool latest_cpu_models;       /* a CPU model's name without a version is its latest one, not the first */
     const char *default_cpu_type; /* a QOM type: "qemu64-x86_64-cpu" */
     const char *default_ram_id;   /* "pc.ram" */
     uint64_t default_ram_size;
