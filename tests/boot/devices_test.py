@@ -59,8 +59,10 @@ class Guests:
     def check(self, directory, checks, arguments, append="", machine="pc", during=None, files=None):
         """Boots a guest that makes these checks and powers off; all must pass. files: more of them for the guest."""
         initrd = pathlib.Path(directory) / "initrd"
-        initrd.write_bytes((self.guest / "initrd.gz").read_bytes() + (self.guest / "ide.gz").read_bytes() +
-                           (cpio(files) if files else b""))
+        packed = (self.guest / "initrd.gz").read_bytes() + (self.guest / "ide.gz").read_bytes()
+        if files:
+            packed += bytes(-len(packed) % 4) + cpio(files)
+        initrd.write_bytes(packed)
         qmp = pathlib.Path(directory) / "qmp"
         command = ["-M", machine, "-accel", self.args.accel, "-m", "512", "-nodefaults", "-no-reboot", "-display",
                    "none", "-serial", "stdio", "-kernel", self.guest / "vmlinuz", "-initrd", initrd,
