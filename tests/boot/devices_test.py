@@ -236,7 +236,7 @@ def balloon(guests):
         qmp.wait_event("BALLOON_CHANGE")
         vm.wait_text("balloon: shrunk", guests.args.timeout)
         qmp.command("balloon", value=512 << 20)
-        wait_for(lambda: qmp.command("query-balloon")["actual"] == 512 << 20, "the balloon shrinks")
+        vm.wait_text("ok memory given", guests.args.timeout)  # the guest has it again, and powers off
 
     with tempfile.TemporaryDirectory(prefix="rhea-devices-") as directory:
         guests.check(directory, "balloon", ["-device", "virtio-balloon-pci,id=b0,free-page-reporting=on"], during=during)
