@@ -120,7 +120,7 @@ static bool walk_indirect(VirtQueue *vq, const VirtBuffer *table, VirtBufferFn *
         return false;
     }
     for (uint32_t i = 0; i < count; i++) {
-        VirtDescriptor desc;
+        VirtDescriptor desc = { 0 };
         if (!virtqueue_read_indirect(vq, table->addr, i, &desc) ||
             !fn(opaque, &(VirtBuffer){ desc.addr, desc.length, desc.packed.flags & VIRT_DESC_F_WRITE })) {
             return false;
@@ -156,7 +156,7 @@ static bool walk_next(VirtQueue *vq, Walk *w, VirtDescriptor *desc)
  * number comes back: 0 where the chain is not well formed. */
 static unsigned walk_chain(VirtQueue *vq, Walk *w, VirtDescriptor *descs, VirtBufferFn *fn, void *opaque)
 {
-    VirtDescriptor desc;
+    VirtDescriptor desc = { 0 };
     for (unsigned count = 1; count <= w->limit; count++) {
         if (!walk_next(vq, w, &desc)) {
             return 0;

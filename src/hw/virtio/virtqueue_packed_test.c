@@ -112,7 +112,7 @@ static void test_device(void)
 static void random_order(uint16_t size, unsigned steps)
 {
     Bench b;
-    VirtQueueElement *out[ENTRIES];
+    VirtQueueElement *out[ENTRIES] = { 0 };
     unsigned out_count = 0, room = size, waiting = 0, slots_of[ENTRIES] = { 0 };
     bool busy[ENTRIES] = { false };
     uint16_t id;
@@ -160,6 +160,7 @@ static void random_order(uint16_t size, unsigned steps)
             pick = out_count ? (unsigned)g_test_rand_int_range(1, (int)out_count + 1) : 0;
             for (unsigned i = 0; i < pick; i++) { /* several appear at once */
                 VirtQueueElement *e = out[--out_count];
+                g_assert(e != NULL);
                 virtqueue_fill(b.vq, e, e->head + 1u);
             }
             virtqueue_flush(b.vq);
@@ -371,7 +372,7 @@ static void test_broken(void)
 static void test_too_many(void)
 {
     Bench b;
-    VirtQueueElement *out[ENTRIES];
+    VirtQueueElement *out[ENTRIES] = { 0 };
     bench_new(&b, 0, true);
     for (unsigned i = 0; i < ENTRIES; i++) {
         add_chain(&b, (uint16_t)i, 1, 16);

@@ -57,7 +57,7 @@ static void split_note(const VirtQueueElement *e, GByteArray *in_flight)
 /* How many chains the driver has made available; false: the queue cannot be used. */
 static bool available(VirtQueue *vq, uint16_t *count)
 {
-    uint16_t idx;
+    uint16_t idx = 0;
     if (!memory_cache_load16(&vq->avail_cache, RING_IDX, &idx)) {
         return virtqueue_ring_gone(vq, "driver");
     }
@@ -72,7 +72,7 @@ static bool available(VirtQueue *vq, uint16_t *count)
 
 static bool split_waiting(VirtQueue *vq)
 {
-    uint16_t count;
+    uint16_t count = 0;
     return available(vq, &count) && count;
 }
 
@@ -104,7 +104,7 @@ static bool walk_chain(VirtQueue *vq, uint16_t head, VirtBufferFn *fn, void *opa
     Table table = { .vq = vq, .count = vq->size };
     uint32_t index = head, steps = 0;
     for (;;) {
-        VirtDescriptor desc;
+        VirtDescriptor desc = { 0 };
         if (index >= table.count) {
             virtio_device_error(vq->vdev, "queue %u: descriptor %u of %u", vq->index, index, table.count);
             return false;
@@ -177,7 +177,7 @@ static void split_move(VirtQueue *vq, int slots)
 
 static bool split_has_room(VirtQueue *vq, size_t in_bytes)
 {
-    uint16_t count, head;
+    uint16_t count = 0, head = 0;
     size_t room = 0;
     if (!available(vq, &count)) {
         return false;
@@ -269,7 +269,7 @@ static void split_set_notification(VirtQueue *vq, bool on)
         }
     } else if (on) {
         /* Up to what the driver has added, so that only the next chain notifies. */
-        uint16_t idx;
+        uint16_t idx = 0;
         if (memory_cache_load16(&vq->avail_cache, RING_IDX, &idx)) {
             store_avail_event(vq, idx);
         } else {
