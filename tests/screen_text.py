@@ -26,8 +26,8 @@ def kernel_font(vmlinuz):
     return font_in(lzma.LZMADecompressor().decompress(vmlinuz[start:]), "the kernel")
 
 
-def add_font(font):
-    """Shape of a cell (16 bytes, a row each) to its character in code page 437, for one more font."""
+def take(font):
+    """Shape of a cell (16 bytes, a row each) to its character in code page 437."""
     # The last ones first: a shape that several have is the lowest's (a blank is a space).
     for code in reversed(range(32, 256)):
         _shapes[font[code * HEIGHT:(code + 1) * HEIGHT]] = bytes([code]).decode("cp437")
@@ -36,8 +36,14 @@ def add_font(font):
 
 def shapes():
     if not _shapes:
-        add_font(font_in(VGA_BIOS.read_bytes(), VGA_BIOS))
+        take(font_in(VGA_BIOS.read_bytes(), VGA_BIOS))
     return _shapes
+
+
+def add_font(font):
+    """One more font beside the VGA BIOS's."""
+    shapes()
+    take(font)
 
 
 def character(cell):
