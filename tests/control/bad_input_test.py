@@ -34,7 +34,7 @@ def main():
         expect(out == "", f"standard output says: {out[:200]}")
 
     odd = base / "odd.img"
-    odd.write_bytes(bytes(9999))
+    odd.write_bytes(bytes(10240))
     cases = [
         ("unknown option", ["-mahcine", "pc"], "-mahcine", "-machine"),
         ("unknown machine", ["-M", "pcc"], "pcc"),
@@ -63,7 +63,7 @@ def main():
         ("unknown netdev type", ["-M", "pc", "-netdev", "usre,id=n"], "usre"),
         ("duplicate id", ["-M", "pc", "-device", "virtio-rng-pci,id=a", "-device", "virtio-rng-pci,id=a"], "a"),
         ("missing argument", ["-M"], "-M"),
-        ("a floppy disk of no known size", ["-M", "pc", "-fda", odd], "9999", "no floppy disk"),
+        ("a floppy disk of no known size", ["-M", "pc", "-fda", odd], "10240", "no floppy disk"),
         ("a third floppy disk", ["-M", "pc", "-drive", "if=floppy,index=2"], "unit 2"),
         ("two disks in a floppy drive", ["-M", "pc", "-drive", "if=floppy,index=0", "-drive", "if=floppy,index=0"], "in use"),
         ("a parallel port too many", ["-M", "pc"] + 4 * ["-parallel", "null"], "parallel ports"),
