@@ -128,7 +128,7 @@ static void setup(void)
         g_autofree char *addr = g_strdup_printf("%x", 9 + i);
         add_pci(pci_types[i], addr);
     }
-    cards[2] = add_pci("virtio-gpu-pci", "e");
+    cards[2] = add_pci("virtio-gpu-pci", "f");
     Device *hpet = test_board_add(board, TYPE_HPET, NULL, NULL);
     Device *pit = device_new_unattached(board->root, TYPE_I8254, NULL);
     i8254_set_irq(pit, hpet_legacy_line(hpet, 0));
