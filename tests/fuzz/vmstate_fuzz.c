@@ -29,7 +29,6 @@ static const VmStateField fields[] = {
     VMS_BOOL(flag, State),
     VMS_BUFFER(buffer, State),
     VMS_STRUCT_ARRAY(parts, State, 3, part_vms),
-    VMS_UINT32(length, State),
     VMS_VBUFFER(bytes, State, length, 64),
     VMS_END,
 };
