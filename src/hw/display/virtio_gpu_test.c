@@ -41,7 +41,9 @@ static void teardown(void)
 static uint32_t command(unsigned queue, uint32_t type, const uint32_t *body, unsigned words)
 {
     uint32_t request[64] = { type, 1, 0x1234, 0x5678, 0, 0 };
-    memcpy(request + 6, body, words * 4);
+    for (unsigned i = 0; i < words; i++) {
+        request[6 + i] = body[i];
+    }
     t.data_next = VT_DATA;
     VtBuffer buffers[2] = { { vt_alloc(&t, request, 24 + words * 4), 24 + words * 4, false },
                             { vt_alloc(&t, NULL, sizeof(response)), sizeof(response), true } };
